@@ -1,0 +1,210 @@
+"""Is a desired document sound? Each unsound object is named once; the others are to be realised.
+
+The API's own grammar should let none of this through. It is checked again here because rules and names are made of
+these values, and one tenant's odd object must never stop the others' (or become a command).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TypeVar
+
+from pileus.kernel.faults import Invalid
+from pileus.services.network.driver import (
+    GroupSpec,
+    HostNetwork,
+    NetworkSpec,
+    PortSpec,
+    RouterGateway,
+    RouterInterface,
+    RouterSpec,
+    RuleSpec,
+)
+
+T = TypeVar("T")
+_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{7,63}\Z")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
+_LABEL = re.compile(r"(?!-)[0-9a-zA-Z_-]{1,63}(?<!-)\Z")
+PROTOCOLS = {
+    "ah": 51, "dccp": 33, "egp": 8, "esp": 50, "gre": 47, "hopopt": 0, "icmp": 1, "icmpv6": 58, "igmp": 2,
+    "ip": 4, "ipip": 4, "ipv6-encap": 41, "ipv6-frag": 44, "ipv6-icmp": 58, "ipv6-nonxt": 59,
+    "ipv6-opts": 60, "ipv6-route": 43, "ospf": 89, "pgm": 113, "rsvp": 46, "sctp": 132, "tcp": 6,
+    "udp": 17, "udplite": 136, "vrrp": 112,
+}  # fmt: skip
+WITH_PORTS = frozenset({6, 17, 33, 132, 136})
+
+
+def protocol_number(text: str) -> int | None:
+    """`tcp` or `6` as 6; empty or `any` as None. Raises Invalid."""
+    if text in ("", "any"):
+        return None
+    if text.isascii() and text.isdigit() and int(text) <= 255:
+        return int(text)
+    if text.lower() not in PROTOCOLS:
+        raise Invalid(f"Protocol {text!r} is neither a known name nor a number from 0 to 255.")
+    return PROTOCOLS[text.lower()]
+
+
+def check_network(network: NetworkSpec) -> None:
+    """Raises Invalid."""
+    _id(network.id)
+    if not network.external and not 1 <= network.segment < 1 << 24:
+        raise Invalid(f"Segment {network.segment} of network {network.id} must be 1 to 16777215.")
+    if not 68 <= network.mtu <= 65535:
+        raise Invalid(f"MTU {network.mtu} of network {network.id} must be 68 to 65535.")
+    for label in network.dns_domain.rstrip(".").split("."):
+        if network.dns_domain and not _LABEL.match(label):
+            raise Invalid(f"DNS domain {network.dns_domain!r} is not a domain name.")
+    for subnet in network.subnets:
+        block = _parsed(ip_network, subnet.cidr)
+        if block.version != subnet.ip_version:
+            raise Invalid(
+                f"Subnet {subnet.id}: {subnet.cidr} is not of IP version {block.version}."
+            )
+        addresses = [*subnet.dns_servers, *([subnet.gateway] if subnet.gateway else [])]
+        _addresses([*addresses, *(r.nexthop for r in subnet.host_routes)])
+        for route in subnet.host_routes:
+            _parsed(ip_network, route.destination)
+    for remote in network.remote_ports:
+        _mac(remote.mac)
+        _addresses(remote.ips)
+
+
+def check_port(port: PortSpec) -> None:
+    """Raises Invalid."""
+    _id(port.id)
+    _mac(port.mac)
+    _addresses(f.ip for f in port.fixed_ips)
+    for label in port.hostname.split("."):
+        if port.hostname and not _LABEL.match(label):
+            raise Invalid(f"Host name {port.hostname!r} of port {port.id} is not a DNS name.")
+    for pair in port.allowed_address_pairs:
+        _parsed(ip_interface, pair.cidr)
+        if pair.mac:
+            _mac(pair.mac)
+
+
+def check_group(group: GroupSpec) -> None:
+    """Raises Invalid."""
+    _id(group.id)
+    _addresses(group.members)
+    for rule in group.rules:
+        check_rule(rule)
+
+
+def check_rule(rule: RuleSpec) -> None:
+    """Raises Invalid: a rule that can't be written exactly must not be written at all."""
+    if rule.direction not in ("ingress", "egress") or rule.ethertype not in ("IPv4", "IPv6"):
+        raise Invalid(
+            f"A rule is ingress or egress, IPv4 or IPv6, not {rule.direction} {rule.ethertype}."
+        )
+    number = protocol_number(rule.protocol)
+    highest = 65535 if number in WITH_PORTS else 255
+    for value in (rule.port_min, rule.port_max):
+        if value is not None and (number is None or not 0 <= value <= highest):
+            raise Invalid(f"Port {value} does not go with protocol {rule.protocol or 'any'!r}.")
+    if number in WITH_PORTS and (rule.port_min is None) != (rule.port_max is None):
+        raise Invalid("A port range needs both its ends.")
+    if number in WITH_PORTS and (rule.port_min or 0) > (rule.port_max or 0):
+        raise Invalid(f"Port range {rule.port_min}:{rule.port_max} is upside down.")
+    if rule.cidr:
+        block = _parsed(ip_network, rule.cidr)
+        if f"IPv{block.version}" != rule.ethertype:
+            raise Invalid(f"{rule.cidr} is not {rule.ethertype}.")
+
+
+def check_router(router: RouterSpec) -> None:
+    """Raises Invalid."""
+    _id(router.id)
+    ends: list[RouterInterface | RouterGateway] = [*router.interfaces]
+    ends += [router.gateway] if router.gateway else []
+    for end in ends:
+        _id(end.port_id)
+        _mac(end.mac)
+        for address in end.addresses:
+            _parsed(ip_interface, address)
+    for route in router.routes:
+        _parsed(ip_network, route.destination)
+        _addresses([route.nexthop])
+    for floating in router.floating_ips:
+        _addresses([floating.floating_ip, floating.fixed_ip])
+    if router.gateway:
+        _addresses(router.gateway.nexthops)
+
+
+def unsound(desired: HostNetwork) -> dict[str, str]:
+    """The objects that cannot be realised as asked, with the reason; missing references included."""
+    errors: dict[str, str] = {}
+    for network in desired.networks:
+        _collect(errors, check_network, network)
+    for group in desired.groups:
+        _collect(errors, check_group, group)
+    for port in desired.ports:
+        _collect(errors, check_port, port)
+    for router in desired.routers:
+        _collect(errors, check_router, router)
+    networks = {n.id: n for n in desired.networks if n.id not in errors}
+    for port in desired.ports:
+        if port.network_id not in networks:
+            errors.setdefault(port.id, f"Network {port.network_id} is not on this host.")
+    for router in desired.routers:
+        _check_references(errors, router, networks)
+    return errors | _repeated(desired)
+
+
+def _check_references(
+    errors: dict[str, str], router: RouterSpec, networks: Mapping[str, NetworkSpec]
+) -> None:
+    for interface in router.interfaces:
+        if interface.network_id not in networks:
+            text = f"Network {interface.network_id} is not on this host."
+            errors.setdefault(router.id, text)
+    gateway = router.gateway
+    if gateway and not (gateway.network_id in networks and networks[gateway.network_id].external):
+        errors.setdefault(router.id, f"Network {gateway.network_id} is not external here.")
+
+
+def _repeated(desired: HostNetwork) -> dict[str, str]:
+    """Two objects whose names on the machine would be one: the second of them is refused."""
+    errors = {}
+    seen: set[tuple[str, str]] = set()
+    objects: list[tuple[str, str]] = [("network", n.id) for n in desired.networks]
+    objects += [("port", p.id) for p in desired.ports]
+    objects += [("port", i.port_id) for r in desired.routers for i in r.interfaces]
+    objects += [("router", r.id) for r in desired.routers]
+    for kind, id in objects:
+        if (kind, id[:11]) in seen:
+            errors[id] = f"Another {kind} on this host has an id beginning with {id[:11]}."
+        seen.add((kind, id[:11]))
+    return errors
+
+
+def _collect(errors: dict[str, str], check: Callable[[T], None], spec: T) -> None:
+    try:
+        check(spec)
+    except Invalid as fault:
+        errors[str(getattr(spec, "id", ""))] = fault.message
+
+
+def _id(text: str) -> None:
+    if not _ID.match(text):
+        raise Invalid(f"{text!r} is not an identifier.")
+
+
+def _mac(text: str) -> None:
+    if not _MAC.match(text) or int(text[:2], 16) & 1:
+        raise Invalid(f"{text!r} is not a unicast MAC address in lower case.")
+
+
+def _addresses(texts: Iterable[str]) -> None:
+    for text in texts:
+        _parsed(ip_address, text)
+
+
+def _parsed(parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise Invalid(f"{text!r} is not an address: {error}.") from error

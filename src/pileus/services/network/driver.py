@@ -1,0 +1,210 @@
+"""What a host's network must look like, and the driver that makes it so.
+
+Control renders one `HostNetwork` per host. It holds only what that host needs: the networks on which it has ports or
+routers, those ports, the groups they use, the routers placed there. Objects refer to each other by id and each stands
+for itself, so one changed port is one changed struct, and a driver finds its work by comparing objects for equality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+DHCP_OWNER = "network:dhcp"
+COMPUTE_OWNER = "compute:"
+METADATA_IPV4 = "169.254.169.254"
+METADATA_IPV6 = "fe80::a9fe:a9fe"
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of the desired document; travels as msgpack or JSON."""
+
+
+class Peer(Spec, frozen=True, kw_only=True):
+    """A host of this cloud and its address on the underlay; the host itself is among its peers."""
+
+    host: str
+    address: str
+
+
+class RemotePort(Spec, frozen=True, kw_only=True):
+    """A port of a network that lives on another host: where its frames are to be sent."""
+
+    id: str
+    mac: str
+    ips: tuple[str, ...] = ()
+    host: str
+
+
+class HostRoute(Spec, frozen=True, kw_only=True):
+    destination: str  # CIDR
+    nexthop: str
+
+
+class Pool(Spec, frozen=True, kw_only=True):
+    start: str
+    end: str
+
+
+class SubnetSpec(Spec, frozen=True, kw_only=True):
+    id: str
+    cidr: str
+    ip_version: int = 4
+    gateway: str | None = None
+    dhcp: bool = True
+    dns_servers: tuple[str, ...] = ()  # empty: the network's own service address answers
+    host_routes: tuple[HostRoute, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    ra_mode: str = ""  # ipv6_ra_mode: slaac, dhcpv6-stateful, dhcpv6-stateless or none
+    address_mode: str = ""  # ipv6_address_mode
+
+
+class NetworkSpec(Spec, frozen=True, kw_only=True):
+    """One layer 2 segment. `segment` is its VXLAN identifier; external ones have none."""
+
+    id: str
+    segment: int = 0
+    mtu: int = 1450
+    external: bool = False
+    admin_up: bool = True
+    dns_domain: str = "openstacklocal"
+    subnets: tuple[SubnetSpec, ...] = ()
+    remote_ports: tuple[RemotePort, ...] = ()
+
+
+class FixedIP(Spec, frozen=True, kw_only=True):
+    subnet_id: str
+    ip: str
+
+
+class AddressPair(Spec, frozen=True, kw_only=True):
+    cidr: str  # an address or a CIDR
+    mac: str = ""  # empty: the port's own
+
+
+class DhcpOption(Spec, frozen=True, kw_only=True):
+    name: str  # `mtu`, `bootfile-name`, ... or a number, as in extra_dhcp_opts
+    value: str
+    ip_version: int = 4
+
+
+class PortSpec(Spec, frozen=True, kw_only=True):
+    """A port bound to this host, or the network's DHCP port (every host that has the network serves it)."""
+
+    id: str
+    network_id: str
+    mac: str
+    fixed_ips: tuple[FixedIP, ...] = ()
+    device_id: str = ""
+    device_owner: str = ""
+    hostname: str = ""
+    security: bool = True  # port_security_enabled
+    groups: tuple[str, ...] = ()
+    allowed_address_pairs: tuple[AddressPair, ...] = ()
+    admin_up: bool = True
+    dhcp_options: tuple[DhcpOption, ...] = ()
+
+
+class RuleSpec(Spec, frozen=True, kw_only=True):
+    """A security group rule. For ICMP, `port_min` is the type and `port_max` the code."""
+
+    direction: str  # ingress or egress
+    ethertype: str = "IPv4"  # or IPv6
+    protocol: str = ""  # name or number; empty: any
+    port_min: int | None = None
+    port_max: int | None = None
+    cidr: str = ""
+    remote_group: str = ""
+
+
+class GroupSpec(Spec, frozen=True, kw_only=True):
+    """A security group. `members` are the addresses of all its ports, wherever they live."""
+
+    id: str
+    rules: tuple[RuleSpec, ...] = ()
+    members: tuple[str, ...] = ()
+
+
+class RouterInterface(Spec, frozen=True, kw_only=True):
+    port_id: str
+    network_id: str
+    mac: str
+    addresses: tuple[str, ...]  # ip/prefix
+
+
+class RouterGateway(Spec, frozen=True, kw_only=True):
+    port_id: str
+    network_id: str  # an external network
+    mac: str
+    addresses: tuple[str, ...]  # ip/prefix; the first of each version is the SNAT address
+    nexthops: tuple[str, ...] = ()  # the external subnets' gateways
+
+
+class FloatingSpec(Spec, frozen=True, kw_only=True):
+    id: str
+    floating_ip: str
+    fixed_ip: str
+    port_id: str = ""
+
+
+class RouterSpec(Spec, frozen=True, kw_only=True):
+    id: str
+    interfaces: tuple[RouterInterface, ...] = ()
+    gateway: RouterGateway | None = None
+    snat: bool = True
+    admin_up: bool = True
+    routes: tuple[HostRoute, ...] = ()
+    floating_ips: tuple[FloatingSpec, ...] = ()
+
+
+class HostNetwork(Spec, frozen=True, kw_only=True):
+    """Everything one host must hold. A later `revision` replaces an earlier one whole."""
+
+    host: str
+    revision: int
+    peers: tuple[Peer, ...] = ()
+    networks: tuple[NetworkSpec, ...] = ()
+    ports: tuple[PortSpec, ...] = ()
+    groups: tuple[GroupSpec, ...] = ()
+    routers: tuple[RouterSpec, ...] = ()
+
+
+class Observed(Spec, frozen=True, kw_only=True):
+    """What the machine holds after an apply. `errors` are sentences by the id of their object."""
+
+    revision: int
+    ports: dict[str, bool] = {}
+    errors: dict[str, str] = {}
+
+
+Answer = tuple[int, str, bytes]  # status, content type, body
+Metadata = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]  # port id, path, headers
+
+
+class NetworkDriver(Protocol):
+    async def start_up(self) -> None:
+        """Prepare what all networks share; raises Unavailable naming what the machine lacks."""
+
+    async def apply(self, desired: HostNetwork) -> Observed:
+        """Make the machine equal to the document and forget what is not in it.
+
+        Idempotent. The first apply reads the machine and repairs it; later ones work on what changed since the last.
+        An object that cannot be made is named in `errors` and retried by the next apply; the others are unharmed.
+        """
+
+    async def sweep(self) -> None:
+        """Remove every namespace, device and rule of ours, on this host, that the last apply did not ask for."""
+
+    async def close(self) -> None:
+        """Stop serving; devices, rules and namespaces stay, so guests keep their connections."""
+
+
+def tap_name(port_id: str) -> str:
+    """The device of a port of a guest: what the compute driver opens. 14 of the kernel's 15 characters."""
+    return f"tap{port_id[:11]}"
+
+
+def is_guest(port: PortSpec) -> bool:
+    return port.device_owner.startswith(COMPUTE_OWNER)
