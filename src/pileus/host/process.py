@@ -1,0 +1,200 @@
+"""Commands of the host: an argument list with a timeout and limits, never a shell string.
+
+Limits and identity are set by `prlimit` and `setpriv` (both of util-linux, on every Debian) in
+front of the command, so nothing of ours runs between fork and exec and any event loop can start it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+OUTPUT_LIMIT = 4 << 20  # bytes of one command's output that we keep; more is a mistake of ours
+_CLONE_NEWNET = 0x40000000
+
+
+class ProcessFailed(Exception):
+    """A command did not end well.
+
+    `reason` has its last words; it is for the log, not for the caller.
+    """
+
+    def __init__(self, argv: Sequence[str], reason: str, returncode: int | None = None) -> None:
+        super().__init__(f"{Path(argv[0]).name}: {reason}")
+        self.argv = list(argv)
+        self.reason = reason
+        self.returncode = returncode
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a command may take: bytes of address space and of one file, seconds of CPU."""
+
+    address_space: int = 1 << 30
+    cpu_s: int = 60
+    file_size: int | None = None
+
+    def prefix(self) -> list[str]:
+        argv = ["prlimit", f"--as={self.address_space}", f"--cpu={self.cpu_s}", "--core=0"]
+        if self.file_size is not None:
+            argv.append(f"--fsize={self.file_size}")
+        return argv
+
+
+def as_user(uid: int, groups: Sequence[int] = ()) -> list[str]:
+    """The prefix that makes a command an ordinary user's, for good and without capabilities."""
+    chosen = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+    return [
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={uid}",
+        chosen,
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+    ]
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60,
+    limits: Limits | None = None,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> bytes:
+    """The standard output of a command that ends with 0 in time.
+
+    Anything else raises ProcessFailed.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(limits.prefix() if limits else []),
+            *argv,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**os.environ, **env} if env is not None else None,
+        )
+    except FileNotFoundError as missing:
+        raise ProcessFailed(argv, f"not installed ({missing})") from missing
+    try:
+        output, errors = await asyncio.wait_for(process.communicate(stdin), timeout_s)
+    except TimeoutError:
+        raise ProcessFailed(argv, f"still running after {timeout_s} s") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode:
+        said = errors.decode(errors="replace").strip()[-2000:]
+        reason = f"ended with {process.returncode}: {said}"
+        raise ProcessFailed(argv, reason, process.returncode)
+    if len(output) > OUTPUT_LIMIT:
+        raise ProcessFailed(argv, f"said {len(output)} bytes, more than {OUTPUT_LIMIT}")
+    return output
+
+
+def launch(
+    argv: Sequence[str], *, cwd: Path, output: Path, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process that outlives ours, in a session of its own; blocks for the fork only.
+
+    Keep the answer and `poll` it when the process ends, or it stays a zombie while we live.
+    """
+    with output.open("wb") as words:
+        return subprocess.Popen(
+            argv,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )
+
+
+def find(belongs: Callable[[list[bytes], Path], bool]) -> dict[int, list[bytes]]:
+    """The processes whose arguments and working directory `belongs` accepts: pid -> arguments."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours to look at
+            arguments = Path("/proc", entry, "cmdline").read_bytes().split(b"\0")[:-1]
+            if arguments and belongs(arguments, Path(os.readlink(f"/proc/{entry}/cwd"))):
+                found[int(entry)] = arguments
+    return found
+
+
+async def ended(pidfd: int, timeout_s: float | None = None) -> bool:
+    """Wait for the end of the process behind a pidfd, ours or not; False when time ran out."""
+    if select.select([pidfd], [], [], 0)[0]:
+        return True
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    loop.add_reader(pidfd, over.set)
+    try:
+        await asyncio.wait_for(over.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pidfd)
+    return True
+
+
+async def kill(pid: int) -> None:
+    """Kill a process and wait until it is gone; one that is gone already is fine."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await ended(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+async def in_network_namespace(name: str | None, work: Callable[[], T]) -> T:
+    """Run blocking `work` in a named network namespace (None: our own).
+
+    A namespace belongs to a thread; the thread that entered it is thrown away after.
+    """
+
+    def enter_and_work() -> T:
+        if name is not None:
+            _enter(name)
+        return work()
+
+    thread = ThreadPoolExecutor(1, "netns")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, enter_and_work)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _enter(name: str) -> None:
+    namespace = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(namespace, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"Cannot enter network namespace {name}")
+    finally:
+        os.close(namespace)

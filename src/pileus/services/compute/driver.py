@@ -1,0 +1,237 @@
+"""What a host's compute back end promises: guests made, powered, watched and destroyed.
+
+Everything here travels between control and host as msgpack, so a spec holds no bytes larger than 64
+KiB: an image is named by a URL with a one-time ticket, a disk never leaves its host this way.
+
+Promises every driver keeps (the suite in `pileus.testing.drivers.compute` asks for each):
+- a call may be repeated with the same arguments: the second one finds the work done;
+- calls for one guest wait for each other, calls for different guests do not;
+- a process that dies at any point leaves nothing that `start_up` and the repeated call cannot put
+right;
+- guests outlive the process: `close` leaves them running and `start_up` finds them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import msgspec
+
+from pileus.kernel.faults import Conflict, Invalid
+
+TEXT_LIMIT = (
+    64 * 1024
+)  # bytes of one file on a config drive; user data is the longest that Nova takes
+TAP_NAME_LENGTH = 14  # Linux takes 15 and a NUL; Neutron's own names end here
+
+# Nova's numbers, as `OS-EXT-STS:power_state` shows them.
+NO_STATE = 0
+RUNNING = 1
+PAUSED = 3
+SHUTDOWN = 4
+CRASHED = 6
+SUSPENDED = 7
+
+
+class Nic(msgspec.Struct, frozen=True, kw_only=True):
+    """One port of a guest. The network agent owns the tap device; the guest only opens it."""
+
+    port_id: str
+    network_id: str
+    mac: str
+    mtu: int = 1500
+    tap: str = ""
+
+    @property
+    def device(self) -> str:
+        """The name of the tap: as given, or Neutron's `tap` and eleven letters of the port's id."""
+        return self.tap or ("tap" + self.port_id)[:TAP_NAME_LENGTH]
+
+
+class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the bytes of an image are.
+
+    `size` is in bytes, 0 when unknown; so is an empty checksum.
+    """
+
+    id: str
+    url: str
+    checksum_sha512: str = ""
+    disk_format: str = "raw"
+    size: int = 0
+
+
+class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as asked for. `metadata` maps a path on the config drive to the text of that file."""
+
+    id: str
+    name: str
+    project_id: str
+    vcpus: int
+    ram_mib: int
+    root_gib: int = 0  # 0: as large as the image
+    ephemeral_gib: int = 0
+    swap_mib: int = 0
+    image: ImageSource | None = None
+    nics: tuple[Nic, ...] = ()
+    config_drive: bool = False
+    metadata: dict[str, str] = {}
+    epoch: int = 0  # the lease it was asked under; a lower one than the guest's own is refused
+
+
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest as found. The sockets are paths on its host, for consoles; empty when it has none."""
+
+    id: str
+    power_state: int
+    name: str = ""
+    project_id: str = ""
+    epoch: int = 0
+    vcpus: int = 0
+    ram_mib: int = 0
+    disk_gib: int = 0
+    vnc_socket: str = ""
+    serial_socket: str = ""
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host has, not what is left of it."""
+
+    vcpus: int
+    ram_mib: int
+    disk_gib: int
+    hypervisor_type: str
+    hypervisor_version: int  # 7.2.1 is 7002001
+    cpu_arch: str
+    traits: tuple[str, ...] = ()
+
+
+Watcher = Callable[[Guest], None]
+
+
+class ComputeDriver(Protocol):
+    """The verbs of a compute back end.
+
+    Each raises NotFound for a guest it does not have, unless it says otherwise.
+    """
+
+    async def start_up(self) -> None:
+        """Make the state folder usable and adopt the guests that still run."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything but the guests."""
+        ...
+
+    async def spawn(self, spec: GuestSpec) -> Guest:
+        """Make the guest and run it; one that exists already is answered as it is found.
+
+        Raises Invalid for an image that may not be used, Conflict for a missing tap or an older
+        epoch.
+        """
+        ...
+
+    async def destroy(self, guest_id: str) -> None:
+        """Kill the guest and delete its disks. An unknown guest is a destroyed one."""
+        ...
+
+    async def start(self, guest_id: str) -> Guest: ...
+
+    async def stop(self, guest_id: str, timeout_s: float) -> Guest:
+        """Ask the guest to power off.
+
+        After `timeout_s`, or at once when that is 0, pull the plug.
+        """
+        ...
+
+    async def reboot(self, guest_id: str, hard: bool) -> Guest:
+        """Restart the guest: `hard` does not ask it first."""
+        ...
+
+    async def pause(self, guest_id: str) -> Guest: ...
+
+    async def unpause(self, guest_id: str) -> Guest: ...
+
+    async def console_log(self, guest_id: str, lines: int | None) -> str:
+        """The last `lines` of the serial console, all that is kept when None."""
+        ...
+
+    async def guests(self) -> list[Guest]:
+        """Every guest here, in the order of their ids."""
+        ...
+
+    async def inventory(self) -> Inventory: ...
+
+    async def sweep(self, keep: set[str]) -> list[str]:
+        """Destroy every guest, whole or half made, that is not in `keep`; the ids destroyed."""
+        ...
+
+    def watch(self, callback: Watcher) -> None:
+        """Call back when a guest's power changes and no verb of this driver did it."""
+        ...
+
+
+def check_spec(spec: GuestSpec) -> None:
+    """Raise Invalid for a spec that no driver could honour."""
+    if not spec.id or "/" in spec.id or spec.id.startswith("."):
+        raise Invalid(f"Guest id {spec.id!r} cannot name a folder; a UUID would.")
+    if spec.vcpus < 1 or spec.ram_mib < 1:
+        raise Invalid(
+            f"Guest {spec.id} asks for {spec.vcpus} vCPUs and {spec.ram_mib} MiB of memory; "
+            "at least 1 of each is needed."
+        )
+    for path, text in spec.metadata.items():
+        if path.startswith("/") or ".." in path.split("/"):
+            raise Invalid(f"Config drive path {path!r} must stay inside the drive.")
+        if len(text.encode()) > TEXT_LIMIT:
+            raise Invalid(f"Config drive file {path} is larger than {TEXT_LIMIT} bytes.")
+
+
+def check_epoch(spec: GuestSpec, known: int) -> None:
+    """Raise Conflict when somebody with a newer lease has already spoken about this guest."""
+    if spec.epoch < known:
+        raise Conflict(
+            f"Guest {spec.id} belongs to epoch {known}; epoch {spec.epoch} came too late."
+        )
+
+
+def check_root_size(spec: GuestSpec, virtual_size: int) -> None:
+    """Raise Invalid when the image does not fit the root disk; `virtual_size` in bytes."""
+    if spec.root_gib and virtual_size > spec.root_gib * 2**30:
+        raise Invalid(
+            f"Image {spec.image.id if spec.image else ''} needs a disk of {virtual_size} bytes; "
+            f"the root disk has {spec.root_gib * 2**30}."
+        )
+
+
+def last_lines(text: str, lines: int | None) -> str:
+    """The end of a console as `os-getConsoleOutput` wants it: all of it when `lines` is None."""
+    if lines is None:
+        return text
+    return "\n".join(text.split("\n")[-lines:]) if lines > 0 else ""
+
+
+class Turns:
+    """Calls for one guest wait for each other; a guest nobody calls costs nothing."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+
+    @asynccontextmanager
+    async def of(self, guest_id: str) -> AsyncIterator[None]:
+        lock, users = self._locks.setdefault(guest_id, (asyncio.Lock(), []))
+        users.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[guest_id]
+
+    def __len__(self) -> int:
+        """How many guests are being called."""
+        return len(self._locks)

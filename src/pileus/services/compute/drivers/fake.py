@@ -1,0 +1,315 @@
+"""Guests that are a few fields in memory: no privileges, no packets, all promises kept.
+
+One process holds thousands of them, on as many pretended hosts. With a state folder they survive
+the process in a journal of their changes, as real guests survive it; without one they die with it.
+The journal is not flushed to disk: a power cut ends real guests too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from pileus.host import files
+from pileus.host.images import ImageFacts, require
+from pileus.kernel.faults import NotFound
+from pileus.kernel.world import Clock
+from pileus.services.compute.driver import (
+    PAUSED,
+    RUNNING,
+    SHUTDOWN,
+    Guest,
+    GuestSpec,
+    ImageSource,
+    Inventory,
+    Turns,
+    Watcher,
+    check_epoch,
+    check_root_size,
+    check_spec,
+    last_lines,
+)
+
+BOOTS_KEPT = 10  # boots shown on a console; a real one is a ring of bytes
+JOURNAL_SLACK = 4 << 20  # bytes
+
+Probe = Callable[[ImageSource], Awaitable[ImageFacts]]
+
+_BOOT_LOG = """\
+[    0.000000] Linux version 6.1.0-fake (pileus)
+[    0.000000] Memory: {ram}M, CPUs: {vcpus}
+{nics}[    0.{n:06d}] Run /sbin/init as init process
+cirros-ds '{source}' found
+{name} is up: guest {id}
+
+login as 'cirros' user. default password: 'gocubsgo'. use 'sudo' for root.
+{name} login: """
+
+
+class FakeGuest(msgspec.Struct, kw_only=True):
+    spec: GuestSpec
+    power_state: int = RUNNING
+    boots: int = 1
+
+
+@dataclass
+class Trouble:
+    """What a test wants to go wrong.
+
+    `failures` maps a verb to the faults of its next calls, in order.
+    """
+
+    latency_s: float = 0.0
+    failures: dict[str, list[Exception]] = field(default_factory=dict)
+
+    async def strike(self, verb: str, clock: Clock) -> None:
+        if self.latency_s:
+            await clock.sleep(self.latency_s)
+        if waiting := self.failures.get(verb):
+            raise waiting.pop(0)
+
+
+class FakeComputeDriver:
+    """Keeps every promise of `ComputeDriver` but computing.
+
+    `probe` looks into images; None trusts them.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        *,
+        inventory: Inventory | None = None,
+        probe: Probe | None = None,
+        trouble: Trouble | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._journal = Journal(state_dir / "guests.journal") if state_dir else None
+        self._inventory = inventory or Inventory(
+            vcpus=64,
+            ram_mib=256 * 1024,
+            disk_gib=4096,
+            hypervisor_type="fake",
+            hypervisor_version=1000000,
+            cpu_arch="x86_64",
+            traits=("COMPUTE_NODE", "COMPUTE_IMAGE_TYPE_QCOW2", "COMPUTE_IMAGE_TYPE_RAW"),
+        )
+        self._probe = probe
+        self.trouble = trouble or Trouble()
+        self._clock = clock or Clock()
+        self._guests: dict[str, FakeGuest] = {}
+        self.turns = Turns()
+        self._facts: dict[tuple[str, str], ImageFacts] = {}
+        self._watchers: list[Watcher] = []
+
+    async def start_up(self) -> None:
+        if self._journal:
+            self._guests = self._journal.open()
+
+    async def close(self) -> None:
+        self._watchers.clear()
+        if self._journal:
+            self._journal.close()
+
+    async def spawn(self, spec: GuestSpec) -> Guest:
+        async with self._turn(spec.id, "spawn"):
+            check_spec(spec)
+            known = self._guests.get(spec.id)
+            if known:
+                check_epoch(spec, known.spec.epoch)
+                return self._seen(known)
+            if spec.image:
+                facts = await self._inspect(spec.image)
+                check_root_size(spec, facts.virtual_size)
+            guest = self._guests[spec.id] = FakeGuest(spec=spec)
+            self._save(spec.id, guest)
+            return self._seen(guest)
+
+    async def destroy(self, guest_id: str) -> None:
+        async with self._turn(guest_id, "destroy"):
+            if self._guests.pop(guest_id, None):
+                self._save(guest_id, None)
+
+    async def start(self, guest_id: str) -> Guest:
+        async with self._turn(guest_id, "start"):
+            guest = self._find(guest_id)
+            if guest.power_state not in (RUNNING, PAUSED):
+                guest.boots += 1
+            return self._change(guest, RUNNING)
+
+    async def stop(self, guest_id: str, timeout_s: float) -> Guest:
+        async with self._turn(guest_id, "stop"):
+            return self._change(self._find(guest_id), SHUTDOWN)
+
+    async def reboot(self, guest_id: str, hard: bool) -> Guest:
+        async with self._turn(guest_id, "reboot"):
+            guest = self._find(guest_id)
+            guest.boots += 1
+            guest.power_state = RUNNING
+            self._save(guest_id, guest)
+            return self._seen(guest)
+
+    async def pause(self, guest_id: str) -> Guest:
+        async with self._turn(guest_id, "pause"):
+            guest = self._find(guest_id)
+            return self._change(guest, PAUSED if guest.power_state == RUNNING else None)
+
+    async def unpause(self, guest_id: str) -> Guest:
+        async with self._turn(guest_id, "unpause"):
+            guest = self._find(guest_id)
+            return self._change(guest, RUNNING if guest.power_state == PAUSED else None)
+
+    async def console_log(self, guest_id: str, lines: int | None) -> str:
+        return last_lines(_console(self._find(guest_id)), lines)
+
+    async def guests(self) -> list[Guest]:
+        return [self._seen(self._guests[guest_id]) for guest_id in sorted(self._guests)]
+
+    async def inventory(self) -> Inventory:
+        return self._inventory
+
+    async def sweep(self, keep: set[str]) -> list[str]:
+        orphans = sorted(self._guests.keys() - keep)
+        for guest_id in orphans:
+            await self.destroy(guest_id)
+        return orphans
+
+    def watch(self, callback: Watcher) -> None:
+        self._watchers.append(callback)
+
+    def happen(self, guest_id: str, power_state: int) -> None:
+        """Let a guest change by itself, as when it powers off inside or its host kills it."""
+        seen = self._change(self._find(guest_id), power_state)
+        for callback in self._watchers:
+            callback(seen)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, guest_id: str, verb: str) -> AsyncIterator[None]:
+        async with self.turns.of(guest_id):
+            await self.trouble.strike(verb, self._clock)
+            yield
+
+    def _find(self, guest_id: str) -> FakeGuest:
+        try:
+            return self._guests[guest_id]
+        except KeyError:
+            raise NotFound(f"Guest {guest_id} is not on this host.") from None
+
+    async def _inspect(self, image: ImageSource) -> ImageFacts:
+        key = (image.id, image.checksum_sha512)
+        facts = self._facts.get(key)
+        if facts is None:
+            facts = await self._probe(image) if self._probe else ImageFacts(image.disk_format, 0)
+            self._facts[key] = facts
+        require(facts, image.disk_format)
+        return facts
+
+    def _seen(self, guest: FakeGuest) -> Guest:
+        spec = guest.spec
+        return Guest(
+            id=spec.id,
+            power_state=guest.power_state,
+            name=spec.name,
+            project_id=spec.project_id,
+            epoch=spec.epoch,
+            vcpus=spec.vcpus,
+            ram_mib=spec.ram_mib,
+            disk_gib=spec.root_gib + spec.ephemeral_gib,
+        )
+
+    def _change(self, guest: FakeGuest, power_state: int | None) -> Guest:
+        if power_state is not None and power_state != guest.power_state:
+            guest.power_state = power_state
+            self._save(guest.spec.id, guest)
+        return self._seen(guest)
+
+    def _save(self, guest_id: str, guest: FakeGuest | None) -> None:
+        if self._journal:
+            self._journal.append(guest_id, guest)
+            if self._journal.is_long:
+                self._journal.rewrite(self._guests)
+
+
+def _console(guest: FakeGuest) -> str:
+    """What the serial console would say: one boot after the other, the last few of them."""
+    spec = guest.spec
+    nics = "".join(
+        f"[    0.0{n:05d}] eth{n}: {nic.mac} mtu {nic.mtu}\n" for n, nic in enumerate(spec.nics)
+    )
+    source = "configdrive" if spec.config_drive else "ec2"
+    boots = range(max(1, guest.boots - BOOTS_KEPT + 1), guest.boots + 1)
+    return "\n".join(
+        _BOOT_LOG.format(
+            n=n,
+            id=spec.id,
+            name=spec.name,
+            ram=spec.ram_mib,
+            vcpus=spec.vcpus,
+            nics=nics,
+            source=source,
+        )
+        for n in boots
+    )
+
+
+class Journal:
+    """Changes of guests, each `(id, guest or nothing)` behind its length.
+
+    A torn last one is dropped.
+    """
+
+    _encode = msgspec.msgpack.Encoder().encode
+    _decode = msgspec.msgpack.Decoder(tuple[str, FakeGuest | None]).decode
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._size = self._floor = 0
+
+    @property
+    def is_long(self) -> bool:
+        """It grew so far past the last rewrite that writing it again is cheap."""
+        return self._size > 4 * self._floor + JOURNAL_SLACK
+
+    def open(self) -> dict[str, FakeGuest]:
+        """The guests as last written."""
+        guests: dict[str, FakeGuest] = {}
+        data = self._path.read_bytes() if self._path.exists() else b""
+        at = 0
+        while at + 4 <= len(data):
+            end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+            if end > len(data):
+                break
+            guest_id, guest = self._decode(data[at + 4 : end])
+            if guest is None:
+                guests.pop(guest_id, None)
+            else:
+                guests[guest_id] = guest
+            at = end
+        self.rewrite(guests)
+        return guests
+
+    def rewrite(self, guests: dict[str, FakeGuest]) -> None:
+        self.close()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        data = b"".join(self._record(guest_id, guest) for guest_id, guest in guests.items())
+        files.write_atomically(self._path, data)
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._size = self._floor = len(data)
+
+    def append(self, guest_id: str, guest: FakeGuest | None) -> None:
+        self._size += os.write(self._descriptor, self._record(guest_id, guest))
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _record(self, guest_id: str, guest: FakeGuest | None) -> bytes:
+        body = self._encode((guest_id, guest))
+        return len(body).to_bytes(4, "big") + body

@@ -1,0 +1,300 @@
+"""What every compute driver must do, asked of each alike: the fake is honest because it passes too.
+
+A test module makes a `Bench` for its driver and runs each function of `SUITE` with it. Nothing here
+knows which driver it talks to but by the few figures of the bench.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.world import World
+from pileus.services.compute.driver import (
+    PAUSED,
+    RUNNING,
+    SHUTDOWN,
+    ComputeDriver,
+    Guest,
+    GuestSpec,
+    ImageSource,
+)
+
+
+@dataclass
+class Bench:
+    """A way to make the driver over one state, again and again, and the images it may use."""
+
+    make: Callable[[], ComputeDriver]
+    image: ImageSource
+    lying_image: ImageSource  # says raw and is a qcow2 with a backing file
+    power_off_inside: Callable[[ComputeDriver, str], Awaitable[None]]
+    ram_mib: int = 128
+    boot_s: float = 1.0  # how long a boot may take until its console asks for a login
+    world: World = field(default_factory=World)
+
+    def spec(self, **changes: object) -> GuestSpec:
+        plain = GuestSpec(
+            id=self.world.new_id(),
+            name="first, with a comma",
+            project_id=self.world.new_hex(),
+            vcpus=1,
+            ram_mib=self.ram_mib,
+            root_gib=1,
+            image=self.image,
+            epoch=1,
+        )
+        return msgspec.structs.replace(plain, **changes)
+
+
+async def eventually(
+    asks: Callable[[], Awaitable[bool]], what: str, *, within_s: float, world: World
+) -> None:
+    """Wait until `asks` is true; fail the test with `what` when it does not come in time."""
+    end = world.clock.monotonic() + within_s
+    while not await asks():
+        if world.clock.monotonic() > end:
+            pytest.fail(f"{what} did not come true within {within_s} s")
+        await world.clock.sleep(0.02)
+
+
+async def state_of(driver: ComputeDriver, guest_id: str) -> int | None:
+    found = {guest.id: guest.power_state for guest in await driver.guests()}
+    return found.get(guest_id)
+
+
+async def spawn_runs_the_guest_and_a_second_spawn_finds_it(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    first = await driver.spawn(spec)
+    assert first == await driver.spawn(spec)
+    assert first.power_state == RUNNING
+    assert (first.id, first.name, first.epoch) == (spec.id, spec.name, 1)
+    assert [guest.id for guest in await driver.guests()] == [spec.id]
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def spawn_twice_at_once_makes_one_guest(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    one, two = await asyncio.gather(driver.spawn(spec), driver.spawn(spec))
+    assert one == two
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def spawn_with_an_older_epoch_is_refused(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec(epoch=5)
+    await driver.spawn(spec)
+    with pytest.raises(Conflict, match="epoch 4"):
+        await driver.spawn(msgspec.structs.replace(spec, epoch=4))
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def spawn_of_an_image_that_lies_about_its_format_is_refused_and_leaves_nothing(
+    bench: Bench,
+) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec(image=bench.lying_image)
+    with pytest.raises(Invalid, match="qcow2"):
+        await driver.spawn(spec)
+    await driver.destroy(spec.id)
+    assert await driver.guests() == []
+    await driver.close()
+
+
+async def spawn_without_vcpus_is_refused(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    with pytest.raises(Invalid, match="vCPUs"):
+        await driver.spawn(bench.spec(vcpus=0))
+    assert await driver.guests() == []
+    await driver.close()
+
+
+async def destroy_is_the_end_of_it_and_needs_no_guest(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.destroy(spec.id)
+    await driver.spawn(spec)
+    await driver.destroy(spec.id)
+    await driver.destroy(spec.id)
+    assert await driver.guests() == []
+    with pytest.raises(NotFound, match=spec.id):
+        await driver.console_log(spec.id, None)
+    await driver.close()
+
+
+async def verbs_of_an_unknown_guest_answer_not_found(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    stranger = bench.world.new_id()
+    verbs: list[Callable[[], Awaitable[Guest]]] = [
+        lambda: driver.start(stranger),
+        lambda: driver.stop(stranger, 0),
+        lambda: driver.reboot(stranger, True),
+        lambda: driver.pause(stranger),
+        lambda: driver.unpause(stranger),
+    ]
+    for verb in verbs:
+        with pytest.raises(NotFound, match=stranger):
+            await verb()
+    await driver.close()
+
+
+async def stop_and_start_may_be_repeated(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    for _ in range(2):
+        assert (await driver.stop(spec.id, 0)).power_state == SHUTDOWN
+        assert await state_of(driver, spec.id) == SHUTDOWN
+    for _ in range(2):
+        assert (await driver.start(spec.id)).power_state == RUNNING
+    assert await state_of(driver, spec.id) == RUNNING
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def pause_holds_the_guest_until_unpause(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    for _ in range(2):
+        assert (await driver.pause(spec.id)).power_state == PAUSED
+    assert await state_of(driver, spec.id) == PAUSED
+    for _ in range(2):
+        assert (await driver.unpause(spec.id)).power_state == RUNNING
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def a_hard_reboot_starts_a_stopped_guest(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    await driver.stop(spec.id, 0)
+    assert (await driver.reboot(spec.id, True)).power_state == RUNNING
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def guests_outlive_the_driver_and_are_found_again(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    runs, rests = bench.spec(), bench.spec()
+    await driver.spawn(runs)
+    await driver.spawn(rests)
+    await driver.stop(rests.id, 0)
+    before = await driver.guests()
+    await driver.close()
+    again = bench.make()
+    await again.start_up()
+    assert await again.guests() == before
+    assert await again.spawn(runs) == next(guest for guest in before if guest.id == runs.id)
+    for spec in (runs, rests):
+        await again.destroy(spec.id)
+    await again.close()
+
+
+async def sweep_destroys_what_nobody_keeps(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    kept, orphan = bench.spec(), bench.spec()
+    await driver.spawn(kept)
+    await driver.spawn(orphan)
+    assert await driver.sweep({kept.id}) == [orphan.id]
+    assert [guest.id for guest in await driver.guests()] == [kept.id]
+    await driver.destroy(kept.id)
+    await driver.close()
+
+
+async def a_guest_that_powers_off_by_itself_is_reported_and_a_stopped_one_is_not(
+    bench: Bench,
+) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    seen: list[tuple[str, int]] = []
+    driver.watch(lambda guest: seen.append((guest.id, guest.power_state)))
+    spec = bench.spec()
+    await driver.spawn(spec)
+    await driver.stop(spec.id, 0)
+    await driver.start(spec.id)
+    await has_login_prompt(bench, driver, spec.id)
+    await bench.power_off_inside(driver, spec.id)
+
+    async def is_reported() -> bool:
+        return bool(seen)
+
+    await eventually(is_reported, "the report", within_s=bench.boot_s, world=bench.world)
+    assert seen == [(spec.id, SHUTDOWN)]
+    assert await state_of(driver, spec.id) == SHUTDOWN
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def console_shows_the_login_prompt_and_as_many_lines_as_asked(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec(
+        config_drive=True, metadata={"openstack/latest/meta_data.json": '{"hostname": "first"}'}
+    )
+    await driver.spawn(spec)
+    await has_login_prompt(bench, driver, spec.id)
+    whole = await driver.console_log(spec.id, None)
+    assert await driver.console_log(spec.id, 3) == "\n".join(whole.split("\n")[-3:])
+    assert await driver.console_log(spec.id, 0) == ""
+    assert (await driver.stop(spec.id, bench.boot_s)).power_state == SHUTDOWN
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def inventory_is_what_the_host_has(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    found = await driver.inventory()
+    assert found.vcpus >= 1 and found.ram_mib >= 128 and found.disk_gib >= 1
+    assert found.hypervisor_version >= 1_000_000
+    await driver.close()
+
+
+async def has_login_prompt(bench: Bench, driver: ComputeDriver, guest_id: str) -> None:
+    async def asks_for_login() -> bool:
+        return "login:" in await driver.console_log(guest_id, None)
+
+    await eventually(asks_for_login, "the login prompt", within_s=bench.boot_s, world=bench.world)
+
+
+SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
+    spawn_runs_the_guest_and_a_second_spawn_finds_it,
+    spawn_twice_at_once_makes_one_guest,
+    spawn_with_an_older_epoch_is_refused,
+    spawn_of_an_image_that_lies_about_its_format_is_refused_and_leaves_nothing,
+    spawn_without_vcpus_is_refused,
+    destroy_is_the_end_of_it_and_needs_no_guest,
+    verbs_of_an_unknown_guest_answer_not_found,
+    stop_and_start_may_be_repeated,
+    pause_holds_the_guest_until_unpause,
+    a_hard_reboot_starts_a_stopped_guest,
+    guests_outlive_the_driver_and_are_found_again,
+    sweep_destroys_what_nobody_keeps,
+    a_guest_that_powers_off_by_itself_is_reported_and_a_stopped_one_is_not,
+    console_shows_the_login_prompt_and_as_many_lines_as_asked,
+    inventory_is_what_the_host_has,
+)
