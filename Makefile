@@ -1,0 +1,81 @@
+# `make` lists the targets. Every recipe runs without a hand on the keyboard and says what it is doing.
+STATE  ?= .state
+LISTEN ?= 127.0.0.1:5000
+DRIVER ?= qemu
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+BIN         := .venv/bin
+UV          := .cache/uv/bin/uv
+SAY         := printf '==> %s\n'
+export DEBIAN_FRONTEND := noninteractive
+export STATE DRIVER
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down clean format check test soak mutate docs figures
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.synced .venv/.ready-$(DRIVER) ## install what is missing (a second time: nothing)
+	@$(SAY) "setup: everything for --driver $(DRIVER) is there"
+
+$(UV):
+	@$(SAY) "setup 1/4: uv, in .cache/uv"
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || python3 src/pileus/cli/packages.py python3-venv
+	@python3 -m venv .cache/uv
+	@.cache/uv/bin/pip --quiet --disable-pip-version-check install uv
+
+.venv/.synced: pyproject.toml uv.lock | $(UV)
+	@$(SAY) "setup 2/4: .venv, exactly what uv.lock names"
+	@$(UV) sync --quiet --locked --python python3
+	@touch $@
+
+.venv/.ready-fake: .venv/.synced
+	@touch $@
+
+.venv/.ready-%: .venv/.synced
+	@$(SAY) "setup 3/4: Debian packages"
+	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs)
+	@$(SAY) "setup 4/4: the test image, in .cache"
+	@$(BIN)/python -m pileus.host.testimage
+	@touch $@
+
+up: setup ## start the cloud in the background and boot a first server
+	@$(BIN)/python -m pileus.cli.background up --state $(STATE) --listen $(LISTEN) --driver $(DRIVER)
+	@$(BIN)/python -m pileus.cli.first_server --state $(STATE) --driver $(DRIVER)
+
+down: ## stop it; the state stays in $(STATE)
+	@$(BIN)/python -m pileus.cli.background down --state $(STATE)
+
+clean: ## stop it and forget its state
+	@if [ -d $(STATE) ]; then $(BIN)/python -m pileus.cli.background down --guests --state $(STATE); fi
+	@rm -rf $(STATE)
+
+format: .venv/.synced ## let ruff write its format
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
+
+check: .venv/.synced ## format, lint, types, contracts, unit and generated tests (< 2 minutes)
+	@$(SAY) "format";    $(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(SAY) "lint";      $(BIN)/ruff check --quiet .
+	@$(SAY) "types";     $(BIN)/mypy
+	@$(SAY) "contracts"; $(BIN)/lint-imports --no-logo >.cache/contracts || { cat .cache/contracts; exit 1; }
+	@$(SAY) "tests";     $(BIN)/pytest --floor check src tests/architecture
+
+test: setup check ## check, then the official suite, simulation and end to end (< 20 minutes)
+	@$(SAY) "conformance, simulation, end to end"
+	@$(BIN)/pytest --floor test -m "not slow" --durations 10 tests/conformance tests/simulation tests/e2e
+
+soak: setup ## kill -9 by the hundred, 10,000 boots (hours)
+	@test -d tests/soak || { echo "make soak: not there yet (issue 2)"; exit 1; }
+	@$(BIN)/pytest -m "slow or not slow" tests/soak
+
+mutate: setup ## break the kernel on purpose; the suite must notice
+	@test -d tests/mutation || { echo "make mutate: not there yet (issue 2)"; exit 1; }
+	@$(BIN)/python -m tests.mutation
+
+docs: .venv/.synced ## write the generated pages again
+	@$(BIN)/python -m pileus.cli.docs
+
+figures: setup ## measure this machine and write docs/performance.md
+	@$(BIN)/python bench/figures.py

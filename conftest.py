@@ -1,0 +1,39 @@
+"""`--floor NAME`: say how many cases ran, and fail if fewer than tests/ledgers.toml records for NAME."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+LEDGERS = Path(__file__).parent / "tests" / "ledgers.toml"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--floor", metavar="NAME", help="fail if fewer cases pass than recorded")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    name = session.config.getoption("--floor")
+    if name and exitstatus == pytest.ExitCode.OK and _passed(session) < _floor(name):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    name = terminalreporter.config.getoption("--floor")
+    if not name:
+        return
+    ran, floor = len(terminalreporter.stats.get("passed", [])), _floor(name)
+    terminalreporter.write_line(f"{ran} cases passed; at least {floor} must ({name})")
+    if ran < floor:
+        terminalreporter.write_line("fewer than recorded: where did they go?", red=True)
+
+
+def _passed(session: pytest.Session) -> int:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    return len(reporter.stats.get("passed", [])) if reporter else 0
+
+
+def _floor(name: str) -> int:
+    return int(tomllib.loads(LEDGERS.read_text())["cases"][name])

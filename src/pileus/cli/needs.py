@@ -1,0 +1,44 @@
+"""The Debian packages that a machine needs, one a line, gathered from where they are used.
+
+A module that starts a program of Debian's names its package in a constant `DEBIAN_PACKAGES`. The constants are read
+without importing the modules, which may not import on a machine that lacks the packages.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONSTANT = "DEBIAN_PACKAGES"
+# The store and the bus of a cloud of many machines (the tests start them), and what `make up` itself runs.
+ALWAYS = ("postgresql", "nats-server", "openssh-client", "iproute2")
+
+
+def declared(source: str) -> tuple[str, ...]:
+    """The value of the constant in one module's source; empty if it has none."""
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if any(isinstance(target, ast.Name) and target.id == CONSTANT for target in targets):
+            assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+            return tuple(ast.literal_eval(node.value))
+    return ()
+
+
+def needs(root: Path = ROOT) -> list[str]:
+    """All packages, sorted, each once."""
+    return sorted({*ALWAYS, *_found(root)})
+
+
+def _found(root: Path) -> Iterator[str]:
+    for path in root.rglob("*.py"):
+        source = path.read_text()
+        if CONSTANT in source:
+            yield from declared(source)
+
+
+if __name__ == "__main__":
+    print("\n".join(needs()))
