@@ -66,9 +66,16 @@ class Stale(Conflict):
 
 
 class OverQuota(Fault):
-    """The status belongs to the dialect: Nova 403, Neutron 409, Cinder and Glance 413."""
+    """The status and the wording belong to the dialect: Nova 403, Neutron 409, Cinder and Glance 413."""
 
     status, title = 403, "Forbidden"
+
+    def __init__(self, resource: str, asked: int, used: int, limit: int) -> None:
+        super().__init__(
+            f"Quota exceeded for {resource}: Requested {asked},"
+            f" but already used {used} of {limit} {resource}"
+        )
+        self.resource, self.asked, self.used, self.limit = resource, asked, used, limit
 
 
 class NoCapacity(Fault):
@@ -120,6 +127,11 @@ class Dialect:
     encode: Encode  # (fault, status, request id) -> body
     statuses: Mapping[type[Fault], int] = field(default_factory=dict)
     content_type: str = "application/json"
+    denied: str = "Policy doesn't allow {rule} to be performed."  # the text of a 403
+
+    def forbidden(self, rule: str) -> Forbidden:
+        """The answer to whom `rule` denies; it names the rule."""
+        return Forbidden(self.denied.format(rule=rule))
 
     def status(self, fault: Fault) -> int:
         for kind in type(fault).__mro__:
@@ -180,17 +192,18 @@ def _neutron(fault: Fault, status: int, request_id: str) -> bytes:
         409: "OverQuota" if isinstance(fault, OverQuota) else "Conflict",
         412: "RevisionNumberConstraintFailed",
     }.get(status, "HTTPInternalServerError")
-    return _json({"NeutronError": {"type": kind, "message": fault.message, "detail": ""}})
+    message = fault.message
+    if isinstance(fault, OverQuota):
+        message = f"Quota exceeded for resources: ['{fault.resource}']."
+    return _json({"NeutronError": {"type": kind, "message": message, "detail": ""}})
 
 
 def _glance(fault: Fault, status: int, request_id: str) -> bytes:
     title = _TITLES.get(status, fault.title)
-    text = f"{status} {title}\n\n{fault.message}\n\n   "
-    page = (
+    return (
         f"<html>\n <head>\n  <title>{status} {title}</title>\n </head>\n <body>\n"
         f"  <h1>{status} {title}</h1>\n  {_html(fault.message)}<br /><br />\n\n\n\n </body>\n</html>"
-    )
-    return (page if status != 300 else text).encode()
+    ).encode()
 
 
 def _html(text: str) -> str:
@@ -210,7 +223,20 @@ def _placement(fault: Fault, status: int, request_id: str) -> bytes:
 
 NOVA = Dialect("nova", _nova, {OverQuota: 403, NoCapacity: 500})
 CINDER = Dialect("cinder", _cinder, {OverQuota: 413})
-KEYSTONE = Dialect("keystone", _keystone, {OverQuota: 403})
-NEUTRON = Dialect("neutron", _neutron, {OverQuota: 409})
-GLANCE = Dialect("glance", _glance, {OverQuota: 413}, "text/html; charset=UTF-8")
+KEYSTONE = Dialect(
+    "keystone",
+    _keystone,
+    {OverQuota: 403},
+    denied="You are not authorized to perform the requested action: {rule}.",
+)
+NEUTRON = Dialect(
+    "neutron", _neutron, {OverQuota: 409}, denied="(rule:{rule}) is disallowed by policy"
+)
+GLANCE = Dialect(
+    "glance",
+    _glance,
+    {OverQuota: 413},
+    "text/html; charset=UTF-8",
+    denied="You are not authorized to complete {rule} action.",
+)
 PLACEMENT = Dialect("placement", _placement)

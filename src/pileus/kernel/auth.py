@@ -1,0 +1,123 @@
+"""Who is calling: what a token stands for, remembered until anything is revoked.
+
+Whoever knows tokens (the identity service) is asked through `TokenSource`; what it says is kept in a bounded cache
+that a revision in the store invalidates, so a revocation holds on every control at its next request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.base import Executable
+
+from .contracts import Contract
+from .faults import Unauthenticated
+from .sql import TEXT
+from .store import METADATA, Reader, Store, Tx
+from .world import World
+
+NOT_AUTHENTICATED = "The request you have made requires authentication."
+_LIMIT = 20_000
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a token stands for. `roles` are lower-case names with the implied ones; times are epoch seconds."""
+
+    user_id: str = ""
+    user_name: str = ""
+    user_domain_id: str = ""
+    project_id: str = ""
+    project_name: str = ""
+    project_domain_id: str = ""
+    domain_id: str = ""
+    system_scope: str = ""  # "all" or ""
+    roles: frozenset[str] = frozenset()
+    service_roles: frozenset[str] = frozenset()
+    is_admin_project: bool = False
+    expires_at: float = 0.0
+    token: str = ""
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.roles
+
+
+NOBODY = Caller()
+
+
+class TokenSource(Protocol):
+    """What knows tokens."""
+
+    async def caller(self, token: str) -> Caller:
+        """Raises Unauthenticated for a token that is unknown, expired, revoked, or of somebody disabled."""
+
+
+TOKENS = Contract("tokens", TokenSource)  # type: ignore[type-abstract]
+
+_T = sa.Table(
+    "revisions",
+    METADATA,
+    sa.Column("name", TEXT, primary_key=True, nullable=False),
+    sa.Column("revision", sa.BigInteger(), nullable=False),
+)
+
+
+def _read() -> Executable:
+    return sa.select(_T.c.revision).where(_T.c.name == sa.bindparam("name"))
+
+
+def _raise() -> Executable:
+    upsert = sqlite.insert(_T).values(name=sa.bindparam("name"), revision=1)
+    return upsert.on_conflict_do_update(
+        index_elements=["name"], set_={"revision": _T.c.revision + 1}
+    )
+
+
+async def revision(db: Reader, name: str) -> int:
+    """How often `name` was revised."""
+    rows = await db.rows(db.sql("revisions.read", _read), {"name": name})
+    return int(rows[0][0]) if rows else 0
+
+
+async def revise(tx: Tx, name: str) -> None:
+    """Invalidates, with this transaction, what every control remembers under `name`."""
+    await tx.run(tx.sql("revisions.raise", _raise), {"name": name})
+
+
+class Callers:
+    """Tokens to callers. One row read per request; the rest only for tokens not seen since the last revision."""
+
+    def __init__(self, store: Store, world: World, source: TokenSource) -> None:
+        self.store, self.world, self.source = store, world, source
+        self._known: dict[str, Caller] = {}
+        self._revision = -1
+
+    async def of(self, token: str, service_token: str = "") -> Caller:
+        """The caller with that token. Raises Unauthenticated."""
+        if not token:
+            raise Unauthenticated(NOT_AUTHENTICATED)
+        now = await revision(self.store, "auth")
+        if now != self._revision:
+            self._known.clear()
+            self._revision = now
+        caller = self._known.get(token)
+        if caller is None:
+            caller = await self.source.caller(token)
+            if len(self._known) >= _LIMIT:
+                self._known.clear()
+            self._known[token] = caller
+        if caller.expires_at < self.world.clock.time():
+            raise Unauthenticated(NOT_AUTHENTICATED)
+        if service_token:
+            service = await self.of(service_token)
+            return msgspec.structs.replace(caller, service_roles=service.roles)
+        return caller
+
+
+def remembered(caller: Caller) -> dict[str, Any]:
+    """A caller as a saga's journal keeps it: without the token."""
+    kept: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(caller, token=""))
+    return kept

@@ -1,0 +1,135 @@
+"""Hosts: they join by a heartbeat, which is a lease; what has not been heard of lately is down.
+
+A host says which contracts it serves, at which versions, and facts about itself. One message may speak for many
+hosts (the fake driver pretends to be thousands).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from .agents import Agents
+from .contracts import Contract
+from .store import Page, Reader, Record, Table
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+    from .world import World
+
+BEAT_S = 5.0
+LEASE_S = 20.0  # three beats may be lost
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """One host's sign of life. `contracts`: name -> version. `address`: where other hosts reach it."""
+
+    host: str
+    contracts: dict[str, int]
+    address: str = ""
+    facts: dict[str, Any] = {}
+
+
+class Host(Record, kw_only=True, frozen=True):
+    """A host as last heard of; its name is the id."""
+
+    contracts: dict[str, int]
+    address: str = ""
+    seen_at: float = 0.0
+    started: int = 1  # how often it joined anew
+    facts: dict[str, Any] = {}
+
+    def is_up(self, now: float) -> bool:
+        return now - self.seen_at < LEASE_S
+
+
+HOSTS = Table("hosts", Host)
+
+
+class HostRegistry(Protocol):
+    """What hosts call on control."""
+
+    async def beat(self, beats: list[Beat], joining: bool) -> None:
+        """Renews the leases. `joining`: the host process has just started."""
+
+
+HOST_REGISTRY = Contract("hosts", HostRegistry)  # type: ignore[type-abstract]
+
+
+class Registry:
+    """Control's side: keeps the table, and tells the services when a host joins."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def beat(self, beats: list[Beat], joining: bool) -> None:
+        now = self.runtime.world.clock.time()
+        async with self.runtime.store.tx(wait=joining) as tx:
+            for b in beats:
+                known = await HOSTS.find(tx, b.host)
+                if known is None:
+                    host = Host(
+                        id=b.host,
+                        contracts=b.contracts,
+                        address=b.address,
+                        seen_at=now,
+                        facts=b.facts,
+                    )
+                    await HOSTS.insert(tx, host)
+                    continue
+                started = known.started + (1 if joining else 0)
+                await HOSTS.change(
+                    tx,
+                    known,
+                    contracts=b.contracts,
+                    address=b.address,
+                    seen_at=now,
+                    facts=b.facts,
+                    started=started,
+                )
+
+
+async def hosts_of(db: Reader, contract: Contract[Any]) -> list[Host]:
+    """Every host that serves the contract, up or down, by name."""
+    known = await HOSTS.list(db, Page(sorts=(("id", False),), limit=100_000))
+    return [h for h in known if contract.name in h.contracts]
+
+
+@dataclass
+class HostRuntime:
+    """What a host's agents are made of. `driver`: qemu, container or fake. `control_url`: for bytes, by ticket.
+
+    `underlay` names the network namespace that stands for the host's outer network; `address` is the host's in it.
+    """
+
+    world: World
+    agents: Agents
+    name: str
+    state: Path
+    driver: str
+    control_url: str
+    address: str = ""
+    underlay: str = ""
+    prefix: str = ""  # tells this host's kernel objects from another's on the same machine
+
+
+class HostAgent(Protocol):
+    """One service's part of a host: keeps a contract and owns a driver."""
+
+    async def start(self) -> dict[str, Any]:
+        """Adopts what the machine holds, reports to control, and gives the host's facts."""
+
+    async def stop(self) -> None:
+        """Lets go; guests and packets go on."""
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """An agent that every host runs. What `make` gives is a HostAgent and keeps `contract`."""
+
+    contract: Contract[Any]
+    make: Callable[[HostRuntime], Any]

@@ -1,0 +1,336 @@
+"""HTTP on Falcon: routes out of declarations; authenticate, negotiate, call, render.
+
+Parameter names are numbered by depth for the router, which refuses two names at one place, and given back their
+declared names at the call. Operations that share a method and path differ by version or by the body's action key.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+import falcon.asgi
+import msgspec
+from falcon.asgi import Request, Response
+
+from . import faults
+from .auth import NOBODY, NOT_AUTHENTICATED
+from .faults import Bug, Dialect, Fault, Invalid, NotFound, TooLarge, Unauthenticated
+from .query import Query
+from .resources import Answer, Context, Operation, Resource, Service, Stream
+from .runtime import Runtime
+from .schema import parse
+from .versions import UNVERSIONED, Negotiated
+
+log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_PARAM = re.compile(r"{(\w+)}")
+_JSON = "application/json"
+_CHUNK = 1 << 20
+Scope = dict[str, Any]
+
+
+def application(runtime: Runtime) -> Any:
+    """The ASGI application of every enabled service."""
+    app = falcon.asgi.App(request_type=Request, response_type=Response)
+    app.req_options.strip_url_path_trailing_slash = True
+    app.req_options.auto_parse_form_urlencoded = False
+    endpoints: dict[str, _Endpoint] = {}
+    for service in runtime.services:
+        for resource, op in service.operations():
+            names = _PARAM.findall(op.path)
+            route = _numbered(op.path)
+            endpoint = endpoints.setdefault(route, _Endpoint(runtime, service))
+            endpoint.add(op, resource, names)
+    for route, endpoint in endpoints.items():
+        app.add_route(route or "/", endpoint.finish())
+    app.add_error_handler(falcon.HTTPError, _Unrouted(runtime).answer)
+    return _OptionalProject(app, runtime.services)
+
+
+def _numbered(path: str) -> str:
+    parts = path.split("/")
+    return "/".join(f"{{p{n}}}" if p.startswith("{") else p for n, p in enumerate(parts))
+
+
+class _Endpoint:
+    """All operations of one path: what Falcon calls a resource."""
+
+    def __init__(self, runtime: Runtime, service: Service) -> None:
+        self.runtime, self.service = runtime, service
+        self.by_method: dict[str, list[tuple[Operation, Resource[Any], list[str]]]] = {}
+
+    def add(self, op: Operation, resource: Resource[Any], names: list[str]) -> None:
+        self.by_method.setdefault(op.method, []).append((op, resource, names))
+
+    def finish(self) -> _Endpoint:
+        for method, found in self.by_method.items():
+            responder = _responder(self.runtime, self.service, found)
+            setattr(self, "on_" + method.lower(), responder)
+            if method == "GET" and "HEAD" not in self.by_method:
+                self.on_head = _without_body(responder)
+        return self
+
+
+def _without_body(responder: Callable[..., Any]) -> Callable[..., Any]:
+    async def on_head(req: Request, resp: Response, **params: str) -> None:
+        await responder(req, resp, **params)
+        if resp.status == 200 and resp.data is not None:
+            resp.set_header("content-length", str(len(resp.data)))
+        resp.data = None
+        resp.stream = None
+
+    return on_head
+
+
+def _responder(
+    runtime: Runtime, service: Service, found: list[tuple[Operation, Resource[Any], list[str]]]
+) -> Callable[..., Any]:
+    legacy = service.versions.legacy.lower().encode() if service.versions else b""
+    extra_id = service.request_id_header
+    dialect, public = service.dialect, all(not op.rule for op, _, _ in found)
+
+    async def respond(req: Request, resp: Response, **params: str) -> None:
+        headers: dict[bytes, bytes] = req._asgi_headers  # get_header() decodes at every call
+        request_id = "req-" + runtime.world.new_id()
+        resp.set_header("x-openstack-request-id", request_id)
+        if extra_id:
+            resp.set_header(extra_id, request_id)
+        resp.content_type = _JSON
+        try:
+            at = _negotiate(service, resp, headers, legacy)
+            caller = NOBODY
+            token, also = (
+                _text(headers.get(b"x-auth-token")),
+                _text(headers.get(b"x-service-token")),
+            )
+            if not public:
+                caller = await runtime.callers.of(token, also)
+            query = Query(req.scope["query_string"].decode("latin-1"))
+            root = _root(runtime, req, headers)
+            ctx = Context(
+                runtime,
+                service,
+                caller,
+                at,
+                query,
+                request_id,
+                root,
+                _Headers(headers),
+                req.method,
+                req.path,
+            )
+            raw = b""
+            streaming = any(op.stream_param for op, _, _ in found)
+            if not streaming and (
+                req.method not in ("GET", "HEAD", "DELETE") or headers.get(b"content-length")
+            ):
+                raw = await _read(req, max(op.max_body for op, _, _ in found) or service.max_body)
+            op, resource, names = _choose(found, ctx, raw)
+            stream = _stream(req, headers) if op.stream_param else None
+            values = dict(zip(names, params.values(), strict=True))
+            answer = await resource.call(ctx, op, values, raw, stream)
+            _render(resp, op, answer)
+        except Fault as e:
+            _refuse(runtime, dialect, resp, e, request_id)
+        except Exception:  # one of the three places
+            log.exception("%s %s %s", request_id, req.method, req.path)
+            _refuse(runtime, dialect, resp, _bug(service, request_id), request_id)
+
+    return respond
+
+
+def _bug(service: Service, request_id: str) -> Bug:
+    return Bug(
+        "Unexpected API Error. Please report this with the request's id to whoever runs this cloud. "
+        f"({service.name} {request_id})"
+    )
+
+
+def _negotiate(
+    service: Service, resp: Response, headers: dict[bytes, bytes], legacy: bytes
+) -> Negotiated:
+    if service.versions is None:
+        return UNVERSIONED
+    common = _text(headers.get(b"openstack-api-version"))
+    at = service.versions.negotiate(common, _text(headers.get(legacy)) if legacy else "")
+    resp.set_headers(at.headers)
+    return at
+
+
+def _choose(
+    found: list[tuple[Operation, Resource[Any], list[str]]], ctx: Context, raw: bytes
+) -> tuple[Operation, Resource[Any], list[str]]:
+    """The operation for this version and, where the body's key decides, this action."""
+    if len(found) == 1 and not found[0][0].action:
+        if not found[0][0].exists(ctx.version):
+            raise NotFound("The resource could not be found.")
+        return found[0]
+    actions = [f for f in found if f[0].action]
+    if not actions:
+        for one in found:
+            if one[0].exists(ctx.version):
+                return one
+        raise NotFound("The resource could not be found.")
+    ctx.document = parse(raw)
+    if not isinstance(ctx.document, dict) or not ctx.document:
+        raise Invalid(
+            "Malformed request body: it must be an object whose key is the action's name."
+        )
+    for one in actions:
+        if one[0].action in ctx.document and one[0].exists(ctx.version):
+            if len(ctx.document) > 1 and (one[0].body is None or one[0].body.root):
+                raise Invalid(
+                    "Additional properties are not allowed: the body names more than one action."
+                )
+            return one
+    raise Invalid(f"There is no such action: {next(iter(ctx.document))}.")
+
+
+async def _read(req: Request, limit: int) -> bytes:
+    length = req.content_length
+    if length is not None and length > limit:
+        raise TooLarge(
+            f"Request is too large: the body may have {limit} bytes, not {length}.",
+            headers={"retry-after": "0"},
+        )
+    parts, size = [], 0
+    async for chunk in req.stream:
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(
+                f"Request is too large: the body may have {limit} bytes.",
+                headers={"retry-after": "0"},
+            )
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _stream(req: Request, headers: Mapping[bytes, bytes]) -> Stream:
+    async def chunks() -> AsyncIterator[bytes]:
+        async for chunk in req.stream:
+            if chunk:
+                yield chunk
+
+    length = req.content_length
+    return Stream(chunks(), -1 if length is None else length, _text(headers.get(b"content-type")))
+
+
+def _render(resp: Response, op: Operation, answer: Any) -> None:
+    resp.status = op.status or (204 if answer is None else 200)
+    if isinstance(answer, Answer):
+        resp.status = (
+            answer.status
+            or op.status
+            or (204 if answer.body is None and answer.stream is None else 200)
+        )
+        for name, value in answer.headers.items():
+            resp.set_header(name, value)
+        if answer.content_type:
+            resp.content_type = answer.content_type
+        if answer.stream is not None:
+            resp.stream = answer.stream
+            return
+        answer = answer.body
+    if answer is None:
+        resp.content_type = None if resp.status == 204 else resp.content_type
+        return
+    resp.data = answer if isinstance(answer, bytes) else _encode(answer)
+
+
+def _refuse(
+    runtime: Runtime, dialect: Dialect, resp: Response, fault: Fault, request_id: str
+) -> None:
+    status = dialect.status(fault)
+    if fault.internal:
+        log.info("%s answered %d: %s", request_id, status, fault.internal)
+    resp.stream = None
+    resp.status, resp.content_type = status, dialect.content_type
+    resp.data = dialect.encode(fault, status, request_id)
+    if status == 401:
+        resp.set_header("www-authenticate", f'Keystone uri="{runtime.public_url}/identity"')
+    if status in (413, 429, 503):
+        resp.set_header("retry-after", "0")
+    for name, value in fault.headers.items():
+        resp.set_header(name, value)
+
+
+def _root(runtime: Runtime, req: Request, headers: Mapping[bytes, bytes]) -> str:
+    """The cloud's URL as this client spells it: what it was asked by, unless a public URL is set."""
+    host = _text(headers.get(b"x-forwarded-host") or headers.get(b"host"))
+    if not host or not _HOST.fullmatch(host):
+        return runtime.public_url
+    scheme = _text(headers.get(b"x-forwarded-proto")) or req.scope.get("scheme", "http")
+    return f"{scheme if scheme in ('http', 'https') else 'http'}://{host}"
+
+
+_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode("latin-1") if value is not None else ""
+
+
+class _Headers(Mapping[str, str]):
+    """Request headers by lower-case name."""
+
+    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.lower().encode()].decode("latin-1")
+
+    def __iter__(self) -> Any:
+        return (k.decode("latin-1") for k in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+class _Unrouted:
+    """What Falcon itself refuses (no such path, wrong method), in the dialect of the service whose prefix it has."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def answer(
+        self, req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]
+    ) -> None:
+        request_id = "req-" + self.runtime.world.new_id()
+        dialect = next(
+            (s.dialect for s in self.runtime.services if req.path.startswith(s.prefix + "/")),
+            faults.NOVA,
+        )
+        status = error.status_code
+        kind = next((f for f in Fault.__subclasses__() if f.status == status), Invalid)
+        text = (
+            "The resource could not be found."
+            if status == 404
+            else error.description or error.title or ""
+        )
+        if status == 401:
+            kind, text = Unauthenticated, NOT_AUTHENTICATED
+        fault = kind.__new__(kind)
+        Fault.__init__(fault, text)
+        resp.set_header("x-openstack-request-id", request_id)
+        for name, value in dict(error.headers or {}).items():
+            resp.set_header(name, value)
+        _refuse(self.runtime, dialect, resp, fault, request_id)
+
+
+class _OptionalProject:
+    """Takes `/{project_id}` out of a path, so that every route is declared once."""
+
+    def __init__(self, app: Any, services: Iterable[Service]) -> None:
+        fronts = [re.escape(s.prefix + s.api) for s in services if s.optional_project]
+        self.app = app
+        self.match = (
+            re.compile(f"^({'|'.join(fronts)})/[0-9a-f]{{32}}(?=/)").match if fronts else None
+        )
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if self.match and scope["type"] == "http" and (m := self.match(scope["path"])):
+            scope = {**scope, "path": m[1] + scope["path"][m.end() :]}
+        await self.app(scope, receive, send)

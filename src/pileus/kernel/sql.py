@@ -1,0 +1,84 @@
+"""What SQLAlchemy lacks to say one thing to both databases: collation, set membership, regular expressions, DDL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
+
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+class member_of(sa.ColumnElement[bool]):
+    """`column IN (the JSON list bound to name)`: one text for any number of values."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
+        self.column, self.param = column, sa.bindparam(name, type_=sa.Text)
+
+
+@compiles(member_of, "sqlite")
+def _(e: member_of, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.process(e.column)} IN (SELECT value FROM json_each({compiler.process(e.param)}))"
+
+
+@compiles(member_of, "postgresql")
+def _(e: member_of, compiler: Any, **kw: Any) -> str:
+    cast = "::bigint" if isinstance(e.column.type, sa.BigInteger) else ""
+    values = f"jsonb_array_elements_text({compiler.process(e.param)}::jsonb) AS v"
+    return f"{compiler.process(e.column)} IN (SELECT v{cast} FROM {values})"
+
+
+class regex_match(sa.ColumnElement[bool]):
+    """The column matches the bound regular expression somewhere."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: sa.ColumnElement[Any], param: Any) -> None:
+        self.column, self.param = column, param
+
+
+@compiles(regex_match, "sqlite")
+def _(e: regex_match, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.process(e.column)} REGEXP {compiler.process(e.param)}"
+
+
+@compiles(regex_match, "postgresql")
+def _(e: regex_match, compiler: Any, **kw: Any) -> str:
+    return f"{compiler.process(e.column)} ~ {compiler.process(e.param)}"
+
+
+@lru_cache(256)
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text)
+
+
+def regexp(pattern: str, value: str) -> bool:
+    """SQLite's REGEXP operator. The caller has checked that the pattern compiles."""
+    return _pattern(pattern).search(value) is not None
+
+
+def creates(metadata: sa.MetaData, dialect: Dialect) -> Iterator[tuple[sa.Table, str, list[str]]]:
+    """Each table, the statement that makes it, and those that make its indexes; all do nothing if it is there."""
+    for table in metadata.sorted_tables:
+        made = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
+        indexes = [
+            str(CreateIndex(i, if_not_exists=True).compile(dialect=dialect)) for i in table.indexes
+        ]
+        yield table, made, sorted(indexes)
+
+
+def add_column(column: sa.Column[Any], dialect: Dialect) -> str:
+    """Adds a column that an older version did not have; the store fills it from the documents."""
+    spelled = str(CreateColumn(column).compile(dialect=dialect))
+    default = "0" if isinstance(column.type, sa.BigInteger) else "''"
+    return f'ALTER TABLE "{column.table.name}" ADD COLUMN {spelled} DEFAULT {default}'

@@ -1,0 +1,259 @@
+"""SQLite in WAL mode: reads on the event loop, one writer that commits in groups, with fsync, in a thread.
+
+A transaction body is `async` for PostgreSQL's sake but never suspends here, so it runs to its end in one go. Each
+has a savepoint of its own; whatever asks in the same turn of the loop, or while a commit is under way, shares the
+next commit. `wait=False` leaves the group open for a moment so that a saga's small steps need no fsync each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.base import Executable
+
+from . import sql as spelling
+from .store import METADATA, Duplicate, Row, Sql, Statements
+
+if TYPE_CHECKING:
+    from .world import World
+
+_LAZY_S = 0.005  # how long an unwaited commit may be held open for others to join
+_CHECKPOINT_S = 2.0
+
+
+class SqliteStore:
+    shared = False
+
+    def __init__(self, path: str, world: World) -> None:
+        self.path, self.world = path, world
+        self.statements = Statements(sqlite.dialect(paramstyle="qmark"))  # type: ignore[no-untyped-call]
+        self._group: asyncio.Future[None] | None = None  # the open transaction's commit
+        self._flushing: asyncio.Handle | None = None
+        self._committing: asyncio.Future[None] | None = None
+        self._turns: deque[asyncio.Future[None]] = deque()
+        self._inside = False
+        self._dirty = False
+        self._wakes: list[Callable[[], None]] = []
+
+    def on_commit(self, wake: Callable[[], None]) -> None:
+        self._wakes.append(wake)
+
+    def _open(self) -> sqlite3.Connection:
+        c = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=512
+        )
+        c.create_function("REGEXP", 2, spelling.regexp, deterministic=True)
+        for pragma in (
+            "journal_mode=WAL",
+            "busy_timeout=10000",
+            "mmap_size=268435456",
+            "cache_size=-8000",
+        ):
+            c.execute("PRAGMA " + pragma)
+        c.execute("PRAGMA synchronous=FULL")
+        c.execute(
+            "PRAGMA wal_autocheckpoint=0"
+        )  # or a commit would now and then pay for a checkpoint
+        return c
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not os.path.exists(self.path):
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._write, self._read, self._idle = self._open(), self._open(), self._open()
+        _shape_tables(self._write, self.statements)
+        self._checkpointer = asyncio.create_task(self._checkpoint())
+
+    async def stop(self) -> None:
+        """Commits what is open and closes the file."""
+        await self.sync()
+        self._checkpointer.cancel()
+        self._thread.shutdown(wait=True)
+        for c in (self._read, self._idle, self._write):
+            c.close()
+
+    async def _checkpoint(self) -> None:
+        while True:
+            await self.world.clock.sleep(_CHECKPOINT_S)
+            if self._dirty:
+                self._dirty = False
+                await asyncio.to_thread(
+                    lambda: self._idle.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                )
+
+    def sql(self, key: Hashable, build: Callable[[], Executable]) -> Sql:
+        return self.statements.sql(key, build)
+
+    async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
+        return self._read.execute(sql.text, sql.args(values)).fetchall()
+
+    def tx(self, *, wait: bool = True) -> _SqliteTx:
+        return _SqliteTx(self, wait)
+
+    async def sync(self) -> None:
+        while self._group is not None or self._committing is not None:
+            if self._group is not None and self._committing is None:
+                self._flush_soon()
+            await asyncio.shield(self._committing or self._group)  # type: ignore[arg-type]
+
+    async def _turn(self) -> None:
+        """Waits until the writer is free and opens a group if none is open."""
+        while self._committing is not None or self._inside:
+            turn = self._loop.create_future()
+            self._turns.append(turn)
+            await turn
+        if self._group is None:
+            self._write.execute("BEGIN IMMEDIATE")
+            self._group = self._loop.create_future()
+            self._group.add_done_callback(_observed)
+            self._flushing = None
+
+    def _join(self, wait: bool) -> asyncio.Future[None]:
+        assert self._group is not None
+        if wait:
+            self._flush_soon()
+        elif self._flushing is None:
+            self._flushing = self._loop.call_later(_LAZY_S, self._flush)
+        self._next()
+        return self._group
+
+    def _flush_soon(self) -> None:
+        if self._flushing is not None and not isinstance(self._flushing, asyncio.TimerHandle):
+            return
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._flushing = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._inside:  # somebody is in the middle; they flush when they leave
+            self._flushing = self._loop.call_later(_LAZY_S, self._flush)
+            return
+        done, self._group, self._flushing = self._group, None, None
+        if done is None:
+            return
+        self._committing = done
+        self._dirty = True
+        commit = self._loop.run_in_executor(self._thread, self._write.execute, "COMMIT")
+        commit.add_done_callback(lambda c: self._committed(done, c.exception()))
+
+    def _committed(self, done: asyncio.Future[None], error: BaseException | None) -> None:
+        self._committing = None
+        if error is not None:
+            if self._write.in_transaction:
+                self._write.execute("ROLLBACK")
+            done.set_exception(_disk_fault(error))
+        else:
+            done.set_result(None)
+            for wake in self._wakes:
+                wake()
+        self._next()
+
+    def _next(self) -> None:
+        turns, self._turns = self._turns, deque()
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)
+
+
+class _SqliteTx:
+    """One savepoint of the open group."""
+
+    def __init__(self, store: SqliteStore, wait: bool) -> None:
+        self.store, self.wait, self.sql = store, wait, store.sql
+        self.now = ""
+
+    async def __aenter__(self) -> _SqliteTx:
+        await self.store._turn()
+        self.store._inside, self._slept = True, False
+        self.now = self.store.world.clock.now()
+        self._watch = self.store._loop.call_soon(self._suspended)
+        self._execute = self.store._write.execute
+        self._execute("SAVEPOINT one")
+        return self
+
+    def _suspended(self) -> None:
+        self._slept = True
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watch.cancel()
+        if error is not None or self._slept:
+            self._execute("ROLLBACK TO one")
+        self._execute("RELEASE one")
+        self.store._inside = False
+        committed = self.store._join(self.wait and error is None)
+        if self._slept and error is None:
+            raise RuntimeError("a transaction awaited something other than its store")
+        if self.wait and error is None:
+            await asyncio.shield(committed)
+
+    async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
+        return self._execute(sql.text, sql.args(values)).fetchall()
+
+    async def run(self, sql: Sql, values: Mapping[str, Any]) -> int:
+        try:
+            return self._execute(sql.text, sql.args(values)).rowcount
+        except sqlite3.IntegrityError as e:
+            raise Duplicate(_index_of(str(e))) from None
+        except sqlite3.OperationalError as e:
+            raise _disk_fault(e) from e
+
+    async def lock(self, name: str) -> None:
+        """Nothing to do: there is one writer."""
+
+
+def _observed(done: asyncio.Future[None]) -> None:
+    """A failed group that nobody waited for is not an error of its own: `sync` and the next write meet it again."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _disk_fault(error: BaseException) -> BaseException:
+    from .faults import Unavailable
+
+    if isinstance(error, sqlite3.OperationalError):
+        return Unavailable("The database cannot be written at the moment.", internal=str(error))
+    return error
+
+
+def _index_of(message: str) -> str:
+    """`UNIQUE constraint failed: users.domain_id, users.name` -> `uq_users_domain_id_name`."""
+    _, _, columns = message.partition(": ")
+    names = [c.strip().partition(".") for c in columns.split(",")]
+    return f"uq_{names[0][0]}_{'_'.join(n for _, _, n in names)}"
+
+
+def _shape_tables(c: sqlite3.Connection, statements: Statements) -> None:
+    """Creates what is missing and fills new columns from the documents."""
+    c.execute("BEGIN IMMEDIATE")
+    for table, made, indexes in spelling.creates(METADATA, statements.dialect):
+        c.execute(made)
+        there = {row[1] for row in c.execute(f'PRAGMA table_info("{table.name}")')}
+        missing = [column for column in table.c if column.name not in there]
+        for column in missing:
+            c.execute(spelling.add_column(column, statements.dialect))
+        if missing and "table" in table.info:
+            owner = table.info["table"]
+            for (document,) in c.execute(f'SELECT document FROM "{table.name}"').fetchall():
+                values = owner.values(owner.decode(document))
+                pairs = ", ".join(f'"{m.name}" = ?' for m in missing)
+                c.execute(
+                    f'UPDATE "{table.name}" SET {pairs} WHERE id = ?',
+                    [*(values[m.name] for m in missing), values["id"]],
+                )
+        for text in indexes:
+            c.execute(text)
+    c.execute("COMMIT")

@@ -1,0 +1,28 @@
+"""What other services may ask of identity. Tokens are `pileus.kernel.auth.TOKENS`, which identity keeps too."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from pileus.kernel.contracts import Contract
+
+
+class ProjectInfo(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    domain_id: str
+    parent_id: str = ""
+    enabled: bool = True
+
+
+class Identity(Protocol):
+    async def project(self, project_id: str) -> ProjectInfo | None:
+        """The project, or None."""
+
+    async def admin_project(self) -> ProjectInfo:
+        """The project of the first start, which owns the public network and the first image."""
+
+
+IDENTITY = Contract("identity", Identity)  # type: ignore[type-abstract]

@@ -1,0 +1,276 @@
+"""What may pass the bridges: anti-spoofing, security groups, and nothing else.
+
+Two tables in the namespace of the bridges. The inet one sees bridged packets through br_netfilter: it tracks
+connections, each network in a zone of its own (tenants' addresses overlap), and marks packets of established ones.
+The bridge one decides. A frame passes `spoofing` as it enters from a device of ours, `outbound` for the security
+groups of its sender and `inbound` for those of its receiver. A device of ours without rules passes nothing, so the
+order is always: rules first, then the device joins its bridge. Frames for the host itself are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from ipaddress import IPv6Address, ip_address
+
+from pileus.host import nftables as nft
+from pileus.host.ruleset import Fragment, Table
+from pileus.services.network.checks import WITH_PORTS, protocol_number
+from pileus.services.network.driver import (
+    METADATA_IPV4,
+    GroupSpec,
+    PortSpec,
+    RuleSpec,
+    tap_name,
+)
+
+_ESTABLISHED = "0x10000000"
+_NEIGHBOURS = "{ 133, 135, 136, 143 }"  # router and neighbour solicitation, advertisement, MLDv2
+_INWARD_NEIGHBOURS = "{ 130, 131, 132, 134, 135, 136, 143 }"
+
+
+def bridge_table(name: str) -> Table:
+    """Decides on frames. `ours` are all our bridges' devices, `trusted` those that are not guests'."""
+    ours = ("iifname != @ours accept",)
+    established = f"meta mark & {_ESTABLISHED} == {_ESTABLISHED} accept"
+    return Table(
+        family="bridge",
+        name=name,
+        sets={
+            "ours": "type ifname;",
+            "trusted": "type ifname;",
+            "local_only": "type ifname . ether_addr;",
+            "spoofing_of": "type ifname : verdict;",
+            "outbound_of": "type ifname : verdict;",
+            "inbound_of": "type ifname : verdict;",
+        },
+        chains={
+            "spoofing": (
+                "type filter hook prerouting priority -300; policy accept;",
+                *ours,
+                "iifname . ether saddr @local_only drop",
+                "iifname @trusted accept",
+                "iifname vmap @spoofing_of",
+                "drop",
+            ),
+            "to_host": ("type filter hook input priority 0; policy accept;", "iifname @ours drop"),
+            "from_host": (
+                "type filter hook output priority 0; policy accept;",
+                "oifname @ours drop",
+            ),
+            "outbound": (
+                "type filter hook forward priority 100; policy accept;",
+                *ours,
+                "oifname . ether saddr @local_only drop",
+                "iifname @trusted accept",
+                "ether type arp accept",
+                f"icmpv6 type {_NEIGHBOURS} accept",
+                "udp sport 68 udp dport 67 accept",
+                "udp sport 546 udp dport 547 accept",
+                established,
+                "iifname vmap @outbound_of",
+                "drop",
+            ),
+            "inbound": (
+                "type filter hook forward priority 110; policy accept;",
+                "oifname != @ours accept",
+                "oifname @trusted accept",
+                "ether type arp accept",
+                f"icmpv6 type {_INWARD_NEIGHBOURS} accept",
+                "udp sport 67 udp dport 68 accept",
+                "udp sport 547 udp dport 546 accept",
+                established,
+                "oifname vmap @inbound_of",
+                "drop",
+            ),
+        },
+    )
+
+
+def tracking_table(name: str) -> Table:
+    """Tracks the connections of bridged packets; `zone_of` maps each bridge to its zone."""
+    return Table(
+        family="inet",
+        name=name,
+        sets={"zone_of": "typeof meta iifname : ct zone;", "bridges": "type ifname;"},
+        chains={
+            "zones": (
+                "type filter hook prerouting priority raw; policy accept;",
+                "ct zone set meta iifname map @zone_of",
+            ),
+            "marks": (
+                "type filter hook forward priority 0; policy accept;",
+                "iifname != @bridges accept",
+                "ct state invalid drop",
+                f"ct state established,related meta mark set {_ESTABLISHED} accept",
+                "meta mark set 0x0 accept",
+            ),
+        },
+    )
+
+
+def bridge_zone(bridge: str, zone: int) -> Fragment:
+    """In the tracking table: a network's zone."""
+    device = nft.interface(bridge)
+    return Fragment(
+        elements={
+            "zone_of": frozenset({f"{device} : {nft.number(zone, 65535)}"}),
+            "bridges": frozenset({device}),
+        }
+    )
+
+
+def trusted_devices(devices: Iterable[str], vxlan: str, service_mac: str) -> Fragment:
+    """A network's devices that are no guest's. The service answers on every host: never across."""
+    quoted = frozenset(nft.interface(device) for device in devices)
+    local = {f"{nft.interface(vxlan)} . {nft.mac(service_mac)}"} if vxlan else set()
+    return Fragment(elements={"ours": quoted, "trusted": quoted, "local_only": frozenset(local)})
+
+
+def port_filter(port: PortSpec, known_groups: Container[str], service_mac: str) -> Fragment:
+    """A guest's port: who it may be, what it may send and what may reach it."""
+    device = nft.interface(tap_name(port.id))
+    names = {kind: nft.name(kind, port.id) for kind in ("s_", "o_", "i_")}
+    chains = {
+        names["s_"]: tuple(_spoofing(port, service_mac)),
+        names["o_"]: tuple(_jumps("go_", port, known_groups)),
+        names["i_"]: tuple(_jumps("gi_", port, known_groups)),
+    }
+    return Fragment(
+        chains=chains,
+        elements={
+            "ours": frozenset({device}),
+            "spoofing_of": frozenset({f"{device} : jump {names['s_']}"}),
+            "outbound_of": frozenset({f"{device} : jump {names['o_']}"}),
+            "inbound_of": frozenset({f"{device} : jump {names['i_']}"}),
+        },
+    )
+
+
+def silenced_port(port: PortSpec) -> Fragment:
+    """A port that is administratively down: known, and mute."""
+    return Fragment(elements={"ours": frozenset({nft.interface(tap_name(port.id))})})
+
+
+def group_filter(group: GroupSpec, known_groups: Container[str]) -> Fragment:
+    """A security group's rules, shared by all its ports, and its members as sets."""
+    chains: dict[str, tuple[str, ...]] = {}
+    for direction, prefix in (("ingress", "gi_"), ("egress", "go_")):
+        rules = [r for r in group.rules if r.direction == direction]
+        lines = [
+            rule_text(r) for r in rules if not r.remote_group or r.remote_group in known_groups
+        ]
+        chains[nft.name(prefix, group.id)] = tuple(dict.fromkeys(lines))
+    members = {4: nft.name("m4_", group.id), 6: nft.name("m6_", group.id)}
+    return Fragment(
+        chains=chains,
+        sets={members[4]: "type ipv4_addr;", members[6]: "type ipv6_addr;"},
+        elements={
+            name: frozenset(nft.block(m) for m in group.members if ip_address(m).version == version)
+            for version, name in members.items()
+        },
+    )
+
+
+def rule_text(rule: RuleSpec) -> str:
+    """One rule as nft's words. Raises Invalid rather than write it loosely."""
+    is_v4 = rule.ethertype == "IPv4"
+    family, version = ("ip", "4") if is_v4 else ("ip6", "6")
+    end = "saddr" if rule.direction == "ingress" else "daddr"
+    words = [f"ether type {family}"]
+    if rule.cidr:
+        words.append(f"{family} {end} {nft.block(rule.cidr)}")
+    if rule.remote_group:
+        words.append(f"{family} {end} @{nft.name(f'm{version}_', rule.remote_group)}")
+    protocol = protocol_number(rule.protocol)
+    if protocol == 1 and not is_v4:
+        protocol = 58  # Neutron reads icmp in an IPv6 rule as ICMPv6
+    if protocol is not None:
+        words.append(f"meta l4proto {nft.number(protocol, 255)}")
+    words += _narrowed(rule, protocol)
+    return " ".join([*words, "accept"])
+
+
+def _narrowed(rule: RuleSpec, protocol: int | None) -> list[str]:
+    if rule.port_min is None:
+        return []
+    if protocol in WITH_PORTS:
+        high = rule.port_min if rule.port_max is None else rule.port_max
+        return [f"th dport {nft.span(rule.port_min, high)}"]
+    icmp = {1: "icmp", 58: "icmpv6"}.get(protocol or 0)
+    if icmp is None:
+        return []
+    words = [f"{icmp} type {nft.number(rule.port_min, 255)}"]
+    if rule.port_max is not None:
+        words.append(f"{icmp} code {nft.number(rule.port_max, 255)}")
+    return words
+
+
+def _jumps(prefix: str, port: PortSpec, known_groups: Container[str]) -> list[str]:
+    if not port.security:
+        return ["accept"]
+    return [f"jump {nft.name(prefix, group)}" for group in port.groups if group in known_groups]
+
+
+def _spoofing(port: PortSpec, service_mac: str) -> list[str]:
+    """The metadata address is taken to this host's service whichever router the guest meant."""
+    mac = nft.mac(service_mac)
+    rules = [f"ip daddr {METADATA_IPV4} tcp dport 80 ether daddr set {mac}"]
+    if not port.security:
+        return [*rules, "accept"]
+    pairs = identities(port)
+    for own_mac in dict.fromkeys(m for m, _ in pairs):
+        rules += _before_addresses(nft.mac(own_mac))
+    rules += [
+        "ether type arp drop",
+        "udp sport 67 udp dport 68 drop",
+        "udp sport 547 udp dport 546 drop",
+        "icmpv6 type 134 drop",
+    ]
+    targets = [b for _, b in pairs if ":" in b]
+    claims = ", ".join(_target(b) for b in dict.fromkeys(targets))
+    if claims:
+        rules.append(f"icmpv6 type 136 @th,64,128 != {{ {claims} }} drop")
+    for own_mac, own in pairs:
+        family = "ip6" if ":" in own else "ip"
+        rules.append(f"ether saddr {nft.mac(own_mac)} {family} saddr {own} accept")
+    by_arp = [
+        f"ether saddr {m} arp saddr ether {m} arp saddr ip {b} accept"
+        for m, b in pairs
+        if ":" not in b
+    ]
+    return [*by_arp, *rules, "drop"]
+
+
+def _before_addresses(mac: str) -> list[str]:
+    """What a guest says before it has an address."""
+    return [
+        f"ether saddr {mac} arp saddr ether {mac} arp saddr ip 0.0.0.0 accept",
+        f"ether saddr {mac} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+        f"ether saddr {mac} ip6 saddr :: icmpv6 type {{ 131, 133, 135, 143 }} accept",
+    ]
+
+
+def _target(block: str) -> str:
+    """One address, or a CIDR of them, as numbers for a raw comparison."""
+    if "/" not in block:
+        return nft.address_hex(block)
+    address, prefix = block.split("/")
+    low = int(ip_address(address))
+    return f"{hex(low)}-{hex(low + (1 << (128 - int(prefix))) - 1)}"
+
+
+def identities(port: PortSpec) -> list[tuple[str, str]]:
+    """The (MAC, address or CIDR) pairs that the port may send from."""
+    pairs = [(port.mac, nft.block(fixed.ip)) for fixed in port.fixed_ips]
+    pairs += [(p.mac or port.mac, nft.block(p.cidr)) for p in port.allowed_address_pairs]
+    macs = dict.fromkeys([port.mac, *(m for m, _ in pairs)])
+    pairs += [(m, link_local(m)) for m in macs]
+    return list(dict.fromkeys(pairs))
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 link-local address that belongs to a MAC (EUI-64): the only one that a guest may use."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    tail = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    address = IPv6Address(b"\xfe\x80" + bytes(6) + tail)
+    return str(address)
