@@ -2,8 +2,8 @@
 
 `upstream_policies/*.tsv` hold the defaults of the released services, not edited.
 `expected("compute", "os_compute_api:servers:show")` says for each persona whether upstream would
-let it; a test of operation x role x scope compares that with what Pileus does. Only policy is judged:
-what a caller may not even see, and answers of 404, are the services' own rules.
+let it; a test of operation x role x scope compares that with what Pileus does. Policy alone is
+judged: what a caller may not even see, and answers of 404, are the services' own rules.
 
 Two projects: the personas' `project-own` in `domain-own`, and `project-other` in `domain-other`,
 where the foreign persona is at home. Targets `OWN` and `OTHER` are things in either, of some other
