@@ -69,6 +69,7 @@ def check_network(network: NetworkSpec) -> None:
             _parsed(ip_network, route.destination)
     for remote in network.remote_ports:
         _mac(remote.mac)
+        _hostname(remote.hostname)
         _addresses(remote.ips)
 
 
@@ -77,9 +78,7 @@ def check_port(port: PortSpec) -> None:
     _id(port.id)
     _mac(port.mac)
     _addresses(f.ip for f in port.fixed_ips)
-    for label in port.hostname.split("."):
-        if port.hostname and not _LABEL.match(label):
-            raise Invalid(f"Host name {port.hostname!r} of port {port.id} is not a DNS name.")
+    _hostname(port.hostname)
     for pair in port.allowed_address_pairs:
         _parsed(ip_interface, pair.cidr)
         if pair.mac:
@@ -191,6 +190,11 @@ def _collect(errors: dict[str, str], check: Callable[[T], None], spec: T) -> Non
 def _id(text: str) -> None:
     if not _ID.match(text):
         raise Invalid(f"{text!r} is not an identifier.")
+
+
+def _hostname(text: str) -> None:
+    if text and not all(_LABEL.match(label) for label in text.split(".")):
+        raise Invalid(f"Host name {text!r} is not a DNS name.")
 
 
 def _mac(text: str) -> None:

@@ -36,6 +36,7 @@ class RemotePort(Spec, frozen=True, kw_only=True):
     mac: str
     ips: tuple[str, ...] = ()
     host: str
+    hostname: str = ""
 
 
 class HostRoute(Spec, frozen=True, kw_only=True):

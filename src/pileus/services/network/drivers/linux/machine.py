@@ -1,0 +1,84 @@
+"""The machine as the driver works on it: its namespaces, and netlink and nftables in each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pileus.host.netlink import Netlink
+from pileus.host.netns import Namespaces, sysctl
+from pileus.host.nftables import Nftables
+from pileus.kernel.faults import Unavailable
+from pileus.services.network.drivers.linux.names import Names
+
+T = TypeVar("T")
+
+
+class Machine:
+    """`home` is the namespace that holds bridges and taps, `underlay` the outer network's."""
+
+    def __init__(self, names: Names, namespaces: Namespaces, *, home: str, underlay: str) -> None:
+        self.names = names
+        self.namespaces = namespaces
+        self.home = home
+        self.underlay = underlay
+        self.changes = 0
+        self._links: dict[str, Netlink] = {}
+        self._rules: dict[str, Nftables] = {}
+
+    async def start_up(self) -> None:
+        """Name the underlay if nobody has: then it is the process's own namespace. Raises Unavailable."""
+        if not Path("/dev/net/tun").exists():
+            raise Unavailable("/dev/net/tun is missing: the kernel needs the tun driver.")
+        await self.namespaces.attach_own(self.underlay)
+        for name in {self.home, self.underlay}:
+            self._links[name] = await self.namespaces.call(name, Netlink)
+            self._rules[name] = await self.namespaces.call(name, Nftables)
+
+    async def close(self) -> None:
+        for link in self._links.values():
+            await self.namespaces.call("", link.close)
+        for rules in self._rules.values():
+            rules.close()
+        self._links, self._rules = {}, {}
+        self.namespaces.close()
+
+    async def at_home(self, job: Callable[[Netlink], T]) -> T:
+        return await self._with(self.home, self._links[self.home], job)
+
+    async def at_underlay(self, job: Callable[[Netlink], T]) -> T:
+        return await self._with(self.underlay, self._links[self.underlay], job)
+
+    async def inside(self, namespace: str, job: Callable[[Netlink], T]) -> T:
+        """The job with a netlink socket of its own, for a namespace that is seldom visited."""
+
+        def work() -> T:
+            with contextlib.closing(Netlink()) as link:
+                result = job(link)
+                self.changes += link.changes
+                return result
+
+        return await self.namespaces.call(namespace, work)
+
+    def home_rules(self, commands: str) -> None:
+        """Only from the helper thread."""
+        self._rules[self.home].run(commands)
+
+    def underlay_rules(self, commands: str) -> None:
+        """Only from the helper thread."""
+        self._rules[self.underlay].run(commands)
+
+    async def _with(self, name: str, link: Netlink, job: Callable[[Netlink], T]) -> T:
+        before = link.changes
+        try:
+            return await self.namespaces.call(name, lambda: job(link))
+        finally:
+            self.changes += link.changes - before
+
+
+def no_ipv6(device: str) -> None:
+    """The host itself must not speak IPv6 on a guests' device. In the calling thread's namespace."""
+    if Path("/proc/sys/net/ipv6/conf", device).exists():
+        sysctl(f"net/ipv6/conf/{device}/disable_ipv6", 1)

@@ -1,0 +1,137 @@
+"""A network on one host: its bridge, the way to other hosts, and the taps of its guests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pileus.host.netlink import EVERY_MAC, Netlink, add_tap
+from pileus.services.network.driver import NetworkSpec, PortSpec, tap_name
+from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a network's devices depend on. `local` is this host's underlay address, `peers` the others'."""
+
+    network: NetworkSpec
+    zone: int
+    local: str
+    peers: tuple[tuple[str, str], ...]  # host, address
+    has_guests: bool
+
+    @property
+    def is_stretched(self) -> bool:
+        known = dict(self.peers)
+        remote = self.network.remote_ports
+        return bool(self.local and self.network.segment) and any(r.host in known for r in remote)
+
+
+async def want_segment(machine: Machine, segment: Segment, *, vxlan_port: int) -> None:
+    """The bridge and, where the network has ports elsewhere, its VXLAN device and entries."""
+    network, names = segment.network, machine.names
+    bridge, vxlan = names.bridge(network.id), names.vxlan(network.id)
+
+    def wire(link: Netlink) -> None:
+        alias = names.alias("network", network.id, segment.zone)
+        if link.link(bridge) is None:
+            link.add_bridge(bridge, mtu=network.mtu, alias=alias, filtered=True)
+            no_ipv6(bridge)
+        link.want(bridge, mtu=network.mtu, alias=alias, up=network.admin_up)
+
+    await machine.at_home(wire)
+    if segment.is_stretched:
+        await _want_vxlan(machine, segment, bridge, vxlan, vxlan_port)
+    if network.external and segment.has_guests:
+        await _want_uplink(machine, network, bridge)
+
+
+async def _want_vxlan(
+    machine: Machine, segment: Segment, bridge: str, vxlan: str, vxlan_port: int
+) -> None:
+    network = segment.network
+    home = machine.namespaces.path(machine.home)
+    addresses = dict(segment.peers)
+    remote = [(r, addresses[r.host]) for r in network.remote_ports if r.host in addresses]
+    entries = {(r.mac, address) for r, address in remote}
+    entries |= {(EVERY_MAC, address) for _, address in remote}
+
+    def make(link: Netlink) -> None:
+        link.add_vxlan(
+            vxlan,
+            segment=network.segment,
+            local=segment.local,
+            port=vxlan_port,
+            mtu=network.mtu,
+            namespace=home,
+        )
+
+    def attach(link: Netlink) -> None:
+        no_ipv6(vxlan)
+        alias = machine.names.alias("vxlan", network.id)
+        link.want(vxlan, mtu=network.mtu, master=bridge, alias=alias)
+        link.want_destinations(vxlan, entries)
+
+    if await machine.at_home(lambda link: link.link(vxlan)) is None:
+        await machine.at_underlay(make)
+    await machine.at_home(attach)
+
+
+async def _want_uplink(machine: Machine, network: NetworkSpec, bridge: str) -> None:
+    """Guests directly on an external network: a pair from their bridge to the external one."""
+    names = machine.names
+    up, down = names.uplink(network.id), names.downlink(network.id)
+    alias = names.alias("uplink", network.id)
+    underlay = machine.namespaces.path(machine.underlay)
+
+    def attach(link: Netlink) -> None:
+        want_pair(link, up, peer=down, namespace=underlay, mtu=network.mtu, alias=alias)
+        no_ipv6(up)
+        link.want(up, mtu=network.mtu, master=bridge, alias=alias)
+
+    def answer(link: Netlink) -> None:
+        no_ipv6(down)
+        external = names.external(network.id)
+        link.want(down, mtu=network.mtu, master=external, alias=alias)
+
+    await machine.at_home(attach)
+    await machine.at_underlay(answer)
+
+
+def want_pair(
+    link: Netlink, name: str, *, peer: str, namespace: Path, mtu: int, alias: str, mac: str = ""
+) -> None:
+    """A veth pair from the calling thread's namespace to another."""
+    if link.link(name) is None:
+        link.add_veth(name, peer=peer, namespace=namespace, mac=mac, mtu=mtu, alias=alias)
+
+
+async def want_tap(
+    machine: Machine, port: PortSpec, network: NetworkSpec, *, owner: int | None
+) -> None:
+    """The tap of a guest's port on its network's bridge. Its rules must be in force already."""
+    name = tap_name(port.id)
+    alias = machine.names.alias("port", port.id)
+    bridge = machine.names.bridge(network.id)
+
+    def attach(link: Netlink) -> None:
+        if link.link(name) is None:
+            add_tap(name, owner=owner)
+            link.changes += 1
+            no_ipv6(name)
+        link.want(name, mtu=network.mtu, master=bridge, alias=alias, up=port.admin_up)
+
+    await machine.at_home(attach)
+
+
+def devices_at_home(machine: Machine, segment: Segment) -> list[str]:
+    """The devices of the network's bridge that are not guests' (nor routers')."""
+    names, id = machine.names, segment.network.id
+    devices = [names.bridge(id)]
+    if segment.has_guests:
+        devices.append(names.service(id))
+        if segment.network.external:
+            devices.append(names.uplink(id))
+    if segment.is_stretched:
+        devices.append(names.vxlan(id))
+    return devices
