@@ -15,14 +15,14 @@ export STATE DRIVER
 .PHONY: help setup up down clean format check test soak mutate docs figures
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {gsub(/\$$\(STATE\)/, "$(STATE)"); printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.synced .venv/.ready-$(DRIVER) ## install what is missing (a second time: nothing)
 	@$(SAY) "setup: everything for --driver $(DRIVER) is there"
 
 $(UV):
 	@$(SAY) "setup 1/4: uv, in .cache/uv"
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || python3 src/pileus/cli/packages.py python3-venv
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || python3 -P src/pileus/cli/packages.py python3-venv
 	@python3 -m venv .cache/uv
 	@.cache/uv/bin/pip --quiet --disable-pip-version-check install uv
 
@@ -34,7 +34,7 @@ $(UV):
 .venv/.ready-fake: .venv/.synced
 	@touch $@
 
-.venv/.ready-%: .venv/.synced
+.venv/.ready-%: .venv/.synced $(wildcard src/pileus/host/*.py)
 	@$(SAY) "setup 3/4: Debian packages"
 	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs)
 	@$(SAY) "setup 4/4: the test image, in .cache"

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -45,11 +46,13 @@ def environment(state: Path) -> dict[str, str]:
     return {m["name"]: m["value"] for m in EXPORT.finditer(done.stdout)}
 
 
-def start(state: Path, listen: str, driver: str) -> int:
-    """Start the process; its id."""
+def start(
+    state: Path, listen: str, driver: str, options: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Start the process, in a session of its own."""
     state.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pileus.cli.main", "up", "--state", str(state)]
-    command += ["--listen", listen, "--driver", driver]
+    command += ["--listen", listen, "--driver", driver, *options]
     with (state / "pileus.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -59,7 +62,7 @@ def start(state: Path, listen: str, driver: str) -> int:
             start_new_session=True,
         )
     (state / "pileus.pid").write_text(str(process.pid))
-    return process.pid
+    return process
 
 
 async def ready(state: Path, clock: Clock) -> tuple[str, int]:

@@ -93,7 +93,7 @@ def test_the_message_is_found_in_every_dialect(url: str, path: str, words: str) 
 
 
 def test_a_cloud_that_is_not_there_is_unreachable() -> None:
-    with pytest.raises(Unreachable, match="127.0.0.1:9"):
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
         client("http://127.0.0.1:9/identity").login()
 
 
