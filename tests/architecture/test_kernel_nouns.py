@@ -36,7 +36,6 @@ NOUNS = [
     "trait",
     "placement",
     "loadbalancer",
-    "listener",
     "octavia",
     "recordset",
     "designate",

@@ -31,14 +31,8 @@ REACHES: dict[str, set[str] | None] = {
         "sleep",
     },
 }
-# Types and constants, which do nothing.
-HARMLESS = {
-    "random.Random",
-    "socket.socket",
-    "socket.AF_INET",
-    "socket.AF_INET6",
-    "subprocess.Popen",
-}
+# Types, and what only translates a name. Constants do nothing either.
+HARMLESS = {"random.Random", "socket.socket", "socket.if_nametoindex", "subprocess.Popen"}
 
 
 def imported(tree: ast.Module) -> dict[str, str]:
@@ -63,11 +57,15 @@ def reaches(source: Source) -> Iterator[str]:
         full = f"{known.get(first, '')}.{rest}".rstrip(".") if first in known else ""
         owner, _, name = full.rpartition(".")
         owner = owner.rpartition(".")[2]
-        if owner not in REACHES or full in HARMLESS or _zero_sleep(node, source, full):
+        if owner not in REACHES or _harmless(full) or _zero_sleep(node, source, full):
             continue
         wanted = REACHES[owner]
         if wanted is None or name in wanted:
             yield f"{owner}.{name}"
+
+
+def _harmless(full: str) -> bool:
+    return full in HARMLESS or full.rpartition(".")[2].isupper()
 
 
 def _zero_sleep(node: ast.AST, source: Source, full: str) -> bool:
