@@ -78,4 +78,4 @@ docs: .venv/.synced ## write the generated pages again
 	@$(BIN)/python -m pileus.cli.docs
 
 figures: setup ## measure this machine and write docs/performance.md
-	@$(BIN)/python bench/figures.py
+	@$(BIN)/python -m bench.figures

@@ -1,6 +1,6 @@
 """Measure what this project promises of itself, and write docs/performance.md.
 
-    python bench/figures.py [--runs 5] [--only get,list] [--driver fake] [-- OPTIONS OF pileus up]
+    python -m bench.figures [--runs 5] [--only get,list] [--driver fake] [-- OPTIONS OF pileus up]
 
 A cloud is started with the fake driver on a state folder of its own and asked over plain HTTP. CPU is the cloud's
 processes' alone. Reads are random over 1,000 servers with updates in between, so that a cache cannot flatter them.
@@ -24,15 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench import measure
+from bench.measure import Figure
+
+from pileus.cli import background
+from pileus.cli.client import Answer, ApiError, Client, Credentials
+from pileus.testing.running import free_port
+
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
-
-from bench import measure  # noqa: E402
-from bench.measure import Figure  # noqa: E402
-from pileus.cli import background  # noqa: E402
-from pileus.cli.client import Answer, ApiError, Client, Credentials  # noqa: E402
-from pileus.testing.running import free_port  # noqa: E402
-
 SERVERS = 1_000
 MICROVERSION = {
     "OpenStack-API-Version": "compute 2.90",
