@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # run.sh --set NAME [--concurrency N] [--regex R] [--exclude R] [--list] [--guest] [--prepare] [--out FILE]
+# run.sh --venv: only make the venv (it has python-openstackclient too) and print where it is.
 # The cloud comes from OS_AUTH_URL OS_USERNAME OS_PASSWORD OS_PROJECT_NAME
 # OS_USER_DOMAIN_NAME OS_PROJECT_DOMAIN_NAME (an administrator's).
 # YARDSTICK_HOME (default: ~/.cache/yardstick) keeps the venv; YARDSTICK_WORKSPACE (default: in it) the tempest workspace,
@@ -9,15 +10,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 home=${YARDSTICK_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/yardstick}
 venv=$home/venv ws=${YARDSTICK_WORKSPACE:-$home/workspace}
 mkdir -p "$home"
-: "${OS_AUTH_URL:?}" "${OS_USERNAME:?}" "${OS_PASSWORD:?}" "${OS_PROJECT_NAME:?}"
-export OS_USER_DOMAIN_NAME=${OS_USER_DOMAIN_NAME:-Default} OS_PROJECT_DOMAIN_NAME=${OS_PROJECT_DOMAIN_NAME:-Default}
-export OS_IDENTITY_API_VERSION=3
-
 if ! cmp -s "$here/requirements.txt" "$venv/.installed"; then
     [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/pip" install -qq --disable-pip-version-check -r "$here/requirements.txt"
     cp "$here/requirements.txt" "$venv/.installed"
 fi
+[ "${1:-}" != --venv ] || { echo "$venv"; exit 0; }
+: "${OS_AUTH_URL:?}" "${OS_USERNAME:?}" "${OS_PASSWORD:?}" "${OS_PROJECT_NAME:?}"
+export OS_USER_DOMAIN_NAME=${OS_USER_DOMAIN_NAME:-Default} OS_PROJECT_DOMAIN_NAME=${OS_PROJECT_DOMAIN_NAME:-Default}
+export OS_IDENTITY_API_VERSION=3
+
 export PATH=$venv/bin:$PATH
 
 conf=() run=()
