@@ -1,0 +1,212 @@
+"""Images a host has fetched: each once, checked, inspected, and ready to stand behind disks.
+
+An image is a file named by its id beside a note of what it is; the note comes last, so a file
+without one is unfinished and is fetched again. Formats that a disk cannot stand on are rewritten as
+qcow2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import os
+import shutil
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pileus.host import files
+from pileus.host.images import HEAD, ImageFacts, inspect, inspect_bytes, require
+from pileus.host.process import Limits, ProcessFailed, run
+from pileus.kernel.faults import Invalid, TooLarge, Unavailable
+
+DOWNLOADS = 4  # at a time; more would only share the same disk and link
+SIZE_LIMIT = 1 << 40  # bytes of a download whose size nobody told us
+_CHUNK = 1 << 20
+_PATIENCE_S = 60  # without a byte
+_STANDS = {"raw": "raw", "iso": "raw", "qcow2": "qcow2"}  # what QEMU is told the base of a disk is
+_REWRITTEN = {"vmdk": "vmdk", "vdi": "vdi", "vhd": "vpc"}  # and qemu-img's names of the others
+
+
+class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image on this host. `format` is raw or qcow2, whatever it was fetched as."""
+
+    name: str
+    format: str
+    virtual_size: int
+    checksum_sha512: str
+
+
+class ImageCache:
+    """The images in `folder`. Two callers that want the same one wait for one download."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._busy: dict[str, asyncio.Task[CachedImage]] = {}
+        self._threads = ThreadPoolExecutor(DOWNLOADS, "image")
+
+    def start_up(self) -> None:
+        """Make the folder and drop what an earlier process left unfinished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for part in self.folder.glob(f"*{files.PART}"):
+            part.unlink()
+
+    async def close(self) -> None:
+        for task in list(self._busy.values()):
+            task.cancel()
+        await asyncio.gather(*self._busy.values(), return_exceptions=True)
+        self._threads.shutdown(wait=False)
+
+    def path(self, image: CachedImage) -> Path:
+        return self.folder / image.name
+
+    async def get(
+        self, image_id: str, url: str, disk_format: str, checksum_sha512: str = "", size: int = 0
+    ) -> CachedImage:
+        """The image, fetched from `url` unless it is here already.
+
+        Raises Invalid when it is not what it is said to be, Unavailable when it cannot be fetched.
+        """
+        if not image_id or not image_id.replace("-", "").isalnum():
+            raise Invalid(f"Image id {image_id!r} cannot name a file; a UUID would.")
+        known = self._noted(image_id)
+        if known and checksum_sha512 in ("", known.checksum_sha512):
+            return known
+        task = self._busy.get(image_id)
+        if task is None:
+            fetching = self._fetch(image_id, url, disk_format, checksum_sha512, size)
+            task = self._busy[image_id] = asyncio.create_task(fetching)
+            task.add_done_callback(lambda done: self._busy.pop(image_id, None))
+        return await asyncio.shield(task)
+
+    def _noted(self, image_id: str) -> CachedImage | None:
+        note = self.folder / f"{image_id}.json"
+        if not note.exists():
+            return None
+        found = msgspec.json.decode(note.read_bytes(), type=CachedImage)
+        return found if self.path(found).exists() else None
+
+    async def _fetch(
+        self, image_id: str, url: str, disk_format: str, checksum: str, size: int
+    ) -> CachedImage:
+        part = self.folder / f"{image_id}{files.PART}"
+        stop = Event()
+        try:
+            loop = asyncio.get_running_loop()
+            download = loop.run_in_executor(self._threads, _download, url, part, size, stop)
+            digest = await download
+            if checksum and digest != checksum:
+                raise Invalid(
+                    f"Image {image_id} has sha512 {digest[:16]}...; {checksum[:16]}... was told."
+                )
+            facts = await asyncio.to_thread(inspect, part)
+            require(facts, disk_format)
+            if facts.format in _REWRITTEN:
+                await self._rewrite(part, facts)
+            return await asyncio.to_thread(self._keep, image_id, part, facts, digest)
+        finally:
+            stop.set()
+            part.unlink(missing_ok=True)
+
+    async def _rewrite(self, part: Path, facts: ImageFacts) -> None:
+        """Turn an inspected image into qcow2 in place, within limits."""
+        if facts.format not in _REWRITTEN:
+            return
+        target = part.with_name(f"{part.name}.qcow2{files.PART}")
+        limits = Limits(cpu_s=600, file_size=facts.virtual_size + (64 << 20))
+        source = _REWRITTEN[facts.format]
+        command = ["qemu-img", "convert", "-f", source, "-O", "qcow2", str(part), str(target)]
+        try:
+            await run(command, limits=limits, timeout_s=1800)
+        except ProcessFailed as failed:
+            raise Invalid(
+                f"Image of format {facts.format} cannot be read.", internal=failed.reason
+            ) from failed
+        target.replace(part)
+
+    def _keep(self, image_id: str, part: Path, facts: ImageFacts, digest: str) -> CachedImage:
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        part.chmod(0o644)
+        image = CachedImage(
+            name=image_id,
+            format=_STANDS.get(facts.format, "qcow2"),
+            virtual_size=facts.virtual_size,
+            checksum_sha512=digest,
+        )
+        files.settle(part, self.path(image))
+        files.write_atomically(self.folder / f"{image_id}.json", msgspec.json.encode(image))
+        return image
+
+
+async def look(url: str, size: int = 0) -> ImageFacts:
+    """The facts of a remote image from its first 64 KiB, without fetching the rest."""
+    return await asyncio.to_thread(_look, url, size)
+
+
+def _look(url: str, size: int) -> ImageFacts:
+    with _open(url, {"Range": f"bytes=0-{HEAD - 1}"}) as answer:
+        head = answer.read(HEAD)
+        told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
+    return inspect_bytes(head, size or whole or len(head))
+
+
+def _download(url: str, part: Path, size: int, stop: Event) -> str:
+    """Stream a URL into a file; its sha512. Runs in a thread; `stop` ends it early."""
+    digest = hashlib.sha512()
+    limit = size or SIZE_LIMIT
+    with _open(url, {}) as answer, part.open("wb") as out:
+        if shutil.disk_usage(part.parent).free < size:
+            raise Unavailable(f"No room on this host for an image of {size} bytes.")
+        while chunk := _read(answer, url):
+            if stop.is_set():
+                raise Unavailable("The download was given up.")
+            digest.update(chunk)
+            out.write(chunk)
+            if out.tell() > limit:
+                raise TooLarge(f"The image is larger than the {limit} bytes it should have.")
+        if size and out.tell() != size:
+            raise Unavailable(f"The image ended after {out.tell()} of {size} bytes.")
+    return digest.hexdigest()
+
+
+def _read(answer: Any, url: str) -> bytes:
+    try:
+        data: bytes = answer.read(_CHUNK)
+    except (OSError, http.client.HTTPException) as reason:
+        raise Unavailable(
+            "The image broke off while it was fetched.", internal=repr(reason)
+        ) from None
+    return data
+
+
+def _open(url: str, headers: dict[str, str]) -> Any:
+    """Open a URL with no proxy, no file: and no ftp: scheme."""
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise Invalid(f"An image is fetched over http or https, not from {url.split(':')[0]}:.")
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.HTTPDefaultErrorHandler,
+    ):
+        opener.add_handler(handler())
+    try:
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=_PATIENCE_S)
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        raise Unavailable(f"The image's server answered {refused.code}.", internal=url) from None
+    except (OSError, http.client.HTTPException) as reason:
+        raise Unavailable("The image's server cannot be reached.", internal=repr(reason)) from None

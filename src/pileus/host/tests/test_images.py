@@ -1,0 +1,174 @@
+"""Image inspection and the cache, against files made by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pileus.host.image_cache import ImageCache, look
+from pileus.host.images import HEAD, inspect_bytes, require
+from pileus.kernel.faults import Invalid, TooLarge, Unavailable
+
+GIB = 1 << 30
+
+
+def qcow2(
+    *,
+    virtual: int = GIB,
+    backing: int = 0,
+    crypt: int = 0,
+    incompatible: int = 0,
+    extension: int = 0,
+    cluster_bits: int = 16,
+) -> bytes:
+    head = b"QFI\xfb" + struct.pack(
+        ">IQIIQIIQ", 3, backing, 0, cluster_bits, virtual, crypt, 1, 512
+    )
+    head += struct.pack(">QIIQ", 1024, 1, 0, 0) + struct.pack(">QQQII", incompatible, 0, 0, 4, 104)
+    return (head + struct.pack(">II", extension, 0) + b"\0" * 8).ljust(4096, b"\0")
+
+
+def vmdk(kind: str, extents: int = 1, parent: str = "ffffffff") -> bytes:
+    text = f'# Disk DescriptorFile\nparentCID={parent}\ncreateType="{kind}"\n'
+    text += 'RW 2048 SPARSE "a.vmdk"\n' * extents
+    head = b"KDMV" + struct.pack("<IIQQQQ", 1, 3, 2048, 128, 1, 20)
+    return head.ljust(512, b"\0") + text.encode().ljust(20 * 512, b"\0")
+
+
+def test_a_plain_qcow2_is_safe_and_tells_its_size() -> None:
+    facts = inspect_bytes(qcow2(), 4096)
+    assert (facts.format, facts.virtual_size, facts.unsafe) == ("qcow2", GIB, None)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (qcow2(backing=200), "backing file"),
+        (qcow2(crypt=2), "encrypted"),
+        (qcow2(incompatible=1 << 2), "external data file"),
+        (qcow2(incompatible=1 << 7), "unknown"),
+        (qcow2(extension=0x44415441), "external data file"),
+        (qcow2(virtual=1 << 60), "virtual size"),
+        (qcow2(virtual=0), "virtual size"),
+        (qcow2(cluster_bits=40), "clusters"),
+        (qcow2()[:60], "cut short"),
+        (vmdk("monolithicFlat"), "monolithicFlat"),
+        (vmdk("monolithicSparse", extents=2), "2 extents"),
+        (vmdk("monolithicSparse", parent="1234abcd"), "parent"),
+        (b"# Disk DescriptorFile\nRW 1 FLAT /etc/shadow", "one file"),
+        (b"QED\0", "cannot be inspected"),
+        (b"LUKS\xba\xbe", "cannot be inspected"),
+        (b"vhdxfile", "cannot be inspected"),
+        (qcow2().ljust(32769, b"\0") + b"CD001", "qcow2 and iso at once"),
+    ],
+)
+def test_what_could_read_the_hosts_files_is_unsafe(head: bytes, why: str) -> None:
+    facts = inspect_bytes(head, max(len(head), 4096))
+    assert facts.unsafe and why in facts.unsafe
+    with pytest.raises(Invalid):
+        require(facts, facts.format)
+
+
+def test_a_single_sparse_vmdk_is_safe() -> None:
+    facts = inspect_bytes(vmdk("streamOptimized"), 1 << 20)
+    assert (facts.format, facts.virtual_size, facts.unsafe) == ("vmdk", 1 << 20, None)
+
+
+def test_a_raw_image_that_is_a_qcow2_in_truth_is_refused() -> None:
+    with pytest.raises(Invalid, match="said to be raw and is qcow2"):
+        require(inspect_bytes(qcow2(), 4096), "raw")
+
+
+def test_partition_tables_are_raw_and_named() -> None:
+    mbr = b"\0" * 510 + b"\x55\xaa"
+    assert inspect_bytes(mbr, 1 << 20).partitions == "mbr"
+    gpt = inspect_bytes(mbr + b"EFI PART", 1 << 20)
+    assert (gpt.format, gpt.partitions, gpt.virtual_size) == ("raw", "gpt", 1 << 20)
+
+
+@contextlib.asynccontextmanager
+async def serving(body: bytes, told: int | None = None) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server of one file on the loopback; the URL, and the requests it saw."""
+    seen: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        seen.append(request)
+        if "/missing" in request:
+            writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        else:
+            length = len(body) if told is None else told
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + body)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/image", seen
+
+
+def cache_in(folder: Path) -> ImageCache:
+    cache = ImageCache(folder)
+    cache.start_up()
+    return cache
+
+
+def test_an_image_is_fetched_once_for_all_who_want_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        body = qcow2()
+        digest = hashlib.sha512(body).hexdigest()
+        async with serving(body) as (url, seen):
+            cache = cache_in(tmp_path)
+            wants = [cache.get("one", url, "qcow2", digest, len(body)) for _ in range(5)]
+            images = await asyncio.gather(*wants)
+            assert len(seen) == 1
+            assert cache.path(images[0]).read_bytes() == body
+            assert images[0].virtual_size == GIB
+        again = cache_in(tmp_path)
+        assert await again.get("one", "http://127.0.0.1:1/", "qcow2", digest) == images[0]
+        await cache.close()
+
+    asyncio.run(story())
+
+
+def test_bad_images_leave_nothing_in_the_cache(tmp_path: Path) -> None:
+    async def story() -> None:
+        cache = cache_in(tmp_path)
+        body = qcow2(backing=100)
+        async with serving(body) as (url, _):
+            with pytest.raises(Invalid, match="sha512"):
+                await cache.get("one", url, "qcow2", "ab" * 64)
+            with pytest.raises(Invalid, match="backing file"):
+                await cache.get("one", url, "qcow2")
+            with pytest.raises(TooLarge):
+                await cache.get("one", url, "qcow2", size=100)
+            with pytest.raises(Unavailable, match="404"):
+                await cache.get("one", url.replace("image", "missing"), "qcow2")
+        async with serving(body[:1000], told=len(body)) as (url, _):
+            with pytest.raises(Unavailable):
+                await cache.get("one", url, "qcow2", size=len(body))
+        with pytest.raises(Invalid, match="http"):
+            await cache.get("one", "file:///etc/passwd", "raw")
+        with pytest.raises(Invalid, match="cannot name a file"):
+            await cache.get("../one", "http://127.0.0.1:1/", "raw")
+        await cache.close()
+
+    asyncio.run(story())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_look_reads_the_head_only() -> None:
+    async def story() -> None:
+        async with serving(qcow2().ljust(4 * HEAD, b"\0")) as (url, seen):
+            facts = await look(url)
+        assert (facts.format, facts.virtual_size) == ("qcow2", GIB)
+        assert f"Range: bytes=0-{HEAD - 1}" in seen[0]
+
+    asyncio.run(story())
