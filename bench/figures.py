@@ -26,7 +26,6 @@ from typing import Any
 
 from bench import measure
 from bench.measure import Figure
-
 from pileus.cli import background
 from pileus.cli.client import Answer, ApiError, Client, Credentials
 from pileus.testing.running import free_port

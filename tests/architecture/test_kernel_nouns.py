@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+
 from tests.architecture.sources import Source, sources
 
 NOUNS = [

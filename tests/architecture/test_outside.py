@@ -37,7 +37,7 @@ HARMLESS = {"random.Random", "socket.socket", "socket.if_nametoindex", "subproce
 
 def imported(tree: ast.Module) -> dict[str, str]:
     """What a name of the module stands for: `{"dt": "datetime", "urandom": "os.urandom"}`."""
-    known = {}
+    known: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             known |= {a.asname or a.name: a.name for a in node.names}

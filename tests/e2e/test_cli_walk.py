@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def log_in(shell: Shell, tmp_path: Path, address: str) -> None:
 def stop_start_and_reboot(shell: Shell) -> None:
     for verb, status in (("stop", "SHUTOFF"), ("start", "ACTIVE")):
         shell.type(f"openstack server {verb} walk")
-        asyncio.run(until(f"{verb}: {status}", lambda status=status: is_(shell, status), 120))
+        asyncio.run(until(f"{verb}: {status}", partial(is_, shell, status), 120))
     shell.type("openstack server reboot --hard --wait walk")
     assert is_(shell, "ACTIVE")
 
