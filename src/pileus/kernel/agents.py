@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
@@ -137,7 +137,7 @@ class _Proxy:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         agents, contract, address, fence = self._at
-        method = _methods(contract.protocol).get(name)
+        method = _methods(cast(Hashable, contract.protocol)).get(name)
         if method is None:
             raise AttributeError(f"{contract.name} has no method {name}")
 
@@ -151,7 +151,7 @@ class _Proxy:
 class _Server:
     def __init__(self, contract: Contract[Any], implementation: Any) -> None:
         self.contract, self.implementation = contract, implementation
-        self.methods = _methods(contract.protocol)
+        self.methods = _methods(cast(Hashable, contract.protocol))
         self._attempts: OrderedDict[str, int] = OrderedDict()
 
     async def invoke(self, name: str, args: tuple[Any, ...], fence: Fence) -> Any:
@@ -162,7 +162,7 @@ class _Server:
         try:
             call = msgspec.msgpack.decode(payload, type=_Call)
             method = self.methods[call.method]
-            args = msgspec.msgpack.decode(call.arguments, type=method.arguments)
+            args: tuple[Any, ...] = msgspec.msgpack.decode(call.arguments, type=method.arguments)
             result = await self.invoke(call.method, args, call.fence)
             return _encode(_Reply(msgspec.Raw(_encode(result))))
         except Fault as e:

@@ -5,11 +5,12 @@ Two ways to speak, kept apart by the transports:
   group every server acts and the first answer counts.
 - `publish` a hint to all who `subscribe`. Hints may come late, twice, out of order or not at all.
 
-Subjects are words joined by dots; in `subscribe`, `*` stands for one word and a final `>` for one or
-more. A message holds at most LIMIT_BYTES: larger things go over HTTP. A request that times out may
-still be carried out: servers must take the same request twice.
+Subjects are words joined by dots; in `subscribe`, `*` stands for one word and a final `>` for one
+or more. A message holds at most LIMIT_BYTES: larger things go over HTTP. A request that times out
+may still be carried out: servers must take the same request twice.
 
-`MemoryBus` works in one process, with mishaps on demand for simulations; `NatsBus` over NATS.
+`MemoryBus` works in one process, with mishaps on demand for simulations; `NatsBus` over NATS stands
+in a module of its own.
 """
 
 from __future__ import annotations
@@ -17,24 +18,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
-
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
-from nats.errors import TimeoutError as NatsTimeout
+from typing import Any, Protocol
 
 from pileus.kernel.faults import Bug, TooLarge, Unavailable
 from pileus.kernel.world import World
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 LIMIT_BYTES = 256 * 1024
 AT_ONCE = 1024
@@ -72,7 +64,7 @@ class Bus(Protocol):
 
 
 @dataclass(frozen=True)
-class _Reply:
+class Reply:
     """What comes back: `status` 0 with the answer, 503 or 500 with a reason."""
 
     payload: bytes = b""
@@ -83,27 +75,27 @@ class _Reply:
         if self.status == 0:
             return self.payload
         if self.status == 503:
-            raise _unavailable(f"A part of the cloud is {self.reason}; try again.", subject)
+            raise unavailable(f"A part of the cloud is {self.reason}; try again.", subject)
         raise Bug(internal=f"the server of {subject} failed: {self.reason}")
 
 
-def _unavailable(message: str, subject: str) -> Unavailable:
+def unavailable(message: str, subject: str) -> Unavailable:
     return Unavailable(message, internal=f"request to {subject}")
 
 
-def _late(subject: str, timeout_s: float) -> Unavailable:
-    return _unavailable(f"A part of the cloud did not answer within {timeout_s:g} s.", subject)
+def late(subject: str, timeout_s: float) -> Unavailable:
+    return unavailable(f"A part of the cloud did not answer within {timeout_s:g} s.", subject)
 
 
-def _nobody(subject: str) -> Unavailable:
-    return _unavailable("A part of the cloud is not there to answer; try again later.", subject)
+def nobody(subject: str) -> Unavailable:
+    return unavailable("A part of the cloud is not there to answer; try again later.", subject)
 
 
-_SUBJECT = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
-_PATTERN = re.compile(r"(([\w-]+|\*)\.)*([\w-]+|\*|>)", re.ASCII)
+SUBJECT = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
+PATTERN = re.compile(r"(([\w-]+|\*)\.)*([\w-]+|\*|>)", re.ASCII)
 
 
-def _check(subject: str, payload: bytes = b"", form: re.Pattern[str] = _SUBJECT) -> None:
+def check(subject: str, payload: bytes = b"", form: re.Pattern[str] = SUBJECT) -> None:
     if not form.fullmatch(subject):
         raise Bug(internal=f"{subject!r} is not a subject: words of [A-Za-z0-9_-] and dots")
     if len(payload) > LIMIT_BYTES:
@@ -113,20 +105,21 @@ def _check(subject: str, payload: bytes = b"", form: re.Pattern[str] = _SUBJECT)
         )
 
 
-class _Handlers:
+class Handlers:
     """Runs each handler in a task of its own, a bounded number at once, and logs what it raises."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_killed = False
 
-    def answer(self, subject: str, handler: Server, payload: bytes) -> asyncio.Future[_Reply]:
+    def answer(self, subject: str, handler: Server, payload: bytes) -> asyncio.Future[Reply]:
         """The reply to a request; the future never fails."""
-        reply: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if len(self._tasks) >= AT_ONCE:
-            reply.set_result(_Reply(status=503, reason="too busy"))
+            reply.set_result(Reply(status=503, reason="too busy"))
             return reply
         task = self._start(_serve(subject, handler, payload))
-        task.add_done_callback(partial(_settle, subject, reply))
+        task.add_done_callback(partial(self._settle, subject, reply))
         return reply
 
     def hear(self, subject: str, handler: Listener, payload: bytes) -> None:
@@ -142,6 +135,19 @@ class _Handlers:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def _settle(
+        self, subject: str, reply: asyncio.Future[Reply], task: asyncio.Task[bytes]
+    ) -> None:
+        _log_failure(subject, task)
+        if self._is_killed or reply.cancelled():
+            return
+        if task.cancelled():
+            reply.set_result(Reply(status=503, reason="stopping"))
+        elif (error := task.exception()) is not None:
+            reply.set_result(Reply(status=500, reason=f"{type(error).__name__}: {error}"[:500]))
+        else:
+            reply.set_result(Reply(task.result()))
+
     async def finish(self) -> None:
         """Waits for what runs, but not for ever: then cancels it."""
         tasks = self._tasks - {asyncio.current_task()}
@@ -153,10 +159,16 @@ class _Handlers:
         if late:
             await asyncio.wait(late)
 
+    def kill(self) -> None:
+        """As when the process dies: nothing ends and nobody gets an answer."""
+        self._is_killed = True
+        for task in self._tasks:
+            task.cancel()
+
 
 async def _serve(subject: str, handler: Server, payload: bytes) -> bytes:
     answer = await handler(payload)
-    _check(subject, answer)
+    check(subject, answer)
     return answer
 
 
@@ -167,18 +179,6 @@ async def _listen(subject: str, handler: Listener, payload: bytes) -> None:
 def _log_failure(subject: str, task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("The handler of %s failed.", subject, exc_info=error)
-
-
-def _settle(subject: str, reply: asyncio.Future[_Reply], task: asyncio.Task[bytes]) -> None:
-    _log_failure(subject, task)
-    if reply.cancelled():
-        return
-    if task.cancelled():
-        reply.set_result(_Reply(status=503, reason="stopping"))
-    elif (error := task.exception()) is not None:
-        reply.set_result(_Reply(status=500, reason=f"{type(error).__name__}: {error}"[:500]))
-    else:
-        reply.set_result(_Reply(task.result()))
 
 
 @dataclass
@@ -201,7 +201,7 @@ class _Seat:
     """One subscription in process."""
 
     pattern: str
-    handlers: _Handlers
+    handlers: Handlers
     seats: list[_Seat]
     server: Server | None = None
     listener: Listener | None = None
@@ -270,7 +270,7 @@ class MemoryBus:
 
     def __init__(self, world: World, exchange: Exchange | None = None) -> None:
         self._exchange = exchange or Exchange(world)
-        self._handlers = _Handlers()
+        self._handlers = Handlers()
         self._seats: list[_Seat] = []
         self._is_open = False
 
@@ -278,19 +278,27 @@ class MemoryBus:
         self._is_open = True
 
     async def stop(self) -> None:
+        await self._leave()
+        await self._handlers.finish()
+
+    async def kill(self) -> None:
+        """For simulations: this node dies in the midst of whatever it does."""
+        await self._leave()
+        self._handlers.kill()
+
+    async def _leave(self) -> None:
         self._is_open = False
         for seat in self._seats:
             await seat.stop()
         self._seats.clear()
-        await self._handlers.finish()
 
     async def serve(self, subject: str, handler: Server, *, queue: str = "") -> Subscription:
-        _check(subject)
+        check(subject)
         seats = self._exchange.servers.setdefault(subject, [])
         return self._sit(_Seat(subject, self._handlers, seats, server=handler, queue=queue))
 
     async def subscribe(self, subject: str, handler: Listener) -> Subscription:
-        _check(subject, form=_PATTERN)
+        check(subject, form=PATTERN)
         seats = self._exchange.listeners
         return self._sit(_Seat(subject, self._handlers, seats, listener=handler))
 
@@ -300,30 +308,30 @@ class MemoryBus:
         return seat
 
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
-        _check(subject, payload)
+        check(subject, payload)
         if not self._is_open:
-            raise _nobody(subject)
+            raise nobody(subject)
         servers = self._exchange.servers_of(subject)
         if not servers:
-            raise _nobody(subject)
-        reply: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
+            raise nobody(subject)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         for seat in servers:
             self._exchange.carry(subject, partial(self._ask, seat, payload, reply))
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await reply
         except TimeoutError:
-            raise _late(subject, timeout_s) from None
+            raise late(subject, timeout_s) from None
         return answer.open(subject)
 
-    def _ask(self, seat: _Seat, payload: bytes, reply: asyncio.Future[_Reply]) -> None:
+    def _ask(self, seat: _Seat, payload: bytes, reply: asyncio.Future[Reply]) -> None:
         if seat.server is None or seat not in seat.seats:
             return  # left while the message was on its way
         answer = seat.handlers.answer(seat.pattern, seat.server, payload)
         answer.add_done_callback(partial(self._carry_back, seat.pattern, reply))
 
     def _carry_back(
-        self, subject: str, reply: asyncio.Future[_Reply], answer: asyncio.Future[_Reply]
+        self, subject: str, reply: asyncio.Future[Reply], answer: asyncio.Future[Reply]
     ) -> None:
         def arrive() -> None:
             if not reply.done():
@@ -332,7 +340,7 @@ class MemoryBus:
         self._exchange.carry(subject, arrive)
 
     async def publish(self, subject: str, payload: bytes) -> None:
-        _check(subject, payload)
+        check(subject, payload)
         if not self._is_open:
             log.warning("Dropped a hint on %s: the bus is not started.", subject)
             return
@@ -344,201 +352,3 @@ class MemoryBus:
 def _tell(seat: _Seat, subject: str, payload: bytes) -> None:
     if seat.listener is not None and seat in seat.seats:
         seat.handlers.hear(subject, seat.listener, payload)
-
-
-@dataclass(frozen=True)
-class NatsSettings:
-    """How to reach NATS. At most one of token, user and credentials_file."""
-
-    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    name: str = "pileus"
-    prefix: str = "pileus"  # so that two clouds may share a NATS
-    token: str = ""
-    user: str = ""
-    password: str = ""
-    credentials_file: str = ""
-    tls: ssl.SSLContext | None = None
-    longest_wait_s: float = 2.0  # between two attempts to connect
-
-    def options(self) -> dict[str, Any]:
-        """What nats-py wants to hear."""
-        return {
-            "servers": list(self.servers),
-            "name": self.name,
-            "token": self.token or None,
-            "user": self.user or None,
-            "password": self.password or None,
-            "user_credentials": self.credentials_file or None,
-            "tls": self.tls,
-            "max_reconnect_attempts": -1,
-            "reconnect_time_wait": self.longest_wait_s,
-        }
-
-
-_STATUS, _REASON = "Pileus-Status", "Pileus-Reason"
-
-
-@dataclass(eq=False)
-class _NatsSeat:
-    """One subscription, which outlives connections."""
-
-    seats: list[_NatsSeat]
-    subject: str
-    on_message: Callable[[Msg], Awaitable[None]]
-    queue: str = ""
-    at_nats: Any = None
-
-    async def attach(self, client: Client) -> None:
-        self.at_nats = await client.subscribe(self.subject, self.queue, cb=self.on_message)
-
-    async def stop(self) -> None:
-        if self not in self.seats:
-            return
-        self.seats.remove(self)
-        try:
-            await self.at_nats.unsubscribe()
-        except NatsError as error:
-            log.debug("Unsubscribed from %s while disconnected: %s", self.subject, error)
-
-
-class NatsBus:
-    """A bus over NATS. A lost connection is made anew for ever, with growing pauses."""
-
-    def __init__(self, world: World, settings: NatsSettings | None = None) -> None:
-        self._world = world
-        self._settings = settings or NatsSettings()
-        self._client = Client()
-        self._handlers = _Handlers()
-        self._seats: list[_NatsSeat] = []
-        self._attempts = 0
-        self._is_open = False
-        self._revival: asyncio.Task[None] | None = None
-
-    @property
-    def is_connected(self) -> bool:
-        return bool(self._client.is_connected)
-
-    async def start(self) -> None:
-        self._is_open = True
-        await self._connect()
-
-    async def stop(self) -> None:
-        self._is_open = False
-        if self._revival is not None:
-            self._revival.cancel()
-        for seat in list(self._seats):
-            await seat.stop()
-        await self._handlers.finish()
-        await self._client.close()
-
-    async def _connect(self) -> None:
-        self._client = Client()
-        await self._client.connect(
-            **self._settings.options(),
-            error_cb=self._on_error,
-            disconnected_cb=self._on_disconnect,
-            reconnected_cb=self._on_reconnect,
-            closed_cb=self._on_close,
-            reconnect_to_server_handler=self._pause,
-        )
-        for seat in list(self._seats):
-            await seat.attach(self._client)
-        await self._flush()
-
-    def _pause(self, servers: Any, info: Any) -> tuple[None, float]:
-        """Any server, after a pause that doubles up to the longest, with jitter."""
-        longest_s = min(self._settings.longest_wait_s, 0.05 * 2 ** min(self._attempts, 16))
-        self._attempts += 1
-        return None, self._world.random.uniform(longest_s / 2, longest_s)
-
-    async def _on_error(self, error: Exception) -> None:
-        log.warning("NATS: %s", error or type(error).__name__)
-
-    async def _on_disconnect(self) -> None:
-        if self._is_open:
-            log.warning("The connection to NATS is lost.")
-
-    async def _on_reconnect(self) -> None:
-        self._attempts = 0
-        log.info("The connection to NATS is back.")
-
-    async def _on_close(self) -> None:
-        """nats-py gives up when a server refuses it, as one does whose users are being changed."""
-        if self._is_open:
-            self._revival = asyncio.get_running_loop().create_task(self._revive())
-
-    async def _revive(self) -> None:
-        await self._world.clock.sleep(self._pause(None, None)[1])
-        await self._connect()
-        await self._on_reconnect()
-
-    async def _flush(self) -> None:
-        """The server knows of what was sent. Without a connection it learns it after the next."""
-        try:
-            await self._client.flush()
-        except (NatsError, OSError) as error:
-            log.warning("NATS did not confirm a subscription yet: %s", error)
-
-    async def _sit(self, seat: _NatsSeat) -> Subscription:
-        await seat.attach(self._client)
-        self._seats.append(seat)
-        await self._flush()
-        return seat
-
-    async def serve(self, subject: str, handler: Server, *, queue: str = "") -> Subscription:
-        _check(subject)
-
-        async def on_message(message: Msg) -> None:
-            reply = self._handlers.answer(subject, handler, message.data)
-            reply.add_done_callback(partial(self._respond, message))
-
-        return await self._sit(_NatsSeat(self._seats, self._ask(subject), on_message, queue))
-
-    def _respond(self, message: Msg, reply: asyncio.Future[_Reply]) -> None:
-        self._handlers._start(_respond(self._client, message.reply, reply.result()))
-
-    async def subscribe(self, subject: str, handler: Listener) -> Subscription:
-        _check(subject, form=_PATTERN)
-        prefix = self._hint("")
-
-        async def on_message(message: Msg) -> None:
-            self._handlers.hear(message.subject.removeprefix(prefix), handler, message.data)
-
-        return await self._sit(_NatsSeat(self._seats, self._hint(subject), on_message))
-
-    async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
-        _check(subject, payload)
-        if not self._client.is_connected:  # nats-py would send it later, to nobody's use
-            raise _nobody(subject)
-        try:
-            message = await self._client.request(self._ask(subject), payload, timeout_s)
-        except NatsTimeout:
-            raise _late(subject, timeout_s) from None
-        except NoRespondersError:
-            raise _nobody(subject) from None
-        except NatsError as error:
-            raise _unavailable(f"The bus failed: {error}.", subject) from error
-        headers = message.headers or {}
-        status = int(headers.get(_STATUS, "0"))
-        return _Reply(message.data, status, headers.get(_REASON, "")).open(subject)
-
-    async def publish(self, subject: str, payload: bytes) -> None:
-        _check(subject, payload)
-        try:
-            await self._client.publish(self._hint(subject), payload)
-        except NatsError as error:
-            log.warning("Dropped a hint on %s: %s", subject, error)
-
-    def _ask(self, subject: str) -> str:
-        return f"{self._settings.prefix}.ask.{subject}"
-
-    def _hint(self, subject: str) -> str:
-        return f"{self._settings.prefix}.hint.{subject}"
-
-
-async def _respond(client: Client, inbox: str, reply: _Reply) -> None:
-    headers = {_STATUS: str(reply.status), _REASON: reply.reason} if reply.status else None
-    try:
-        await client.publish(inbox, reply.payload, headers=headers)
-    except NatsError as error:  # who asked will time out and ask again
-        log.warning("An answer was lost: %s", error)

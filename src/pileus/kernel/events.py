@@ -12,8 +12,9 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.sql.base import Executable
 
+from .faults import Stale
 from .sql import TEXT
-from .store import METADATA, Reader, Record, Stale, Table, Tx
+from .store import METADATA, Reader, Record, Table, Tx
 
 if TYPE_CHECKING:
     from .runtime import Runtime

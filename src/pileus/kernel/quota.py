@@ -51,7 +51,7 @@ def _add(t: sa.Table, column: str, *, replace: bool) -> Callable[[], Executable]
     def build() -> Executable:
         statement = sqlite.insert(t)
         more = statement.excluded[column]
-        given = {c.name: sa.bindparam(c.name) for c in t.c}
+        given: dict[str, Any] = {c.name: sa.bindparam(c.name) for c in t.c}
         changed = more if replace else t.c[column] + more
         upsert = statement.values(given).on_conflict_do_update(
             index_elements=["service", "resource", "project_id"], set_={column: changed}

@@ -7,6 +7,7 @@ the body, if one is typed as a Body or Bulk; the bytes, if one is typed Stream; 
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -338,7 +339,7 @@ class Service:
     api: str
     endpoint: str
     dialect: Dialect
-    resources: tuple[type[Resource[Any]], ...]
+    resources: tuple[builtins.type[Resource[Any]], ...]
     versions: Microversions | None = None
     description: str = ""
     aliases: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ class SqliteStore:
 
     def __init__(self, path: str, world: World) -> None:
         self.path, self.world = path, world
-        self.statements = Statements(sqlite.dialect(paramstyle="qmark"))  # type: ignore[no-untyped-call]
+        self.statements = Statements(sqlite.dialect(paramstyle="qmark"))
         self._group: asyncio.Future[None] | None = None  # the open transaction's commit
         self._flushing: asyncio.Handle | None = None
         self._committing: asyncio.Future[None] | None = None
@@ -66,8 +66,7 @@ class SqliteStore:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        if not os.path.exists(self.path):
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         self._thread = ThreadPoolExecutor(1, "commit")
         self._write, self._read, self._idle = self._open(), self._open(), self._open()
         _shape_tables(self._write, self.statements)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -259,7 +260,8 @@ class Table(Generic[R]):
         values, shape = self._shape(page)
 
         def build() -> Executable:
-            return self._where(sa.select(sa.func.count()).select_from(self.t), page, shape)
+            counted = sa.select(sa.func.count()).select_from(self.t)
+            return cast(Executable, self._where(counted, page, shape))
 
         return int(
             (await db.rows(db.sql((self.name, "count", shape, page.deleted), build), values))[0][0]
@@ -430,11 +432,10 @@ class Table(Generic[R]):
         c = self.t.c
         old = sa.and_(c.deleted_at != "", c.deleted_at < sa.bindparam("before"))
         for name, (_, side) in self.many.items():
-            ids = sa.select(c.id).where(old)
-            sql = tx.sql(
-                (self.name, "sweep", name), lambda s=side, i=ids: sa.delete(s).where(s.c.id.in_(i))
-            )  # type: ignore[misc]
-            await tx.run(sql, {"before": before})
+            gone = sa.delete(side).where(side.c.id.in_(sa.select(c.id).where(old)))
+            await tx.run(
+                tx.sql((self.name, "sweep", name), partial(_same, gone)), {"before": before}
+            )
         return await tx.run(
             tx.sql((self.name, "sweep"), lambda: sa.delete(self.t).where(old)), {"before": before}
         )
@@ -515,6 +516,10 @@ def _side_table(table: str, name: str) -> sa.Table:
         sa.Column("value", TEXT, primary_key=True, nullable=False),
         sa.Index(f"ix_{table}__{name}_value", "value"),
     )
+
+
+def _same(statement: Executable) -> Executable:
+    return statement
 
 
 def _bound(value: Any, many: bool) -> Any:

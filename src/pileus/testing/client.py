@@ -31,6 +31,7 @@ class Client:
         self, app: Any, headers: Mapping[str, str] | None = None, host: str = "cloud.test:5000"
     ) -> None:
         self.app, self.host, self.headers = app, host, dict(headers or {})
+        self.project_id = self.user_id = ""
 
     def as_(self, token: str) -> Client:
         """The same client with another token."""

@@ -1,0 +1,82 @@
+"""The host role: the agents of every service on one machine (or, with the fake driver, on as many as asked for)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pileus.kernel.agents import CONTROL
+from pileus.kernel.faults import Fault
+from pileus.kernel.hosts import BEAT_S, HOST_REGISTRY, Beat, HostRuntime
+from pileus.kernel.resources import Service
+
+log = logging.getLogger(__name__)
+_RETRY_S = 1.0
+
+
+@dataclass
+class Hosts:
+    """The hosts of this process, which beat together."""
+
+    hosts: Sequence[HostRuntime]
+    services: Sequence[Service]
+    _agents: list[tuple[HostRuntime, Any]] = field(default_factory=list)
+    _beats: dict[str, Beat] = field(default_factory=dict)
+    _task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Joins: the agents serve their contracts, adopt what the machine holds, and the first beat is sent."""
+        for host in self.hosts:
+            contracts: dict[str, int] = {}
+            facts: dict[str, Any] = {}
+            for spec in (a for s in self.services for a in s.agents):
+                agent = spec.make(host)
+                await host.agents.serve(spec.contract, agent, host.name)
+                self._agents.append((host, agent))
+                contracts[spec.contract.name] = spec.contract.version
+            self._beats[host.name] = Beat(
+                host=host.name, contracts=contracts, address=host.address, facts=facts
+            )
+        await self._join()
+        self._task = asyncio.create_task(self._beat(), name="heartbeat")
+
+    async def _join(self) -> None:
+        """The registry hears of the hosts first, so that what the agents report has somewhere to go."""
+        while True:
+            try:
+                await self._say(joining=True)
+                for host, agent in self._agents:
+                    facts = await agent.start()
+                    self._beats[host.name].facts.update(facts)
+                await self._say(joining=False)
+                return
+            except Fault as e:
+                log.warning(
+                    "control does not answer yet (%s); trying again", e.internal or e.message
+                )
+                await self.hosts[0].world.clock.sleep(_RETRY_S)
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for _, agent in self._agents:
+            await agent.stop()
+
+    async def _say(self, *, joining: bool) -> None:
+        host = self.hosts[0]
+        registry = host.agents.proxy(HOST_REGISTRY, CONTROL)
+        beats = list(self._beats.values())
+        for at in range(0, len(beats), 200):  # one message stays small
+            await registry.beat(beats[at : at + 200], joining)
+
+    async def _beat(self) -> None:
+        while True:
+            await self.hosts[0].world.clock.sleep(BEAT_S)
+            try:
+                await self._say(joining=False)
+            except Fault as e:
+                log.warning("heartbeat not heard: %s", e.internal or e.message)

@@ -1,0 +1,194 @@
+"""Composition root: one process in the role of control, of host, or of both."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pileus.kernel.agents import Agents
+from pileus.kernel.bus import Bus, MemoryBus
+from pileus.kernel.hosts import HostRuntime
+from pileus.kernel.store import Store
+from pileus.kernel.world import World
+from pileus.node.control import Control, find_services
+from pileus.node.host import Hosts
+from pileus.node.server import Server, listen_on
+from pileus.node.status import Operations
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a process was asked to run. `store` and `bus` are URLs; "" means SQLite in the state folder and in process."""
+
+    state: Path
+    listen: str = "127.0.0.1:5000"
+    driver: str = "qemu"
+    store: str = ""
+    bus: str = ""
+    public_url: str = ""
+    control_url: str = ""
+    hosts: int = 0  # 0: one, or two of the fake driver
+    host_name: str = ""
+    address: str = ""
+    underlay: str = ""
+    prefix: str = ""
+    off: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+
+
+def open_store(options: Options, world: World) -> Store:
+    if not options.store:
+        from pileus.kernel.sqlite import SqliteStore
+
+        return SqliteStore(str(options.state / "cloud.sqlite"), world)
+    from pileus.kernel.postgres import PostgresStore
+
+    return PostgresStore(options.store, world)
+
+
+def open_bus(options: Options, world: World) -> Bus:
+    if not options.bus:
+        return MemoryBus(world)
+    from pileus.kernel.nats_bus import NatsBus, NatsSettings
+
+    return NatsBus(world, NatsSettings(servers=tuple(options.bus.split(","))))
+
+
+def url_of(options: Options) -> str:
+    host, _, port = options.listen.rpartition(":")
+    return (
+        options.public_url
+        or f"http://{'127.0.0.1' if host in ('', '0.0.0.0', '[::]') else host}:{port}"
+    )
+
+
+def admin_password(state: Path) -> str:
+    """The administrator's first password, made once and kept 0600 in the state folder."""
+    path = state / "admin-password"
+    if not path.exists():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fd, "w") as f:
+            f.write(secrets.token_urlsafe(18) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+    return path.read_text().strip()
+
+
+def note_url(options: Options) -> None:
+    """Writes where the cloud is, for `pileus env`."""
+    path = options.state / "cloud.json"
+    path.write_text(
+        json.dumps({"url": url_of(options), "pid": os.getpid(), "driver": options.driver})
+    )
+
+
+class Node:
+    """What runs in this process, started and stopped in order."""
+
+    def __init__(self, options: Options, *, control: bool, host: bool) -> None:
+        self.options, self.world = options, World()
+        self.is_control, self.is_host = control, host
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        options = self.options
+        options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        async with AsyncExitStack() as stack:
+            bus = open_bus(options, self.world)
+            await bus.start()
+            stack.push_async_callback(bus.stop)
+            agents = Agents(bus)
+            if self.is_control:
+                await self._control(stack, bus, agents)
+            else:
+                await self._start_hosts(stack, agents)
+                print(f"host {', '.join(self._names())} has joined in {self._age()} ms", flush=True)
+                await self.stop.wait()
+
+    async def _control(self, stack: AsyncExitStack, bus: Bus, agents: Agents) -> None:
+        options, world = self.options, self.world
+        sock = listen_on(options.listen)
+        stack.callback(sock.close)
+        admin_password(options.state)
+        control = Control(
+            world,
+            open_store(options, world),
+            bus,
+            agents,
+            options.state,
+            url_of(options),
+            name=socket.gethostname(),
+            services=find_services(options.off),
+            settings=options.settings,
+        )
+        await control.start()
+        stack.push_async_callback(control.stop)
+        note_url(options)
+        server = Server(Operations(control.app, control.runtime), sock, world)
+
+        async def ready() -> None:
+            if self.is_host:
+                await self._start_hosts(stack, agents)
+            gc.collect()
+            gc.freeze()
+            print(f"ready {url_of(options)} in {self._age()} ms", flush=True)
+
+        await server.run(self.stop, ready)
+
+    async def _start_hosts(self, stack: AsyncExitStack, agents: Agents) -> None:
+        options = self.options
+        runtimes = [
+            HostRuntime(
+                self.world,
+                agents,
+                name,
+                options.state / "hosts" / name,
+                options.driver,
+                options.control_url or url_of(options),
+                address=options.address,
+                underlay=options.underlay,
+                prefix=options.prefix,
+            )
+            for name in self._names()
+        ]
+        hosts = Hosts(runtimes, find_services(options.off))
+        await hosts.start()
+        stack.push_async_callback(hosts.stop)
+
+    def _names(self) -> list[str]:
+        options = self.options
+        base = options.host_name or socket.gethostname()
+        if options.driver == "fake":
+            return [f"{base}-{n + 1}" for n in range(options.hosts or 2)]
+        return [base]
+
+    def _age(self) -> int:
+        return round((time.monotonic() - self.options.began) * 1000)
+
+
+def run(options: Options, *, control: bool, host: bool) -> None:
+    """Runs until SIGTERM or SIGINT."""
+    import uvloop
+
+    async def main() -> None:
+        await Node(options, control=control, host=host).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
