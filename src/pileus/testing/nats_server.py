@@ -1,0 +1,49 @@
+"""A `nats-server` for tests, on a free port and gone with the test."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pileus.kernel.nats_bus import NatsSettings
+
+
+class NatsServer:
+    """A `nats-server` of its own on a free port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._folder, self.options = folder, options
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        command = ["nats-server", "-a", "127.0.0.1", "-p", str(self.port), *self.options]
+        with (self._folder / "nats.log").open("ab") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+        raise AssertionError((self._folder / "nats.log").read_text())
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+    def settings(self, **more: object) -> NatsSettings:
+        servers = (f"nats://127.0.0.1:{self.port}",)
+        return NatsSettings(servers=servers, longest_wait_s=0.1, **more)  # type: ignore[arg-type]
+
+
+def nats_server(folder: Path, *options: str) -> NatsServer:
+    if shutil.which("nats-server") is None:
+        pytest.skip("nats-server is not installed (Debian package nats-server)")
+    return NatsServer(folder, *options)
