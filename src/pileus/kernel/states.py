@@ -35,6 +35,7 @@ class Lifecycle:
     """The verbs of a noun. `stable` and `busy` name the record's fields; equal names mean one field for both.
 
     `observed` are states that hosts report and `reset` those an administrator may set: no verb leads there.
+    `noun` stands before the id in what a 409 says.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Lifecycle:
         idle: str = "",
         observed: Set[str] = frozenset(),
         reset: Set[str] = frozenset(),
+        noun: str = "",
     ) -> None:
         self.verbs = MappingProxyType(dict(verbs))
+        self.noun = f"{noun} " if noun else ""
         self.stable, self.busy, self.idle = stable, busy or stable, idle
         self.observed, self.reset = frozenset(observed), frozenset(reset)
         self.busy_states = frozenset(v.via for v in verbs.values())
@@ -82,12 +85,14 @@ class Lifecycle:
         v, state = self.verbs[verb], getattr(record, self.stable)
         if self.is_busy(record) and not v.interrupts:
             raise Conflict(
-                f"Cannot '{verb}' {record.id} while it is in {self.busy} {getattr(record, self.busy)}"
+                f"Cannot '{verb}' {self.noun}{record.id} while it is in "
+                f"{self.busy} {getattr(record, self.busy)}"
             )
         if state not in v.frm and not (v.interrupts and self.is_busy(record)):
             allowed = " or ".join(sorted(v.frm))
             raise Conflict(
-                f"Cannot '{verb}' {record.id} while it is in {self.stable} {state}; it must be {allowed}."
+                f"Cannot '{verb}' {self.noun}{record.id} while it is in {self.stable} {state}; "
+                f"it must be {allowed}."
             )
 
     def end(self, verb: str, *, failed: bool) -> dict[str, str] | None:
