@@ -1,7 +1,9 @@
-"""Standing facts: what must hold for ever is looked at every period, and at once when somebody hints at news.
+"""Standing facts: what must hold for ever is looked at from the start on, every period, and at once
+when somebody hints at news.
 
-A reconciler takes no input but the key of the hint ("" means everything). For one key one run goes at a time, hints
-that come meanwhile become one more run, and a run that fails is tried again with growing pauses.
+A reconciler takes no input but the key of the hint ("" means everything). For one key one run goes
+at a time, hints that come meanwhile become one more run, and a run that fails is tried again with
+growing pauses.
 """
 
 from __future__ import annotations
@@ -101,8 +103,8 @@ class Reconcilers:
 
     async def _tick(self, one: _Reconciler) -> None:
         while True:
-            await self.world.clock.sleep(one.period_s * self.world.random.uniform(0.9, 1.1))
             self.hint(one.name)
+            await self.world.clock.sleep(one.period_s * self.world.random.uniform(0.9, 1.1))
 
     async def _work(self, one: _Reconciler, key: str) -> None:
         failed = 0
@@ -115,7 +117,8 @@ class Reconcilers:
                 except Exception as e:  # one of the three places
                     text = e.message if isinstance(e, Fault) else repr(e)
                     if one.errors.get(key) != text:
-                        log.error("%s %s failed", one.name, key, exc_info=not isinstance(e, Fault))
+                        trace = not isinstance(e, Fault)
+                        log.error("%s %s failed: %s", one.name, key, text, exc_info=trace)
                     one.errors[key], one.failures = text, one.failures + 1
                     one.wanted.add(key)
                     pause = _PAUSES_S[min(failed, len(_PAUSES_S) - 1)]
