@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TypeVar
 
+from pileus.host.dhcp import extra_option
 from pileus.kernel.faults import Invalid
 from pileus.services.network.driver import (
     GroupSpec,
@@ -151,6 +152,23 @@ def unsound(desired: HostNetwork) -> dict[str, str]:
     for router in desired.routers:
         _check_references(errors, router, networks)
     return errors | _repeated(desired)
+
+
+def flaws(desired: HostNetwork) -> dict[str, str]:
+    """Ports that work, but not in all that was asked: worth a report, no reason to leave them out."""
+    groups = {g.id for g in desired.groups}
+    found: dict[str, str] = {}
+    for port in desired.ports:
+        for group in port.groups:
+            if group not in groups:
+                found[port.id] = f"Security group {group} is not on this host."
+        try:
+            for option in port.dhcp_options:
+                if option.ip_version == 4:
+                    extra_option(option.name, option.value)
+        except Invalid as fault:
+            found.setdefault(port.id, fault.message)
+    return found
 
 
 def _check_references(

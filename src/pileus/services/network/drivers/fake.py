@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
 from pileus.kernel.faults import Invalid
-from pileus.services.network.checks import WITH_PORTS, protocol_number, unsound
+from pileus.services.network.checks import WITH_PORTS, flaws, protocol_number, unsound
 from pileus.services.network.driver import (
     DHCP_OWNER,
     Answer,
@@ -76,10 +76,7 @@ class FakeNetworkDriver:
         self._objects, self.applied = objects, desired
         self._wire.hosts[desired.host] = self
         ports = {p.id: p.admin_up and p.id in objects for p in desired.ports}
-        for port in desired.ports:
-            for group in port.groups:
-                if not self.group(group):
-                    errors.setdefault(port.id, f"Security group {group} is not on this host.")
+        errors = flaws(desired) | errors
         self.observed = Observed(revision=desired.revision, ports=ports, errors=errors)
         return self.observed
 
@@ -90,7 +87,17 @@ class FakeNetworkDriver:
     async def close(self) -> None:
         self._wire.hosts.pop(self.applied.host, None)
 
+    def restarted(self) -> FakeNetworkDriver:
+        """A new driver over what a killed one left on the machine."""
+        fresh = FakeNetworkDriver(self._metadata, wire=self._wire)
+        fresh._objects = dict(self._objects)
+        return fresh
+
     # What guests and outsiders would meet.
+
+    def knows(self, port_id: str) -> bool:
+        """Is the port in the document in force, well made or not?"""
+        return any(p.id == port_id for p in self.applied.ports)
 
     def leftovers(self) -> list[str]:
         """Everything of ours that the machine holds."""

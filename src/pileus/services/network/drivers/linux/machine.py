@@ -24,15 +24,18 @@ class Machine:
         self.namespaces = namespaces
         self.home = home
         self.underlay = underlay
+        self.same_namespace = False
         self.changes = 0
         self._links: dict[str, Netlink] = {}
         self._rules: dict[str, Nftables] = {}
 
     async def start_up(self) -> None:
         """Name the underlay if nobody has: then it is the process's own namespace. Raises Unavailable."""
-        if not Path("/dev/net/tun").exists():
+        if not _has_tun():
             raise Unavailable("/dev/net/tun is missing: the kernel needs the tun driver.")
         await self.namespaces.attach_own(self.underlay)
+        spaces = self.namespaces
+        self.same_namespace = spaces.identity(self.home) == spaces.identity(self.underlay)
         for name in {self.home, self.underlay}:
             self._links[name] = await self.namespaces.call(name, Netlink)
             self._rules[name] = await self.namespaces.call(name, Nftables)
@@ -76,6 +79,10 @@ class Machine:
             return await self.namespaces.call(name, lambda: job(link))
         finally:
             self.changes += link.changes - before
+
+
+def _has_tun() -> bool:
+    return Path("/dev/net/tun").exists()
 
 
 def no_ipv6(device: str) -> None:

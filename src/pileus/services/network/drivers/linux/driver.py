@@ -1,0 +1,248 @@
+"""The network driver for Linux: bridges, taps, VXLAN, nftables, and this process as DHCP, DNS and metadata server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pileus.host.netlink import Netlink
+from pileus.host.netns import Namespaces
+from pileus.host.ruleset import Fragment, LiveTable
+from pileus.kernel.faults import Fault
+from pileus.kernel.world import World
+from pileus.services.network.driver import HostNetwork, Metadata, Observed
+from pileus.services.network.drivers.linux import filters, plan, underlay
+from pileus.services.network.drivers.linux.forwarding import Forwarder
+from pileus.services.network.drivers.linux.machine import Machine
+from pileus.services.network.drivers.linux.names import Names, mark_of
+from pileus.services.network.drivers.linux.plan import Plan
+from pileus.services.network.drivers.linux.routers import Advertiser, Routing, want_router
+from pileus.services.network.drivers.linux.segments import want_segment, want_tap
+from pileus.services.network.drivers.linux.serving import (
+    NetworkService,
+    Offer,
+    want_service_namespace,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`home` holds bridges and taps ("" is the process's own namespace, where QEMU runs)."""
+
+    prefix: str = "pl"  # tells instances on one machine apart: up to three characters
+    underlay: str = "underlay"  # made a name of the process's own namespace if nobody made it
+    home: str = ""
+    namespaces: Path = Path("/run/netns")
+    tap_owner: int | None = None  # the user that QEMU runs as
+    vxlan_port: int = 4789  # two instances in one underlay need two ports
+    gateway_here: bool = True  # this machine holds the external subnets' gateway addresses
+    open_ports: tuple[int, ...] = ()  # TCP ports of this machine that guests may reach
+    resolvers: tuple[str, ...] = ()  # who answers guests' questions about foreign names
+
+
+class LinuxNetworkDriver:
+    """One per host process. `changes` counts what was done to the kernel's network so far."""
+
+    def __init__(self, metadata: Metadata, *, options: Options, world: World | None = None) -> None:
+        self._options = options
+        self._metadata = metadata
+        self._names = Names(options.prefix)
+        self._machine = Machine(
+            self._names,
+            Namespaces(options.namespaces),
+            home=options.home,
+            underlay=options.underlay,
+        )
+        self._forwarder = Forwarder(options.resolvers, (world or World()).random)
+        names, machine = self._names, self._machine
+        self._bridge_table = LiveTable(filters.bridge_table(names.table), machine.home_rules)
+        self._tracking = LiveTable(filters.tracking_table(names.table), machine.home_rules)
+        self._guard = LiveTable(
+            underlay.guard(names.underlay_table, options.open_ports), machine.underlay_rules
+        )
+        self._lock = asyncio.Lock()
+        self._zones: dict[str, int] = {}
+        self._plan: Plan | None = None
+        self._done: dict[str, object] = {}
+        self._devices: dict[str, set[str]] = {"home": set(), "underlay": set()}
+        self._services: dict[str, NetworkService] = {}
+        self._advertisers: dict[str, Advertiser] = {}
+
+    @property
+    def changes(self) -> int:
+        tables = (self._bridge_table, self._tracking, self._guard)
+        return self._machine.changes + sum(table.changes for table in tables)
+
+    async def start_up(self) -> None:
+        await self._machine.start_up()
+
+    async def apply(self, desired: HostNetwork) -> Observed:
+        async with self._lock:
+            if self._plan is None:
+                await self._survey()
+            goal = plan.plan_for(desired, self._zones)
+            await self._remove(goal)
+            await self._write_rules(goal)
+            await self._realise(goal)
+            self._plan = goal
+            wired = {id: f"port/{id}" in self._done and p.admin_up for id, p in goal.guests.items()}
+            ports = {p.id: wired.get(p.id, p.id not in goal.errors) for p in desired.ports}
+            return Observed(revision=desired.revision, ports=ports, errors=goal.errors)
+
+    async def sweep(self) -> None:
+        async with self._lock:
+            await self._survey()
+            await self._remove(self._plan or Plan())
+            if self._plan is None or not self._plan.segments:
+                await self._remove_rules()
+
+    async def close(self) -> None:
+        async with self._lock:
+            for service in self._services.values():
+                await service.close()
+            for advertiser in self._advertisers.values():
+                advertiser.close()
+            self._services, self._advertisers = {}, {}
+            await self._forwarder.close()
+            await self._machine.close()
+
+    async def _survey(self) -> None:
+        """What of ours is on the machine: devices by their alias, zones from the bridges' aliases."""
+        names = self._names
+        at_home = await self._machine.at_home(Netlink.links)
+        ours = [link for link in at_home.values() if names.is_ours(link.alias)]
+        outer = await self._machine.at_underlay(Netlink.links)
+        self._devices["home"] |= {link.name for link in ours}
+        self._devices["underlay"] |= {n for n, k in outer.items() if names.is_ours(k.alias)}
+        if self._machine.same_namespace:
+            everywhere = self._devices["home"] | self._devices["underlay"]
+            self._devices = {"home": everywhere, "underlay": set()}
+        for link in ours:
+            kind, id, zone = link.alias.split("/")[2:5]
+            if kind == "network" and mark_of(link.alias).isdigit():
+                self._zones.setdefault(id, int(zone))
+
+    async def _remove(self, goal: Plan) -> None:
+        """Whatever is ours and not in the goal, the guests' way in first."""
+        wanted = {
+            "home": plan.home_devices(goal, self._names),
+            "underlay": plan.underlay_devices(goal, self._names),
+        }
+        if self._machine.same_namespace:
+            wanted["home"] |= wanted["underlay"]
+        for id in [id for id in self._advertisers if id not in goal.routings]:
+            self._advertisers.pop(id).close()
+        served = {id for id, segment in goal.segments.items() if segment.has_guests}
+        for id in [id for id in self._services if id not in served]:
+            await self._services.pop(id).close()
+        for place, visit in (
+            ("home", self._machine.at_home),
+            ("underlay", self._machine.at_underlay),
+        ):
+            for name in sorted(self._devices[place] - wanted[place], key=_taps_first):
+                await visit(partial(_delete, name))
+                self._devices[place].discard(name)
+        spaces = plan.namespaces(goal, self._names)
+        for name in self._machine.namespaces.names() - spaces:
+            if self._names.is_our_namespace(name):
+                await self._machine.namespaces.remove(name)
+                self._machine.changes += 1
+
+    async def _write_rules(self, goal: Plan) -> None:
+        """All rules at once and before any device: a port without rules passes nothing."""
+        names = self._names
+        outer = plan.underlay_fragments(goal, names)
+        await self._machine.at_underlay(lambda _: self._guard.write(outer))
+        zones = plan.tracking_fragments(goal, names)
+        await self._machine.at_home(lambda _: self._tracking.write(zones))
+        rules: dict[str, Fragment] = plan.bridge_fragments(goal, names)
+        refused = await self._machine.at_home(lambda _: self._bridge_table.write(rules))
+        goal.errors.update(refused)
+        for id in refused:
+            goal.guests.pop(id, None)
+
+    async def _remove_rules(self) -> None:
+        await self._machine.at_home(lambda _: self._bridge_table.remove())
+        await self._machine.at_home(lambda _: self._tracking.remove())
+        await self._machine.at_underlay(lambda _: self._guard.remove())
+
+    async def _realise(self, goal: Plan) -> None:
+        """Each object whose inputs changed since it was last made; one that fails is tried again next time."""
+        before, self._done = self._done, {}
+        for work in self._works(goal):
+            if before.get(work.key) != work.inputs:
+                try:
+                    await work.job()
+                except (Fault, OSError) as error:
+                    goal.errors[work.id] = _sentence(error)
+                    continue
+            self._done[work.key] = work.inputs
+        self._devices["home"] |= plan.home_devices(goal, self._names)
+        outer = plan.underlay_devices(goal, self._names)
+        self._devices["home" if self._machine.same_namespace else "underlay"] |= outer
+
+    def _works(self, goal: Plan) -> Iterator[Work]:
+        options, machine = self._options, self._machine
+        for network in goal.externals:
+            job = partial(
+                underlay.want_external, machine, network, gateway_here=options.gateway_here
+            )
+            yield Work(f"external/{network.id}", network, job)
+        for id, segment in goal.segments.items():
+            job = partial(want_segment, machine, segment, vxlan_port=options.vxlan_port)
+            yield Work(f"network/{id}", segment, job)
+        for id, port in goal.guests.items():
+            network = goal.segments[port.network_id].network
+            inputs = (port.admin_up, network.id, network.mtu)
+            job = partial(want_tap, machine, port, network, owner=options.tap_owner)
+            yield Work(f"port/{id}", inputs, job)
+        for id, segment in goal.segments.items():
+            if segment.has_guests:
+                offer = goal.offers[id]
+                yield Work(f"service/{id}", offer, partial(self._serve, offer))
+        for id, routing in goal.routings.items():
+            yield Work(f"router/{id}", routing, partial(self._route, routing))
+
+    async def _serve(self, offer: Offer) -> None:
+        id = offer.network.id
+        service = self._services.get(id)
+        if service is None or service.offer.wiring != offer.wiring:
+            await want_service_namespace(self._machine, offer)
+        if service is None:
+            service = NetworkService(offer, self._metadata, self._forwarder)
+            await service.start(self._machine)
+            self._services[id] = service
+        service.replace(offer)
+
+    async def _route(self, routing: Routing) -> None:
+        await want_router(self._machine, routing)
+        advertiser = self._advertisers.setdefault(routing.router.id, Advertiser())
+        await advertiser.replace(self._machine, routing)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One object to be made, when its inputs are not those it was last made of."""
+
+    key: str  # kind/id
+    inputs: object
+    job: Callable[[], Awaitable[None]]
+
+    @property
+    def id(self) -> str:
+        return self.key.partition("/")[2]
+
+
+def _sentence(error: Fault | OSError) -> str:
+    return error.message if isinstance(error, Fault) else f"The kernel refused: {error}."
+
+
+def _delete(name: str, link: Netlink) -> None:
+    link.delete(name)
+
+
+def _taps_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("tap"), name

@@ -1,0 +1,178 @@
+"""From a desired document to what each object needs. Pure: no kernel, no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pileus.host.ruleset import Fragment
+from pileus.kernel.faults import Invalid
+from pileus.services.network.checks import flaws, unsound
+from pileus.services.network.driver import (
+    DHCP_OWNER,
+    GroupSpec,
+    HostNetwork,
+    NetworkSpec,
+    PortSpec,
+    RouterSpec,
+    is_guest,
+    tap_name,
+)
+from pileus.services.network.drivers.linux import filters, underlay
+from pileus.services.network.drivers.linux.names import Names
+from pileus.services.network.drivers.linux.routers import Routing
+from pileus.services.network.drivers.linux.segments import Segment
+from pileus.services.network.drivers.linux.serving import Offer
+
+_HIGHEST_ZONE = 65535
+
+
+@dataclass
+class Plan:
+    """The sound part of a document; `errors` names the rest. Zones are kept from one plan to the next."""
+
+    segments: dict[str, Segment] = field(default_factory=dict)
+    offers: dict[str, Offer] = field(default_factory=dict)
+    guests: dict[str, PortSpec] = field(default_factory=dict)
+    groups: dict[str, GroupSpec] = field(default_factory=dict)
+    routings: dict[str, Routing] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def externals(self) -> list[NetworkSpec]:
+        return [s.network for s in self.segments.values() if s.network.external]
+
+
+def plan_for(desired: HostNetwork, zones: dict[str, int]) -> Plan:
+    """`zones` (network id to conntrack zone) is completed for new networks and forgets old ones."""
+    plan = Plan(errors=unsound(desired))
+    plan.hosts = tuple(peer.address for peer in desired.peers)
+    local = next((p.address for p in desired.peers if p.host == desired.host), "")
+    peers = tuple((p.host, p.address) for p in desired.peers if p.host != desired.host)
+    good = [n for n in desired.networks if n.id not in plan.errors]
+    _number(zones, [n.id for n in good])
+    plan.groups = {g.id: g for g in desired.groups if g.id not in plan.errors}
+    plan.guests = _guests(desired, plan.errors)
+    on_network: dict[str, list[PortSpec]] = {}
+    for port in plan.guests.values():
+        on_network.setdefault(port.network_id, []).append(port)
+    services = {p.network_id: p for p in desired.ports if p.device_owner == DHCP_OWNER}
+    for network in good:
+        guests = tuple(on_network.get(network.id, ()))
+        plan.segments[network.id] = Segment(
+            network=network,
+            zone=zones[network.id],
+            local=local,
+            peers=peers,
+            has_guests=bool(guests),
+        )
+        service = services.get(network.id)
+        sound = service if service and service.id not in plan.errors else None
+        plan.offers[network.id] = Offer(network, sound, guests)
+    for router in desired.routers:
+        if router.id not in plan.errors:
+            plan.routings[router.id] = _routing(router, plan.segments)
+    plan.errors = flaws(desired) | plan.errors
+    return plan
+
+
+def _guests(desired: HostNetwork, errors: Mapping[str, str]) -> dict[str, PortSpec]:
+    return {p.id: p for p in desired.ports if p.id not in errors and is_guest(p)}
+
+
+def _routing(router: RouterSpec, segments: Mapping[str, Segment]) -> Routing:
+    touched = {i.network_id for i in router.interfaces}
+    if router.gateway:
+        touched.add(router.gateway.network_id)
+    networks = {id: segments[id].network for id in touched}
+    plain = {id: msgspec.structs.replace(n, remote_ports=()) for id, n in networks.items()}
+    return Routing(router, plain)
+
+
+def _number(zones: dict[str, int], network_ids: list[str]) -> None:
+    for gone in zones.keys() - set(network_ids):
+        del zones[gone]
+    used = set(zones.values())
+    following = 1
+    for id in network_ids:
+        if id in zones:
+            continue
+        while following in used:
+            following += 1
+        if following > _HIGHEST_ZONE:
+            raise Invalid(f"A host can hold {_HIGHEST_ZONE} networks and no more.")
+        zones[id] = following
+        used.add(following)
+
+
+def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
+    """The bridge table's rules by object. Objects whose rules cannot be written go to `errors`."""
+    fragments: dict[str, Fragment] = {}
+    router_ports = _router_ports(plan)
+    for id, segment in plan.segments.items():
+        devices = [names.bridge(id), names.service(id)]
+        devices += [names.uplink(id)] if segment.network.external else []
+        devices += [names.interface(p) for p in router_ports.get(id, ())]
+        vxlan = names.vxlan(id) if segment.is_stretched else ""
+        devices += [vxlan] if vxlan else []
+        fragments[id] = filters.trusted_devices(devices, vxlan, plan.offers[id].mac)
+    for group in plan.groups.values():
+        try:
+            fragments[group.id] = filters.group_filter(group, plan.groups)
+        except Invalid as fault:
+            plan.errors[group.id] = fault.message
+    for port in plan.guests.values():
+        if port.admin_up:
+            mac = plan.offers[port.network_id].mac
+            fragments[port.id] = filters.port_filter(port, fragments, mac)
+        else:
+            fragments[port.id] = filters.silenced_port(port)
+    return fragments
+
+
+def tracking_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
+    return {
+        id: filters.bridge_zone(names.bridge(id), segment.zone)
+        for id, segment in plan.segments.items()
+    }
+
+
+def underlay_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
+    out = {n.id: underlay.external_rules(names.external(n.id), n) for n in plan.externals}
+    return {"hosts": underlay.host_rules(plan.hosts), **out}
+
+
+def home_devices(plan: Plan, names: Names) -> set[str]:
+    """Every device that should be where the bridges are."""
+    out = {tap_name(id) for id in plan.guests}
+    router_ports = _router_ports(plan)
+    for id, segment in plan.segments.items():
+        out.add(names.bridge(id))
+        out |= {names.interface(port) for port in router_ports.get(id, ())}
+        out |= {names.service(id)} if segment.has_guests else set()
+        out |= {names.vxlan(id)} if segment.is_stretched else set()
+        out |= {names.uplink(id)} if segment.has_guests and segment.network.external else set()
+    return out
+
+
+def underlay_devices(plan: Plan, names: Names) -> set[str]:
+    out = {names.external(n.id) for n in plan.externals}
+    out |= {names.downlink(n.id) for n in plan.externals if plan.segments[n.id].has_guests}
+    return out | {names.gateway(id) for id, r in plan.routings.items() if r.router.gateway}
+
+
+def namespaces(plan: Plan, names: Names) -> set[str]:
+    served = {names.service_namespace(id) for id, s in plan.segments.items() if s.has_guests}
+    return served | {names.router_namespace(id) for id in plan.routings}
+
+
+def _router_ports(plan: Plan) -> dict[str, list[str]]:
+    """The ports of routers by network."""
+    out: dict[str, list[str]] = {}
+    for routing in plan.routings.values():
+        for interface in routing.router.interfaces:
+            out.setdefault(interface.network_id, []).append(interface.port_id)
+    return out

@@ -1,0 +1,108 @@
+"""The outer network: a bridge for each external network in the underlay namespace, and its guard.
+
+The machine holds the external subnets' gateway addresses, so it can reach floating addresses itself, and it
+translates what leaves for the world beyond. Guests reach the world, but nothing of the machine (other than the TCP
+ports that the operator opens to them), no other host's underlay address, and no link-local address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+from pileus.host import nftables as nft
+from pileus.host.netlink import Netlink
+from pileus.host.netns import sysctl
+from pileus.host.ruleset import Fragment, Table
+from pileus.services.network.driver import NetworkSpec
+from pileus.services.network.drivers.linux.machine import Machine
+
+
+def guard(name: str, open_ports: Iterable[int]) -> Table:
+    """`outer` are the external bridges, `hosts` the hosts' underlay addresses, `blocks` what is translated."""
+    ports = ", ".join(nft.number(p, 65535) for p in sorted(set(open_ports)))
+    opened = (f"tcp dport {{ {ports} }} accept",) if ports else ()
+    return Table(
+        family="inet",
+        name=name,
+        sets={
+            "outer": "type ifname;",
+            "hosts4": "type ipv4_addr;",
+            "hosts6": "type ipv6_addr;",
+            "blocks4": "type ipv4_addr; flags interval;",
+            "doors": "type ipv4_addr;",
+        },
+        chains={
+            "to_host": (
+                "type filter hook input priority filter; policy accept;",
+                "iifname != @outer accept",
+                "ct state established,related accept",
+                "ip daddr @doors icmp type 8 accept",
+                "icmpv6 type { 133, 135, 136 } accept",
+                *opened,
+                "drop",
+            ),
+            "passing": (
+                "type filter hook forward priority filter; policy accept;",
+                "iifname != @outer accept",
+                "ip daddr 169.254.0.0/16 drop",
+                "ip daddr @hosts4 drop",
+                "ip6 daddr @hosts6 drop",
+            ),
+            "leaving": (
+                "type nat hook postrouting priority srcnat; policy accept;",
+                "ip saddr @blocks4 oifname != @outer masquerade",
+            ),
+        },
+    )
+
+
+def external_rules(bridge: str, network: NetworkSpec) -> Fragment:
+    subnets = [s for s in network.subnets if s.ip_version == 4]
+    return Fragment(
+        elements={
+            "outer": frozenset({nft.interface(bridge)}),
+            "blocks4": frozenset(nft.block(s.cidr) for s in subnets),
+            "doors": frozenset(nft.block(s.gateway) for s in subnets if s.gateway),
+        }
+    )
+
+
+def host_rules(addresses: Iterable[str]) -> Fragment:
+    """The underlay addresses of all hosts."""
+    blocks = [nft.block(a) for a in addresses]
+    return Fragment(
+        elements={
+            "hosts4": frozenset(b for b in blocks if ":" not in b),
+            "hosts6": frozenset(b for b in blocks if ":" in b),
+        }
+    )
+
+
+async def want_external(machine: Machine, network: NetworkSpec, *, gateway_here: bool) -> None:
+    """The external network's bridge, with the subnets' gateway addresses if this machine is the gateway."""
+    name = machine.names.external(network.id)
+    alias = machine.names.alias("external", network.id)
+    addresses = {
+        f"{s.gateway}/{ip_network(s.cidr).prefixlen}" for s in network.subnets if s.gateway
+    }
+
+    def wire(link: Netlink) -> None:
+        if link.link(name) is None:
+            link.add_bridge(name, mtu=network.mtu, alias=alias, filtered=False)
+            no_router_advertisements(name)
+        link.want(name, mtu=network.mtu, alias=alias, up=network.admin_up)
+        link.want_addresses(name, addresses if gateway_here else set())
+        if gateway_here:
+            sysctl("net/ipv4/ip_forward", 1)
+            if any(":" in a for a in addresses):
+                sysctl("net/ipv6/conf/all/forwarding", 1)
+
+    await machine.at_underlay(wire)
+
+
+def no_router_advertisements(device: str) -> None:
+    """Whoever is on the external network does not configure this machine."""
+    for key in ("accept_ra", "accept_dad"):
+        sysctl(f"net/ipv6/conf/{device}/{key}", 0)
+    sysctl(f"net/ipv4/conf/{device}/accept_redirects", 0)
