@@ -7,8 +7,10 @@ cloud running and leaves it be.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,19 +24,45 @@ from pileus.kernel.world import Clock
 
 PATIENCE_S = 120
 READY = re.compile(r"^ready (?P<url>http\S+) in (?P<ms>\d+) ms", re.MULTILINE)
-EXPORT = re.compile(
-    r"^export (?P<name>OS_\w+)=(?P<quote>['\"]?)(?P<value>.*)(?P=quote)$", re.MULTILINE
-)
 
 
 def pid_of(state: Path) -> int | None:
-    """The process that runs this state folder's cloud; None if none does, or the id now belongs to another."""
+    """The process that runs this state folder's cloud; None if none does, or its id now belongs to another.
+
+    One that was started by hand is found by what it wrote itself.
+    """
+    for pid in (_number(state / "pileus.pid"), _written(state / "cloud.json")):
+        if pid is not None and _is_ours(pid):
+            return pid
+    return None
+
+
+def _number(path: Path) -> int | None:
     try:
-        pid = int((state / "pileus.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return int(path.read_text())
     except (OSError, ValueError):
         return None
-    return pid if b"pileus" in command else None
+
+
+def _written(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text())["pid"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        return b"pileus" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def exports(printed: str) -> dict[str, str]:
+    """The variables that lines such as `export OS_USERNAME='admin'` set."""
+    words = (shlex.split(line) for line in printed.splitlines())
+    pairs = (word[1].partition("=") for word in words if len(word) == 2 and word[0] == "export")
+    return {name: value for name, _, value in pairs}
 
 
 def environment(state: Path) -> dict[str, str]:
@@ -43,7 +71,7 @@ def environment(state: Path) -> dict[str, str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"pileus env failed: {done.stderr.strip()}")
-    return {m["name"]: m["value"] for m in EXPORT.finditer(done.stdout)}
+    return exports(done.stdout)
 
 
 def start(

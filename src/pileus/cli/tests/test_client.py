@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pileus.cli.background import EXPORT, READY
+from pileus.cli.background import READY, exports
 from pileus.cli.client import ApiError, Client, Credentials, Unreachable
 
 ERRORS = {
@@ -97,11 +97,11 @@ def test_a_cloud_that_is_not_there_is_unreachable() -> None:
         client("http://127.0.0.1:9/identity").login()
 
 
-def test_the_lines_of_pileus_env_and_the_ready_line_are_understood() -> None:
-    text = "export OS_USERNAME=admin\nexport OS_PASSWORD='a b'\nready http://127.0.0.1:5000 in 812 ms\n"
-    assert {m["name"]: m["value"] for m in EXPORT.finditer(text)} == {
-        "OS_USERNAME": "admin",
-        "OS_PASSWORD": "a b",
-    }
-    found = READY.search(text)
+def test_the_lines_of_pileus_env_are_read_as_a_shell_reads_them() -> None:
+    text = "export OS_USERNAME=admin\nexport OS_PASSWORD='a b'\"'\"'c'\n"
+    assert exports(text) == {"OS_USERNAME": "admin", "OS_PASSWORD": "a b'c"}
+
+
+def test_the_ready_line_gives_the_url_and_the_time() -> None:
+    found = READY.search("noise\nready http://127.0.0.1:5000 in 812 ms\n")
     assert found is not None and found.groups() == ("http://127.0.0.1:5000", "812")
