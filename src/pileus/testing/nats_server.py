@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -37,6 +38,10 @@ class NatsServer:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(10)
+
+    def reload(self) -> None:
+        """Makes it read its configuration again."""
+        self._process.send_signal(signal.SIGHUP)
 
     def settings(self, **more: object) -> NatsSettings:
         servers = (f"nats://127.0.0.1:{self.port}",)

@@ -98,6 +98,36 @@ def test_nats_is_reached_again_after_it_refused_us_for_a_while(tmp_path: Path) -
     server.stop()
 
 
+def test_a_connection_that_nats_closes_for_good_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = "authorization: {users: [{user: pileus, password: %s}]}"
+    config = tmp_path / "nats.conf"
+    config.write_text(rights % "old")
+    server = nats_server(tmp_path, "-c", str(config))
+
+    async def change(password: str) -> None:
+        config.write_text(rights % password)
+        server.reload()
+        await asyncio.sleep(0.5)
+
+    async def main() -> None:
+        bus = NatsBus(World(), server.settings(user="pileus", password="old"))
+        await bus.start()
+        await bus.serve("echo", echo)
+        await change("new")
+        assert not bus.is_connected
+        await change("old")
+        await until(lambda: bus.is_connected)
+        await asyncio.sleep(0.1)
+        assert await bus.request("echo", b"anew", timeout_s=5) == b"echo anew"
+        await bus.stop()
+
+    asyncio.run(main())
+    server.stop()
+    assert "NATS closed the connection" in caplog.text
+
+
 def test_a_start_before_nats_waits_for_it(tmp_path: Path) -> None:
     server = nats_server(tmp_path)
     server.stop()
