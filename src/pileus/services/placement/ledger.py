@@ -1,0 +1,172 @@
+"""Consumers and what they hold: all writing of allocations, so that usage and allocations can't part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.store import Many, Record, Table, Tx
+
+from .answers import concurrent
+from .fit import Stock
+from .names import require_classes
+from .providers import PROVIDERS, ResourceProvider, revise
+
+Amounts = Mapping[str, Mapping[str, int]]  # provider -> resource class -> amount
+UNKNOWN_TYPE = "unknown"
+
+
+class Consumer(Record, kw_only=True, frozen=True):
+    """Who holds something; its UUID is the id. `consumer_generation` is public."""
+
+    project_id: str
+    user_id: str
+    consumer_type: str = UNKNOWN_TYPE
+    consumer_generation: int = 1
+    allocations: dict[str, dict[str, int]] = {}
+
+
+CONSUMERS = Table(
+    "placement_consumers",
+    Consumer,
+    columns=("project_id", "user_id", "consumer_type"),
+    indexes=(("project_id", "created_at", "id"),),
+    many=(Many("providers", lambda c: list(c.allocations)),),
+    noun="Consumer",
+)
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a consumer shall hold from now on; nothing at all makes it go.
+
+    `expected`: the generation its writer knows (None: it does not exist yet); UNSET asks for no such check.
+    """
+
+    consumer_id: str
+    allocations: Amounts
+    project_id: str
+    user_id: str
+    consumer_type: str = ""
+    expected: int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+async def fulfil(tx: Tx, wishes: Sequence[Wish]) -> None:
+    """All of them, or none. Raises Invalid, and Conflict where there is no room or a generation is not the one said."""
+    await tx.lock("placement.allocations")
+    known = {w.consumer_id: await CONSUMERS.find(tx, w.consumer_id) for w in wishes}
+    for wish in wishes:
+        _refuse_stale(wish, known[wish.consumer_id])
+    held = [c.allocations for c in known.values() if c is not None]
+    providers = await _providers(tx, wishes, held)
+    changed = {id: dict(p.inventories) for id, p in providers.items()}
+    for allocations in held:
+        _add(changed, allocations, -1)
+    for wish in wishes:
+        _check_units(providers, wish.allocations)
+        _add(changed, wish.allocations, 1)
+    for id, inventories in changed.items():
+        _check_capacity(providers[id], inventories)
+        await revise(tx, providers[id], inventories=inventories)
+    for wish in wishes:
+        await _keep(tx, wish, known[wish.consumer_id])
+
+
+async def drop(tx: Tx, consumer: Consumer) -> None:
+    """Gives back all that the consumer holds; it goes."""
+    gone = Wish(
+        consumer_id=consumer.id,
+        allocations={},
+        project_id=consumer.project_id,
+        user_id=consumer.user_id,
+    )
+    await fulfil(tx, [gone])
+
+
+def _refuse_stale(wish: Wish, known: Consumer | None) -> None:
+    there = known.consumer_generation if known else None
+    if wish.expected is not msgspec.UNSET and wish.expected != there:
+        expected = "null" if there is None else there
+        raise concurrent(
+            f"consumer generation conflict - expected {expected} but got {wish.expected}"
+        )
+
+
+async def _providers(
+    tx: Tx, wishes: Sequence[Wish], held: Sequence[Amounts]
+) -> dict[str, ResourceProvider]:
+    """Every provider concerned. Raises Invalid for one that isn't there."""
+    found = {}
+    for id in {i for amounts in (*held, *(w.allocations for w in wishes)) for i in amounts}:
+        provider = await PROVIDERS.find(tx, id)
+        if provider is None:
+            raise Invalid(f"Allocation for resource provider '{id}' that does not exist.")
+        found[id] = provider
+    classes = {c for w in wishes for amounts in w.allocations.values() for c in amounts}
+    await require_classes(tx, classes, "Unable to allocate inventory")
+    return found
+
+
+def _check_units(providers: Mapping[str, ResourceProvider], asked: Amounts) -> None:
+    for id, amounts in asked.items():
+        for resource_class, amount in amounts.items():
+            stock = providers[id].inventories.get(resource_class)
+            if stock is None:
+                raise Conflict(
+                    f"Unable to allocate inventory: Inventory for '{resource_class}' on "
+                    f"resource provider '{id}' invalid."
+                )
+            if not stock.divides(amount):
+                raise Conflict(
+                    f"Unable to allocate inventory: Unable to create allocation for "
+                    f"'{resource_class}' on resource provider '{id}'. The requested amount would "
+                    f"violate inventory constraints: {amount} is not between {stock.min_unit} and "
+                    f"{stock.max_unit} in steps of {stock.step_size}."
+                )
+
+
+def _check_capacity(before: ResourceProvider, after: Mapping[str, Stock]) -> None:
+    """Raises Conflict for a class that is now used beyond its capacity, unless it was even more before."""
+    for resource_class, stock in after.items():
+        was = before.inventories[resource_class].used
+        if stock.used > max(stock.capacity, was):
+            raise Conflict(
+                f"Unable to allocate inventory: Unable to create allocation for '{resource_class}' "
+                f"on resource provider '{before.id}'. The requested amount would exceed the "
+                f"capacity: {stock.used} of {stock.capacity} would be used."
+            )
+
+
+def _add(inventories: dict[str, dict[str, Stock]], amounts: Amounts, sign: int) -> None:
+    for id, by_class in amounts.items():
+        stocks = inventories[id]
+        for resource_class, amount in by_class.items():
+            stock = stocks[resource_class]
+            stocks[resource_class] = msgspec.structs.replace(stock, used=stock.used + sign * amount)
+
+
+async def _keep(tx: Tx, wish: Wish, known: Consumer | None) -> None:
+    allocations = {p: dict(amounts) for p, amounts in wish.allocations.items() if amounts}
+    if not allocations:
+        if known is not None:
+            await CONSUMERS.delete(tx, known)
+    elif known is None:
+        consumer = Consumer(
+            id=wish.consumer_id,
+            project_id=wish.project_id,
+            user_id=wish.user_id,
+            consumer_type=wish.consumer_type or UNKNOWN_TYPE,
+            allocations=allocations,
+        )
+        await CONSUMERS.insert(tx, consumer)
+    else:
+        await CONSUMERS.change(
+            tx,
+            known,
+            project_id=wish.project_id,
+            user_id=wish.user_id,
+            consumer_type=wish.consumer_type or known.consumer_type,
+            consumer_generation=known.consumer_generation + 1,
+            allocations=allocations,
+        )

@@ -1,0 +1,87 @@
+"""Resource classes: what can be counted. Placement API, "Resource classes" (since 1.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.schema import Body
+from pileus.kernel.store import Match, Page
+
+from .answers import answer, is_custom
+from .names import RESOURCE_CLASSES, CustomName, standard_resource_classes, unknown_classes
+from .providers import PROVIDERS
+
+
+class NamedClass(Body):
+    lax = False
+    name: str
+
+
+def _url(ctx: Context, name: str) -> str:
+    return f"{ctx.service.prefix}/resource_classes/{name}"
+
+
+def _view(ctx: Context, name: str) -> dict[str, Any]:
+    return {"name": name, "links": [{"rel": "self", "href": _url(ctx, name)}]}
+
+
+def _require_custom(name: str) -> None:
+    if not is_custom(name):
+        raise Invalid(f"JSON does not validate: '{name}' does not match '^CUSTOM_[A-Z0-9_]+$'")
+
+
+class ResourceClasses(Resource[CustomName]):
+    table = RESOURCE_CLASSES
+    rules = {
+        f"placement:resource_classes:{verb}": "rule:admin_or_service_api"
+        for verb in ("list", "create", "show", "update", "delete")
+    }
+
+    @operation("GET", "/resource_classes", "placement:resource_classes:list", since="1.2")
+    async def index(self, ctx: Context) -> Any:
+        made = [c.id for c in await RESOURCE_CLASSES.all(ctx.runtime.store)]
+        names = [*standard_resource_classes(), *made]
+        return answer(ctx, {"resource_classes": [_view(ctx, n) for n in names]})
+
+    @operation("POST", "/resource_classes", "placement:resource_classes:create", since="1.2")
+    async def create(self, ctx: Context, body: NamedClass) -> Any:
+        _require_custom(body.name)
+        async with ctx.runtime.store.tx() as tx:
+            if await RESOURCE_CLASSES.find(tx, body.name) is not None:
+                raise Conflict(f"Conflicting resource class already exists: {body.name}")
+            await RESOURCE_CLASSES.insert(tx, CustomName(id=body.name))
+        return answer(ctx, None, 201, location=_url(ctx, body.name))
+
+    @operation("GET", "/resource_classes/{name}", "placement:resource_classes:show", since="1.2")
+    async def show(self, ctx: Context, name: str) -> Any:
+        if await unknown_classes(ctx.runtime.store, (name,)):
+            raise NotFound(f"No such resource class {name}.")
+        return answer(ctx, _view(ctx, name))
+
+    @operation("PUT", "/resource_classes/{name}", "placement:resource_classes:update", since="1.7")
+    async def ensure(self, ctx: Context, name: str) -> Any:
+        _require_custom(name)
+        async with ctx.runtime.store.tx() as tx:
+            there = await RESOURCE_CLASSES.find(tx, name)
+            if there is None:
+                await RESOURCE_CLASSES.insert(tx, CustomName(id=name))
+        return answer(ctx, None, 204 if there else 201, location=_url(ctx, name))
+
+    @operation(
+        "DELETE", "/resource_classes/{name}", "placement:resource_classes:delete", since="1.2"
+    )
+    async def delete(self, ctx: Context, name: str) -> None:
+        where = "Error in delete resource class"
+        if name in standard_resource_classes():
+            raise Invalid(f"{where}: Cannot delete standard resource class {name}.")
+        async with ctx.runtime.store.tx() as tx:
+            made = await RESOURCE_CLASSES.find(tx, name)
+            if made is None:
+                raise NotFound(f"No such resource class {name}.")
+            if await PROVIDERS.list(tx, Page({"classes": Match("any", [name])}, limit=1)):
+                raise Conflict(
+                    f"{where}: Cannot delete resource class {name}. Class is in use in inventory."
+                )
+            await RESOURCE_CLASSES.delete(tx, made)
