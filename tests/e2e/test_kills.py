@@ -1,0 +1,11 @@
+"""A handful of kills in every test run; `make soak` does it by the hundred."""
+
+from pathlib import Path
+
+from tests.e2e.kills import survive
+
+
+def test_a_cloud_killed_while_booting_and_deleting_loses_and_leaves_nothing(tmp_path: Path) -> None:
+    ledger = survive(tmp_path / "state", seed=1, rounds=5)
+    assert ledger.kills == 5
+    assert ledger.created, "the kills fell before anything was acknowledged: nothing was tested"
