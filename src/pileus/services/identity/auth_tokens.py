@@ -1,0 +1,94 @@
+"""`/v3/auth`: tokens, and where the caller's user can go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pileus.kernel.faults import Forbidden, NotFound
+from pileus.kernel.resources import PUBLIC, Answer, Context, operation
+from pileus.kernel.store import Record
+
+from .authentication import AUTHENTICATION, Authenticate
+from .revocations import revoke
+from .tokens import TOKENS_KEPT
+from .wire import Noun
+
+
+class AuthTokens(Noun[Record]):
+    rules = {
+        "identity:check_token": (
+            "rule:admin_required or (role:reader and system_scope:all) or rule:token_subject"
+        ),
+        "identity:validate_token": (
+            "rule:admin_required or (role:reader and system_scope:all) or rule:service_role or "
+            "rule:token_subject"
+        ),
+        "identity:revoke_token": "rule:admin_required or rule:token_subject",
+        "identity:get_auth_catalog": "",
+        "identity:get_auth_projects": "",
+        "identity:get_auth_domains": "",
+        "identity:get_auth_system": "",
+        "authenticated": "",
+    }
+    scopes = {
+        "authenticated": (),
+        "identity:get_auth_catalog": (),
+        "identity:get_auth_projects": (),
+        "identity:get_auth_domains": (),
+        "identity:get_auth_system": (),
+    }
+
+    @operation("POST", "/auth/tokens", PUBLIC, status=201)
+    async def authenticate(self, ctx: Context, body: Authenticate) -> Answer:
+        token, standing = await ctx.peer(AUTHENTICATION).authenticate(body)
+        tokens = ctx.peer(TOKENS_KEPT)
+        view = await tokens.rendered(token, standing, ctx.root, not ctx.query.has("nocatalog"))
+        return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
+
+    @operation("GET", "/auth/tokens", "authenticated")
+    async def validate(self, ctx: Context) -> Answer:
+        rule = "identity:check_token" if ctx.method == "HEAD" else "identity:validate_token"
+        token, tokens = ctx.headers.get("x-subject-token", ""), ctx.peer(TOKENS_KEPT)
+        catalog = not ctx.query.has("nocatalog")
+        window = tokens.settings.expired_window_s if ctx.query.flag("allow_expired") else 0
+        try:
+            if window:
+                standing = await tokens.subject(token, window)
+                view = await tokens.rendered(token, standing, ctx.root, catalog)
+                whose = standing.acts_as[0].id
+            else:
+                view, whose = await tokens.shown(token, ctx.root, catalog)
+        except NotFound:
+            ctx.require(rule, {})
+            raise
+        ctx.require(rule, _of(whose))
+        return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
+
+    @operation("DELETE", "/auth/tokens", "authenticated")
+    async def revoke(self, ctx: Context) -> None:
+        tokens = ctx.peer(TOKENS_KEPT)
+        try:
+            standing = await tokens.subject(ctx.headers.get("x-subject-token", ""))
+        except NotFound:
+            ctx.require("identity:revoke_token", {})
+            raise
+        ctx.require("identity:revoke_token", _of(standing.acts_as[0].id))
+        chain = ctx.query.flag("cascade", True)
+        audits = standing.claims.audit_ids
+        async with ctx.runtime.store.tx() as tx:
+            await revoke(tx, *(("chain", audits[-1]) if chain else ("audit", audits[0])))
+
+    @operation("GET", "/auth/catalog", "identity:get_auth_catalog")
+    async def catalog(self, ctx: Context) -> dict[str, Any]:
+        caller = ctx.caller
+        if not caller.project_id:
+            raise Forbidden("A project-scoped token is required to produce a service catalog.")
+        view = await ctx.peer(TOKENS_KEPT).catalog.render(
+            ctx.runtime.store, ctx.root, caller.project_id, caller.user_id
+        )
+        return {"catalog": view, "links": {"self": f"{ctx.base}/auth/catalog"}}
+
+
+def _of(user_id: str) -> Mapping[str, object]:
+    return {"target.token.user_id": user_id}

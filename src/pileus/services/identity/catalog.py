@@ -1,0 +1,83 @@
+"""The catalog that goes into tokens: enabled services with their enabled endpoints, URLs filled in.
+
+Only `project_id`, `tenant_id` and `user_id` may stand in a URL, as `%(project_id)s` or `$(project_id)s`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pileus.kernel import auth
+from pileus.kernel.store import Reader
+
+from .endpoints import ENDPOINTS, Endpoint
+from .services import SERVICES, CatalogService
+
+REVISION = "identity.catalog"
+PLACE = re.compile(r"[$%]\((\w+)\)s")
+PLACES = frozenset({"project_id", "tenant_id", "user_id"})
+Entry = tuple[CatalogService, list[Endpoint]]
+
+
+def filled(url: str, root: str, project_id: str, user_id: str) -> str | None:
+    """The URL for one caller, or None if it asks for a project that there isn't."""
+    values = {"project_id": project_id, "tenant_id": project_id, "user_id": user_id}
+    if any(not values.get(m[1]) for m in PLACE.finditer(url)):
+        return None
+    return rooted(PLACE.sub(lambda m: values[m[1]], url), root)
+
+
+def rooted(url: str, root: str) -> str:
+    return root + url if url.startswith("/") else url
+
+
+class Catalog:
+    """The rows, read again when they are revised."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._revision = -1
+
+    async def entries(self, db: Reader) -> tuple[list[Entry], int]:
+        """Services with their endpoints, and the revision that they are of."""
+        revision = await auth.revision(db, REVISION)
+        if revision != self._revision:
+            endpoints = await ENDPOINTS.all(db)
+            self._entries = [
+                (s, [e for e in endpoints if e.service_id == s.id and e.enabled])
+                for s in await SERVICES.all(db)
+                if s.enabled
+            ]
+            self._revision = revision
+        return self._entries, revision
+
+    async def render(
+        self, db: Reader, root: str, project_id: str, user_id: str
+    ) -> list[dict[str, Any]]:
+        found = []
+        for service, endpoints in (await self.entries(db))[0]:
+            views = [v for e in endpoints if (v := _view(e, root, project_id, user_id))]
+            found.append(
+                {
+                    "endpoints": views,
+                    "type": service.type,
+                    "id": service.id,
+                    "name": service.name,
+                }
+            )
+        return found
+
+
+def _view(e: Endpoint, root: str, project_id: str, user_id: str) -> dict[str, Any] | None:
+    url = filled(e.url, root, project_id, user_id)
+    if url is None:
+        return None
+    region = e.region_id or None
+    return {
+        "id": e.id,
+        "interface": e.interface,
+        "region_id": region,
+        "url": url,
+        "region": region,
+    }

@@ -1,0 +1,108 @@
+"""What is written inside a token: who, where, how, until when. Everything else is looked up at each validation.
+
+A token is a Fernet message of a small msgpack array, ids as 16 bytes each: about 200 characters.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.world import World, stamp
+
+_FORMAT = 1
+METHODS = (
+    "password",
+    "token",
+    "application_credential",
+    "trust",
+    "ec2credential",
+    "totp",
+    "mapped",
+    "oauth1",
+)
+_SCOPES = ("", "project", "domain", "system")
+_HEX = frozenset("0123456789abcdef")
+
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are microseconds since the epoch. The last audit id is that of the first token of the chain."""
+
+    user_id: str
+    methods: tuple[str, ...]
+    scope: str = ""  # project, domain, system or ""
+    scope_id: str = ""
+    issued_us: int
+    expires_us: int
+    audit_ids: tuple[str, ...]
+    application_credential_id: str = ""
+    trust_id: str = ""
+
+    @property
+    def is_delegated(self) -> bool:
+        """Lent by a trust or an application credential: it never becomes more than it is."""
+        return bool(self.application_credential_id or self.trust_id)
+
+    @property
+    def issued_at(self) -> str:
+        return stamp_us(self.issued_us)
+
+    @property
+    def expires_at(self) -> str:
+        return stamp_us(self.expires_us)
+
+
+def stamp_us(us: int) -> str:
+    """Exact, where a float of seconds would round."""
+    return f"{stamp(us // 1_000_000)[:19]}.{us % 1_000_000:06d}Z"
+
+
+def new_audit_id(world: World) -> str:
+    return base64.urlsafe_b64encode(world.random.randbytes(16)).decode().rstrip("=")
+
+
+def pack(c: Claims) -> bytes:
+    fields = [
+        _FORMAT,
+        sum(1 << METHODS.index(m) for m in c.methods),
+        _short(c.user_id),
+        _SCOPES.index(c.scope),
+        _short(c.scope_id),
+        c.issued_us,
+        c.expires_us,
+        [base64.urlsafe_b64decode(a + "==") for a in c.audit_ids],
+        _short(c.application_credential_id),
+        _short(c.trust_id),
+    ]
+    return msgspec.msgpack.encode(fields)
+
+
+def unpack(content: bytes) -> Claims | None:
+    """None for what another version of Pileus wrote."""
+    fields: Any = msgspec.msgpack.decode(content)
+    if not isinstance(fields, list) or len(fields) != 10 or fields[0] != _FORMAT:
+        return None
+    _, methods, user, scope, scope_id, issued, expires, audits, credential, trust = fields
+    return Claims(
+        user_id=_long(user),
+        methods=tuple(m for n, m in enumerate(METHODS) if methods >> n & 1),
+        scope=_SCOPES[scope],
+        scope_id=_long(scope_id),
+        issued_us=issued,
+        expires_us=expires,
+        audit_ids=tuple(base64.urlsafe_b64encode(a).decode().rstrip("=") for a in audits),
+        application_credential_id=_long(credential),
+        trust_id=_long(trust),
+    )
+
+
+def _short(id: str) -> bytes | str:
+    if len(id) == 32 and _HEX.issuperset(id):
+        return bytes.fromhex(id)
+    return id
+
+
+def _long(id: bytes | str) -> str:
+    return id.hex() if isinstance(id, bytes) else id

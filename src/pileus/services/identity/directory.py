@@ -1,0 +1,34 @@
+"""What other services may ask of identity."""
+
+from __future__ import annotations
+
+from pileus.kernel.faults import Unavailable
+from pileus.kernel.runtime import Runtime
+
+from .bootstrap import admin_project
+from .contract import ProjectInfo
+from .projects import PROJECTS, Project
+
+
+class Directory:
+    """Keeps `contract.IDENTITY`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def project(self, project_id: str) -> ProjectInfo | None:
+        found = await PROJECTS.find(self.runtime.store, project_id)
+        return _info(found) if found is not None else None
+
+    async def admin_project(self) -> ProjectInfo:
+        """Raises Unavailable before the first start is done."""
+        found = await admin_project(self.runtime)
+        if found is None:
+            raise Unavailable("The project 'admin' of the first start is not there.")
+        return _info(found)
+
+
+def _info(p: Project) -> ProjectInfo:
+    return ProjectInfo(
+        id=p.id, name=p.name, domain_id=p.domain_id, parent_id=p.parent_id, enabled=p.enabled
+    )

@@ -1,0 +1,45 @@
+"""Passwords and secrets: argon2id, hashed in threads so that the loop goes on, a few at a time.
+
+An unknown user costs the same as a wrong password, so that neither answer nor time tells which it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from pileus.kernel.world import World
+
+_AT_ONCE = 4  # each takes 19 MiB while it runs
+LONGEST = 4096
+
+
+class Passwords:
+    """OWASP's argon2id parameters: 19 MiB, two passes, one lane."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._nobody = ""
+
+    async def hashed(self, password: str) -> str:
+        salt = self.world.random.randbytes(16)
+        async with self._turns:
+            return await asyncio.to_thread(self._hasher.hash, password, salt=salt)
+
+    async def fits(self, hashed: str, password: str) -> bool:
+        """Whether the password is the hashed one; "" stands for nobody's and costs as much."""
+        if not hashed and not self._nobody:
+            self._nobody = await self.hashed(self.world.new_hex())
+        async with self._turns:
+            ok = await asyncio.to_thread(self._verify, hashed or self._nobody, password)
+        return ok and bool(hashed) and bool(password)
+
+    def _verify(self, hashed: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(hashed, password[:LONGEST])
+        except (VerificationError, InvalidHashError):
+            return False

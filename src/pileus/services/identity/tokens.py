@@ -1,0 +1,311 @@
+"""Tokens: made, checked against the rows as they are now, and shown. The only place that says what a token is worth.
+
+A token is good while its user, domain and scope exist and are enabled, it still has a role there, and nothing it
+stands on was revoked since it was issued; whichever way it was got, and whoever asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pileus.kernel import auth
+from pileus.kernel.auth import NOT_AUTHENTICATED, Caller
+from pileus.kernel.contracts import Contract
+from pileus.kernel.faults import NotFound, Unauthenticated
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.world import seconds_of
+
+from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
+from .catalog import Catalog
+from .claims import Claims, pack, unpack
+from .keys import KEYRING, TOKEN
+from .projects import PROJECTS, Project
+from .revocations import is_revoked
+from .role_assignments import held_on
+from .roles import Role, RoleBook
+from .settings import Settings
+from .trusts import TRUSTS, Trust
+from .users import USERS, User
+
+_RENDERED = 4096  # answers of GET /v3/auth/tokens kept: 3 KB each
+_UNKNOWN = "This is not a recognized Fernet token"
+
+
+class Worthless(Exception):
+    """A token, or what one is asked for, that stands for nobody (any more). The text goes to the log only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a token stands for now. `project` is set for project scope, `domain` for domain scope."""
+
+    claims: Claims
+    user: User
+    user_domain: Project
+    roles: tuple[Role, ...] = ()
+    project: Project | None = None
+    project_domain: Project | None = None
+    domain: Project | None = None
+    credential: ApplicationCredential | None = None
+    trust: Trust | None = None
+    trustor: User | None = None
+    trustor_domain: Project | None = None
+
+    @property
+    def acts_as(self) -> tuple[User, Project]:
+        """The user whose name the token bears, with his domain: the trustor where a trust says so."""
+        if self.trust and self.trust.impersonation and self.trustor and self.trustor_domain:
+            return self.trustor, self.trustor_domain
+        return self.user, self.user_domain
+
+
+@dataclass
+class Tokens:
+    """Keeps `kernel.auth.TOKENS`."""
+
+    runtime: Runtime
+    catalog: Catalog = field(default_factory=Catalog)
+    book: RoleBook = field(default_factory=RoleBook)
+    _rendered: dict[tuple[str, str, bool], dict[str, Any]] = field(default_factory=dict)
+    _of: tuple[int, int] = (-1, -1)
+
+    @property
+    def settings(self) -> Settings:
+        found = self.runtime.settings.get("identity")
+        return found if isinstance(found, Settings) else Settings()
+
+    def now_us(self) -> int:
+        return int(self.runtime.world.clock.time() * 1_000_000)
+
+    async def issue(self, claims: Claims) -> str:
+        return await self.runtime.contracts.get(KEYRING).seal(TOKEN, pack(claims))
+
+    async def open(self, token: str) -> Claims | None:
+        """What is written in a token, whatever it is worth; None if it is none of ours."""
+        if not token or len(token) > 1024:
+            return None
+        content = await self.runtime.contracts.get(KEYRING).open(TOKEN, token)
+        return unpack(content) if content is not None else None
+
+    async def caller(self, token: str) -> Caller:
+        claims = await self.open(token)
+        if claims is None:
+            raise Unauthenticated(NOT_AUTHENTICATED)
+        try:
+            return self.as_caller(token, await self.standing(claims))
+        except Worthless as why:
+            raise Unauthenticated(NOT_AUTHENTICATED, internal=str(why)) from None
+
+    async def subject(self, token: str, window_s: int = 0) -> Standing:
+        """What the token in X-Subject-Token stands for; `window_s` after its end too. Raises NotFound."""
+        claims = await self.open(token)
+        if claims is None:
+            raise NotFound(_UNKNOWN)
+        try:
+            return await self.standing(claims, window_s)
+        except Worthless as why:
+            raise NotFound("Failed to validate token", internal=str(why)) from None
+
+    async def standing(self, claims: Claims, window_s: int = 0) -> Standing:
+        """Looks everything up. Raises Worthless."""
+        if claims.expires_us + window_s * 1_000_000 < self.now_us():
+            raise Worthless("expired")
+        user, user_domain = await self._user(claims.user_id)
+        subjects = [f"user:{user.id}", f"domain:{user.domain_id}", f"audit:{claims.audit_ids[0]}"]
+        subjects.append(f"chain:{claims.audit_ids[-1]}")
+        if claims.trust_id:
+            found = await self._lent(claims, user, user_domain, subjects)
+        else:
+            found = await self._scoped(claims, user, user_domain, subjects)
+        if await is_revoked(self.runtime.store, subjects, claims.issued_us):
+            raise Worthless("revoked")
+        return found
+
+    async def _user(self, id: str) -> tuple[User, Project]:
+        user = await USERS.find(self.runtime.store, id)
+        if user is None or not user.enabled:
+            raise Worthless(f"user {id} is gone or disabled")
+        return user, await self._place(user.domain_id)
+
+    async def _place(self, id: str) -> Project:
+        """An enabled project or domain."""
+        found = await PROJECTS.find(self.runtime.store, id)
+        if found is None or not found.enabled:
+            raise Worthless(f"project or domain {id} is gone or disabled")
+        return found
+
+    async def _scoped(
+        self, claims: Claims, user: User, user_domain: Project, subjects: list[str]
+    ) -> Standing:
+        store, book = self.runtime.store, await self.book.read(self.runtime.store)
+        credential = await self._credential(claims)
+        if not claims.scope:
+            return Standing(claims, user, user_domain)
+        place = await self._place(claims.scope_id) if claims.scope != "system" else None
+        roles = book.closure(await held_on(store, user.id, place))
+        if credential is not None:
+            roles = narrowed(roles, book.closure(credential.role_ids))
+        if not roles:
+            raise Worthless(f"user {user.id} holds no role on {claims.scope} {claims.scope_id}")
+        given: dict[str, Any] = {"roles": tuple(roles), "credential": credential}
+        if place is not None:
+            given |= await self._place_fields(claims, place, subjects)
+        return Standing(claims, user, user_domain, **given)
+
+    async def _place_fields(
+        self, claims: Claims, place: Project, subjects: list[str]
+    ) -> dict[str, Any]:
+        if claims.scope == "domain":
+            if not place.is_domain:
+                raise Worthless(f"{place.id} is no domain")
+            subjects.append(f"domain:{place.id}")
+            return {"domain": place}
+        subjects += [f"project:{place.id}", f"domain:{place.domain_id or place.id}"]
+        domain = place if place.is_domain else await self._place(place.domain_id)
+        return {"project": place, "project_domain": domain}
+
+    async def _credential(self, claims: Claims) -> ApplicationCredential | None:
+        if not claims.application_credential_id:
+            return None
+        found = await APPLICATION_CREDENTIALS.find(
+            self.runtime.store, claims.application_credential_id
+        )
+        if found is None or self.is_past(found.expires_at):
+            raise Worthless("the application credential is gone or expired")
+        if found.user_id != claims.user_id or found.project_id != claims.scope_id:
+            raise Worthless("the application credential is not for this user and project")
+        return found
+
+    async def _lent(
+        self, claims: Claims, user: User, user_domain: Project, subjects: list[str]
+    ) -> Standing:
+        """A token by a trust: the trustor's roles on the trust's project, as far as he still holds them."""
+        store, book = self.runtime.store, await self.book.read(self.runtime.store)
+        trust = await TRUSTS.find(store, claims.trust_id)
+        if trust is None or self.is_past(trust.expires_at) or trust.trustee_user_id != user.id:
+            raise Worthless("the trust is gone, expired or somebody else's")
+        trustor, trustor_domain = await self._user(trust.trustor_user_id)
+        subjects += [f"user:{trustor.id}", f"domain:{trustor.domain_id}"]
+        given: dict[str, Any] = {}
+        if trust.project_id:
+            place = await self._place(trust.project_id)
+            given |= await self._place_fields(claims, place, subjects)
+            wanted = book.closure(trust.role_ids)
+            roles = narrowed(wanted, book.closure(await held_on(store, trustor.id, place)))
+            if len(roles) < len(wanted) or not roles:
+                raise Worthless("the trustor no longer holds what the trust lends")
+            given["roles"] = tuple(roles)
+        return Standing(
+            claims,
+            user,
+            user_domain,
+            trust=trust,
+            trustor=trustor,
+            trustor_domain=trustor_domain,
+            **given,
+        )
+
+    def is_past(self, expires_at: str) -> bool:
+        return bool(expires_at) and seconds_of(expires_at) <= self.runtime.world.clock.time()
+
+    def as_caller(self, token: str, s: Standing) -> Caller:
+        """What the rest of the cloud sees."""
+        user, user_domain = s.acts_as
+        claims = s.claims
+        return Caller(
+            user_id=user.id,
+            user_name=user.name,
+            user_domain_id=user_domain.id,
+            project_id=s.project.id if s.project else "",
+            project_name=s.project.name if s.project else "",
+            project_domain_id=s.project_domain.id if s.project_domain else "",
+            domain_id=s.domain.id if s.domain else "",
+            system_scope="all" if claims.scope == "system" else "",
+            roles=frozenset(r.name.lower() for r in s.roles),
+            is_admin_project=True,
+            expires_at=claims.expires_us / 1_000_000,
+            token=token,
+        )
+
+    async def rendered(self, token: str, s: Standing, root: str, catalog: bool) -> dict[str, Any]:
+        """The body of an answer about a token."""
+        view = token_view(s)
+        if catalog and s.claims.scope:
+            user = s.trustor or s.user
+            project_id = s.project.id if s.project else ""
+            view["catalog"] = await self.catalog.render(
+                self.runtime.store, root, project_id, user.id
+            )
+        return {"token": view}
+
+    async def shown(self, token: str, root: str, catalog: bool) -> tuple[dict[str, Any], str]:
+        """The same for a token that may be remembered, and whose it is. Raises NotFound."""
+        store = self.runtime.store
+        at = (await auth.revision(store, "auth"), (await self.catalog.entries(store))[1])
+        if at != self._of or len(self._rendered) >= _RENDERED:
+            self._rendered.clear()
+            self._of = at
+        known = self._rendered.get((token, root, catalog))
+        if known is None or self.is_past(known["token"]["expires_at"]):
+            known = await self.rendered(token, await self.subject(token), root, catalog)
+            self._rendered[token, root, catalog] = known
+        return known, known["token"]["user"]["id"]
+
+
+TOKENS_KEPT = Contract("identity.tokens", Tokens)
+
+
+def narrowed(roles: list[Role], allowed: list[Role]) -> list[Role]:
+    ids = {r.id for r in allowed}
+    return [r for r in roles if r.id in ids]
+
+
+def _ref(thing: Project, domain: Project) -> dict[str, Any]:
+    return {
+        "domain": {"id": domain.id, "name": domain.name},
+        "id": thing.id,
+        "name": thing.name,
+    }
+
+
+def token_view(s: Standing) -> dict[str, Any]:
+    """The token without its catalog."""
+    claims = s.claims
+    user, domain = s.acts_as
+    view: dict[str, Any] = {
+        "methods": list(claims.methods),
+        "user": {
+            "domain": {"id": domain.id, "name": domain.name},
+            "id": user.id,
+            "name": user.name,
+            "password_expires_at": None,
+        },
+        "audit_ids": list(dict.fromkeys(claims.audit_ids)),
+        "expires_at": claims.expires_at,
+        "issued_at": claims.issued_at,
+    }
+    if s.project and s.project_domain:
+        view["project"] = _ref(s.project, s.project_domain)
+        view["is_domain"] = s.project.is_domain
+    elif s.domain:
+        view["domain"] = {"id": s.domain.id, "name": s.domain.name}
+    elif claims.scope == "system":
+        view["system"] = {"all": True}
+    if claims.scope:
+        view["roles"] = [{"id": r.id, "name": r.name} for r in s.roles]
+    if s.credential:
+        view["application_credential"] = {
+            "id": s.credential.id,
+            "name": s.credential.name,
+            "restricted": not s.credential.unrestricted,
+        }
+    if s.trust:
+        view["OS-TRUST:trust"] = {
+            "id": s.trust.id,
+            "trustor_user": {"id": s.trust.trustor_user_id},
+            "trustee_user": {"id": s.trust.trustee_user_id},
+            "impersonation": s.trust.impersonation,
+        }
+        view.pop("is_domain", None)
+    return view

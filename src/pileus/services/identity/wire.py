@@ -1,0 +1,127 @@
+"""How identity spells things on the wire: links, lists, names, kept keys; and what all its nouns share.
+
+API reference: https://docs.openstack.org/api-ref/identity/v3/
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from msgspec import Meta
+
+from pileus.kernel.faults import Forbidden, NotFound
+from pileus.kernel.query import Filter, Listing, Query, next_link
+from pileus.kernel.resources import Context, Resource
+from pileus.kernel.schema import KEEP, Body, Extra, extras_of
+from pileus.kernel.store import Match, Page, Record, Table, Tx
+
+R = TypeVar("R", bound=Record)
+
+Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\S")]
+ShortName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\S")]
+Id = Annotated[str, Meta(min_length=1, max_length=64)]
+
+_PAGE = 10_000  # a list without a limit; longer ones say `truncated`
+_FIRST = (("created_at", False), ("id", False))
+_INEXACT = {
+    "contains": "{}",
+    "icontains": "{}",
+    "startswith": "^{}",
+    "istartswith": "^{}",
+    "endswith": "{}$",
+    "iendswith": "{}$",
+}
+
+
+class NounTable(Table[R]):
+    """A table whose missing rows are told of in Keystone's words."""
+
+    def missing(self, id: str) -> NotFound:
+        return NotFound(f"Could not find {self.noun}: {id}.")
+
+
+class NounBody(Body, kw_only=True):
+    """A body in which booleans are booleans and keys nobody declared are kept."""
+
+    unknown: ClassVar[Extra] = KEEP
+    lax: ClassVar[bool] = False
+
+
+class Noun(Resource[R]):
+    """A resource whose policy targets are Keystone's: the path's parameters and `target.<noun>.<field>`."""
+
+    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
+        return dict(params)
+
+
+def listing(default: Mapping[str, Filter] | None = None) -> Listing:
+    """Lists in order of creation, unlimited as far as a client can tell."""
+    sorts = {"id": "id", **({"name": "name_key"} if default and "name" in default else {})}
+    return Listing(default or {}, sorts, _FIRST, default_limit=_PAGE, max_limit=_PAGE)
+
+
+NAME = Filter("name_key", fold=True)  # names compare without case
+
+
+def page(asked: Listing, query: Query, **fixed: Any) -> Page:
+    """The page a query asks for, with Keystone's inexact filters (`name__contains`) too."""
+    found = asked.parse(query, **fixed)
+    filters = dict(found.filters)
+    for key, text in query.pairs:
+        name, two, how = key.partition("__")
+        declared = asked.filters.get(name)
+        if two and declared is not None and declared.kind is str and how in _INEXACT:
+            pattern = _INEXACT[how].format(re.escape(text.lower() if declared.fold else text))
+            filters.setdefault(declared.column or name, Match("regex", pattern))
+    return replace(found, filters=filters)
+
+
+def linked(ctx: Context, path: str, view: dict[str, Any]) -> dict[str, Any]:
+    """The view with its `links.self`: `path` is the collection's below /v3."""
+    view["links"] = {"self": f"{ctx.base}/{path}/{view['id']}"}
+    return view
+
+
+def listed(
+    ctx: Context, key: str, views: list[dict[str, Any]], asked: Page | None = None
+) -> dict[str, Any]:
+    """A list as Keystone wraps it. With `asked`, a full page links to the next."""
+    itself = f"{ctx.url}?{ctx.query.text}" if ctx.query.text else ctx.url
+    links: dict[str, Any] = {"next": None, "self": itself, "previous": None}
+    answer: dict[str, Any] = {key: views, "links": links}
+    if asked is not None and views and len(views) >= asked.limit:
+        answer["truncated"] = True
+        links["next"] = next_link(ctx.url, ctx.query, views[-1]["id"])
+    return answer
+
+
+def extras(ctx: Context, body: Body) -> dict[str, Any]:
+    """The keys that the body does not declare, as sent."""
+    found = extras_of(type(body), ctx.document[body.root])
+    return {k: v for k, v in found.items() if k not in ("id", "links")}
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options after a change: null takes one away."""
+    both = {**old, **(new or {})}
+    return {k: v for k, v in both.items() if v is not None}
+
+
+def refuse_immutable(noun: str, id: str, options: Mapping[str, Any], also: object = None) -> None:
+    """An immutable thing can only be changed by taking the option away. Raises Forbidden."""
+    if options.get("immutable") and not (isinstance(also, Mapping) and "immutable" in also):
+        raise Forbidden(
+            f"Cannot modify or delete {noun} {id}: it has the resource option 'immutable'. "
+            "Remove the option first."
+        )
+
+
+async def drop_all(tx: Tx, table: Table[R], **filters: Any) -> list[R]:
+    """Deletes every row that matches; what they were."""
+    found = await table.all(tx, **filters)
+    for one in found:
+        await table.delete(tx, one)
+    return found
