@@ -87,7 +87,11 @@ def bridge_table(name: str) -> Table:
 
 
 def tracking_table(name: str) -> Table:
-    """Tracks the connections of bridged packets; `zone_of` maps each bridge to its zone."""
+    """Tracks the connections of bridged packets; `zone_of` maps each bridge to its zone.
+
+    The machine's own translation rules (ours for the external networks, a container engine's) see bridged packets too.
+    Translating each to its own address first settles the matter before they are asked.
+    """
     return Table(
         family="inet",
         name=name,
@@ -96,6 +100,16 @@ def tracking_table(name: str) -> Table:
             "zones": (
                 "type filter hook prerouting priority raw; policy accept;",
                 "ct zone set meta iifname map @zone_of",
+            ),
+            "as_addressed": (
+                "type nat hook prerouting priority -110; policy accept;",
+                "iifname @bridges dnat ip to ip daddr",
+                "iifname @bridges dnat ip6 to ip6 daddr",
+            ),
+            "as_sent": (
+                "type nat hook postrouting priority 90; policy accept;",
+                "oifname @bridges snat ip to ip saddr",
+                "oifname @bridges snat ip6 to ip6 saddr",
             ),
             "marks": (
                 "type filter hook forward priority 0; policy accept;",
