@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-T = TypeVar("T")
 
 OUTPUT_LIMIT = 4 << 20  # bytes of one command's output that we keep; more is a mistake of ours
-_CLONE_NEWNET = 0x40000000
 
 
 class ProcessFailed(Exception):
@@ -144,17 +137,17 @@ def find(belongs: Callable[[list[bytes], Path], bool]) -> dict[int, list[bytes]]
 
 async def ended(pidfd: int, timeout_s: float | None = None) -> bool:
     """Wait for the end of the process behind a pidfd, ours or not; False when time ran out."""
-    if select.select([pidfd], [], [], 0)[0]:
-        return True
+    watched = os.dup(pidfd)  # one reader per descriptor, and there may be several who wait
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
-    loop.add_reader(pidfd, over.set)
+    loop.add_reader(watched, over.set)
     try:
         await asyncio.wait_for(over.wait(), timeout_s)
     except TimeoutError:
         return False
     finally:
-        loop.remove_reader(pidfd)
+        loop.remove_reader(watched)
+        os.close(watched)
     return True
 
 
@@ -170,31 +163,3 @@ async def kill(pid: int) -> None:
         await ended(pidfd)
     finally:
         os.close(pidfd)
-
-
-async def in_network_namespace(name: str | None, work: Callable[[], T]) -> T:
-    """Run blocking `work` in a named network namespace (None: our own).
-
-    A namespace belongs to a thread; the thread that entered it is thrown away after.
-    """
-
-    def enter_and_work() -> T:
-        if name is not None:
-            _enter(name)
-        return work()
-
-    thread = ThreadPoolExecutor(1, "netns")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(thread, enter_and_work)
-    finally:
-        thread.shutdown(wait=False)
-
-
-def _enter(name: str) -> None:
-    namespace = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(namespace, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"Cannot enter network namespace {name}")
-    finally:
-        os.close(namespace)

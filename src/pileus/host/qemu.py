@@ -1,0 +1,382 @@
+"""QEMU: its command line, its process and its monitor (QMP).
+
+A QEMU runs in the folder of its guest with names relative to it, so neither the length of the path
+above nor the rights on it matter. Its listening sockets are made here and handed over open, so a
+QEMU that dies while it starts is seen at once, and one that lives can be spoken to by whoever comes
+after us. Nothing a user names ever reaches the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, Message, QMPClient, QMPError
+
+from pileus.host import process
+from pileus.kernel.faults import Conflict, Unavailable
+
+DEBIAN_PACKAGES = (
+    "qemu-system-x86",
+    "qemu-utils",
+    "genisoimage",
+    "e2fsprogs",
+    "util-linux",
+)
+PROGRAM = "qemu-system-x86_64"
+# Debian reserves 64055 for QEMU processes (libvirt-qemu); no account needs to exist.
+UNPRIVILEGED = 64055
+SPARE_PORTS = 8  # PCIe root ports kept free for disks and NICs that come later
+START_S = 60  # a loaded host under TCG
+SOCKETS = ("qmp", "qmp-spare", "serial", "agent")
+
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_ACCELERATION = {
+    "kvm": ["-accel", "kvm", "-cpu", "host"],
+    # The translation cache is bounded: by default it would take a fourth of the host's memory.
+    "tcg": ["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max"],
+}
+# A boot sector that counts down from 2^26 and says 0x31 to the exit port: 0.03 s on real KVM, 0.3 s
+# under TCG, minutes where KVM itself is emulated step by step.
+_TRIAL = bytes.fromhex("66b900000004664975fcb031e6f4f4ebfd")
+_TRIAL_STATUS = 0x31 << 1 | 1
+_TRIAL_S = 5
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk in the machine's folder; `base` stands behind a qcow2 as (path, format)."""
+
+    path: str
+    format: str
+    base: tuple[str, str] | None = None
+    is_read_only: bool = False
+    serial: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network card on an open tap."""
+
+    mac: str
+    mtu: int
+    descriptor: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the command line says.
+
+    `id` is a UUID; `sockets` maps each of SOCKETS to a descriptor.
+    """
+
+    id: str
+    vcpus: int
+    ram_mib: int
+    accelerator: str
+    disks: tuple[Disk, ...]
+    cards: tuple[Card, ...]
+    sockets: dict[str, int]
+
+    @property
+    def descriptors(self) -> list[int]:
+        return [*self.sockets.values(), *(card.descriptor for card in self.cards)]
+
+    def arguments(self) -> list[str]:
+        argv = [PROGRAM, "-name", f"guest={self.id}", "-uuid", self.id]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-sandbox", _SANDBOX]
+        argv += ["-machine", "q35,usb=off,hpet=off", *_ACCELERATION[self.accelerator]]
+        argv += ["-smp", str(self.vcpus), "-m", str(self.ram_mib), "-rtc", "base=utc"]
+        # The product is what cloud-init looks for to know an OpenStack.
+        argv += ["-smbios", f"type=1,manufacturer=Pileus,product=OpenStack Nova,uuid={self.id}"]
+        argv += ["-device", "VGA", "-vnc", "unix:run/vnc.sock"]
+        for name in SOCKETS:
+            log = ",logfile=console.log,logappend=on" if name == "serial" else ""
+            spec = f"socket,id={name},fd={self.sockets[name]},server=on,wait=off{log}"
+            argv += ["-chardev", spec]
+        argv += ["-mon", "chardev=qmp,mode=control", "-mon", "chardev=qmp-spare,mode=control"]
+        argv += ["-serial", "chardev:serial", "-device", "virtio-serial-pci"]
+        argv += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
+        argv += ["-device", "virtio-balloon-pci", "-object", "rng-random,id=rng0"]
+        argv += ["-device", "virtio-rng-pci,rng=rng0"]
+        for n in range(1, SPARE_PORTS + 1):
+            argv += ["-device", f"pcie-root-port,id=spare{n},chassis={n},slot={n}"]
+        for n, disk in enumerate(self.disks):
+            argv += _disk_arguments(n, disk)
+        for n, card in enumerate(self.cards):
+            argv += ["-netdev", f"tap,id=net{n},fd={card.descriptor}"]
+            device = f"virtio-net-pci,id=nic{n},netdev=net{n},mac={card.mac},romfile="
+            argv += ["-device", f"{device},host_mtu={card.mtu}"]
+        return argv
+
+
+def _disk_arguments(n: int, disk: Disk) -> list[str]:
+    block: dict[str, Any] = {
+        "driver": disk.format,
+        "node-name": f"disk{n}",
+        "read-only": disk.is_read_only,
+        "file": {"driver": "file", "filename": disk.path},
+    }
+    if not disk.is_read_only:
+        block["discard"] = "unmap"
+    if disk.base:
+        path, kind = disk.base
+        file = {"driver": "file", "filename": path}
+        block["backing"] = {"driver": kind, "read-only": True, "file": file}
+    device = f"virtio-blk-pci,id=vd{n},drive=disk{n},bootindex={n + 1}"
+    if disk.serial:
+        device += f",serial={disk.serial}"
+    return ["-blockdev", json.dumps(block), "-device", device]
+
+
+@contextlib.contextmanager
+def reachable(folder: Path) -> Iterator[str]:
+    """A short name of a folder: a socket's path may have 107 bytes, ours may be longer."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening unix socket at `path`, for its owner only, in place of what was there."""
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with reachable(path.parent) as folder:
+            server.bind(f"{folder}/{path.name}")
+        path.chmod(0o600)
+        server.listen(8)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def open_tap(name: str) -> int:
+    """The descriptor of an existing tap device in the calling thread's network namespace."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        raise Conflict(
+            f"Tap device {name} does not exist; the network must make it first."
+        ) from None
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    except OSError as reason:
+        os.close(descriptor)
+        busy = "another process has it open" if reason.errno == errno.EBUSY else reason.strerror
+        raise Conflict(f"Tap device {name} cannot be opened: {busy}.") from None
+    return descriptor
+
+
+class Monitor:
+    """One QMP connection. `on_event` hears every event; `closed` is set when QEMU hung up."""
+
+    def __init__(self, on_event: Callable[[str, dict[str, Any]], None]) -> None:
+        self._client = QMPClient()
+        self._on_event = on_event
+        self._listener = EventListener()
+        self._client.register_listener(self._listener)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.closed = asyncio.Event()
+
+    async def connect(self, path: Path, timeout_s: float = START_S) -> None:
+        """Connect and shake hands; raises Unavailable when QEMU is not there or dies meanwhile."""
+        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with reachable(path.parent) as folder:
+                plug.connect(f"{folder}/{path.name}")
+            plug.setblocking(False)
+            await asyncio.wait_for(self._client.connect(plug), timeout_s)
+        except (OSError, QMPError, TimeoutError) as reason:
+            plug.close()
+            raise Unavailable("QEMU does not answer.", internal=repr(reason)) from None
+        self._tasks = [asyncio.create_task(self._hear()), asyncio.create_task(self._outlive())]
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        """The answer to a QMP command; raises Unavailable when QEMU refuses or is gone."""
+        try:
+            return await self._client.execute(command, arguments or None)
+        except QMPError as reason:
+            text = f"QEMU did not accept {command}."
+            raise Unavailable(text, internal=repr(reason)) from None
+
+    async def close(self) -> None:
+        """Hang up. QEMU does not mind."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._hang_up()
+
+    async def _hear(self) -> None:
+        async for event in self._listener:
+            self._tell(event)
+
+    def _tell(self, event: Message) -> None:
+        data = event.get("data")
+        self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
+
+    async def _outlive(self) -> None:
+        while self._client.runstate.name == "RUNNING":
+            await self._client.runstate_changed()
+        await self._hang_up()
+        for event in self._listener.clear():
+            self._tell(event)
+        self.closed.set()
+
+    async def _hang_up(self) -> None:
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._client.disconnect()
+
+
+class Emulator:
+    """A running QEMU: ours or found running.
+
+    `was_asked_off` when its guest powered off by itself.
+    """
+
+    def __init__(self, pid: int, folder: Path, on_event: Callable[[str], None]) -> None:
+        self.pid = pid
+        self.was_asked_off = False
+        self._folder = folder
+        self._pidfd = os.pidfd_open(pid)
+        self._child: Any = None
+        self._on_event = on_event
+        self._monitor = Monitor(self._heard)
+
+    @classmethod
+    async def launch(
+        cls, machine: Machine, folder: Path, prefix: list[str], on_event: Callable[[str], None]
+    ) -> Emulator:
+        """Start the machine in `folder`; raises Unavailable with QEMU's own words in the log."""
+        words = folder / "qemu.log"
+        child = await asyncio.to_thread(
+            process.launch,
+            [*prefix, *machine.arguments()],
+            cwd=folder,
+            output=words,
+            pass_fds=machine.descriptors,
+        )
+        emulator = cls(child.pid, folder, on_event)
+        emulator._child = child
+        return emulator
+
+    async def attach(self) -> None:
+        """Speak to it; kills a QEMU that does not answer."""
+        try:
+            await self._monitor.connect(self._folder / "qmp.sock")
+        except Unavailable as silent:
+            await self.kill()
+            said = (self._folder / "qemu.log").read_text(errors="replace").strip()[-2000:]
+            text = "QEMU ended while it started."
+            raise Unavailable(text, internal=f"{silent.internal}; it said: {said}") from None
+
+    async def status(self) -> str:
+        """QEMU's word: running, paused, shutdown, ..."""
+        answer = await self._monitor.execute("query-status")
+        return str(answer["status"])
+
+    async def execute(self, command: str, **arguments: object) -> Any:
+        return await self._monitor.execute(command, **arguments)
+
+    async def power_button(self) -> None:
+        """Ask the guest to power off, by ACPI and by its agent if it has one."""
+        await self._monitor.execute("system_powerdown")
+        await asyncio.to_thread(self._ask_agent)
+
+    def _ask_agent(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plug:
+            plug.settimeout(1)
+            with contextlib.suppress(OSError), reachable(self._folder) as folder:
+                plug.connect(f"{folder}/agent.sock")
+                plug.sendall(b'{"execute": "guest-shutdown"}\n')
+
+    async def ended(self, timeout_s: float | None = None) -> bool:
+        """Wait for its end, and for what it said before; False when time ran out."""
+        if not await process.ended(self._pidfd, timeout_s):
+            return False
+        if self._child is not None:
+            self._child.poll()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._monitor.closed.wait(), 2)
+        return True
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        await process.ended(self._pidfd)
+        if self._child is not None:
+            self._child.wait()
+
+    async def close(self) -> None:
+        """Let go of it; it runs on if it runs."""
+        await self._monitor.close()
+        os.close(self._pidfd)
+
+    def _heard(self, event: str, data: dict[str, Any]) -> None:
+        if event == "SHUTDOWN" and data.get("reason") != "host-signal":
+            self.was_asked_off = True
+        self._on_event(event)
+
+
+def running_in(guests: Path) -> dict[str, int]:
+    """The QEMUs whose working folder is one of `guests`: guest id -> pid.
+
+    Reads all of /proc once.
+    """
+    root = guests.resolve()
+
+    def belongs(arguments: list[bytes], cwd: Path) -> bool:
+        return os.fsdecode(arguments[0]).endswith(PROGRAM) and cwd.parent == root
+
+    found = process.find(belongs)
+    return {_uuid_of(arguments): pid for pid, arguments in found.items()}
+
+
+def _uuid_of(arguments: list[bytes]) -> str:
+    return os.fsdecode(arguments[arguments.index(b"-uuid") + 1])
+
+
+async def choose_accelerator(folder: Path, prefix: list[str]) -> str:
+    """`kvm` if a guest truly runs under it, else `tcg`; `folder` holds the trial's disk.
+
+    A device node proves nothing: a paravirtual KVM opens and then emulates each instruction.
+    """
+    disk = folder / "trial.img"
+    disk.write_bytes((_TRIAL.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
+    disk.chmod(0o644)
+    argv = [*prefix, PROGRAM, "-nodefaults", "-no-user-config", "-display", "none", "-m", "32"]
+    argv += ["-machine", "q35", *_ACCELERATION["kvm"]]
+    argv += _disk_arguments(0, Disk(disk.name, "raw", is_read_only=True))
+    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    try:
+        await process.run(argv, timeout_s=_TRIAL_S, cwd=folder)
+    except process.ProcessFailed as failed:
+        return "kvm" if failed.returncode == _TRIAL_STATUS else "tcg"
+    finally:
+        disk.unlink()
+    return "tcg"
+
+
+async def version() -> int:
+    """The version of the installed QEMU, 7.2.22 as 7002022; raises ProcessFailed without one."""
+    words = (await process.run([PROGRAM, "--version"])).decode().split()
+    major, minor, micro = [*words[3].split("."), "0", "0"][:3]
+    return int(major) * 1_000_000 + int(minor) * 1_000 + int(micro)

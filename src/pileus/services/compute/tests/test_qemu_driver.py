@@ -1,0 +1,302 @@
+"""The driver suite on real QEMUs, and what only they can be asked; needs root, QEMU, patience."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import functools
+import hashlib
+import http.server
+import os
+import re
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pileus.host import process, qemu
+from pileus.host.netns import Namespaces
+from pileus.host.testimage import build
+from pileus.kernel.faults import Conflict
+from pileus.kernel.world import World
+from pileus.services.compute.driver import (
+    CRASHED,
+    RUNNING,
+    SHUTDOWN,
+    ComputeDriver,
+    ImageSource,
+    Nic,
+)
+from pileus.services.compute.drivers.guest_folder import CONSOLE_KEPT, CONSOLE_LIMIT, GuestFolder
+from pileus.services.compute.drivers.qemu import QemuComputeDriver
+from pileus.testing.drivers.compute import SUITE, Bench, eventually, has_login_prompt
+
+BOOT_S = 180  # a loaded machine without KVM
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which(qemu.PROGRAM) is None, reason="needs qemu-system-x86"),
+]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageSource, ImageSource]]:
+    """The test image and a lying one, behind an HTTP server."""
+    kept = os.environ.get("PILEUS_TEST_IMAGE")
+    folder = Path(kept).parent if kept else tmp_path_factory.mktemp("images")
+    good = asyncio.run(build(Path(kept) if kept else folder / "test.qcow2"))
+    served = tmp_path_factory.mktemp("served")
+    os.link(good, served / "good") if os.stat(good).st_dev == os.stat(
+        served
+    ).st_dev else shutil.copy(good, served / "good")
+    lie = bytearray(good.read_bytes()[:4096])
+    lie[8:20] = struct.pack(">QI", 1024, 11)
+    (served / "lie").write_bytes(lie)
+    handler = functools.partial(QuietHandler, directory=str(served))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    digest = hashlib.sha512(good.read_bytes()).hexdigest()
+    yield (
+        ImageSource(id="good", url=f"{url}/good", checksum_sha512=digest, disk_format="qcow2"),
+        ImageSource(id="lie", url=f"{url}/lie", disk_format="raw"),
+    )
+    server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing: the test's output is for failures."""
+
+
+async def on_console(driver: ComputeDriver, guest_id: str, *commands: str) -> None:
+    """Log in at the serial console and type."""
+    (guest,) = [guest for guest in await driver.guests() if guest.id == guest_id]
+    path = Path(guest.serial_socket)
+    plug = socket.socket(socket.AF_UNIX)
+    with qemu.reachable(path.parent) as folder:
+        plug.connect(f"{folder}/{path.name}")
+    reader, writer = await asyncio.open_unix_connection(sock=plug)
+    for line, answer in (("", "login:"), ("cirros", "assword:"), ("gocubsgo", r"\$ ")):
+        writer.write(line.encode() + b"\n")
+        seen = ""
+        while not re.search(answer, seen):
+            seen += (await asyncio.wait_for(reader.read(4096), BOOT_S)).decode(errors="replace")
+    for command in commands:
+        writer.write(command.encode() + b"\n")
+    await writer.drain()
+    await asyncio.sleep(1)
+    writer.close()
+
+
+async def power_off_inside(driver: ComputeDriver, guest_id: str) -> None:
+    await on_console(driver, guest_id, "sudo poweroff")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource]) -> Iterator[Bench]:
+    state = tmp_path / "state"
+    yield Bench(
+        make=lambda: QemuComputeDriver(state),
+        image=images[0],
+        lying_image=images[1],
+        power_off_inside=power_off_inside,
+        boot_s=BOOT_S,
+    )
+    for pid in qemu.running_in(state / "guests").values():
+        os.kill(pid, 9)
+
+
+@pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
+def test_qemu_driver(ask: Callable[[Bench], Awaitable[None]], bench: Bench) -> None:
+    async def asked() -> None:
+        await ask(bench)
+
+    asyncio.run(asked())
+
+
+def test_a_killed_qemu_is_reported_as_crashed(bench: Bench, tmp_path: Path) -> None:
+    async def story() -> list[int]:
+        driver = bench.make()
+        await driver.start_up()
+        seen: list[int] = []
+        driver.watch(lambda guest: seen.append(guest.power_state))
+        spec = bench.spec()
+        await driver.spawn(spec)
+        (pid,) = qemu.running_in(tmp_path / "state/guests").values()
+        await process.kill(pid)
+
+        async def is_reported() -> bool:
+            return bool(seen)
+
+        await eventually(is_reported, "the report", within_s=20, world=World())
+        assert (await driver.start(spec.id)).power_state == RUNNING
+        await driver.destroy(spec.id)
+        await driver.close()
+        return seen
+
+    assert asyncio.run(story()) == [CRASHED]
+
+
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
+def test_qemu_runs_as_nobody_in_a_sandbox(bench: Bench, tmp_path: Path) -> None:
+    async def story() -> dict[str, str]:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec()
+        await driver.spawn(spec)
+        (pid,) = qemu.running_in(tmp_path / "state/guests").values()
+        lines = status_of(pid).splitlines()
+        await driver.destroy(spec.id)
+        await driver.close()
+        return {key: rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+
+    status = asyncio.run(story())
+    assert status["Uid"].split() == [str(qemu.UNPRIVILEGED)] * 4
+    assert status["Groups"] == ""
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+def test_a_missing_tap_is_a_conflict_that_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        nic = Nic(port_id="0badf00d-0000", network_id="n", mac="fa:16:3e:00:00:01")
+        with pytest.raises(Conflict, match="tap0badf00d-00 does not exist"):
+            await driver.spawn(bench.spec(nics=(nic,)))
+        assert await driver.guests() == []
+        await driver.close()
+
+    asyncio.run(story())
+    assert list((tmp_path / "state/guests").iterdir()) == []
+
+
+def test_a_guest_opens_its_tap_in_the_named_namespace(bench: Bench, tmp_path: Path) -> None:
+    name = f"computetest{os.getpid()}"
+
+    async def story() -> None:
+        namespaces = Namespaces()
+        await namespaces.create(name)
+        await namespaces.call(name, lambda: _make_tap("tap0badf00d-00"))
+        driver = QemuComputeDriver(tmp_path / "state", namespaces=namespaces, netns=name)
+        await driver.start_up()
+        nic = Nic(port_id="0badf00d-0000", network_id="n", mac="fa:16:3e:00:00:01", mtu=1400)
+        spec = bench.spec(nics=(nic,))
+        await driver.spawn(spec)
+        with pytest.raises(Conflict, match="another process has it open"):
+            await namespaces.call(name, lambda: qemu.open_tap(nic.device))
+        await driver.stop(spec.id, 0)
+        os.close(await namespaces.call(name, lambda: qemu.open_tap(nic.device)))
+        await driver.destroy(spec.id)
+        await driver.close()
+        await namespaces.remove(name)
+        namespaces.close()
+
+    asyncio.run(story())
+
+
+def _make_tap(name: str) -> None:
+    with open("/dev/net/tun", "r+b", buffering=0) as tun:
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1002))
+        fcntl.ioctl(tun, 0x400454CB, 1)
+
+
+def test_guests_half_made_or_running_without_a_record_are_swept(
+    bench: Bench, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        stray, half = bench.spec(), bench.spec()
+        await driver.spawn(stray)
+        await driver.close()
+        guests = tmp_path / "state/guests"
+        (guests / stray.id / "spec.json").unlink()
+        (guests / half.id).mkdir()
+        again = bench.make()
+        await again.start_up()
+        assert await again.guests() == []
+        assert await again.sweep(set()) == sorted([stray.id, half.id])
+        assert qemu.running_in(guests) == {}
+        assert list(guests.iterdir()) == []
+        await again.close()
+
+    asyncio.run(story())
+
+
+def test_spawn_goes_on_where_a_dead_process_left_it(bench: Bench, tmp_path: Path) -> None:
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec(config_drive=True, metadata={"openstack/latest/user_data": "#!/bin/sh\n"})
+        await driver.spawn(spec)
+        await driver.stop(spec.id, 0)
+        await driver.close()
+        folder = tmp_path / "state/guests" / spec.id
+        (folder / "made").unlink()
+        (folder / "config.iso").rename(folder / "config.iso.part")
+        again = bench.make()
+        await again.start_up()
+        assert [guest.power_state for guest in await again.guests()] == [0]
+        assert (await again.spawn(spec)).power_state == RUNNING
+        assert (folder / "made").exists()
+        await again.destroy(spec.id)
+        await again.close()
+
+    asyncio.run(story())
+
+
+def test_a_guest_reads_its_config_drive_and_its_disks(bench: Bench) -> None:
+    meta = {"uuid": "u1", "hostname": "deep.thought", "public_keys": {"k": "ssh-ed25519 AAAA me"}}
+    user_data = "#!/bin/sh\necho answer-$((6 * 7)) > /dev/console\n"
+
+    async def story() -> str:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec(
+            root_gib=2,
+            ephemeral_gib=1,
+            swap_mib=64,
+            config_drive=True,
+            metadata={
+                "openstack/latest/meta_data.json": msgspec.json.encode(meta).decode(),
+                "openstack/latest/user_data": user_data,
+            },
+        )
+        await driver.spawn(spec)
+        await has_login_prompt(bench, driver, spec.id)
+        console = await driver.console_log(spec.id, None)
+        assert (await driver.stop(spec.id, BOOT_S)).power_state == SHUTDOWN
+        await driver.destroy(spec.id)
+        await driver.close()
+        return console
+
+    console = asyncio.run(story())
+    assert "answer-42" in console
+    assert "deep login:" in console
+    assert "disk vda 4194304 sectors" in console
+    assert "disk vdb 2097152 sectors" in console
+    assert "disk vdc 131072 sectors" in console
+
+
+def test_a_console_is_cut_at_its_head_only(tmp_path: Path) -> None:
+    folder = GuestFolder(tmp_path, "g", None)
+    folder.path.mkdir()
+    log = folder.path / "console.log"
+    text = "".join(f"line {n}\n" for n in range(200_000))
+    log.write_text(text)
+    assert len(text) > CONSOLE_LIMIT
+    folder.trim_console()
+    kept = log.read_text()
+    assert CONSOLE_KEPT <= len(kept) <= CONSOLE_KEPT + 4096
+    assert text.endswith(kept)
