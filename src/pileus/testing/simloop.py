@@ -32,7 +32,7 @@ T = TypeVar("T")
 EPOCH_S = 1_767_225_600.0
 """Every simulation starts at 2026-01-01T00:00:00Z."""
 
-_SPIN_LIMIT = 1_000_000
+_SPIN_LIMIT = 100_000
 _THREAD_S = 0.002
 _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 _PILEUS = str(Path(__file__).parent.parent)

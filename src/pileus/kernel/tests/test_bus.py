@@ -7,7 +7,16 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from pileus.kernel.bus import LIMIT_BYTES, Bus, Exchange, MemoryBus, Mishaps, matches
+from pileus.kernel.bus import (
+    AT_ONCE,
+    LIMIT_BYTES,
+    PATIENCE_S,
+    Bus,
+    Exchange,
+    MemoryBus,
+    Mishaps,
+    matches,
+)
 from pileus.kernel.faults import Bug, TooLarge, Unavailable
 from pileus.kernel.nats_bus import NatsBus, NatsSettings
 from pileus.kernel.world import World
@@ -423,6 +432,78 @@ async def test_a_cut_subject_is_lost_until_it_heals() -> None:
     assert world.clock.monotonic() == 3
     exchange.mishaps.cut.clear()
     assert await bus.request("host.h1.compute", b"", timeout_s=3) == b"echo "
+
+
+@simulated(seeds=3)
+async def test_a_message_on_its_way_to_a_server_that_left_is_lost() -> None:
+    world = SimWorld()
+    bus = MemoryBus(world, Exchange(world, Mishaps(delay=1.0, longest_delay_s=2)))
+    await bus.start()
+    acted: list[bytes] = []
+
+    async def act(payload: bytes) -> bytes:
+        acted.append(payload)
+        return payload
+
+    serving = await bus.serve("act", act)
+    asked = asyncio.create_task(bus.request("act", b"", timeout_s=10))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await serving.stop()
+    with pytest.raises(Unavailable, match="within 10 s"):
+        await asked
+    assert acted == []
+
+
+@simulated(seeds=3)
+async def test_a_stop_cancels_handlers_that_do_not_end() -> None:
+    world = SimWorld()
+    exchange = Exchange(world)
+    here, there = MemoryBus(world, exchange), MemoryBus(world, exchange)
+    await here.start()
+    await there.start()
+
+    async def never(payload: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return payload
+
+    await there.serve("never", never)
+    asked = asyncio.create_task(here.request("never", b"", timeout_s=60))
+    await world.clock.sleep(1)
+    await there.stop()
+    assert world.clock.monotonic() == 1 + PATIENCE_S
+    with pytest.raises(Unavailable, match="is stopping; try again"):
+        await asked
+
+
+@simulated(seeds=1)
+async def test_more_than_so_many_at_once_are_refused_and_hints_dropped() -> None:
+    world = SimWorld()
+    bus = MemoryBus(world)
+    await bus.start()
+    gate = asyncio.Event()
+    heard: list[bytes] = []
+
+    async def gated(payload: bytes) -> bytes:
+        await gate.wait()
+        return payload
+
+    async def note(subject: str, payload: bytes) -> None:
+        heard.append(payload)
+
+    await bus.serve("gated", gated)
+    await bus.subscribe("hint", note)
+    asked = [bus.request("gated", b"", timeout_s=60) for _ in range(AT_ONCE + 1)]
+    answers = asyncio.gather(*asked, return_exceptions=True)
+    await world.clock.sleep(1)
+    await bus.publish("hint", b"lost")
+    gate.set()
+    refused = [answer for answer in await answers if answer != b""]
+    assert [str(answer) for answer in refused] == ["A part of the cloud is too busy; try again."]
+    await bus.publish("hint", b"heard")
+    await world.clock.sleep(1)
+    assert heard == [b"heard"]
+    await bus.stop()
 
 
 @simulated(seeds=3)

@@ -22,9 +22,10 @@ class Facts:
         self.ended: list[str] = []
         self.now: set[str] = set()
         self.to_raise: list[Exception] = []
+        self.overlaps = 0
 
     async def hold(self, key: str) -> None:
-        assert key not in self.now, "two runs of one key overlap"
+        self.overlaps += key in self.now
         self.now.add(key)
         self.began.append((self.world.clock.monotonic(), key))
         try:
@@ -70,6 +71,7 @@ async def test_hints_during_a_run_become_one_more_run() -> None:
         reconcilers.hint("facts", "a")
     await reconcilers.settled()
     assert facts.began == [(0, "a"), (1, "a")]
+    assert facts.overlaps == 0
     await reconcilers.stop()
 
 
@@ -101,6 +103,7 @@ async def test_no_hint_is_lost_whenever_it_comes() -> None:
     await reconcilers.settled()
     for key, at in last.items():
         assert max(began for began, of in facts.began if of == key) >= at
+    assert facts.overlaps == 0
     await reconcilers.stop()
 
 
@@ -119,6 +122,25 @@ async def test_a_run_that_fails_is_tried_again_with_growing_pauses() -> None:
     assert 0.4 <= pauses[0] <= 0.6
     assert all(24 <= pause <= 36 for pause in pauses[5:])
     assert facts.ended == ["a"]
+    await reconcilers.stop()
+
+
+@simulated(seeds=10)
+async def test_after_a_success_the_pauses_begin_small_again() -> None:
+    world = SimWorld()
+    facts = Facts(world)
+    facts.to_raise = [LookupError(str(number)) for number in range(5)]
+    reconcilers = await started(facts)
+    reconcilers.hint("facts", "a")
+    while len(facts.began) < 6:
+        await world.clock.sleep(0.1)
+    reconcilers.hint("facts", "a")  # while the run that will succeed is under way
+    await world.clock.sleep(1)
+    facts.to_raise = [LookupError("again")]
+    await reconcilers.settled()
+    (succeeded, _), (failed, _), (retried, _) = facts.began[5:]
+    assert failed == succeeded + 1
+    assert 0.4 <= retried - failed - 1 <= 0.6
     await reconcilers.stop()
 
 

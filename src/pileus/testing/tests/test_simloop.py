@@ -124,6 +124,48 @@ def test_cancelling_a_set_of_tasks_is_ordered_by_the_seed_alone() -> None:
     assert orders[0] != simulate(5, main())
 
 
+def test_the_order_of_waking_does_not_stem_from_who_was_woken_first() -> None:
+    async def main(step: int) -> list[int]:
+        loop = asyncio.get_running_loop()
+        gates = [loop.create_future() for _ in range(20)]
+        order: list[int] = []
+
+        async def waits(number: int) -> None:
+            await gates[number]
+            order.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(20):
+                group.create_task(waits(number))
+            await asyncio.sleep(1)
+            for gate in gates[::step]:
+                gate.set_result(None)
+        return order
+
+    assert simulate(4, main(1)) == simulate(4, main(-1))
+
+
+def test_a_set_of_tasks_iterates_alike_in_every_run() -> None:
+    async def main() -> list[str]:
+        ballast = [object() for _ in range(len(kept) * 7)]  # other addresses
+        kept.append(ballast)
+        tasks = {asyncio.create_task(asyncio.sleep(1), name=str(n)) for n in range(50)}
+        await asyncio.wait(tasks)
+        return [task.get_name() for task in tasks]
+
+    kept: list[object] = []
+    assert len({tuple(simulate(1, main())) for _ in range(5)}) == 1
+
+
+def test_a_loop_that_lets_no_time_pass_is_stopped() -> None:
+    async def spins() -> None:
+        for _ in range(10_000_000):
+            await asyncio.sleep(0)
+
+    with pytest.raises(SimulationError, match=r"without time passing(.|\n)*spins"):
+        simulate(0, spins())
+
+
 async def order_of_appends(
     append: Callable[[list[int], int], Coroutine[Any, Any, None]],
 ) -> list[int]:
