@@ -34,7 +34,7 @@ Scope = dict[str, Any]
 
 def application(runtime: Runtime) -> Any:
     """The ASGI application of every enabled service."""
-    app = falcon.asgi.App(request_type=Request, response_type=Response)
+    app = falcon.asgi.App(request_type=_Request, response_type=Response)
     app.req_options.strip_url_path_trailing_slash = True
     app.req_options.auto_parse_form_urlencoded = False
     endpoints: dict[str, _Endpoint] = {}
@@ -48,6 +48,19 @@ def application(runtime: Runtime) -> Any:
         app.add_route(route or "/", endpoint.finish())
     app.add_error_handler(falcon.HTTPError, _Unrouted(runtime).answer)
     return _OptionalProject(app, runtime.services)
+
+
+class _Request(Request):
+    """A request whose body ends only where the client ended it: Falcon takes a broken connection for the end."""
+
+    def __init__(self, scope: Scope, receive: Any, *args: Any, **kwargs: Any) -> None:
+        async def whole() -> Any:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise Invalid("The connection broke before the end of the request's body.")
+            return event
+
+        super().__init__(scope, whole, *args, **kwargs)
 
 
 def _numbered(path: str) -> str:
