@@ -24,7 +24,10 @@ _MNT_DETACH = 2
 
 
 class Namespaces:
-    """The namespaces named in `directory` (`ip netns` knows those in /run/netns). `""` is the process's own."""
+    """The namespaces named in `directory` (`ip netns` knows those in /run/netns).
+
+    Wherever a name is asked for, `""` is the process's own namespace and an absolute path is itself.
+    """
 
     def __init__(self, directory: Path = Path("/run/netns")) -> None:
         self.directory = directory
@@ -37,7 +40,8 @@ class Namespaces:
         return self.directory / name if name else Path("/proc/self/ns/net")
 
     def exists(self, name: str) -> bool:
-        return name in self.names()
+        path = self.path(name)
+        return path.exists() and path.stat().st_dev != path.parent.stat().st_dev
 
     def names(self) -> set[str]:
         """Every name that holds a namespace; a name left without one (a crash half-way) is not counted."""

@@ -1,357 +1,60 @@
-"""The driver suite over real packets: hosts are namespaces, guests are namespaces behind the driver's taps."""
+"""The driver suite over real packets, and what only real packets can show."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import socket
-import struct
-import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import TypeVar
 
+import msgspec
 import pytest
 
-from pileus.host.netlink import Netlink
-from pileus.host.netns import Namespaces
+from pileus.host import dns
 from pileus.services.network.driver import (
-    METADATA_IPV4,
-    Answer,
+    FixedIP,
     HostNetwork,
-    NetworkSpec,
-    Observed,
     PortSpec,
-    is_guest,
     tap_name,
 )
 from pileus.services.network.drivers.linux import LinuxNetworkDriver, Options
+from pileus.services.network.drivers.linux.filters import link_local
+from pileus.services.network.tests.linux_bench import (
+    LinuxBench,
+    advert_frame,
+    arp_frame,
+    echo,
+    run,
+    udp_frame,
+)
 from pileus.testing.drivers.network import (
+    CLOSED,
+    DB,
+    FROM_WEB,
+    GATEWAY_IP,
+    GROUPS,
+    HOST_IP,
+    OTHER_NET,
     OUTSIDE_IP,
+    STRANGER,
+    WEB,
     Bench,
-    LeaseSeen,
     NetworkDriverSuite,
+    document,
+    guest,
+    network,
+    public,
+    router,
+    subnet,
+    uuid,
 )
 
-T = TypeVar("T")
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
-_TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x2, 0x1000
-_DHCP_SCRIPT = """#!/bin/sh
-[ "$1" = bound ] && env > "$LEASE_FILE"
-exit 0
-"""
-
-
-async def echo(port_id: str, path: str, headers: Mapping[str, str]) -> Answer:
-    return 200, "text/plain", f"{port_id} {path}".encode()
-
-
-@dataclass
-class Guest:
-    """A namespace whose eth0 is tied to the driver's tap, as QEMU would tie a guest's."""
-
-    port: PortSpec
-    network: NetworkSpec
-    namespace: str
-    descriptors: list[int] = field(default_factory=list)
-    listening: list[socket.socket] = field(default_factory=list)
-
-
-class LinuxBench:
-    """Each host is one namespace that is home and underlay at once, as on a laptop; a switch joins them."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._tag = f"t{os.getpid() % 1000000}"
-        self.spaces = Namespaces()
-        self.drivers: dict[str, LinuxNetworkDriver] = {}
-        self._guests: dict[str, Guest] = {}
-        self._made: list[str] = []
-        self._outside: list[socket.socket] = []
-
-    async def open(self) -> None:
-        outside, hosts = self._named("out"), {"h1": "198.51.100.2", "h2": "198.51.100.3"}
-        await self._create(outside)
-        await self._inside(outside, lambda link: link.add("switch", "bridge"))
-        await self._inside(outside, lambda link: link.want("switch", mtu=1500))
-        await self._addresses(outside, "switch", {f"{OUTSIDE_IP}/24"})
-        for host, address in hosts.items():
-            name = self._named(host)
-            await self._create(name)
-            path = self.spaces.path(outside)
-
-            def join(link: Netlink, host: str = host, path: Path = path) -> None:
-                link.add_veth("uplink", peer=host, namespace=path, mac="", mtu=1500, alias="")
-                link.want("uplink", mtu=1500)
-
-            def answer(link: Netlink, host: str = host) -> None:
-                link.want(host, mtu=1500, master="switch")
-
-            await self._inside(name, join)
-            await self._inside(outside, answer)
-            await self._addresses(name, "uplink", {f"{address}/24"})
-        self._outside = await self._listen(outside, (80,))
-
-    async def close(self) -> None:
-        for port_id in list(self._guests):
-            await self._detach(port_id)
-        for driver in self.drivers.values():
-            await driver.apply(HostNetwork(host="", revision=99))
-            await driver.sweep()
-            await driver.close()
-        for opened in self._outside:
-            opened.close()
-        for name in self._made:
-            await self.spaces.remove(name)
-        self.spaces.close()
-
-    # The bench's verbs.
-
-    async def apply(self, desired: HostNetwork) -> Observed:
-        host = desired.host
-        if host not in self.drivers:
-            self.drivers[host] = await self._driver(host)
-        seen = await self.drivers[host].apply(desired)
-        networks = {n.id: n for n in desired.networks}
-        wanted = {p.id: p for p in desired.ports if is_guest(p) and p.admin_up and seen.ports[p.id]}
-        for port_id, there in list(self._guests.items()):
-            if there.port != wanted.get(port_id) and there.namespace.startswith(self._named(host)):
-                await self._detach(port_id)
-        for port_id, port in wanted.items():
-            if port_id not in self._guests:
-                await self._attach(host, port, networks[port.network_id])
-        return seen
-
-    async def sweep(self, host: str) -> None:
-        await self.drivers[host].sweep()
-
-    async def restart(self, host: str) -> None:
-        await self.drivers[host].close()
-        self.drivers[host] = await self._driver(host)
-
-    def changes(self, host: str) -> int:
-        return self.drivers[host].changes
-
-    async def leftovers(self, host: str) -> list[str]:
-        """Devices, namespaces and tables, by tools that are not the driver's."""
-        name = self._named(host)
-        links = await run("ip", "-n", name, "-o", "link")
-        devices = [line.split(": ")[1].split("@")[0] for line in links.splitlines()]
-        tables = (await run("ip", "netns", "exec", name, "nft", "list", "tables")).splitlines()
-        prefix = f"{self._prefix(host)}-"
-        spaces = [n for n in os.listdir("/run/netns") if n.startswith(prefix)]
-        left = [d for d in devices if d not in ("lo", "uplink") and not d.startswith("ifb")]
-        return sorted(left + tables + spaces)
-
-    async def lease(self, port_id: str) -> LeaseSeen | None:
-        """Asks with a real DHCP client."""
-        there = self._guests[port_id]
-        file, script = self._scratch / f"lease-{port_id}", self._scratch / "script"
-        file.unlink(missing_ok=True)
-        script.write_text(_DHCP_SCRIPT)
-        script.chmod(0o755)
-        await run(
-            "ip", "netns", "exec", there.namespace, "env", f"LEASE_FILE={file}", "busybox", "udhcpc",
-            "-f", "-n", "-q", "-i", "eth0", "-t", "3", "-T", "1", "-s", str(script), "-O", "mtu",
-            "-O", "staticroutes", check=False,
-        )  # fmt: skip
-        if not file.exists():
-            return None
-        told = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
-        return LeaseSeen(
-            ip=told["ip"],
-            prefix=int(told["mask"]),
-            gateway=told.get("router"),
-            dns_servers=tuple(told.get("dns", "").split()),
-            mtu=int(told["mtu"]),
-            domain=told.get("domain", ""),
-        )
-
-    async def resolve(self, port_id: str, name: str) -> str | None:
-        there = self._guests[port_id]
-        block = next(s for s in there.network.subnets if s.ip_version == 4)
-        server = str(IPv4Interface(block.cidr).network.network_address + 2)
-        answer = await run(
-            "ip", "netns", "exec", there.namespace, "dig", "+short", "+time=2", "+tries=1",
-            f"@{server}", name, "A", check=False,
-        )  # fmt: skip
-        return answer.strip() or None
-
-    async def fetch(self, port_id: str, path: str) -> tuple[int, bytes] | None:
-        return await self._fetch(self._guests[port_id].namespace, METADATA_IPV4, path)
-
-    async def reaches(self, source: str, ip: str, protocol: str, number: int) -> bool:
-        namespace = self._guests[source].namespace if source else self._named("h1")
-        if protocol == "icmp":
-            command = ("ip", "netns", "exec", namespace, "ping", "-c1", "-W1", ip)
-            return " 1 received" in await run(*command, check=False)
-        with await self.spaces.call(namespace, lambda: socket.socket()) as opened:
-            opened.setblocking(False)
-            try:
-                async with asyncio.timeout(1.2):
-                    await asyncio.get_running_loop().sock_connect(opened, (ip, number))
-            except (TimeoutError, OSError):
-                return False
-            return True
-
-    async def sends_as(self, source: str, target: str, *, mac: str, ip: str) -> bool:
-        token = os.urandom(8)
-        there, other = self._guests[source], self._guests[target]
-        frame = _udp_frame(mac, other.port.mac, ip, other.port.fixed_ips[0].ip, token)
-        ears = await self.spaces.call(other.namespace, lambda: _packet_socket(0x0800))
-        mouth = await self.spaces.call(there.namespace, lambda: _packet_socket(0))
-        loop = asyncio.get_running_loop()
-        with ears, mouth:
-            mouth.send(frame)
-            try:
-                async with asyncio.timeout(0.6):
-                    while token not in await loop.sock_recv(ears, 2048):
-                        continue
-            except TimeoutError:
-                return False
-            return True
-
-    # What it is made of.
-
-    async def run_in(self, port_id: str, *command: str) -> str:
-        there = self._guests[port_id]
-        return await run("ip", "netns", "exec", there.namespace, *command, check=False)
-
-    def _named(self, what: str) -> str:
-        return f"{self._tag}-{what}"
-
-    def _prefix(self, host: str) -> str:
-        return f"n{host[1]}{'abcdefghij'[os.getpid() % 10]}"
-
-    async def _create(self, name: str) -> None:
-        await self.spaces.create(name)
-        self._made.append(name)
-        await self._inside(name, lambda link: link.want("lo", mtu=65536))
-
-    async def _driver(self, host: str) -> LinuxNetworkDriver:
-        name = self._named(host)
-        options = Options(prefix=self._prefix(host), home=name, underlay=name)
-        driver = LinuxNetworkDriver(echo, options=options)
-        await driver.start_up()
-        return driver
-
-    async def _inside(self, name: str, job: Callable[[Netlink], T]) -> T:
-        def work() -> T:
-            with contextlib.closing(Netlink()) as link:
-                return job(link)
-
-        return await self.spaces.call(name, work)
-
-    async def _addresses(self, name: str, device: str, wanted: set[str]) -> None:
-        await self._inside(name, lambda link: link.want_addresses(device, wanted))
-
-    async def _listen(self, name: str, ports: tuple[int, ...]) -> list[socket.socket]:
-        def work() -> list[socket.socket]:
-            return [socket.create_server(("", port), backlog=128) for port in ports]
-
-        return await self.spaces.call(name, work)
-
-    async def _attach(self, host: str, port: PortSpec, net: NetworkSpec) -> None:
-        there = Guest(port, net, self._named(f"{host}-{port.id[:8]}-{port.network_id[:8]}"))
-        await self._create(there.namespace)
-        outer = await self.spaces.call(self._named(host), lambda: _open_tap(tap_name(port.id)))
-        inner = await self.spaces.call(there.namespace, lambda: _open_tap("eth0"))
-        there.descriptors = [outer, inner]
-        loop = asyncio.get_running_loop()
-        loop.add_reader(outer, _pump, outer, inner)
-        loop.add_reader(inner, _pump, inner, outer)
-        block = next(s for s in net.subnets if s.ip_version == 4)
-        prefix, gateway = block.cidr.split("/")[1], block.gateway
-
-        def dress(link: Netlink) -> None:
-            link.want("eth0", mtu=net.mtu, mac=port.mac)
-            addresses = {f"{f.ip}/{prefix if '.' in f.ip else 64}" for f in port.fixed_ips}
-            link.want_addresses("eth0", addresses)
-            if gateway:
-                link.want_routes(
-                    {"0.0.0.0/0": (gateway, "eth0"), "169.254.169.254/32": ("", "eth0")}
-                )
-
-        await self._inside(there.namespace, dress)
-        there.listening = await self._listen(there.namespace, (22, 80))
-        self._guests[port.id] = there
-
-    async def _detach(self, port_id: str) -> None:
-        there = self._guests.pop(port_id)
-        loop = asyncio.get_running_loop()
-        for descriptor in there.descriptors:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-        for opened in there.listening:
-            opened.close()
-        await self.spaces.remove(there.namespace)
-
-    async def _fetch(self, namespace: str, ip: str, path: str) -> tuple[int, bytes] | None:
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        opened = await self.spaces.call(namespace, lambda: socket.socket(family))
-        opened.setblocking(False)
-        try:
-            async with asyncio.timeout(2):
-                await asyncio.get_running_loop().sock_connect(opened, (ip, 80))
-                reader, writer = await asyncio.open_connection(sock=opened)
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: {ip}\r\n\r\n".encode())
-                answer = await reader.read()
-                writer.close()
-        except (TimeoutError, OSError):
-            opened.close()
-            return None
-        head, _, body = answer.partition(b"\r\n\r\n")
-        return int(head.split(b" ")[1]), body
-
-
-async def run(*command: str, check: bool = True) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    out, err = await process.communicate()
-    if check and process.returncode:
-        raise AssertionError(f"{' '.join(command)}: {err.decode()}")
-    return out.decode()
-
-
-def _open_tap(name: str) -> int:
-    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.ioctl(
-        descriptor, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI)
-    )
-    return descriptor
-
-
-def _pump(source: int, target: int) -> None:
-    with contextlib.suppress(OSError):  # a device that is down loses frames, as a cable would
-        while frame := os.read(source, 65536):
-            os.write(target, frame)
-
-
-def _packet_socket(protocol: int) -> socket.socket:
-    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
-    opened.bind(("eth0", protocol))
-    opened.setblocking(False)
-    return opened
-
-
-def _udp_frame(mac: str, to_mac: str, ip: str, to_ip: str, payload: bytes) -> bytes:
-    ether = bytes.fromhex((to_mac + mac).replace(":", "")) + b"\x08\x00"
-    udp = struct.pack("!HHHH", 4000, 9, 8 + len(payload), 0) + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0)
-    head += socket.inet_aton(ip) + socket.inet_aton(to_ip)
-    total = sum(struct.unpack("!10H", head))
-    total = (total >> 16) + (total & 0xFFFF)
-    checksum = ~(total + (total >> 16)) & 0xFFFF
-    return ether + head[:10] + struct.pack("!H", checksum) + head[12:] + udp
 
 
 class TestLinuxNetworkDriver(NetworkDriverSuite):
@@ -373,3 +76,200 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
     def bench(self) -> AbstractAsyncContextManager[Bench]:
         return self.linux()
+
+    def play_here(self, scenario: Callable[[LinuxBench], Awaitable[None]]) -> None:
+        async def run_it() -> None:
+            async with self.linux() as bench:
+                await scenario(bench)
+
+        asyncio.run(run_it())
+
+    def test_a_guest_reaches_nothing_of_the_host_itself(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            desired = document(
+                guest(WEB, "10.0.0.11"), networks=(network(), public()), routers=(router(),)
+            )
+            await bench.apply(desired)
+            heard = await bench.listen("h1", (80,))
+            assert await bench.reaches("", HOST_IP, "tcp", 80)
+            assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80)
+            for address in (HOST_IP, GATEWAY_IP):
+                assert not await bench.reaches(WEB, address, "tcp", 80)
+            for address in (HOST_IP, "198.51.100.3"):  # nor, on the underlay, any other host
+                assert not await bench.reaches(WEB, address, "icmp", 8)
+            await bench.run_in(WEB, "ip", "route", "add", f"{HOST_IP}/32", "dev", "eth0")
+            assert not await bench.reaches(WEB, HOST_IP, "tcp", 80)
+            found = await bench.run_in(WEB, "ip", "neigh", "show", HOST_IP)
+            assert "lladdr" not in found, "the host answered ARP on a guest's network"
+            for opened in heard:
+                opened.close()
+
+        self.play_here(scenario)
+
+    def test_only_ports_that_the_operator_opens_are_reached_on_the_host(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            bench.options = {"open_ports": (80,)}
+            desired = document(
+                guest(WEB, "10.0.0.11"), networks=(network(), public()), routers=(router(),)
+            )
+            await bench.apply(desired)
+            heard = await bench.listen("h1", (80, 81))
+            assert await bench.reaches(WEB, HOST_IP, "tcp", 80)
+            assert not await bench.reaches(WEB, HOST_IP, "tcp", 81)
+            for opened in heard:
+                opened.close()
+
+        self.play_here(scenario)
+
+    def test_guests_speak_ipv6_within_their_groups(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            v6 = subnet(6, "fd00:1::/64", "fd00:1::1", ip_version=6)
+            both = network(subnets=(*network().subnets, v6))
+            here, there = (_dual(g) for g in (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12")))
+            closed = _dual(guest(STRANGER, "10.0.0.13", CLOSED))
+            await bench.apply(document(here, there, closed, networks=(both,)))
+            assert await bench.reaches(WEB, "fd00:1::c", "icmp", 8)
+            assert await bench.reaches(WEB, "fd00:1::c", "tcp", 80)
+            assert not await bench.reaches(WEB, "fd00:1::d", "tcp", 80)
+            assert not await bench.reaches(WEB, "fd00:1::d", "icmp", 8)
+            assert await bench.reaches(STRANGER, "fd00:1::c", "tcp", 80)
+            answer = await bench.fetch_at(WEB, "fe80::a9fe:a9fe", "/openstack")
+            assert answer == (200, f"{WEB} /openstack".encode())
+            await bench.run_in(WEB, "ip", "addr", "add", "fd00:1::77/128", "dev", "eth0", "nodad")
+            told = await bench.run_in(WEB, "ping", "-c1", "-W1", "-I", "fd00:1::77", "fd00:1::c")
+            assert " 0 received" in told
+
+        self.play_here(scenario)
+
+    def test_a_router_advertises_prefixes_that_ask_for_it(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            v6 = subnet(6, "fd00:1::/64", "fd00:1::1", ip_version=6, ra_mode="slaac")
+            both = network(subnets=(*network().subnets, v6))
+            made = (
+                "fd00:1::f816:3eff:fe00:10b"  # what the MAC fa:16:3e:00:01:0b makes of the prefix
+            )
+            port = guest(WEB, "10.0.0.11")
+            fixed = (*port.fixed_ips, FixedIP(subnet_id=v6.id, ip=made))
+            inner = router(gateway=None).interfaces[0]
+            inner = msgspec.structs.replace(inner, addresses=("10.0.0.1/24", "fd00:1::1/64"))
+            desired = document(
+                port,
+                networks=(both,),
+                routers=(router(gateway=None, interfaces=(inner,)),),
+            )
+            await bench.apply(desired)
+            await bench.run_in(WEB, "ip", "link", "set", "eth0", "down")
+            await bench.run_in(WEB, "ip", "link", "set", "eth0", "up")
+            seen = await bench.eventually(WEB, ("ip", "-6", "addr", "show", "dev", "eth0"), made)
+            assert f"{made}/64" in seen
+            ports = (desired.ports[0], msgspec.structs.replace(port, fixed_ips=fixed))
+            routes = await bench.eventually(WEB, ("ip", "-6", "route"), "default via fe80::")
+            assert "proto ra" in routes
+            assert (await bench.apply(msgspec.structs.replace(desired, ports=ports))).errors == {}
+
+        self.play_here(scenario)
+
+    def test_a_guest_cannot_poison_its_neighbours(self) -> None:
+        """ARP and neighbour discovery under another's address, and answers of a DHCP server (R12)."""
+
+        async def scenario(bench: LinuxBench) -> None:
+            web, db = guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12")
+            await bench.apply(document(web, db))
+            honest = arp_frame(web.mac, "10.0.0.11", db.mac, "10.0.0.12")
+            assert await bench.passes(WEB, DB, honest)
+            assert not await bench.passes(
+                WEB, DB, arp_frame(web.mac, "10.0.0.2", db.mac, "10.0.0.12")
+            )
+            own = link_local(web.mac)
+            assert await bench.passes(WEB, DB, advert_frame(web.mac, db.mac, own, own))
+            for other in ("fe80::a9fe:a9fe", link_local(db.mac)):
+                assert not await bench.passes(WEB, DB, advert_frame(web.mac, db.mac, own, other))
+            rogue = udp_frame(web.mac, db.mac, "10.0.0.11", "10.0.0.12", b"rogue", (67, 68))
+            assert not await bench.passes(WEB, DB, rogue)
+            tagged = b"".join((honest[:12], b"\x81\x00\x00\x07", honest[12:]))
+            assert not await bench.passes(WEB, DB, tagged)
+
+        self.play_here(scenario)
+
+    def test_the_metadata_address_works_through_the_default_route_too(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            desired = document(guest(WEB, "10.0.0.11"), routers=(router(gateway=None),))
+            await bench.apply(desired)
+            await bench.run_in(WEB, "ip", "route", "del", "169.254.169.254/32")
+            assert await bench.fetch(WEB, "/x") == (200, f"{WEB} /x".encode())
+
+        self.play_here(scenario)
+
+    def test_the_taps_belong_to_the_user_that_runs_guests(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            bench.options = {"tap_owner": 65534}
+            await bench.apply(document(guest(WEB, "10.0.0.11")))
+            told = await run("ip", "-n", bench.name("h1"), "-d", "link", "show", tap_name(WEB))
+            assert "user nobody" in told or "user 65534" in told
+            assert "persist on" in told
+
+        self.play_here(scenario)
+
+    def test_two_instances_share_a_machine_and_sweep_only_their_own(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            await bench.apply(document(guest(WEB, "10.0.0.11")))
+            home = str(bench.spaces.path(bench.name("h1")))
+            folder = self.scratch / "netns-h1"
+            options = Options(prefix="zz9", home=home, underlay=home, namespaces=folder)
+            other = LinuxNetworkDriver(echo, options=options)
+            await other.start_up()
+            twin = guest(STRANGER, "10.0.0.11", network_id=OTHER_NET)
+            second = network(id=OTHER_NET, segment=102)
+            desired = document(networks=(second,), ports=(twin,))
+            assert (await other.apply(desired)).errors == {}
+            assert (await bench.lease(WEB)) is not None
+            await other.apply(HostNetwork(host="h1", revision=2))
+            await other.sweep()
+            await other.close()
+            assert (await bench.lease(WEB)) is not None
+            assert not [found for found in await bench.leftovers("h1") if "zz9" in found]
+
+        self.play_here(scenario)
+
+    def test_established_connections_survive_a_restart_of_the_host_process(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            desired = document(guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12", FROM_WEB))
+            groups = (*GROUPS[:2], msgspec.structs.replace(GROUPS[2], members=("10.0.0.11",)))
+            desired = msgspec.structs.replace(desired, groups=(*groups, GROUPS[3]))
+            await bench.apply(desired)
+            ours, theirs = await bench.connected(WEB, DB, "10.0.0.12")
+            await bench.restart("h1")
+            await bench.apply(desired)
+            theirs.send(b"still here")
+            assert await bench.heard(ours) == b"still here"
+            for opened in (ours, theirs):
+                opened.close()
+
+        self.play_here(scenario)
+
+    def test_names_of_the_outside_go_to_the_operators_resolver(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
+                # Port 53 of a loopback address of our own: the driver's process asks from here.
+                resolver.bind(("127.53.7.1", 53))
+                resolver.setblocking(False)
+                bench.options = {"resolvers": ("127.53.7.1",)}
+                await bench.apply(document(guest(WEB, "10.0.0.11")))
+                loop = asyncio.get_running_loop()
+                asking = asyncio.create_task(bench.resolve(WEB, "www.example.org"))
+                async with asyncio.timeout(3):
+                    packet, peer = await loop.sock_recvfrom(resolver, 512)
+                question = dns.parse(packet)
+                assert question is not None
+                reply = dns.address_answer(question, ["203.0.113.7"])
+                await loop.sock_sendto(resolver, reply, peer)
+                assert await asking == "203.0.113.7"
+
+        self.play_here(scenario)
+
+
+def _dual(port: PortSpec) -> PortSpec:
+    """The same port with fd00:1::<last octet> as well."""
+    last = int(port.fixed_ips[0].ip.rsplit(".", 1)[1])
+    own = FixedIP(subnet_id=uuid(5, 6), ip=f"fd00:1::{last:x}")
+    return msgspec.structs.replace(port, fixed_ips=(*port.fixed_ips, own))

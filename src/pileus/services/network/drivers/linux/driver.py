@@ -30,7 +30,10 @@ from pileus.services.network.drivers.linux.serving import (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`home` holds bridges and taps ("" is the process's own namespace, where QEMU runs)."""
+    """`home` holds bridges and taps ("" is the process's own namespace, where QEMU runs).
+
+    `home` and `underlay` are names in the folder `namespaces`, or absolute paths.
+    """
 
     prefix: str = "pl"  # tells instances on one machine apart: up to three characters
     underlay: str = "underlay"  # made a name of the process's own namespace if nobody made it
