@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles for both databases
 from sqlalchemy.sql.base import Executable
 
 from .contracts import Contract
@@ -70,7 +70,7 @@ def _read() -> Executable:
 
 
 def _raise() -> Executable:
-    upsert = sqlite.insert(_T).values(name=sa.bindparam("name"), revision=1)
+    upsert = insert(_T).values(name=sa.bindparam("name"), revision=1)
     return upsert.on_conflict_do_update(
         index_elements=["name"], set_={"revision": _T.c.revision + 1}
     )

@@ -62,7 +62,14 @@ class Credentials(Protocol):
 Check = Callable[[Credentials, Target], bool]
 Resolve = Callable[[str], Check]
 
-_ALIASES = {"system": "system_scope", "tenant": "project_id", "tenant_id": "project_id"}
+_ALIASES = {
+    "system": "system_scope",
+    "tenant": "project_id",
+    "tenant_id": "project_id",
+    "token.domain.id": "domain_id",
+    "token.project.id": "project_id",
+    "token.project.domain.id": "project_domain_id",
+}
 _REMOTE = frozenset({"http", "https", "opa", "remote"})
 _PLACE = re.compile(r"%\(([^()]+)\)s|(%%)")
 _ATTRIBUTE = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles for both databases
 from sqlalchemy.sql.base import Executable
 
 from .faults import OverQuota
@@ -49,7 +49,7 @@ def _add(t: sa.Table, column: str, *, replace: bool) -> Callable[[], Executable]
     """An upsert that both databases take; `replace` sets the number, else it is added."""
 
     def build() -> Executable:
-        statement = sqlite.insert(t)
+        statement = insert(t)
         more = statement.excluded[column]
         given: dict[str, Any] = {c.name: sa.bindparam(c.name) for c in t.c}
         changed = more if replace else t.c[column] + more
@@ -79,7 +79,10 @@ class Quota(Generic[R]):
         delta = (self.of(new) if new is not None else 0) - was
         if delta == 0:
             return
-        project = self.project(record)
+        await self.add(tx, self.project(record), delta)
+
+    async def add(self, tx: Tx, project: str, delta: int) -> None:
+        """Moves the usage. Raises OverQuota if it grows past the limit."""
         used = await add_usage(tx, self.service, self.name, project, delta)
         if delta > 0:
             limit = await limit_of(tx, self.service, self.name, project, self.default)

@@ -32,6 +32,7 @@ P = TypeVar("P")
 Changes = Mapping[str, Any]
 _BACKOFF_S = (0.2, 0.5, 1, 2, 5, 10, 30)
 _UNDO_TRIES = 5
+_GIVEN_UP = "It was given up because another request took its place."
 
 
 class Journal(Record, kw_only=True, frozen=True):
@@ -50,6 +51,7 @@ class Journal(Record, kw_only=True, frozen=True):
     attempt: int = 1
     waits_for: str = ""
     becoming: str = ""
+    reserved: dict[str, int] = {}  # quota charged for `becoming` until the end
     request_id: str = ""
     caller: dict[str, Any] = {}
 
@@ -184,6 +186,7 @@ class Sagas:
         else:
             waits_for = await self._cancel_others(tx, saga, record)
             record = await saga.table.change(tx, record, **changes)
+        reserved = await _reserve(tx, saga.table, record, becoming) if becoming is not None else {}
         entry = Journal(
             id=self.runtime.world.new_id(),
             saga=saga.name,
@@ -191,6 +194,7 @@ class Sagas:
             owner=self.me,
             waits_for=waits_for,
             becoming=msgspec.json.encode(becoming).decode() if becoming is not None else "",
+            reserved=reserved,
             request_id=request_id,
             caller=remembered(caller),
         )
@@ -335,31 +339,47 @@ class Sagas:
         live = self._live[run.entry.id]
         try:
             if run.entry.cancelled or live.interrupted:
-                raise Conflict("It was given up because another request took its place.")
-            changes = await self._attempt(run, step, live)
+                raise Conflict(_GIVEN_UP)
+            changes = await self._attempt(run, step, live) or {}
         except Exception as e:  # the saga runner's part of the same place
-            failure = self._failure(e)
-            if not isinstance(e, Fault):
-                log.exception("%s of %s failed at %s", saga.name, run.record.id, step.name)
-            else:
-                log.info(
-                    "%s of %s failed at %s: %s", saga.name, run.record.id, step.name, failure.detail
-                )
-            await self._move(
-                run,
-                saga,
-                {},
-                undoing=True,
-                error=failure.message,
-                detail=failure.detail,
-                error_code=failure.code,
-            )
+            await self._turn_back(run, saga, step, e)
             return
-        if run.entry.step + 1 == len(saga.steps):  # the last step's changes are the end's
-            await self._finish(run, saga, changes or {})
-            run.entry = msgspec.structs.replace(run.entry, step=len(saga.steps))
-        else:
-            await self._move(run, saga, changes or {}, step=run.entry.step + 1)
+        try:
+            if run.entry.step + 1 < len(saga.steps):
+                await self._move(run, saga, changes, step=run.entry.step + 1)
+            else:  # the last step's changes are the end's
+                await self._finish(run, saga, changes)
+                run.entry = msgspec.structs.replace(run.entry, step=len(saga.steps))
+        except (Stale, Unavailable):
+            raise
+        except Fault as e:  # what the step gave cannot be written: over quota, a duplicate
+            await self._turn_back(run, saga, step, e)
+
+    async def _turn_back(
+        self, run: Run[Any], saga: Saga[Any], step: Step[Any], error: Exception
+    ) -> None:
+        failure = self._failure(error)
+        unexpected = not isinstance(error, Fault)
+        level = logging.ERROR if unexpected else logging.INFO
+        text = "%s of %s failed at %s: %s"
+        log.log(
+            level,
+            text,
+            saga.name,
+            run.record.id,
+            step.name,
+            failure.message if unexpected else failure.detail,
+            exc_info=error if unexpected else None,
+        )
+        await self._move(
+            run,
+            saga,
+            {},
+            undoing=True,
+            error=failure.message,
+            detail=failure.detail,
+            error_code=failure.code,
+        )
 
     async def _attempt(self, run: Run[Any], step: Step[Any], live: _Live) -> Changes | None:
         clock = self.runtime.world.clock
@@ -376,7 +396,7 @@ class Sagas:
                 if not live.interrupted or self._stopping:
                     raise
                 live.task.uncancel()
-                raise Conflict("It was given up because another request took its place.") from None
+                raise Conflict(_GIVEN_UP) from None
             except TimeoutError:
                 raise Unavailable(
                     f"{step.name} did not end within {step.timeout_s:.0f} s."
@@ -411,9 +431,10 @@ class Sagas:
         """Gives up on an undo: the record says it failed, the journal which step still owes its clean-up."""
         async with self.runtime.store.tx() as tx:
             record = await saga.table.get(tx, run.record.id)
+            await _give_back(tx, saga.table, record, run.entry.reserved)
             if not run.entry.cancelled:
                 await saga.table.change(tx, record, **self._failed(run, saga, record, tx.now))
-            await JOURNAL.change(tx, run.entry, parked=step.name)
+            await JOURNAL.change(tx, run.entry, parked=step.name, reserved={})
 
     async def _move(self, run: Run[Any], saga: Saga[Any], changes: Changes, **moved: Any) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
@@ -428,6 +449,7 @@ class Sagas:
         failed = run.entry.undoing
         async with self.runtime.store.tx(wait=False) as tx:
             record = await saga.table.get(tx, run.record.id)
+            await _give_back(tx, saga.table, record, run.entry.reserved)
             if failed and not run.entry.cancelled:
                 record = await saga.table.change(
                     tx, record, **self._failed(run, saga, record, tx.now)
@@ -475,6 +497,25 @@ class Sagas:
     async def parked(self) -> list[Journal]:
         """Those whose clean-up waits for a delete, for `pileus status`."""
         return [e for e in await JOURNAL.list(self.runtime.store, Page({}, limit=1000)) if e.parked]
+
+
+async def _reserve(tx: Tx, table: Table[Any], record: Record, becoming: Record) -> dict[str, int]:
+    """Charges what the record will cost more when the saga succeeds. Raises OverQuota."""
+    reserved = {}
+    for quota in table.quotas:
+        more = quota.of(becoming) - quota.of(record)
+        if more > 0:
+            await quota.add(tx, quota.project(record), more)
+            reserved[quota.name] = more
+    return reserved
+
+
+async def _give_back(
+    tx: Tx, table: Table[Any], record: Record, reserved: Mapping[str, int]
+) -> None:
+    for quota in table.quotas:
+        if quota.name in reserved:
+            await quota.add(tx, quota.project(record), -reserved[quota.name])
 
 
 def _project(record: Record) -> str:

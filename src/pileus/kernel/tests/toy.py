@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pileus.kernel import http
 from pileus.kernel.agents import Agents
@@ -132,7 +133,7 @@ class CreateThing(Body):
     name: str
     size: int = 1
     tags: list[str] = []
-    hue: msgspec.UnsetType | str = msgspec.UNSET
+    hue: Annotated[str | UnsetType, since("1.3")] = UNSET
 
 
 class GrowThing(Body):
@@ -148,7 +149,13 @@ class Things(Resource[Thing]):
         "toy:delete": "role:member and project_id:%(project_id)s",
     }
     listing = Listing(
-        {"name": Filter(), "status": Filter(), "match": Filter("name", op="regex"), "tags": Filter(op="all"), "size": Filter(kind=int)},
+        {
+            "name": Filter(),
+            "status": Filter(),
+            "match": Filter("name", op="regex"),
+            "tags": Filter(op="all"),
+            "size": Filter(kind=int),
+        },
         {"name": "name", "size": "size"},
     )
 
@@ -173,19 +180,15 @@ class Things(Resource[Thing]):
     async def show(self, ctx: Context, thing: Thing) -> Any:
         return {"thing": thing}
 
-    @operation("POST", "/things/{thing_id}/action", "toy:create", action="grow", since="1.2", status=202)
+    @operation(
+        "POST", "/things/{thing_id}/action", "toy:create", action="grow", since="1.2", status=202
+    )
     async def grow(self, ctx: Context, thing: Thing, body: GrowThing) -> None:
         await ctx.start(GROW, thing, becoming=msgspec.structs.replace(thing, size=body.size))
 
     @operation("DELETE", "/things/{thing_id}", "toy:delete")
     async def delete(self, ctx: Context, thing: Thing) -> None:
         await ctx.start(DELETE, thing)
-
-
-class HuedThing(CreateThing):
-    """The same body with a field that came later."""
-
-    hue: "msgspec.UnsetType | str" = msgspec.UNSET
 
 
 SERVICE = Service(
@@ -216,7 +219,9 @@ MEMBER = {"x-auth-token": "p1:member,reader"}
 
 
 @asynccontextmanager
-async def toy(store: Store | None = None, *, world: World | None = None, ground: Ground | None = None) -> AsyncIterator[tuple[Runtime, Client]]:
+async def toy(
+    store: Store | None = None, *, world: World | None = None, ground: Ground | None = None
+) -> AsyncIterator[tuple[Runtime, Client]]:
     """The toy cloud: its runtime and a member's client."""
     world = world or World()
     with tempfile.TemporaryDirectory(prefix="pileus-toy-") as folder:
@@ -224,7 +229,17 @@ async def toy(store: Store | None = None, *, world: World | None = None, ground:
         await kept.start()
         bus = MemoryBus(world)
         await bus.start()
-        runtime = Runtime(world, kept, bus, Agents(bus), Reconcilers(world), Path(folder), "http://cloud.test:5000", "toy", (SERVICE,))
+        runtime = Runtime(
+            world,
+            kept,
+            bus,
+            Agents(bus),
+            Reconcilers(world),
+            Path(folder),
+            "http://cloud.test:5000",
+            "toy",
+            (SERVICE,),
+        )
         runtime.rules = Rules(SERVICE.all_rules())
         runtime.callers = Callers(kept, world, AnyProject())
         runtime.settings["toy"] = ground or Ground()
@@ -236,6 +251,3 @@ async def toy(store: Store | None = None, *, world: World | None = None, ground:
             await runtime.sagas.stop()
             await kept.stop()
             await bus.stop()
-
-
-_ = since
