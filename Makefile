@@ -60,9 +60,11 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 	@$(SAY) "lint";      $(BIN)/ruff check --quiet .
 	@$(SAY) "types";     $(BIN)/mypy
 	@$(SAY) "contracts"; $(BIN)/lint-imports --no-logo >.cache/contracts || { cat .cache/contracts; exit 1; }
-	@$(SAY) "tests";     $(BIN)/pytest --floor check src tests/architecture
+	@$(SAY) "tests";     $(BIN)/pytest --floor check -m "not e2e and not slow" src tests/architecture
 
 test: setup check ## check, then the official suite, simulation and end to end (< 20 minutes)
+	@$(SAY) "drivers on this machine: real guests, real packets"
+	@$(BIN)/pytest --floor drivers -m "e2e and not slow" --durations 5 src
 	@$(SAY) "conformance, simulation, end to end"
 	@$(BIN)/pytest --floor test -m "not slow" --durations 10 $(wildcard tests/conformance tests/simulation tests/e2e)
 
