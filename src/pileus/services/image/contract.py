@@ -11,7 +11,10 @@ from pileus.kernel.contracts import Contract
 
 
 class ImageInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes in bytes but `min_disk` (GiB) and `min_ram` (MiB). `sha512` is hexadecimal, "" before upload."""
+    """Sizes in bytes but `min_disk` (GiB) and `min_ram` (MiB). `sha512` is hexadecimal, "" before upload.
+
+    `unsafe` says why nobody may open the bytes, "" if somebody may; `found_format` is what they were found to be.
+    """
 
     id: str
     name: str
@@ -26,6 +29,8 @@ class ImageInfo(msgspec.Struct, frozen=True, kw_only=True):
     min_ram: int
     sha512: str
     properties: dict[str, str] = {}
+    unsafe: str = ""
+    found_format: str = ""
 
 
 class Images(Protocol):

@@ -1,0 +1,286 @@
+"""Keeps images' bytes and their records together: uploads, staging, tickets, and what a crash left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pileus.host.images import ImageFacts, inspect, require
+from pileus.kernel.auth import Caller
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Conflict, Invalid, NotFound, Unsupported
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Match, Page, Tx
+from pileus.kernel.world import seconds_of
+
+from . import contract, tickets
+from .contract import ImageInfo
+from .faults import Gone
+from .images.record import (
+    ACTIVE,
+    IMAGES,
+    IMPORTING,
+    QUEUED,
+    SAVING,
+    UPLOADING,
+    Image,
+    visible,
+)
+from .settings import ImageSettings
+from .stores import FileStore, ImageStore, Incoming
+
+METHODS = ("glance-direct",)
+_LOOK_S, _SIGN_S = (
+    1.0,
+    20.0,
+)  # how often an upload looks whether its image is there, and says it lives
+_DEAD_S = 120.0  # an upload that has not been heard of for so long has died with its control
+_ORPHAN_S = 3600.0
+
+
+def staged(image_id: str) -> str:
+    """The key of bytes that wait for their import."""
+    return image_id + ".staged"
+
+
+def kept(runtime: Runtime) -> Keeping:
+    return cast(Keeping, runtime.contracts.get(contract.IMAGES))
+
+
+@dataclass
+class Keeping:
+    """Keeps the contract `Images`."""
+
+    runtime: Runtime
+    store: ImageStore
+    live: set[str] = field(default_factory=set)  # images whose bytes come in through this control
+
+    @property
+    def settings(self) -> ImageSettings:
+        return cast(ImageSettings, self.runtime.settings["image"])
+
+    # The contract
+
+    async def image(self, caller: Caller, image_id: str) -> ImageInfo:
+        image = await IMAGES.find(self.runtime.store, image_id)
+        if image is None or not visible(caller, image):
+            raise NotFound(f"Image {image_id} could not be found.")
+        return _info(image)
+
+    async def ticket(self, image_id: str) -> str:
+        image = await IMAGES.get(self.runtime.store, image_id)
+        if not image.has_bytes:
+            raise NotFound(f"Image {image_id} has no data: its status is {image.status}.")
+        return "/image/tickets/" + await tickets.issue(self.runtime, image_id)
+
+    # Bytes in
+
+    async def upload(self, image: Image, chunks: AsyncIterator[bytes]) -> None:
+        """The image is active when this returns, or as it was before when this raises."""
+        await self._receive(image, chunks, SAVING)
+
+    async def stage(self, image: Image, chunks: AsyncIterator[bytes]) -> None:
+        """The bytes wait for an import when this returns."""
+        await self._receive(image, chunks, UPLOADING)
+
+    async def _receive(self, image: Image, chunks: AsyncIterator[bytes], via: str) -> None:
+        await self._begin(image.id, via)
+        self.live.add(image.id)
+        key = image.id if via == SAVING else staged(image.id)
+        try:
+            name = f"{image.id}.{self.runtime.world.new_hex()}"
+            watched = self._watched(image.id, chunks)
+            incoming = await self.store.receive(name, watched, self.settings.size_limit)
+            try:
+                found = await self._facts(image, incoming)
+                await incoming.keep(key)
+            except BaseException:
+                await incoming.drop()
+                raise
+            await self._end(image.id, via, found)
+        except BaseException:  # whatever it was, the image is as before and nothing is left
+            await self.store.delete(key)
+            await self._restore(image.id)
+            raise
+        finally:
+            self.live.discard(image.id)
+
+    async def _begin(self, image_id: str, via: str) -> None:
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image_id)
+            if image.status != QUEUED:
+                raise Conflict(
+                    f"Image status transition from {image.status} to {via} is not allowed"
+                )
+            if via == SAVING:
+                require_formats(image)
+            await IMAGES.change(
+                tx, image, status=via, uploader=self.runtime.sagas.me, uploading_at=tx.now
+            )
+
+    async def _watched(self, image_id: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The chunks, as long as the image is there. Raises Gone."""
+        clock, store = self.runtime.world.clock, self.runtime.store
+        looked = signed = clock.monotonic()
+        async for chunk in chunks:
+            yield chunk
+            now = clock.monotonic()
+            if now - looked < _LOOK_S:
+                continue
+            looked = now
+            image = await IMAGES.find(store, image_id)
+            if image is None:
+                raise Gone(f"Image {image_id} was deleted during its upload.")
+            if now - signed >= _SIGN_S:
+                signed = now
+                async with store.tx(wait=False) as tx:
+                    if (image := await IMAGES.find(tx, image_id)) is not None:
+                        at = tx.now
+                        await IMAGES.change(tx, image, uploading_at=at, updated_at=image.updated_at)
+
+    async def _facts(self, image: Image, incoming: Incoming) -> dict[str, Any]:
+        """What the record says of the bytes. Raises Unsupported where they must match their format and don't."""
+        stored = incoming.stored
+        facts = await asyncio.to_thread(inspect, incoming.path)
+        if self.settings.require_image_format_match and image.disk_format:
+            require_match(facts, image.disk_format)
+        virtual_size = facts.virtual_size if facts.format == image.disk_format else 0
+        return {
+            "size": stored.size,
+            "checksum": stored.md5,
+            "sha512": stored.sha512,
+            "virtual_size": virtual_size or None,
+            "found_format": facts.format,
+            "unsafe": facts.unsafe or "",
+        }
+
+    async def _end(self, image_id: str, via: str, found: dict[str, Any]) -> None:
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.find(tx, image_id)
+            if image is None:
+                raise Gone(f"Image {image_id} was deleted during its upload.")
+            status = ACTIVE if via == SAVING else UPLOADING
+            image = await IMAGES.change(tx, image, status=status, uploader="", **found)
+            if status == ACTIVE:
+                await _announce(tx, image)
+
+    async def _restore(self, image_id: str) -> None:
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.find(tx, image_id)
+            if image is not None and image.uploader:
+                await IMAGES.change(tx, image, **_AS_BEFORE)
+
+    async def complete_import(self, image_id: str) -> None:
+        """Makes the staged bytes the image's. It may be asked again for an import that a crash broke off."""
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image_id)
+            if image.status not in (UPLOADING, IMPORTING) or image.uploader:
+                raise Conflict("Image needs to be staged before 'glance-direct' method can be used")
+            await IMAGES.change(tx, image, status=IMPORTING)
+        with suppress(FileNotFoundError):  # it may have been renamed already
+            await (await self.store.adopt(staged(image_id))).keep(image_id)
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image_id)
+            if image.status == IMPORTING:
+                image = await IMAGES.change(tx, image, status=ACTIVE)
+                await _announce(tx, image)
+
+    async def unstage(self, image_id: str) -> None:
+        """Drops the staged bytes; the image waits for others."""
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image_id)
+            await IMAGES.change(tx, image, **_AS_BEFORE)
+        await self.store.delete(staged(image_id))
+
+    async def forget(self, image_id: str) -> None:
+        """Drops the bytes of an image that is gone."""
+        await self.store.delete(image_id)
+        await self.store.delete(staged(image_id))
+
+    # What a crash left behind
+
+    async def sweep(self) -> None:
+        """Ends uploads and imports whose control died, and drops bytes that belong to no image."""
+        store, now = self.runtime.store, self.runtime.world.clock.time()
+        for image in await IMAGES.list(store, Page({"uploader": Match("ne", "")})):
+            mine = image.uploader == self.runtime.sagas.me
+            silent = now - seconds_of(image.uploading_at) > _DEAD_S
+            if image.id not in self.live and (mine or silent or not store.shared):
+                await self._restore(image.id)
+        for image in await IMAGES.list(store, Page({"status": IMPORTING})):
+            await self.complete_import(image.id)
+        await self.store.sweep(_ORPHAN_S)
+        for key in await self.store.keys(_ORPHAN_S):
+            if await IMAGES.find(store, key.removesuffix(".staged")) is None:
+                await self.store.delete(key)
+
+
+_AS_BEFORE: dict[str, Any] = {
+    "status": QUEUED,
+    "uploader": "",
+    "size": None,
+    "virtual_size": None,
+    "checksum": "",
+    "sha512": "",
+    "found_format": "",
+    "unsafe": "",
+}
+
+
+def make(runtime: Runtime) -> Keeping:
+    return Keeping(runtime, FileStore(runtime.data / "images", runtime.world.clock))
+
+
+def require_formats(image: Image) -> None:
+    """Raises Invalid for an image that does not say what its bytes are."""
+    missing = [f for f in ("disk_format", "container_format") if not getattr(image, f)]
+    if missing:
+        noun = "Property" if len(missing) == 1 else "Properties"
+        raise Invalid(f"{noun} {', '.join(missing)} must be set prior to saving data.")
+
+
+def require_match(facts: ImageFacts, disk_format: str) -> None:
+    """Raises Unsupported."""
+    try:
+        require(facts, disk_format)
+    except Invalid as e:
+        raise Unsupported(e.message) from None
+
+
+async def _announce(tx: Tx, image: Image) -> None:
+    for kind in ("image.upload", "image.activate"):
+        await emit(tx, kind, image.owner, id=image.id, name=image.name, size=image.size)
+
+
+def _info(image: Image) -> ImageInfo:
+    return ImageInfo(
+        id=image.id,
+        name=image.name or "",
+        status=image.status,
+        visibility=image.visibility,
+        owner=image.owner,
+        disk_format=image.disk_format or "",
+        container_format=image.container_format or "",
+        size=image.size or 0,
+        virtual_size=image.virtual_size or 0,
+        min_disk=image.min_disk,
+        min_ram=image.min_ram,
+        sha512=image.sha512,
+        properties=image.properties,
+        unsafe=image.unsafe,
+        found_format=image.found_format,
+    )
+
+
+async def file_chunks(path: Path) -> AsyncIterator[bytes]:
+    """A local file's bytes, a mebibyte at a time."""
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while data := await asyncio.to_thread(file.read, 1 << 20):
+            yield data
+    finally:
+        file.close()

@@ -1,0 +1,212 @@
+"""Where images' bytes are kept. One interface, so that others than the local disk can come."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import msgspec
+
+from pileus.kernel.faults import TooLarge, Unavailable
+
+_CHUNK = 1 << 20
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written. Digests are hexadecimal."""
+
+    size: int
+    md5: str
+    sha512: str
+
+
+class Blob(Protocol):
+    """Bytes being read; deleting them meanwhile does not disturb the reader."""
+
+    def chunks(self, start: int, length: int) -> AsyncIterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+class Incoming(Protocol):
+    """Bytes that were written and that nobody can read by key yet."""
+
+    stored: Stored
+    path: Path  # where they can be inspected
+
+    async def keep(self, key: str) -> None:
+        """Makes them what `key` names, durably, instead of what it named before."""
+
+    async def drop(self) -> None: ...
+
+
+class ImageStore(Protocol):
+    async def receive(self, name: str, chunks: AsyncIterator[bytes], limit: int) -> Incoming:
+        """Writes all of the chunks. If it does not end well, nothing is left. Raises TooLarge, Unavailable."""
+
+    async def adopt(self, key: str) -> Incoming:
+        """What `key` names, to be kept under another one. Raises FileNotFoundError."""
+
+    async def open(self, key: str) -> Blob:
+        """Raises FileNotFoundError."""
+
+    async def delete(self, key: str) -> None:
+        """Nothing happens if it isn't there."""
+
+    async def keys(self, older_than_s: float) -> list[str]:
+        """Every key whose bytes are older."""
+
+    async def sweep(self, older_than_s: float) -> int:
+        """Drops what was being written and was not touched for so long; how many."""
+
+
+@dataclass
+class _File:
+    file: IO[bytes]
+
+    async def chunks(self, start: int, length: int) -> AsyncIterator[bytes]:
+        try:
+            await asyncio.to_thread(self.file.seek, start)
+            while length > 0:
+                data = await asyncio.to_thread(self.file.read, min(_CHUNK, length))
+                if not data:
+                    return
+                length -= len(data)
+                yield data
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@dataclass
+class _Received:
+    folder: Path
+    path: Path
+    stored: Stored
+
+    async def keep(self, key: str) -> None:
+        await asyncio.to_thread(self._rename, self.folder / key)
+
+    def _rename(self, to: Path) -> None:
+        os.replace(self.path, to)
+        _sync_folder(self.folder)
+
+    async def drop(self) -> None:
+        await asyncio.to_thread(self.path.unlink, missing_ok=True)
+
+
+class _Writer:
+    """Runs in a thread, a chunk at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("xb")
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.sha512 = hashlib.sha512()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.md5.update(data)
+        self.sha512.update(data)
+        self.size += len(data)
+
+    def finish(self) -> Stored:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        return Stored(size=self.size, md5=self.md5.hexdigest(), sha512=self.sha512.hexdigest())
+
+
+class FileStore:
+    """A folder: one file per image, named by its id, and `incoming/` for those not complete yet."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.folder, self.incoming, self.clock = folder, folder / "incoming", clock
+        self.incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def receive(self, name: str, chunks: AsyncIterator[bytes], limit: int) -> _Received:
+        path = self.incoming / name
+        writer = None
+        try:
+            writer = await asyncio.to_thread(_Writer, path)
+            async for data in _gathered(chunks, limit):
+                await asyncio.to_thread(writer.write, data)
+            return _Received(self.folder, path, await asyncio.to_thread(writer.finish))
+        except BaseException as e:
+            if writer is not None:
+                writer.file.close()
+            path.unlink(missing_ok=True)
+            if isinstance(e, OSError):
+                raise _fault(e) from e
+            raise
+
+    async def adopt(self, key: str) -> _Received:
+        path = self.folder / key
+        size = (await asyncio.to_thread(path.stat)).st_size
+        return _Received(self.folder, path, Stored(size=size, md5="", sha512=""))
+
+    async def open(self, key: str) -> _File:
+        return _File(await asyncio.to_thread((self.folder / key).open, "rb"))
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread((self.folder / key).unlink, missing_ok=True)
+
+    async def keys(self, older_than_s: float) -> list[str]:
+        return [p.name for p in await asyncio.to_thread(self._old, self.folder, older_than_s)]
+
+    async def sweep(self, older_than_s: float) -> int:
+        old = await asyncio.to_thread(self._old, self.incoming, older_than_s)
+        for path in old:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        return len(old)
+
+    def _old(self, folder: Path, older_than_s: float) -> list[Path]:
+        before = self.clock.time() - older_than_s
+        found = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before:
+                    found.append(Path(entry.path))
+        return found
+
+
+class Clock(Protocol):
+    def time(self) -> float: ...
+
+
+async def _gathered(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    """Pieces of about a mebibyte: each is one turn in a thread. Raises TooLarge past the limit."""
+    parts: list[bytes] = []
+    waiting = total = 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        waiting += len(chunk)
+        total += len(chunk)
+        if total > limit:
+            raise TooLarge(f"The incoming image is too large: it may have {limit} bytes at most.")
+        if waiting >= _CHUNK:
+            yield b"".join(parts)
+            parts, waiting = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fault(e: OSError) -> Exception:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return TooLarge("Image storage media is full: there is not enough room for this image.")
+    return Unavailable("The image storage cannot be written at the moment.", internal=repr(e))

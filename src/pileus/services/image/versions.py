@@ -1,0 +1,50 @@
+"""The version documents of image: choices at the root, the same as a list at `/versions`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.resources import PUBLIC, Context, Resource, operation
+
+from .images.record import IMAGES, Image
+
+_MINORS = (
+    17,
+    15,
+    13,
+    12,
+    11,
+    10,
+    9,
+    8,
+    7,
+    6,
+    5,
+    4,
+    3,
+    2,
+    1,
+    0,
+)  # without a cache there's no 14, 16
+
+
+class Versions(Resource[Image]):
+    table = IMAGES
+    api = ""
+
+    @operation("GET", "", PUBLIC, status=300)
+    async def choices(self, ctx: Context) -> Any:
+        return _versions(ctx)
+
+    @operation("GET", "/versions", PUBLIC)
+    async def index(self, ctx: Context) -> Any:
+        return _versions(ctx)
+
+
+def _versions(ctx: Context) -> Any:
+    links = [{"rel": "self", "href": ctx.root + ctx.service.prefix + "/v2/"}]
+    found = [
+        {"id": f"v2.{m}", "status": "CURRENT" if m == _MINORS[0] else "SUPPORTED", "links": links}
+        for m in _MINORS
+    ]
+    return {"versions": found}
