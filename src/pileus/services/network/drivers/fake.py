@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
 from pileus.kernel.faults import Invalid
-from pileus.services.network.checks import WITH_PORTS, flaws, protocol_number, unsound
+from pileus.services.network.checks import flaws, protocol_number, unsound
 from pileus.services.network.driver import (
     DHCP_OWNER,
     Answer,
@@ -22,10 +22,10 @@ from pileus.services.network.driver import (
     Observed,
     PortSpec,
     RouterSpec,
-    RuleSpec,
     SubnetSpec,
     is_guest,
 )
+from pileus.services.network.drivers.permission import ICMP, ICMPV6, permits
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class FakeNetworkDriver:
         address = _own(port, ip_address(ip).version) if port else None
         if port is None or address is None or not is_guest(port):
             return False
-        if port.security and not self._allows(port, "egress", ip, protocol, number):
+        if not self._allows(port, "egress", ip, protocol, number):
             return False
         local = self._on_link(port.network_id, ip)
         if local is not None:
@@ -243,34 +243,16 @@ class FakeNetworkDriver:
     def _admits(self, port: PortSpec, sender: str, protocol: str, number: int) -> bool:
         if port.device_owner == DHCP_OWNER:
             return protocol == "icmp"
-        return not port.security or self._allows(port, "ingress", sender, protocol, number)
+        return self._allows(port, "ingress", sender, protocol, number)
 
     def _allows(
         self, port: PortSpec, direction: str, peer: str, protocol: str, number: int
     ) -> bool:
-        groups = [g for id in port.groups if (g := self.group(id))]
-        return any(
-            rule.direction == direction and self._matches(rule, peer, protocol, number)
-            for group in groups
-            for rule in group.rules
-        )
-
-    def _matches(self, rule: RuleSpec, peer: str, protocol: str, number: int) -> bool:
-        address = ip_address(peer)
-        wanted, given = protocol_number(rule.protocol), protocol_number(protocol)
-        if rule.ethertype != f"IPv{address.version}" or wanted not in (None, given):
-            return False
-        if rule.cidr and address not in ip_network(rule.cidr):
-            return False
-        if rule.remote_group:
-            group = self.group(rule.remote_group)
-            if group is None or peer not in group.members:
-                return False
-        if rule.port_min is None:
-            return True
-        if given in WITH_PORTS:
-            return rule.port_min <= number <= (rule.port_max or rule.port_min)
-        return rule.port_min == number
+        groups = {id: s for id, s in self._objects.items() if isinstance(s, GroupSpec)}
+        given = protocol_number(protocol) or 0
+        if given == ICMP and ip_address(peer).version == 6:
+            given = ICMPV6
+        return permits(port, groups, direction, peer, given, number)
 
 
 def _kinds(

@@ -217,7 +217,8 @@ class LinuxBench:
         self, source: str, target: str, ip: str
     ) -> tuple[socket.socket, socket.socket]:
         """Both ends of a TCP connection to the target's port 22."""
-        ours = await self.spaces.call(self._guests[source].namespace, socket.socket)
+        namespace = self._guests[source].namespace if source else self.name("h1")
+        ours = await self.spaces.call(namespace, socket.socket)
         ours.setblocking(False)
         await asyncio.get_running_loop().sock_connect(ours, (ip, 22))
         listening = self._guests[target].listening[0]

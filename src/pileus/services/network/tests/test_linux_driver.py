@@ -15,8 +15,10 @@ import pytest
 from pileus.host import dns
 from pileus.services.network.driver import (
     FixedIP,
+    GroupSpec,
     HostNetwork,
     PortSpec,
+    RuleSpec,
     tap_name,
 )
 from pileus.services.network.drivers.linux import LinuxNetworkDriver, Options
@@ -32,6 +34,7 @@ from pileus.services.network.tests.linux_bench import (
 from pileus.testing.drivers.network import (
     CLOSED,
     DB,
+    FLOATING,
     FROM_WEB,
     GATEWAY_IP,
     GROUPS,
@@ -43,6 +46,7 @@ from pileus.testing.drivers.network import (
     Bench,
     NetworkDriverSuite,
     document,
+    floating,
     guest,
     network,
     public,
@@ -242,6 +246,46 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
             await bench.apply(desired)
             theirs.send(b"still here")
             assert await bench.heard(ours) == b"still here"
+            for opened in (ours, theirs):
+                opened.close()
+
+        self.play_here(scenario)
+
+    def test_a_rule_taken_away_ends_the_connections_it_allowed_and_no_other(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
+            both = RuleSpec(direction="ingress", protocol="tcp", cidr="10.0.0.13/32")
+            group = GroupSpec(id=CLOSED, rules=(*GROUPS[1].rules, ssh, both))
+            ports = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12", CLOSED))
+            desired = document(*ports, guest(STRANGER, "10.0.0.13"), groups=(GROUPS[0], group))
+            await bench.apply(desired)
+            ours, theirs = await bench.connected(WEB, DB, "10.0.0.12")
+            others, kept = await bench.connected(STRANGER, DB, "10.0.0.12")
+            less = GroupSpec(id=CLOSED, rules=(*GROUPS[1].rules, both))
+            await bench.apply(msgspec.structs.replace(desired, groups=(GROUPS[0], less)))
+            ours.send(b"one")
+            others.send(b"two")
+            assert await bench.heard(kept) == b"two"
+            assert await bench.heard(theirs) is None
+            for opened in (ours, theirs, others, kept):
+                opened.close()
+
+        self.play_here(scenario)
+
+    def test_a_floating_address_taken_away_ends_the_connections_through_it(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            desired = document(
+                guest(WEB, "10.0.0.11"),
+                networks=(network(), public()),
+                routers=(router(floating(FLOATING, "10.0.0.11")),),
+            )
+            await bench.apply(desired)
+            ours, theirs = await bench.connected("", WEB, FLOATING)
+            ours.send(b"one")
+            assert await bench.heard(theirs) == b"one"
+            await bench.apply(msgspec.structs.replace(desired, routers=(router(),)))
+            ours.send(b"two")
+            assert await bench.heard(theirs) is None
             for opened in (ours, theirs):
                 opened.close()
 

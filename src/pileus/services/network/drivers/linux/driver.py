@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pileus.host import conntrack
 from pileus.host.netlink import Netlink
 from pileus.host.netns import Namespaces
 from pileus.host.ruleset import Fragment, LiveTable
 from pileus.kernel.faults import Fault
 from pileus.kernel.world import World
 from pileus.services.network.driver import HostNetwork, Metadata, Observed
-from pileus.services.network.drivers.linux import filters, plan, underlay
+from pileus.services.network.drivers.linux import connections, filters, plan, underlay
 from pileus.services.network.drivers.linux.forwarding import Forwarder
 from pileus.services.network.drivers.linux.machine import Machine
 from pileus.services.network.drivers.linux.names import Names, mark_of
@@ -89,6 +90,7 @@ class LinuxNetworkDriver:
             goal = plan.plan_for(desired, self._zones)
             await self._remove(goal)
             await self._write_rules(goal)
+            await self._end_connections(goal)
             await self._realise(goal)
             self._plan = goal
             wired = {id: f"port/{id}" in self._done and p.admin_up for id, p in goal.guests.items()}
@@ -167,6 +169,12 @@ class LinuxNetworkDriver:
         for id in refused:
             goal.guests.pop(id, None)
 
+    async def _end_connections(self, goal: Plan) -> None:
+        judgement = connections.judge(self._plan, goal)
+        if judgement:
+            forget = partial(conntrack.forget, judgement.unwanted)
+            self._machine.changes += await self._machine.at_home(lambda _: forget())
+
     async def _remove_rules(self) -> None:
         await self._machine.at_home(lambda _: self._bridge_table.remove())
         await self._machine.at_home(lambda _: self._tracking.remove())
@@ -222,7 +230,13 @@ class LinuxNetworkDriver:
 
     async def _route(self, routing: Routing) -> None:
         await want_router(self._machine, routing)
-        advertiser = self._advertisers.setdefault(routing.router.id, Advertiser())
+        router = routing.router
+        before = self._plan.routings.get(router.id) if self._plan else None
+        unwanted = connections.lost_floating(before.router if before else None, router)
+        if unwanted:
+            namespace = self._names.router_namespace(router.id)
+            await self._machine.namespaces.call(namespace, partial(conntrack.forget, unwanted))
+        advertiser = self._advertisers.setdefault(router.id, Advertiser())
         await advertiser.replace(self._machine, routing)
 
 
