@@ -5,15 +5,29 @@ from pileus.kernel.faults import KEYSTONE
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided
 
+from .auth_scopes import AuthScopes
 from .auth_tokens import AuthTokens
 from .authentication import AUTHENTICATION, Authentication
 from .bootstrap import bootstrap
 from .contract import IDENTITY
 from .directory import Directory
 from .discovery import Discovery
+from .domains import Domains
+from .endpoints import Endpoints
+from .grants import Grants
+from .groups import Groups, UserGroups
+from .implied_roles import ImpliedRoles
 from .keys import KEYRING, Keyring
+from .passwords import PASSWORDS, Passwords
+from .policies import Policies
+from .projects import Projects, UserProjects
+from .regions import Regions
+from .role_assignments import RoleAssignments
+from .roles import Roles
+from .services import Services
 from .settings import Settings
 from .tokens import TOKENS_KEPT, Tokens
+from .users import Users
 
 SERVICE = Service(
     type="identity",
@@ -33,10 +47,33 @@ SERVICE = Service(
         "admin_or_owner": "rule:admin_required or rule:owner",
         "token_subject": "user_id:%(target.token.user_id)s",
         "admin_or_token_subject": "rule:admin_required or rule:token_subject",
+        "domain_managed_target_role": (
+            "'manager':%(target.role.name)s or 'member':%(target.role.name)s or "
+            "'reader':%(target.role.name)s"
+        ),
     },
-    resources=(Discovery, AuthTokens),
+    resources=(
+        Discovery,
+        AuthTokens,
+        AuthScopes,
+        Regions,
+        Services,
+        Endpoints,
+        Domains,
+        Projects,
+        UserProjects,
+        Users,
+        Groups,
+        UserGroups,
+        Roles,
+        ImpliedRoles,
+        Grants,
+        RoleAssignments,
+        Policies,
+    ),
     provides=(
         Provided(KEYRING, Keyring),
+        Provided(PASSWORDS, Passwords),
         Provided(TOKENS_KEPT, Tokens),
         Provided(TOKENS, lambda runtime: runtime.contracts.get(TOKENS_KEPT)),
         Provided(AUTHENTICATION, Authentication),

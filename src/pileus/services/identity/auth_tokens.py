@@ -12,7 +12,7 @@ from pileus.kernel.store import Record
 from .authentication import AUTHENTICATION, Authenticate
 from .revocations import revoke
 from .tokens import TOKENS_KEPT
-from .wire import Noun
+from .wire import AUTHENTICATED, Noun
 
 
 class AuthTokens(Noun[Record]):
@@ -26,18 +26,9 @@ class AuthTokens(Noun[Record]):
         ),
         "identity:revoke_token": "rule:admin_required or rule:token_subject",
         "identity:get_auth_catalog": "",
-        "identity:get_auth_projects": "",
-        "identity:get_auth_domains": "",
-        "identity:get_auth_system": "",
-        "authenticated": "",
+        AUTHENTICATED: "",
     }
-    scopes = {
-        "authenticated": (),
-        "identity:get_auth_catalog": (),
-        "identity:get_auth_projects": (),
-        "identity:get_auth_domains": (),
-        "identity:get_auth_system": (),
-    }
+    scopes = {AUTHENTICATED: (), "identity:get_auth_catalog": ()}
 
     @operation("POST", "/auth/tokens", PUBLIC, status=201)
     async def authenticate(self, ctx: Context, body: Authenticate) -> Answer:
@@ -46,7 +37,7 @@ class AuthTokens(Noun[Record]):
         view = await tokens.rendered(token, standing, ctx.root, not ctx.query.has("nocatalog"))
         return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
 
-    @operation("GET", "/auth/tokens", "authenticated")
+    @operation("GET", "/auth/tokens", AUTHENTICATED)
     async def validate(self, ctx: Context) -> Answer:
         rule = "identity:check_token" if ctx.method == "HEAD" else "identity:validate_token"
         token, tokens = ctx.headers.get("x-subject-token", ""), ctx.peer(TOKENS_KEPT)
@@ -65,7 +56,7 @@ class AuthTokens(Noun[Record]):
         ctx.require(rule, _of(whose))
         return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
 
-    @operation("DELETE", "/auth/tokens", "authenticated")
+    @operation("DELETE", "/auth/tokens", AUTHENTICATED)
     async def revoke(self, ctx: Context) -> None:
         tokens = ctx.peer(TOKENS_KEPT)
         try:

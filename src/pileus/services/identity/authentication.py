@@ -20,9 +20,9 @@ from pileus.kernel.schema import IGNORE, Body, Extra
 
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
 from .claims import METHODS, Claims, new_audit_id
-from .passwords import Passwords
-from .projects import PROJECTS, Project, named
+from .passwords import PASSWORDS, Passwords
 from .tokens import TOKENS_KEPT, Standing, Tokens, Worthless
+from .tree import PROJECTS, Project, named
 from .trusts import TRUSTS
 from .users import USERS, User
 
@@ -109,7 +109,6 @@ class Authentication:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.passwords = Passwords(runtime.world)
         self._ways: dict[str, Callable[[IdentityPart], Awaitable[Proof]]] = {
             "password": self._by_password,
             "token": self._by_token,
@@ -119,6 +118,10 @@ class Authentication:
     @property
     def tokens(self) -> Tokens:
         return self.runtime.contracts.get(TOKENS_KEPT)
+
+    @property
+    def passwords(self) -> Passwords:
+        return self.runtime.contracts.get(PASSWORDS)
 
     async def authenticate(self, asked: Authenticate) -> tuple[str, Standing]:
         """A new token and what it stands for. Raises Unauthenticated, Forbidden, Invalid."""

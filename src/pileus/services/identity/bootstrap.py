@@ -15,14 +15,12 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
 from . import catalog, roles
-from .authentication import AUTHENTICATION
-from .endpoints import ENDPOINTS, Endpoint
+from .assignments import SYSTEM, assignment, grant
+from .catalog import ENDPOINTS, REGIONS, SERVICES, CatalogService, Endpoint, Region
 from .keys import make_first
-from .projects import PROJECTS, Project, named
-from .regions import REGIONS, Region
-from .role_assignments import SYSTEM, assignment, grant
+from .passwords import PASSWORDS
 from .roles import IMPLICATIONS, ROLES, Implication, Role
-from .services import SERVICES, CatalogService
+from .tree import PROJECTS, Project, named
 from .users import USERS, User
 from .wire import drop_all
 
@@ -40,7 +38,7 @@ async def bootstrap(runtime: Runtime) -> None:
     await make_first(runtime)
     if await USERS.one(runtime.store, domain_id=DEFAULT_DOMAIN, name_key="admin") is None:
         password = admin_password(runtime.data, runtime.world)
-        hashed = await runtime.contracts.get(AUTHENTICATION).passwords.hashed(password)
+        hashed = await runtime.contracts.get(PASSWORDS).hashed(password)
         try:
             async with runtime.store.tx() as tx:
                 await _first_rows(tx, runtime.world, hashed)

@@ -1,6 +1,6 @@
-"""The catalog that goes into tokens: enabled services with their enabled endpoints, URLs filled in.
+"""The catalog: rows of regions, services and endpoints, and the view of them that goes into tokens.
 
-Only `project_id`, `tenant_id` and `user_id` may stand in a URL, as `%(project_id)s` or `$(project_id)s`.
+A URL that begins with `/` is this cloud's own and is shown under whatever root the client asked by. Only `project_id`, `tenant_id` and `user_id` may stand in a URL, as `%(project_id)s` or `$(project_id)s`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,50 @@ import re
 from typing import Any
 
 from pileus.kernel import auth
-from pileus.kernel.store import Reader
+from pileus.kernel.store import Reader, Record
 
-from .endpoints import ENDPOINTS, Endpoint
-from .services import SERVICES, CatalogService
+from .wire import NounTable
 
 REVISION = "identity.catalog"
 PLACE = re.compile(r"[$%]\((\w+)\)s")
 PLACES = frozenset({"project_id", "tenant_id", "user_id"})
+
+
+class Region(Record, kw_only=True, frozen=True):
+    description: str = ""
+    parent_region_id: str = ""
+    extra: dict[str, Any] = {}
+
+
+class CatalogService(Record, kw_only=True, frozen=True):
+    """`provided`: made for a service of this cloud at its start, and gone when that is no longer enabled."""
+
+    type: str
+    name: str = ""
+    description: str | None = None
+    enabled: bool = True
+    provided: bool = False
+    extra: dict[str, Any] = {}
+
+
+class Endpoint(Record, kw_only=True, frozen=True):
+    service_id: str
+    interface: str
+    url: str
+    region_id: str = ""
+    name: str = ""
+    enabled: bool = True
+    extra: dict[str, Any] = {}
+
+
+REGIONS = NounTable("identity_regions", Region, columns=("parent_region_id",), noun="region")
+SERVICES = NounTable("identity_services", CatalogService, columns=("type", "name"), noun="service")
+ENDPOINTS = NounTable(
+    "identity_endpoints",
+    Endpoint,
+    columns=("service_id", "interface", "region_id"),
+    noun="endpoint",
+)
 Entry = tuple[CatalogService, list[Endpoint]]
 
 

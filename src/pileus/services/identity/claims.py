@@ -10,7 +10,12 @@ from typing import Any
 
 import msgspec
 
+from pileus.kernel.faults import Forbidden
+from pileus.kernel.resources import Context
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.world import World, stamp
+
+from .keys import KEYRING, TOKEN
 
 _FORMAT = 1
 METHODS = (
@@ -106,3 +111,29 @@ def _short(id: str) -> bytes | str:
 
 def _long(id: bytes | str) -> str:
     return id.hex() if isinstance(id, bytes) else id
+
+
+async def opened(runtime: Runtime, token: str) -> Claims | None:
+    """What is written in a token, whatever it is worth; None if it is none of ours."""
+    if not token or len(token) > 1024:
+        return None
+    content = await runtime.contracts.get(KEYRING).open(TOKEN, token)
+    return unpack(content) if content is not None else None
+
+
+async def forbid_delegated(
+    ctx: Context, what: str, *, unrestricted_credential: bool = False
+) -> None:
+    """A lent token may not make what outlives or exceeds it. Raises Forbidden.
+
+    `unrestricted_credential`: leave those of application credentials to the caller of this.
+    """
+    claims = await opened(ctx.runtime, ctx.caller.token)
+    if claims is None or not claims.is_delegated:
+        return
+    if unrestricted_credential and claims.application_credential_id and not claims.trust_id:
+        return
+    raise Forbidden(
+        f"You are not authorized to perform the requested action: {what} with a token got by "
+        "a trust or an application credential."
+    )

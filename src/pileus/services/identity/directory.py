@@ -7,7 +7,7 @@ from pileus.kernel.runtime import Runtime
 
 from .bootstrap import admin_project
 from .contract import ProjectInfo
-from .projects import PROJECTS, Project
+from .tree import PROJECTS, Project
 
 
 class Directory:

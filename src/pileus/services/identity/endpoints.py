@@ -1,30 +1,168 @@
-"""Endpoints: https://docs.openstack.org/api-ref/identity/v3/#service-catalog-and-endpoints
-
-A URL that begins with `/` is this cloud's own and is shown under whatever root the client asked by.
-"""
+"""Endpoints: https://docs.openstack.org/api-ref/identity/v3/#service-catalog-and-endpoints"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pileus.kernel.store import Record
+from msgspec import UNSET, Meta, UnsetType
 
-from .wire import NounTable
+from pileus.kernel import auth
+from pileus.kernel.faults import Invalid
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Tx
 
-
-class Endpoint(Record, kw_only=True, frozen=True):
-    service_id: str
-    interface: str
-    url: str
-    region_id: str = ""
-    name: str = ""
-    enabled: bool = True
-    extra: dict[str, Any] = {}
-
-
-ENDPOINTS = NounTable(
-    "identity_endpoints",
+from .catalog import (
+    ENDPOINTS,
+    PLACE,
+    PLACES,
+    REGIONS,
+    REVISION,
+    SERVICES,
     Endpoint,
-    columns=("service_id", "interface", "region_id"),
-    noun="endpoint",
+    Region,
+    rooted,
 )
+from .wire import Id, Noun, NounBody, changed, extras, linked, listed, listing, page, same_id
+
+Interface = Literal["admin", "internal", "public"]
+RegionName = Annotated[str, Meta(max_length=255)]
+_URL = re.compile(r"[a-zA-Z0-9+.-]+:.+")
+_LONGEST = 225
+_READ = "rule:admin_required or (role:reader and system_scope:all)"
+
+
+class CreateEndpoint(NounBody, kw_only=True):
+    root: ClassVar[str] = "endpoint"
+    service_id: Id
+    interface: Interface
+    url: str
+    region: RegionName | None = None
+    region_id: RegionName | None = None
+    name: RegionName = ""
+    enabled: bool = True
+
+
+class UpdateEndpoint(NounBody, kw_only=True):
+    root: ClassVar[str] = "endpoint"
+    service_id: Id | UnsetType = UNSET
+    interface: Interface | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    region: RegionName | UnsetType | None = UNSET
+    region_id: RegionName | UnsetType | None = UNSET
+    name: RegionName | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+
+
+def view(ctx: Context, e: Endpoint) -> dict[str, Any]:
+    shown = {
+        **e.extra,
+        "id": e.id,
+        "service_id": e.service_id,
+        "interface": e.interface,
+        "url": rooted(e.url, ctx.root),
+        "region": e.region_id or None,
+        "region_id": e.region_id or None,
+        "enabled": e.enabled,
+    }
+    if e.name:
+        shown["name"] = e.name
+    return linked(ctx, "endpoints", shown)
+
+
+def checked_url(url: str) -> str:
+    """Raises Invalid: a URL may ask for the caller's project and user, and for nothing else."""
+    if not _URL.fullmatch(url) or len(url) > _LONGEST:
+        raise Invalid(
+            f"Invalid input for field 'url': {url[:80]!r} must be a URL of at most "
+            f"{_LONGEST} characters."
+        )
+    unknown = {m[1] for m in PLACE.finditer(url)} - PLACES
+    rest = PLACE.sub("", url)
+    if unknown or "$(" in rest or "%(" in rest:
+        raise Invalid(
+            f"Could not create endpoint with URL {url[:80]!r}: only $(project_id)s, $(tenant_id)s "
+            "and $(user_id)s may be substituted."
+        )
+    return url
+
+
+class Endpoints(Noun[Endpoint]):
+    table = ENDPOINTS
+    id_param = "endpoint_id"
+    rules = {
+        "identity:get_endpoint": _READ,
+        "identity:list_endpoints": _READ,
+        "identity:create_endpoint": "rule:admin_required",
+        "identity:update_endpoint": "rule:admin_required",
+        "identity:delete_endpoint": "rule:admin_required",
+    }
+    scopes = {name: ("system", "project") for name in rules}
+    listing = listing({"interface": Filter(), "service_id": Filter(), "region_id": Filter()})
+
+    @operation("GET", "/endpoints", "identity:list_endpoints")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        asked = page(self.listing, ctx.query)
+        found = await ENDPOINTS.list(ctx.runtime.store, asked)
+        return listed(ctx, "endpoints", [view(ctx, e) for e in found], asked)
+
+    @operation("POST", "/endpoints", "identity:create_endpoint", status=201)
+    async def create(self, ctx: Context, body: CreateEndpoint) -> dict[str, Any]:
+        given = body.given()
+        region = given.pop("region"), given.pop("region_id")
+        endpoint = Endpoint(
+            id=ctx.runtime.world.new_hex(),
+            region_id=region[1] or region[0] or "",
+            extra=extras(ctx, body),
+            **given | {"url": checked_url(body.url)},
+        )
+        async with ctx.runtime.store.tx() as tx:
+            await _check(tx, endpoint, makes_region=not region[1])
+            endpoint = await ENDPOINTS.insert(tx, endpoint)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "endpoint", endpoint.id, "created")
+        return {"endpoint": view(ctx, endpoint)}
+
+    @operation("GET", "/endpoints/{endpoint_id}", "identity:get_endpoint")
+    async def show(self, ctx: Context, endpoint: Endpoint) -> dict[str, Any]:
+        return {"endpoint": view(ctx, endpoint)}
+
+    @operation("PATCH", "/endpoints/{endpoint_id}", "identity:update_endpoint")
+    async def update(
+        self, ctx: Context, endpoint: Endpoint, body: UpdateEndpoint
+    ) -> dict[str, Any]:
+        same_id(ctx, "endpoint", endpoint.id)
+        changes = body.given()
+        region, region_id = changes.pop("region", UNSET), changes.pop("region_id", UNSET)
+        if region is not UNSET or region_id is not UNSET:
+            changes["region_id"] = region_id or region or ""
+        if "url" in changes and changes["url"] != rooted(endpoint.url, ctx.root):
+            changes["url"] = checked_url(changes["url"])
+        else:
+            changes.pop("url", None)
+        changes["extra"] = {**endpoint.extra, **extras(ctx, body)}
+        async with ctx.runtime.store.tx() as tx:
+            endpoint = await ENDPOINTS.change(tx, endpoint, **changes)
+            await _check(tx, endpoint, makes_region=not region_id)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "endpoint", endpoint.id, "updated")
+        return {"endpoint": view(ctx, endpoint)}
+
+    @operation("DELETE", "/endpoints/{endpoint_id}", "identity:delete_endpoint")
+    async def delete(self, ctx: Context, endpoint: Endpoint) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await ENDPOINTS.delete(tx, endpoint)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "endpoint", endpoint.id, "deleted")
+
+
+async def _check(tx: Tx, endpoint: Endpoint, *, makes_region: bool) -> None:
+    """The service and region must be there; a region given by the old key `region` is made. Raises Invalid."""
+    if await SERVICES.find(tx, endpoint.service_id) is None:
+        raise Invalid(f"Could not find service: {endpoint.service_id}.")
+    if not endpoint.region_id or await REGIONS.find(tx, endpoint.region_id) is not None:
+        return
+    if not makes_region:
+        raise Invalid(f"Could not find region: {endpoint.region_id}.")
+    await REGIONS.insert(tx, Region(id=endpoint.region_id))

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pileus.kernel.store import Column, Reader, Record, Unique
+from msgspec import UNSET, UnsetType
 
-from .wire import NounTable
+from pileus.kernel import auth
+from pileus.kernel.faults import Invalid, NotFound
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Column, Reader, Record, Tx, Unique
+
+from . import users
+from .revocations import revoke
+from .users import USERS, User, Users, check_domain
+from .wire import (
+    AUTHENTICATED,
+    NAME,
+    Id,
+    Noun,
+    NounBody,
+    NounTable,
+    ShortName,
+    changed,
+    drop_all,
+    extras,
+    home_domain,
+    linked,
+    listed,
+    listing,
+    own_domain,
+    page,
+    removed,
+    same_id,
+)
 
 
 class Group(Record, kw_only=True, frozen=True):
@@ -49,3 +78,206 @@ MEMBERSHIPS = NounTable(
 async def group_ids(db: Reader, user_id: str) -> list[str]:
     """The groups a user is in."""
     return [m.group_id for m in await MEMBERSHIPS.all(db, user_id=user_id)]
+
+
+_READ = (
+    "(rule:admin_required) or (role:reader and system_scope:all) or "
+    "(role:reader and domain_id:%(target.group.domain_id)s)"
+)
+_WRITE = "(rule:admin_required) or (role:manager and domain_id:%(target.group.domain_id)s)"
+_MEMBERS = (
+    "(rule:admin_required) or (role:manager and domain_id:%(target.group.domain_id)s and "
+    "domain_id:%(target.user.domain_id)s)"
+)
+
+
+class CreateGroup(NounBody, kw_only=True):
+    root: ClassVar[str] = "group"
+    name: ShortName
+    description: str | None = None
+    domain_id: Id | None = None
+
+
+class UpdateGroup(NounBody, kw_only=True):
+    root: ClassVar[str] = "group"
+    name: ShortName | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    domain_id: Id | UnsetType = UNSET
+
+
+def view(ctx: Context, g: Group) -> dict[str, Any]:
+    shown = {
+        **g.extra,
+        "id": g.id,
+        "name": g.name,
+        "domain_id": g.domain_id,
+        "description": g.description,
+    }
+    return linked(ctx, "groups", shown)
+
+
+async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
+    for group in await GROUPS.all(tx, domain_id=domain_id):
+        await _remove(ctx, tx, group)
+
+
+async def _with_user(ctx: Context, tx: Tx, user_id: str) -> None:
+    await drop_all(tx, MEMBERSHIPS, user_id=user_id)
+
+
+async def _remove(ctx: Context, tx: Tx, group: Group) -> None:
+    for member in await drop_all(tx, MEMBERSHIPS, group_id=group.id):
+        await revoke(tx, "user", member.user_id)
+    await removed(ctx, tx, "group", group.id)
+    await GROUPS.delete(tx, group)
+
+
+class Groups(Noun[Group]):
+    table = GROUPS
+    id_param = "group_id"
+    follows = {"domain": _with_domain, "user": _with_user}
+    rules = {
+        "identity:get_group": _READ,
+        "identity:list_groups": _READ,
+        "identity:create_group": _WRITE,
+        "identity:update_group": _WRITE,
+        "identity:delete_group": _WRITE,
+        "identity:list_users_in_group": _READ,
+        "identity:add_user_to_group": _MEMBERS,
+        "identity:remove_user_from_group": _MEMBERS,
+        "identity:check_user_in_group": (
+            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
+            "domain_id:%(target.group.domain_id)s and domain_id:%(target.user.domain_id)s)"
+        ),
+    }
+    listing = listing({"name": NAME, "domain_id": Filter()})
+
+    def target(self, ctx: Context, record: Group) -> Mapping[str, object]:
+        return {"target.group.domain_id": record.domain_id}
+
+    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
+        if not params and ctx.caller.domain_id:
+            return {"target.group.domain_id": ctx.caller.domain_id}
+        return dict(params)
+
+    @operation("GET", "/groups", "identity:list_groups")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        asked = page(self.listing, ctx.query, **own_domain(ctx))
+        found = await GROUPS.list(ctx.runtime.store, asked)
+        return listed(ctx, "groups", [view(ctx, g) for g in found], asked)
+
+    @operation("POST", "/groups", AUTHENTICATED, status=201)
+    async def create(self, ctx: Context, body: CreateGroup) -> dict[str, Any]:
+        domain_id = home_domain(ctx, body.domain_id)
+        ctx.require("identity:create_group", {"target.group.domain_id": domain_id})
+        group = Group(
+            id=ctx.runtime.world.new_hex(),
+            name=body.name.strip(),
+            domain_id=domain_id,
+            description=body.description or "",
+            extra=extras(ctx, body),
+        )
+        async with ctx.runtime.store.tx() as tx:
+            await check_domain(tx, domain_id)
+            group = await GROUPS.insert(tx, group)
+            await changed(tx, "group", group.id, "created")
+        return {"group": view(ctx, group)}
+
+    @operation("GET", "/groups/{group_id}", "identity:get_group")
+    async def show(self, ctx: Context, group: Group) -> dict[str, Any]:
+        return {"group": view(ctx, group)}
+
+    @operation("PATCH", "/groups/{group_id}", "identity:update_group")
+    async def update(self, ctx: Context, group: Group, body: UpdateGroup) -> dict[str, Any]:
+        same_id(ctx, "group", group.id)
+        changes = body.given()
+        if changes.pop("domain_id", group.domain_id) != group.domain_id:
+            raise Invalid("Cannot change Domain ID")
+        if "name" in changes:
+            changes["name"] = changes["name"].strip()
+        if "description" in changes:
+            changes["description"] = changes["description"] or ""
+        changes["extra"] = {**group.extra, **extras(ctx, body)}
+        async with ctx.runtime.store.tx() as tx:
+            group = await GROUPS.change(tx, group, **changes)
+            await changed(tx, "group", group.id, "updated")
+        return {"group": view(ctx, group)}
+
+    @operation("DELETE", "/groups/{group_id}", "identity:delete_group")
+    async def delete(self, ctx: Context, group: Group) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await _remove(ctx, tx, group)
+
+    @operation("GET", "/groups/{group_id}/users", "identity:list_users_in_group")
+    async def members(self, ctx: Context, group: Group) -> dict[str, Any]:
+        store = ctx.runtime.store
+        ids = [m.user_id for m in await MEMBERSHIPS.all(store, group_id=group.id)]
+        asked = page(Users.listing, ctx.query, id=ids, **own_domain(ctx))
+        found = await USERS.list(store, asked)
+        return listed(ctx, "users", [users.view(ctx, u) for u in found], asked)
+
+    @operation("PUT", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
+    async def add(self, ctx: Context, group_id: str, user_id: str) -> None:
+        await self._pair(ctx, "identity:add_user_to_group", group_id, user_id)
+        id = f"{group_id}:{user_id}"
+        async with ctx.runtime.store.tx() as tx:
+            if await MEMBERSHIPS.find(tx, id) is None:
+                await MEMBERSHIPS.insert(tx, Membership(id=id, group_id=group_id, user_id=user_id))
+                await auth.revise(tx, "auth")
+
+    @operation("GET", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
+    async def check(self, ctx: Context, group_id: str, user_id: str) -> None:
+        await self._pair(ctx, "identity:check_user_in_group", group_id, user_id)
+        if await MEMBERSHIPS.find(ctx.runtime.store, f"{group_id}:{user_id}") is None:
+            raise _not_in(group_id, user_id)
+
+    @operation("DELETE", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
+    async def remove(self, ctx: Context, group_id: str, user_id: str) -> None:
+        await self._pair(ctx, "identity:remove_user_from_group", group_id, user_id)
+        async with ctx.runtime.store.tx() as tx:
+            known = await MEMBERSHIPS.find(tx, f"{group_id}:{user_id}")
+            if known is None:
+                raise _not_in(group_id, user_id)
+            await MEMBERSHIPS.delete(tx, known)
+            await revoke(tx, "user", user_id)
+
+    async def _pair(self, ctx: Context, rule: str, group_id: str, user_id: str) -> None:
+        """Policy on both, then whether they are there."""
+        store = ctx.runtime.store
+        group, user = await GROUPS.find(store, group_id), await USERS.find(store, user_id)
+        target: dict[str, object] = {"group_id": group_id, "user_id": user_id}
+        if group is not None and user is not None:
+            target |= {**self.target(ctx, group), **users.target_of(user)}
+        ctx.require(rule, target)
+        if group is None:
+            raise GROUPS.missing(group_id)
+        if user is None:
+            raise USERS.missing(user_id)
+
+
+def _not_in(group_id: str, user_id: str) -> NotFound:
+    return NotFound(f"User {user_id} is not a member of group {group_id}.")
+
+
+class UserGroups(Noun[User]):
+    """The groups a user is in."""
+
+    table = USERS
+    id_param = "user_id"
+    rules = {
+        "identity:list_groups_for_user": (
+            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
+            "domain_id:%(target.user.domain_id)s) or user_id:%(user_id)s"
+        )
+    }
+
+    def target(self, ctx: Context, record: User) -> Mapping[str, object]:
+        return {"user_id": record.id, **users.target_of(record)}
+
+    @operation("GET", "/users/{user_id}/groups", "identity:list_groups_for_user")
+    async def groups(self, ctx: Context, user: User) -> dict[str, Any]:
+        store = ctx.runtime.store
+        ids = await group_ids(store, user.id)
+        asked = page(Groups.listing, ctx.query, id=ids, **own_domain(ctx))
+        found = await GROUPS.list(store, asked)
+        return listed(ctx, "groups", [view(ctx, g) for g in found], asked)

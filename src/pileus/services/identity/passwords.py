@@ -10,7 +10,8 @@ import asyncio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from pileus.kernel.world import World
+from pileus.kernel.contracts import Contract
+from pileus.kernel.runtime import Runtime
 
 _AT_ONCE = 4  # each takes 19 MiB while it runs
 LONGEST = 4096
@@ -19,8 +20,8 @@ LONGEST = 4096
 class Passwords:
     """OWASP's argon2id parameters: 19 MiB, two passes, one lane."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, runtime: Runtime) -> None:
+        self.world = runtime.world
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._nobody = ""
@@ -43,3 +44,6 @@ class Passwords:
             return self._hasher.verify(hashed, password[:LONGEST])
         except (VerificationError, InvalidHashError):
             return False
+
+
+PASSWORDS = Contract("identity.passwords", Passwords)

@@ -1,75 +1,390 @@
-"""Projects: https://docs.openstack.org/api-ref/identity/v3/#projects
-
-A domain is a project that acts as one: a row here without a domain of its own, shown by `domains`.
-"""
+"""Projects: https://docs.openstack.org/api-ref/identity/v3/#projects"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pileus.kernel.store import Column, Many, Reader, Record, Unique
+from msgspec import UNSET, UnsetType
 
-from .wire import NounTable
+from pileus.kernel import auth
+from pileus.kernel.faults import Forbidden, Invalid, NotFound
+from pileus.kernel.query import TAG_FILTERS, Filter
+from pileus.kernel.resources import Answer, Context, operation
+from pileus.kernel.schema import Body
+from pileus.kernel.store import Tx
 
+from .assignments import held_on, projects_of
+from .revocations import revoke
+from .settings import Settings
+from .tree import PROJECTS, Project, ancestors, subtree
+from .users import USERS, User, Users
+from .wire import (
+    AUTHENTICATED,
+    NAME,
+    Id,
+    Noun,
+    NounBody,
+    ShortName,
+    changed,
+    extras,
+    home_domain,
+    linked,
+    listed,
+    listing,
+    merged,
+    own_domain,
+    page,
+    refuse_immutable,
+    removed,
+    same_id,
+)
 
-class Project(Record, kw_only=True, frozen=True):
-    """`parent_id` of a project at the top is its domain's id, as `domain_id` is; a domain has neither."""
-
-    name: str
-    domain_id: str = ""
-    parent_id: str = ""
-    is_domain: bool = False
-    description: str = ""
-    enabled: bool = True
-    tags: list[str] = []
-    options: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-
-
-def _taken(project: Project) -> str:
-    if project.is_domain:
-        details = (
-            "it is not permitted to have two projects acting as domains with the same name: "
-            f"{project.name}"
-        )
-    else:
-        details = (
-            "it is not permitted to have two projects with either the same name or same id in the "
-            f"same domain: name is {project.name}, project id {project.id}"
-        )
-    return f"Conflict occurred attempting to store project - {details}."
-
-
-PROJECTS = NounTable(
-    "identity_projects",
-    Project,
-    columns=(
-        "domain_id",
-        "parent_id",
-        "is_domain",
-        "enabled",
-        Column("name_key", lambda p: p.name.lower()),
-    ),
-    unique=(Unique(("domain_id", "name_key"), _taken),),
-    many=(Many("tags", lambda p: p.tags),),
-    indexes=(("domain_id", "created_at", "id"), ("parent_id",)),
-    noun="project",
+_MAX_TAGS = 80
+_TAG = re.compile(r"[^,/]{1,255}")
+_READ = (
+    "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
+    "domain_id:%(target.project.domain_id)s and not None:%(target.project.domain_id)s) or "
+    "project_id:%(target.project.id)s"
+)
+_WRITE = (
+    "(rule:admin_required) or (role:manager and domain_id:%(target.project.domain_id)s and "
+    "not None:%(target.project.domain_id)s)"
 )
 
 
-async def ancestors(db: Reader, project: Project) -> list[Project]:
-    """The projects above, nearest first, the domain last."""
-    found: list[Project] = []
-    at = project
-    while at.parent_id:
-        above = await PROJECTS.find(db, at.parent_id)
-        if above is None:
-            break
-        found.append(above)
-        at = above
+class CreateProject(NounBody, kw_only=True):
+    root: ClassVar[str] = "project"
+    name: ShortName
+    description: str | None = None
+    domain_id: Id | None = None
+    parent_id: Id | None = None
+    is_domain: bool = False
+    enabled: bool = True
+    tags: list[str] = []
+    options: dict[str, Any] = {}
+
+
+class UpdateProject(NounBody, kw_only=True):
+    root: ClassVar[str] = "project"
+    name: ShortName | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    domain_id: Id | UnsetType | None = UNSET
+    parent_id: Id | UnsetType | None = UNSET
+    is_domain: bool | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+
+
+class Tags(Body, kw_only=True):
+    tags: list[str]
+
+
+def checked_tags(tags: list[str]) -> list[str]:
+    """Raises Invalid."""
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise Invalid(
+                f"Invalid input for field 'tags': {tag[:80]!r} must have 1 to 255 characters, "
+                "none of them ',' or '/'."
+            )
+    if len(set(tags)) != len(tags):
+        raise Invalid("Invalid input for field 'tags': a tag stands in it twice.")
+    if len(tags) > _MAX_TAGS:
+        raise Invalid(f"Invalid input for field 'tags': there may be {_MAX_TAGS} of them.")
+    return tags
+
+
+def view(ctx: Context, p: Project) -> dict[str, Any]:
+    shown = {
+        **p.extra,
+        "id": p.id,
+        "name": p.name,
+        "domain_id": p.domain_id or None,
+        "description": p.description,
+        "enabled": p.enabled,
+        "parent_id": p.parent_id or None,
+        "is_domain": p.is_domain,
+        "tags": p.tags,
+        "options": p.options,
+    }
+    return linked(ctx, "projects", shown)
+
+
+def target_of(p: Project) -> dict[str, object]:
+    return {"target.project.id": p.id, "target.project.domain_id": p.domain_id or None}
+
+
+async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
+    for project in await PROJECTS.all(tx, domain_id=domain_id):
+        await removed(ctx, tx, "project", project.id)
+        await PROJECTS.delete(tx, project)
+
+
+class Projects(Noun[Project]):
+    table = PROJECTS
+    id_param = "project_id"
+    follows = {"domain": _with_domain}
+    rules = {
+        "identity:get_project": _READ,
+        "identity:list_projects": (
+            "(rule:admin_required) or (role:reader and system_scope:all) or "
+            "(role:reader and domain_id:%(target.domain_id)s)"
+        ),
+        "identity:create_project": _WRITE,
+        "identity:update_project": _WRITE,
+        "identity:delete_project": _WRITE,
+        "identity:list_project_tags": _READ,
+        "identity:get_project_tag": _READ,
+        "identity:update_project_tags": _WRITE,
+        "identity:create_project_tag": _WRITE,
+        "identity:delete_project_tags": _WRITE,
+        "identity:delete_project_tag": _WRITE,
+    }
+    listing = listing(
+        {
+            "name": NAME,
+            "domain_id": Filter(),
+            "parent_id": Filter(),
+            "enabled": Filter(kind=bool),
+            "is_domain": Filter(kind=bool),
+            **TAG_FILTERS,
+        }
+    )
+
+    def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
+        return target_of(record)
+
+    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
+        if not params and ctx.caller.domain_id:
+            return {"target.domain_id": ctx.caller.domain_id}
+        return dict(params)
+
+    @operation("GET", "/projects", "identity:list_projects")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        narrowed = {} if ctx.query.has("is_domain") else {"is_domain": 0}
+        asked = page(self.listing, ctx.query, **narrowed, **own_domain(ctx))
+        found = await PROJECTS.list(ctx.runtime.store, asked)
+        return listed(ctx, "projects", [view(ctx, p) for p in found], asked)
+
+    @operation("POST", "/projects", AUTHENTICATED, status=201)
+    async def create(self, ctx: Context, body: CreateProject) -> dict[str, Any]:
+        domain_id = "" if body.is_domain else home_domain(ctx, body.domain_id)
+        ctx.require("identity:create_project", {"target.project.domain_id": domain_id or None})
+        project = Project(
+            id=ctx.runtime.world.new_hex(),
+            name=body.name.strip(),
+            domain_id=domain_id,
+            parent_id=body.parent_id or domain_id,
+            is_domain=body.is_domain,
+            description=body.description or "",
+            enabled=body.enabled,
+            tags=checked_tags(body.tags),
+            options=merged({}, body.options),
+            extra=extras(ctx, body),
+        )
+        async with ctx.runtime.store.tx() as tx:
+            await _check_place(tx, project, _settings(ctx).max_tree_depth)
+            project = await PROJECTS.insert(tx, project)
+            await changed(tx, "project", project.id, "created")
+        return {"project": view(ctx, project)}
+
+    @operation("GET", "/projects/{project_id}", "identity:get_project")
+    async def show(self, ctx: Context, project: Project) -> dict[str, Any]:
+        return {"project": {**view(ctx, project), **await _relatives(ctx, project)}}
+
+    @operation("PATCH", "/projects/{project_id}", "identity:update_project")
+    async def update(self, ctx: Context, project: Project, body: UpdateProject) -> dict[str, Any]:
+        same_id(ctx, "project", project.id)
+        changes = _changes(project, body)
+        changes["extra"] = {**project.extra, **extras(ctx, body)}
+        async with ctx.runtime.store.tx() as tx:
+            new = await PROJECTS.change(tx, project, **changes)
+            if new.enabled != project.enabled:
+                await _check_enabling(tx, new)
+            await changed(tx, "project", new.id, "updated")
+            if project.enabled and not new.enabled:
+                await revoke(tx, "project", new.id)
+                await changed(tx, "project", new.id, "disabled")
+            await auth.revise(tx, "auth")
+        return {"project": view(ctx, new)}
+
+    @operation("DELETE", "/projects/{project_id}", "identity:delete_project")
+    async def delete(self, ctx: Context, project: Project) -> None:
+        refuse_immutable("project", project.id, project.options)
+        if project.is_domain and project.enabled:
+            raise Invalid(
+                "cannot delete an enabled project acting as a domain. "
+                f"Please disable the project {project.id} first."
+            )
+        async with ctx.runtime.store.tx() as tx:
+            if not project.is_domain and await PROJECTS.one(tx, parent_id=project.id):
+                raise Forbidden(
+                    f"Cannot delete the project {project.id} since it is not a leaf in the "
+                    "hierarchy: delete the projects below it first."
+                )
+            await removed(ctx, tx, "domain" if project.is_domain else "project", project.id)
+            await PROJECTS.delete(tx, project)
+
+    @operation("GET", "/projects/{project_id}/tags", "identity:list_project_tags")
+    async def tags(self, ctx: Context, project: Project) -> dict[str, Any]:
+        return _tags_view(ctx, project)
+
+    @operation("PUT", "/projects/{project_id}/tags", "identity:update_project_tags")
+    async def put_tags(self, ctx: Context, project: Project, body: Tags) -> dict[str, Any]:
+        async with ctx.runtime.store.tx() as tx:
+            project = await PROJECTS.change(tx, project, tags=checked_tags(body.tags))
+        return _tags_view(ctx, project)
+
+    @operation("DELETE", "/projects/{project_id}/tags", "identity:delete_project_tags")
+    async def delete_tags(self, ctx: Context, project: Project) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await PROJECTS.change(tx, project, tags=[])
+
+    @operation("GET", "/projects/{project_id}/tags/{value}", "identity:get_project_tag")
+    async def tag(self, ctx: Context, project: Project, value: str) -> None:
+        if value not in project.tags:
+            raise _no_tag(value)
+
+    @operation("PUT", "/projects/{project_id}/tags/{value}", "identity:create_project_tag")
+    async def put_tag(self, ctx: Context, project: Project, value: str) -> Answer:
+        if value not in project.tags:
+            async with ctx.runtime.store.tx() as tx:
+                await PROJECTS.change(tx, project, tags=checked_tags([*project.tags, value]))
+        return Answer(status=201, headers={"location": ctx.url})
+
+    @operation("DELETE", "/projects/{project_id}/tags/{value}", "identity:delete_project_tag")
+    async def delete_tag(self, ctx: Context, project: Project, value: str) -> None:
+        if value not in project.tags:
+            raise _no_tag(value)
+        async with ctx.runtime.store.tx() as tx:
+            await PROJECTS.change(tx, project, tags=[t for t in project.tags if t != value])
+
+
+class UserProjects(Noun[User]):
+    """The projects on which a user holds a role."""
+
+    table = USERS
+    id_param = "user_id"
+    rules = {
+        "identity:list_user_projects": (
+            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
+            "domain_id:%(target.user.domain_id)s) or user_id:%(target.user.id)s"
+        )
+    }
+    target = Users.target
+
+    @operation("GET", "/users/{user_id}/projects", "identity:list_user_projects")
+    async def projects(self, ctx: Context, user: User) -> dict[str, Any]:
+        ids = await projects_of(ctx.runtime.store, user.id)
+        asked = page(Projects.listing, ctx.query, id=ids, is_domain=0)
+        found = await PROJECTS.list(ctx.runtime.store, asked)
+        return listed(ctx, "projects", [view(ctx, p) for p in found], asked)
+
+
+def _settings(ctx: Context) -> Settings:
+    found = ctx.runtime.settings.get("identity")
+    return found if isinstance(found, Settings) else Settings()
+
+
+def _no_tag(value: str) -> NotFound:
+    return NotFound(f"Could not find project tag: {value}.")
+
+
+def _tags_view(ctx: Context, project: Project) -> dict[str, Any]:
+    return {"links": {"self": ctx.url}, "tags": project.tags}
+
+
+async def _check_place(tx: Tx, project: Project, max_depth: int) -> None:
+    """Whether a project may stand where it wants to. Raises Invalid, Forbidden."""
+    if project.is_domain:
+        if project.parent_id:
+            raise Invalid("only root projects are allowed to act as domains.")
+        return
+    domain = await PROJECTS.find(tx, project.domain_id)
+    if domain is None or not domain.is_domain:
+        raise Invalid(f"Could not find domain: {project.domain_id}.")
+    parent = await PROJECTS.find(tx, project.parent_id)
+    if parent is None:
+        raise Invalid(f"Could not find project: {project.parent_id}.")
+    if (parent.id if parent.is_domain else parent.domain_id) != domain.id:
+        raise Invalid(
+            f"Cannot create project, since it specifies its domain_id {domain.id}, but specifies "
+            f"a parent in a different domain ({parent.domain_id or parent.id})."
+        )
+    above = [parent, *await ancestors(tx, parent)]
+    if not all(p.enabled for p in above):
+        raise Forbidden(
+            f"cannot create a project in a branch containing a disabled project: {project.name}"
+        )
+    if len(above) >= max_depth:
+        raise Forbidden(f"Max hierarchy depth reached for {parent.id} branch: it is {max_depth}.")
+
+
+def _changes(project: Project, body: UpdateProject) -> dict[str, Any]:
+    """What a PATCH changes. Raises Invalid, Forbidden."""
+    changes = body.given()
+    refuse_immutable("project", project.id, project.options, changes.get("options"))
+    if changes.pop("parent_id", project.parent_id or None) != (project.parent_id or None):
+        raise Forbidden("Update of `parent_id` is not allowed.")
+    if changes.pop("domain_id", project.domain_id or None) != (project.domain_id or None):
+        raise Invalid("Cannot change Domain ID")
+    if changes.pop("is_domain", project.is_domain) != project.is_domain:
+        raise Invalid("Update of `is_domain` is not allowed.")
+    if "name" in changes:
+        changes["name"] = changes["name"].strip()
+    if "description" in changes:
+        changes["description"] = changes["description"] or ""
+    if "tags" in changes:
+        checked_tags(changes["tags"])
+    if "options" in changes:
+        changes["options"] = merged(project.options, changes["options"])
+    return changes
+
+
+async def _check_enabling(tx: Tx, project: Project) -> None:
+    """No enabled project stands below a disabled one. Raises Forbidden."""
+    if project.is_domain:
+        return
+    if project.enabled and not all(p.enabled for p in await ancestors(tx, project)):
+        raise Forbidden(f"Cannot enable project {project.id} since it has disabled parents")
+    if not project.enabled and any(p.enabled for p in await subtree(tx, project)):
+        raise Forbidden(
+            f"Cannot disable project {project.id} since its subtree contains enabled projects."
+        )
+
+
+async def _relatives(ctx: Context, project: Project) -> dict[str, Any]:
+    """`parents` and `subtree`, as the query asks for them. Raises Invalid."""
+    query, store = ctx.query, ctx.runtime.store
+    found: dict[str, Any] = {}
+    for key, option in (("parents", "parents_as"), ("subtree", "subtree_as")):
+        as_list, as_ids = query.flag(f"{option}_list"), query.flag(f"{option}_ids")
+        if as_list and as_ids:
+            raise Invalid(
+                f"Cannot use {option}_list and {option}_ids query params at the same time."
+            )
+        if not as_list and not as_ids:
+            continue
+        kin = await (ancestors if key == "parents" else subtree)(store, project)
+        if as_list:
+            mine = [p for p in kin if await held_on(store, ctx.caller.user_id, p)]
+            found[key] = [{"project": view(ctx, p)} for p in mine]
+        elif key == "parents":
+            found[key] = _chain(kin)
+        else:
+            found[key] = _branches(kin, project.id)
     return found
 
 
-async def named(db: Reader, name: str, domain_id: str) -> Project | None:
-    """The project of that name in a domain ("" for a domain itself); case doesn't count."""
-    return await PROJECTS.one(db, domain_id=domain_id, name_key=name.lower())
+def _chain(parents: list[Project]) -> dict[str, Any] | None:
+    nested: dict[str, Any] | None = None
+    for p in reversed(parents):
+        nested = {p.id: nested}
+    return nested
+
+
+def _branches(below: list[Project], id: str) -> dict[str, Any] | None:
+    return {p.id: _branches(below, p.id) for p in below if p.parent_id == id} or None

@@ -1,81 +1,316 @@
-"""Role assignments: who holds which role where. https://docs.openstack.org/api-ref/identity/v3/#roles
+"""GET /v3/role_assignments: https://docs.openstack.org/api-ref/identity/v3/#list-role-assignments
 
-One row each, found by actor and target alike. `inherited` ones (OS-INHERIT) count below their target, not on it.
+`effective` answers what everybody can do in the end: groups become their members, inherited assignments the projects
+below, and roles those they imply.
 """
 
 from __future__ import annotations
 
-from pileus.kernel.store import Column, Page, Reader, Record, Tx
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from .groups import group_ids
-from .projects import Project, ancestors
-from .wire import NounTable
+from pileus.kernel.faults import Invalid
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Page
 
-SYSTEM = "system:all"
+from .assignments import ASSIGNMENTS, SYSTEM, Assignment, actors_of, below, places_of
+from .groups import GROUPS, MEMBERSHIPS
+from .roles import ROLES, RoleBook
+from .tokens import TOKENS_KEPT
+from .tree import PROJECTS, Project, subtree
+from .users import USERS
+from .wire import AUTHENTICATED, Noun, listed
+
+_RULE = (
+    "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
+    "domain_id:%(target.domain_id)s and not None:%(target.domain_id)s)"
+)
+_SLICE = 500  # rows between two turns of the loop
+_ALONE = (
+    ("scope.domain.id", "scope.project.id", "Specify a domain or project, not both"),
+    ("scope.domain.id", "scope.system", "Specify system or domain, not both"),
+    ("scope.project.id", "scope.system", "Specify system or project, not both"),
+    ("user.id", "group.id", "Specify a user or group, not both"),
+)
 
 
-class Assignment(Record, kw_only=True, frozen=True):
-    """`actor` is `user:id` or `group:id`; `target` is `project:id`, `domain:id` or SYSTEM."""
+@dataclass(frozen=True)
+class Held:
+    """One line of the answer: who holds what where, and by which assignment."""
 
     actor: str
     target: str
     role_id: str
-    inherited: bool = False
+    inherited: bool  # shown as to be inherited, or got by inheritance
+    by: Assignment
+    prior_id: str = ""  # the role that implies this one
 
 
-def _place(a: Assignment) -> str:
-    return below(a.target) if a.inherited else a.target
+@dataclass(frozen=True)
+class Asked:
+    """The query."""
+
+    user_id: str
+    group_id: str
+    role_id: str
+    project_id: str
+    domain_id: str
+    system: str
+    inherited: bool | None
+    effective: bool
+    names: bool
+    subtree: bool
+
+    @classmethod
+    def of(cls, ctx: Context) -> Asked:
+        """Raises Invalid."""
+        q = ctx.query
+        for a, b, text in _ALONE:
+            if q.get(a) and q.get(b):
+                raise Invalid(text)
+        inherited = None
+        if q.has("scope.OS-INHERIT:inherited_to"):
+            inherited = q.get("scope.OS-INHERIT:inherited_to") == "projects"
+        asked = cls(
+            q.get("user.id"),
+            q.get("group.id"),
+            q.get("role.id"),
+            q.get("scope.project.id"),
+            q.get("scope.domain.id"),
+            q.get("scope.system"),
+            inherited,
+            q.flag("effective"),
+            q.flag("include_names"),
+            q.flag("include_subtree"),
+        )
+        if asked.effective and asked.group_id:
+            raise Invalid(
+                "Combining effective and group filter will always result in an empty list."
+            )
+        if asked.effective and inherited and asked.domain_id:
+            raise Invalid(
+                "Combining effective, domain and inherited filters will always result in an "
+                "empty list."
+            )
+        return asked
 
 
-def below(target: str) -> str:
-    """How the place is spelled on which inherited assignments of a target stand."""
-    return target + "/*"
+class RoleAssignments(Noun[Assignment]):
+    table = ASSIGNMENTS
+    rules = {
+        "identity:list_role_assignments": _RULE,
+        "identity:list_role_assignments_for_tree": _RULE,
+    }
+
+    @operation("GET", "/role_assignments", AUTHENTICATED)
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        asked = Asked.of(ctx)
+        await _allow(ctx, asked)
+        finder = _Finder(ctx, asked, await ctx.peer(TOKENS_KEPT).book.read(ctx.runtime.store))
+        views = [await finder.view(h) async for h in finder.found()]
+        answer = listed(ctx, "role_assignments", views)
+        return answer
 
 
-ASSIGNMENTS = NounTable(
-    "identity_assignments",
-    Assignment,
-    columns=("actor", "target", "role_id", "inherited", Column("place", _place)),
-    indexes=(("actor", "place"), ("target",), ("role_id",)),
-    noun="role assignment",
-)
+async def _allow(ctx: Context, asked: Asked) -> None:
+    target: Mapping[str, object] = {}
+    if not asked.subtree:
+        if ctx.caller.domain_id:
+            target = {"target.domain_id": ctx.caller.domain_id}
+        return ctx.require("identity:list_role_assignments", target)
+    project = None
+    if asked.project_id:
+        project = await PROJECTS.find(ctx.runtime.store, asked.project_id)
+    if project is not None:
+        target = {"target.domain_id": project.domain_id or None}
+    ctx.require("identity:list_role_assignments_for_tree", target)
+    if not asked.project_id:
+        raise Invalid("scope.project.id must be specified if include_subtree is also specified")
+    if project is None:
+        raise PROJECTS.missing(asked.project_id)
+    return None
 
 
-def assignment(actor: str, target: str, role_id: str, inherited: bool = False) -> Assignment:
-    """An assignment under the id that says what it is, so that there can only be one of it."""
-    id = f"{actor} {below(target) if inherited else target} {role_id}"
-    return Assignment(id=id, actor=actor, target=target, role_id=role_id, inherited=inherited)
+@dataclass
+class _Finder:
+    ctx: Context
+    asked: Asked
+    book: RoleBook
+    _projects: dict[str, Project | None] = field(default_factory=dict)
+    _names: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    async def found(self) -> AsyncIterator[Held]:
+        places = await self._wanted_projects()
+        async for row in self._rows(places):
+            async for held in self._expanded(row, places):
+                if await self._in_domain(held):
+                    yield held
 
-async def grant(tx: Tx, wanted: Assignment) -> bool:
-    """Writes an assignment unless it is there; whether it was new."""
-    if await ASSIGNMENTS.find(tx, wanted.id) is not None:
-        return False
-    await ASSIGNMENTS.insert(tx, wanted)
-    return True
+    async def _wanted_projects(self) -> list[Project]:
+        """The project asked for, and those below it if the subtree is."""
+        if not self.asked.project_id:
+            return []
+        top = await self._project(self.asked.project_id)
+        if top is None:
+            return []
+        more = await subtree(self.ctx.runtime.store, top) if self.asked.subtree else []
+        return [top, *more]
 
+    async def _rows(self, projects: list[Project]) -> AsyncIterator[Assignment]:
+        """The assignments that can matter, a slice at a time."""
+        filters = await self._filters(projects)
+        if filters is None:
+            return
+        asked = Page(filters, (("created_at", False), ("id", False)), limit=_SLICE)
+        while rows := await ASSIGNMENTS.list(self.ctx.runtime.store, asked):
+            for row in rows:
+                yield row
+            if len(rows) < _SLICE:
+                return
+            asked = replace(asked, marker=rows[-1].id)
+            await self.ctx.runtime.world.clock.sleep(0)
 
-async def actors_of(db: Reader, user_id: str) -> list[str]:
-    return [f"user:{user_id}", *(f"group:{g}" for g in await group_ids(db, user_id))]
+    async def _filters(self, projects: list[Project]) -> dict[str, Any] | None:
+        """What rows must match, or None if none can."""
+        asked = self.asked
+        if asked.project_id and not projects:
+            return None
+        filters = {**await self._actors(), **await self._targeted(projects)}
+        if not asked.effective:
+            if asked.inherited is not None:
+                filters["inherited"] = int(asked.inherited)
+            if asked.role_id:
+                filters["role_id"] = asked.role_id
+        return filters
 
+    async def _actors(self) -> dict[str, Any]:
+        asked = self.asked
+        if asked.user_id and asked.effective:
+            return {"actor": await actors_of(self.ctx.runtime.store, asked.user_id)}
+        if asked.user_id:
+            return {"actor": f"user:{asked.user_id}"}
+        return {"actor": f"group:{asked.group_id}"} if asked.group_id else {}
 
-async def places_of(db: Reader, project: Project) -> list[str]:
-    """Where an assignment counts for a project or domain: on it, and inherited from above."""
-    if project.is_domain:
-        return [f"domain:{project.id}"]
-    places = [f"project:{project.id}"]
-    for above in await ancestors(db, project):
-        places.append(below(f"{'domain' if above.is_domain else 'project'}:{above.id}"))
-    return places
+    async def _targeted(self, projects: list[Project]) -> dict[str, Any]:
+        asked, store = self.asked, self.ctx.runtime.store
+        if projects and asked.effective:
+            return {"place": [p for one in projects for p in await places_of(store, one)]}
+        if projects:
+            return {"target": [f"project:{p.id}" for p in projects]}
+        if asked.domain_id:
+            return {"target": f"domain:{asked.domain_id}"}
+        return {"target": SYSTEM} if asked.system else {}
 
+    async def _expanded(self, row: Assignment, projects: list[Project]) -> AsyncIterator[Held]:
+        asked = self.asked
+        if not asked.effective:
+            yield Held(row.actor, row.target, row.role_id, row.inherited, row)
+            return
+        if asked.inherited is not None and asked.inherited != row.inherited:
+            return
+        targets = await self._targets(row, projects)
+        for actor in await self._people(row):
+            for target in targets:
+                for held in self._roles(row, actor, target):
+                    yield held
 
-async def held(db: Reader, user_id: str, places: list[str]) -> set[str]:
-    """The ids of the roles that a user holds at these places, himself or through groups; implied ones not."""
-    page = Page({"actor": await actors_of(db, user_id), "place": places}, limit=100_000)
-    return {a.role_id for a in await ASSIGNMENTS.list(db, page)}
+    async def _people(self, row: Assignment) -> list[str]:
+        kind, _, id = row.actor.partition(":")
+        if kind == "user":
+            return [row.actor]
+        if self.asked.user_id:
+            return [f"user:{self.asked.user_id}"]
+        members = await MEMBERSHIPS.all(self.ctx.runtime.store, group_id=id)
+        return [f"user:{m.user_id}" for m in members]
 
+    async def _targets(self, row: Assignment, projects: list[Project]) -> list[str]:
+        if not row.inherited:
+            return [row.target]
+        store, found = self.ctx.runtime.store, []
+        if projects:
+            for project in projects:
+                if below(row.target) in await places_of(store, project):
+                    found.append(f"project:{project.id}")
+            return found
+        if self.asked.domain_id:
+            return []
+        top = await self._project(row.target.partition(":")[2])
+        return [f"project:{p.id}" for p in await subtree(store, top)] if top else []
 
-async def held_on(db: Reader, user_id: str, project: Project | None) -> set[str]:
-    """The same on a project or domain, or (None) on the system."""
-    places = [SYSTEM] if project is None else await places_of(db, project)
-    return await held(db, user_id, places)
+    def _roles(self, row: Assignment, actor: str, target: str) -> list[Held]:
+        found = []
+        for role in self.book.closure([row.role_id]):
+            if self.asked.role_id in ("", role.id):
+                prior = row.role_id if role.id != row.role_id else ""
+                found.append(Held(actor, target, role.id, row.inherited, row, prior))
+        return found
+
+    async def _project(self, id: str) -> Project | None:
+        if id not in self._projects:
+            self._projects[id] = await PROJECTS.find(self.ctx.runtime.store, id)
+        return self._projects[id]
+
+    async def _in_domain(self, held: Held) -> bool:
+        """A domain-scoped token sees its domain and the projects in it."""
+        mine = self.ctx.caller.domain_id
+        kind, _, id = held.target.partition(":")
+        if not mine or id == mine:
+            return True
+        project = await self._project(id) if kind == "project" else None
+        return project is not None and project.domain_id == mine
+
+    async def view(self, held: Held) -> dict[str, Any]:
+        actor_kind, _, actor_id = held.actor.partition(":")
+        kind, _, id = held.target.partition(":")
+        shown: dict[str, Any] = {
+            actor_kind: await self._ref(actor_kind, actor_id),
+            "role": await self._ref("role", held.role_id),
+            "links": self._links(held),
+        }
+        if kind == "system":
+            shown["scope"] = {"system": {"all": True}}
+        else:
+            shown["scope"] = {kind: await self._ref(kind, id)}
+        if held.inherited:
+            shown["scope"]["OS-INHERIT:inherited_to"] = "projects"
+        return shown
+
+    def _links(self, held: Held) -> dict[str, str]:
+        root, by = self.ctx.base, held.by
+        place = "system" if by.target == SYSTEM else by.target.replace(":", "s/", 1)
+        path = f"{place}/{by.actor.replace(':', 's/', 1)}/roles/{by.role_id}"
+        if by.inherited:
+            path = f"OS-INHERIT/{path}/inherited_to_projects"
+        links = {"assignment": f"{root}/{path}"}
+        if by.actor != held.actor:
+            group = by.actor.partition(":")[2]
+            links["membership"] = f"{root}/groups/{group}/users/{held.actor.partition(':')[2]}"
+        if held.prior_id:
+            links["prior_role"] = f"{root}/prior_role/{held.prior_id}/implies/{held.role_id}"
+        return links
+
+    async def _ref(self, kind: str, id: str) -> dict[str, Any]:
+        if not self.asked.names:
+            return {"id": id}
+        known = self._names.get(f"{kind}:{id}")
+        if known is None:
+            known = self._names[f"{kind}:{id}"] = await self._named(kind, id)
+        return known
+
+    async def _named(self, kind: str, id: str) -> dict[str, Any]:
+        tables: dict[str, Any] = {
+            "user": USERS,
+            "group": GROUPS,
+            "role": ROLES,
+            "project": PROJECTS,
+            "domain": PROJECTS,
+        }
+        found = await tables[kind].find(self.ctx.runtime.store, id)
+        if found is None:
+            return {"id": id, "name": ""}
+        shown: dict[str, Any] = {"id": id, "name": found.name}
+        if found.domain_id:
+            domain = await self._project(found.domain_id)
+            shown["domain"] = {"id": found.domain_id, "name": domain.name if domain else ""}
+        return shown

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.store import Column, Reader, Record, Unique
+from pileus.kernel.faults import Invalid
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
-from .wire import NounTable
+from .users import check_domain
+from .wire import (
+    AUTHENTICATED,
+    NAME,
+    Id,
+    Name,
+    Noun,
+    NounBody,
+    NounTable,
+    changed,
+    drop_all,
+    extras,
+    linked,
+    listed,
+    listing,
+    merged,
+    page,
+    refuse_immutable,
+    removed,
+    same_id,
+)
 
 REVISION = "identity.roles"
 
@@ -89,3 +114,163 @@ def reachable(steps: dict[str, set[str]], start: str) -> frozenset[str]:
                 seen.add(following)
                 todo.append(following)
     return frozenset(seen)
+
+
+_READ = "rule:admin_required or (role:reader and system_scope:all)"
+
+
+class CreateRole(NounBody, kw_only=True):
+    root: ClassVar[str] = "role"
+    name: Name
+    description: str | None = None
+    domain_id: Id | None = None
+    options: dict[str, Any] = {}
+
+
+class UpdateRole(NounBody, kw_only=True):
+    root: ClassVar[str] = "role"
+    name: Name | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    domain_id: Id | UnsetType | None = UNSET
+    options: dict[str, Any] | UnsetType = UNSET
+
+
+def view(ctx: Context, r: Role) -> dict[str, Any]:
+    shown = {
+        **r.extra,
+        "id": r.id,
+        "name": r.name,
+        "domain_id": r.domain_id or None,
+        "description": r.description,
+        "options": r.options,
+    }
+    return linked(ctx, "roles", shown)
+
+
+async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
+    for role in await ROLES.all(tx, domain_id=domain_id):
+        await _remove(ctx, tx, role)
+
+
+async def _remove(ctx: Context, tx: Tx, role: Role) -> None:
+    await removed(ctx, tx, "role", role.id)
+    await drop_all(tx, IMPLICATIONS, prior_id=role.id)
+    await drop_all(tx, IMPLICATIONS, implied_id=role.id)
+    await ROLES.delete(tx, role)
+    await revise(tx)
+
+
+async def revise(tx: Tx) -> None:
+    """Roles changed, so what tokens stand for may have."""
+    await auth.revise(tx, REVISION)
+    await auth.revise(tx, "auth")
+
+
+class Roles(Noun[Role]):
+    """Operations on a domain's role have rules of their own, so policy is asked once the role is known."""
+
+    table = ROLES
+    id_param = "role_id"
+    follows = {"domain": _with_domain}
+    rules = {
+        "identity:get_role": (
+            "(rule:admin_required or (role:reader and system_scope:all)) or "
+            "(role:manager and rule:domain_managed_target_role)"
+        ),
+        "identity:list_roles": (
+            "(rule:admin_required or (role:reader and system_scope:all)) or "
+            "(role:manager and not domain_id:None)"
+        ),
+        "identity:create_role": "rule:admin_required",
+        "identity:update_role": "rule:admin_required",
+        "identity:delete_role": "rule:admin_required",
+        "identity:get_domain_role": _READ,
+        "identity:list_domain_roles": _READ,
+        "identity:create_domain_role": "rule:admin_required",
+        "identity:update_domain_role": "rule:admin_required",
+        "identity:delete_domain_role": "rule:admin_required",
+    }
+    scopes = {
+        f"identity:{verb}_{noun}": ("system", "project")
+        for verb, noun in (
+            ("create", "role"),
+            ("update", "role"),
+            ("delete", "role"),
+            ("get", "domain_role"),
+            ("list", "domain_roles"),
+            ("create", "domain_role"),
+            ("update", "domain_role"),
+            ("delete", "domain_role"),
+        )
+    }
+    listing = listing({"name": NAME, "domain_id": Filter()})
+
+    def target(self, ctx: Context, record: Role) -> Mapping[str, object]:
+        return {"target.role.name": record.name, "target.role.domain_id": record.domain_id or None}
+
+    async def _role(self, ctx: Context, verb: str, id: str) -> Role:
+        """The role, if the caller may; whether it is there is no secret to whom the rule allows all."""
+        role = await ROLES.find(ctx.runtime.store, id)
+        kind = "domain_role" if role is not None and role.domain_id else "role"
+        ctx.require(f"identity:{verb}_{kind}", {} if role is None else self.target(ctx, role))
+        if role is None:
+            raise ROLES.missing(id)
+        return role
+
+    @operation("GET", "/roles", AUTHENTICATED)
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        domain_id = ctx.query.get("domain_id")
+        ctx.require("identity:list_domain_roles" if domain_id else "identity:list_roles", {})
+        asked = page(self.listing, ctx.query, domain_id=domain_id)
+        found = await ROLES.list(ctx.runtime.store, asked)
+        return listed(ctx, "roles", [view(ctx, r) for r in found], asked)
+
+    @operation("POST", "/roles", AUTHENTICATED, status=201)
+    async def create(self, ctx: Context, body: CreateRole) -> dict[str, Any]:
+        kind = "domain_role" if body.domain_id else "role"
+        ctx.require(f"identity:create_{kind}", {})
+        role = Role(
+            id=ctx.runtime.world.new_hex(),
+            name=body.name.strip(),
+            domain_id=body.domain_id or "",
+            description=body.description,
+            options=merged({}, body.options),
+            extra=extras(ctx, body),
+        )
+        async with ctx.runtime.store.tx() as tx:
+            if role.domain_id:
+                await check_domain(tx, role.domain_id)
+            role = await ROLES.insert(tx, role)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "role", role.id, "created")
+        return {"role": view(ctx, role)}
+
+    @operation("GET", "/roles/{role_id}", AUTHENTICATED)
+    async def show(self, ctx: Context, role_id: str) -> dict[str, Any]:
+        return {"role": view(ctx, await self._role(ctx, "get", role_id))}
+
+    @operation("PATCH", "/roles/{role_id}", AUTHENTICATED)
+    async def update(self, ctx: Context, role_id: str, body: UpdateRole) -> dict[str, Any]:
+        role = await self._role(ctx, "update", role_id)
+        same_id(ctx, "role", role.id)
+        changes = body.given()
+        refuse_immutable("role", role.id, role.options, changes.get("options"))
+        if (changes.pop("domain_id", role.domain_id) or "") != role.domain_id:
+            raise Invalid("Cannot change Domain ID")
+        if "name" in changes:
+            changes["name"] = changes["name"].strip()
+        if "options" in changes:
+            changes["options"] = merged(role.options, changes["options"])
+        changes["extra"] = {**role.extra, **extras(ctx, body)}
+        async with ctx.runtime.store.tx() as tx:
+            role = await ROLES.change(tx, role, **changes)
+            await revise(tx)
+            await changed(tx, "role", role.id, "updated")
+        return {"role": view(ctx, role)}
+
+    @operation("DELETE", "/roles/{role_id}", AUTHENTICATED)
+    async def delete(self, ctx: Context, role_id: str) -> None:
+        role = await self._role(ctx, "delete", role_id)
+        refuse_immutable("role", role.id, role.options)
+        async with ctx.runtime.store.tx() as tx:
+            await _remove(ctx, tx, role)

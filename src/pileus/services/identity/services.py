@@ -2,22 +2,106 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from pileus.kernel.store import Record
+from msgspec import UNSET, Meta, UnsetType
 
-from .wire import NounTable
+from pileus.kernel import auth
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+
+from .catalog import ENDPOINTS, REVISION, SERVICES, CatalogService
+from .wire import (
+    Noun,
+    NounBody,
+    changed,
+    drop_all,
+    extras,
+    linked,
+    listed,
+    listing,
+    page,
+    same_id,
+)
+
+Type = Annotated[str, Meta(min_length=1, max_length=255)]
+Text = Annotated[str, Meta(max_length=255)]
+_READ = "rule:admin_required or (role:reader and system_scope:all)"
 
 
-class CatalogService(Record, kw_only=True, frozen=True):
-    """`provided`: made for a service of this cloud at its start, and gone when that is no longer enabled."""
-
-    type: str
-    name: str = ""
+class CreateService(NounBody, kw_only=True):
+    root: ClassVar[str] = "service"
+    type: Type
+    name: Text = ""
     description: str | None = None
     enabled: bool = True
-    provided: bool = False
-    extra: dict[str, Any] = {}
 
 
-SERVICES = NounTable("identity_services", CatalogService, columns=("type", "name"), noun="service")
+class UpdateService(NounBody, kw_only=True):
+    root: ClassVar[str] = "service"
+    type: Type | UnsetType = UNSET
+    name: Text | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
+
+
+def view(ctx: Context, s: CatalogService) -> dict[str, Any]:
+    shown = {**s.extra, "id": s.id, "name": s.name, "type": s.type, "enabled": s.enabled}
+    if s.description is not None:
+        shown["description"] = s.description
+    return linked(ctx, "services", shown)
+
+
+class Services(Noun[CatalogService]):
+    table = SERVICES
+    id_param = "service_id"
+    rules = {
+        "identity:get_service": _READ,
+        "identity:list_services": _READ,
+        "identity:create_service": "rule:admin_required",
+        "identity:update_service": "rule:admin_required",
+        "identity:delete_service": "rule:admin_required",
+    }
+    scopes = {name: ("system", "project") for name in rules}
+    listing = listing({"type": Filter(), "name": Filter()})
+
+    @operation("GET", "/services", "identity:list_services")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        asked = page(self.listing, ctx.query)
+        found = await SERVICES.list(ctx.runtime.store, asked)
+        return listed(ctx, "services", [view(ctx, s) for s in found], asked)
+
+    @operation("POST", "/services", "identity:create_service", status=201)
+    async def create(self, ctx: Context, body: CreateService) -> dict[str, Any]:
+        service = CatalogService(
+            id=ctx.runtime.world.new_hex(), extra=extras(ctx, body), **body.given()
+        )
+        async with ctx.runtime.store.tx() as tx:
+            service = await SERVICES.insert(tx, service)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "service", service.id, "created")
+        return {"service": view(ctx, service)}
+
+    @operation("GET", "/services/{service_id}", "identity:get_service")
+    async def show(self, ctx: Context, service: CatalogService) -> dict[str, Any]:
+        return {"service": view(ctx, service)}
+
+    @operation("PATCH", "/services/{service_id}", "identity:update_service")
+    async def update(
+        self, ctx: Context, service: CatalogService, body: UpdateService
+    ) -> dict[str, Any]:
+        same_id(ctx, "service", service.id)
+        changes = {**body.given(), "extra": {**service.extra, **extras(ctx, body)}}
+        async with ctx.runtime.store.tx() as tx:
+            service = await SERVICES.change(tx, service, **changes)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "service", service.id, "updated")
+        return {"service": view(ctx, service)}
+
+    @operation("DELETE", "/services/{service_id}", "identity:delete_service")
+    async def delete(self, ctx: Context, service: CatalogService) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await drop_all(tx, ENDPOINTS, service_id=service.id)
+            await SERVICES.delete(tx, service)
+            await auth.revise(tx, REVISION)
+            await changed(tx, "service", service.id, "deleted")

@@ -17,14 +17,14 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.world import seconds_of
 
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
+from .assignments import held_on
 from .catalog import Catalog
-from .claims import Claims, pack, unpack
+from .claims import Claims, opened, pack
 from .keys import KEYRING, TOKEN
-from .projects import PROJECTS, Project
 from .revocations import is_revoked
-from .role_assignments import held_on
 from .roles import Role, RoleBook
 from .settings import Settings
+from .tree import PROJECTS, Project
 from .trusts import TRUSTS, Trust
 from .users import USERS, User
 
@@ -83,10 +83,7 @@ class Tokens:
 
     async def open(self, token: str) -> Claims | None:
         """What is written in a token, whatever it is worth; None if it is none of ours."""
-        if not token or len(token) > 1024:
-            return None
-        content = await self.runtime.contracts.get(KEYRING).open(TOKEN, token)
-        return unpack(content) if content is not None else None
+        return await opened(self.runtime, token)
 
     async def caller(self, token: str) -> Caller:
         claims = await self.open(token)

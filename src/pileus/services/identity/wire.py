@@ -6,17 +6,20 @@ API reference: https://docs.openstack.org/api-ref/identity/v3/
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from msgspec import Meta
 
-from pileus.kernel.faults import Forbidden, NotFound
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Forbidden, Invalid, NotFound
 from pileus.kernel.query import Filter, Listing, Query, next_link
 from pileus.kernel.resources import Context, Resource
 from pileus.kernel.schema import KEEP, Body, Extra, extras_of
 from pileus.kernel.store import Match, Page, Record, Table, Tx
+
+from .revocations import revoke
 
 R = TypeVar("R", bound=Record)
 
@@ -44,14 +47,22 @@ class NounTable(Table[R]):
 
 
 class NounBody(Body, kw_only=True):
-    """A body in which booleans are booleans and keys nobody declared are kept."""
+    """A body in which keys nobody declared are kept."""
 
     unknown: ClassVar[Extra] = KEEP
-    lax: ClassVar[bool] = False
+
+
+Follow = Callable[[Context, Tx, str], Awaitable[None]]
+AUTHENTICATED = "identity:authenticated"  # of operations that ask policy once they know the target
 
 
 class Noun(Resource[R]):
-    """A resource whose policy targets are Keystone's: the path's parameters and `target.<noun>.<field>`."""
+    """A resource whose policy targets are Keystone's: the path's parameters and `target.<noun>.<field>`.
+
+    `follows` says what becomes of its rows when a `user`, `group`, `project`, `domain` or `role` goes.
+    """
+
+    follows: ClassVar[Mapping[str, Follow]] = {}
 
     def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
         return dict(params)
@@ -125,3 +136,40 @@ async def drop_all(tx: Tx, table: Table[R], **filters: Any) -> list[R]:
     for one in found:
         await table.delete(tx, one)
     return found
+
+
+async def removed(ctx: Context, tx: Tx, kind: str, id: str) -> None:
+    """Lets every noun follow the removal of another, and makes tokens that stood on it worthless."""
+    for resource in ctx.service.made:
+        if isinstance(resource, Noun) and kind in resource.follows:
+            await resource.follows[kind](ctx, tx, id)
+    await emit(tx, f"identity.{kind}.deleted", "", resource_info=id)
+    if kind in ("user", "project", "domain"):
+        await revoke(tx, kind, id)
+
+
+async def changed(tx: Tx, kind: str, id: str, what: str) -> None:
+    """The notification that a noun was `created`, `updated` or `disabled`."""
+    await emit(tx, f"identity.{kind}.{what}", "", resource_info=id)
+
+
+def own_domain(ctx: Context) -> dict[str, Any]:
+    """What a list is narrowed to by a domain-scoped token."""
+    return {"domain_id": ctx.caller.domain_id} if ctx.caller.domain_id else {}
+
+
+def home_domain(ctx: Context, given: str | None) -> str:
+    """The domain of what is created: as given, else the token's or its project's. Raises Invalid."""
+    found = given or ctx.caller.domain_id or ctx.caller.project_domain_id
+    if not found:
+        raise Invalid(
+            "domain_id is required as part of entity: the token has no domain of its own."
+        )
+    return found
+
+
+def same_id(ctx: Context, root: str, id: str) -> None:
+    """A body may repeat the path's id, not name another. Raises Invalid."""
+    given = ctx.document[root].get("id", id)
+    if given != id:
+        raise Invalid(f"Cannot change {root} ID: the path says {id}, the body {given}.")

@@ -1,0 +1,85 @@
+"""The tree of domains and projects. A domain is a project that acts as one: a row without a domain of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.store import Column, Many, Page, Reader, Record, Unique
+
+from .wire import NounTable
+
+_OLDEST = (("created_at", False), ("id", False))
+
+
+class Project(Record, kw_only=True, frozen=True):
+    """`parent_id` of a project at the top is its domain's id, as `domain_id` is; a domain has neither."""
+
+    name: str
+    domain_id: str = ""
+    parent_id: str = ""
+    is_domain: bool = False
+    description: str = ""
+    enabled: bool = True
+    tags: list[str] = []
+    options: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+
+
+def _taken(project: Project) -> str:
+    if project.is_domain:
+        details = (
+            "it is not permitted to have two projects acting as domains with the same name: "
+            f"{project.name}"
+        )
+    else:
+        details = (
+            "it is not permitted to have two projects with either the same name or same id in the "
+            f"same domain: name is {project.name}, project id {project.id}"
+        )
+    return f"Conflict occurred attempting to store project - {details}."
+
+
+PROJECTS = NounTable(
+    "identity_projects",
+    Project,
+    columns=(
+        "domain_id",
+        "parent_id",
+        "is_domain",
+        "enabled",
+        Column("name_key", lambda p: p.name.lower()),
+    ),
+    unique=(Unique(("domain_id", "name_key"), _taken),),
+    many=(Many("tags", lambda p: p.tags),),
+    indexes=(("domain_id", "created_at", "id"), ("parent_id",)),
+    noun="project",
+)
+
+
+async def ancestors(db: Reader, project: Project) -> list[Project]:
+    """The projects above, nearest first, the domain last."""
+    found: list[Project] = []
+    at = project
+    while at.parent_id:
+        above = await PROJECTS.find(db, at.parent_id)
+        if above is None:
+            break
+        found.append(above)
+        at = above
+    return found
+
+
+async def named(db: Reader, name: str, domain_id: str) -> Project | None:
+    """The project of that name in a domain ("" for a domain itself); case doesn't count."""
+    return await PROJECTS.one(db, domain_id=domain_id, name_key=name.lower())
+
+
+async def subtree(db: Reader, project: Project) -> list[Project]:
+    """The projects below, nearest first."""
+    found: list[Project] = []
+    level = [project.id]
+    while level:
+        below = await PROJECTS.list(db, Page({"parent_id": level}, _OLDEST, limit=100_000))
+        found += below
+        level = [p.id for p in below]
+    return found
