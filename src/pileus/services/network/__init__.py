@@ -1,0 +1,53 @@
+"""The network service."""
+
+from __future__ import annotations
+
+from pileus.kernel import faults
+from pileus.kernel.resources import Service
+from pileus.kernel.runtime import Provided
+
+from .bootstrap import bootstrap
+from .contract import NETWORK
+from .discovery import CoreResources, Versions
+from .extensions import Extensions
+from .guests.kept import KeptNetwork
+from .networks.operations import Networks
+from .ports.operations import Ports
+from .rules import BASE_RULES
+from .security_groups.operations import SecurityGroups
+from .security_groups.rules import SecurityGroupRules
+from .settings import NetworkSettings
+from .subnetpools import SubnetPools
+from .subnets.operations import Subnets
+from .tags import tags_of
+
+SERVICE = Service(
+    type="network",
+    name="neutron",
+    prefix="/network",
+    api="/v2.0",
+    endpoint="/network",
+    dialect=faults.NEUTRON,
+    description="OpenStack Networking",
+    resources=(
+        Versions,
+        CoreResources,
+        Extensions,
+        Networks,
+        Subnets,
+        Ports,
+        SubnetPools,
+        SecurityGroups,
+        SecurityGroupRules,
+        tags_of(Networks, "networks"),
+        tags_of(Subnets, "subnets"),
+        tags_of(Ports, "ports"),
+        tags_of(SubnetPools, "subnetpools"),
+        tags_of(SecurityGroups, "security-groups"),
+    ),
+    rules=BASE_RULES,
+    scopes=("project",),
+    provides=(Provided(NETWORK, KeptNetwork),),
+    bootstrap=bootstrap,
+    settings=NetworkSettings,
+)

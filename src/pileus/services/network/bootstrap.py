@@ -1,0 +1,50 @@
+"""The first start: an external network for floating IPs and routers."""
+
+from __future__ import annotations
+
+from pileus.kernel.runtime import Runtime
+from pileus.services.identity.contract import IDENTITY
+
+from .addressing import address, block, checked_pools
+from .networks.record import FLAT, NETWORKS, Network, add_network
+from .settings import SETTINGS
+from .subnets.record import SUBNETS, Subnet, of_network, pools_of
+
+PHYSICAL_NETWORK = "public"
+
+
+async def bootstrap(runtime: Runtime) -> None:
+    """Makes the public network once; an operator who deletes or renames it keeps it so."""
+    if not SETTINGS.public_name:
+        return
+    store, world = runtime.store, runtime.world
+    if await NETWORKS.one(store, segment=f"{FLAT}:{PHYSICAL_NETWORK}") is not None:
+        return
+    owner = await runtime.contracts.get(IDENTITY).admin_project()
+    network = Network(
+        id=world.new_id(),
+        project_id=owner.id,
+        name=SETTINGS.public_name,
+        external=True,
+        is_default=True,
+        mtu=SETTINGS.underlay_mtu,
+        network_type=FLAT,
+        physical_network=PHYSICAL_NETWORK,
+    )
+    of, gateway = block(SETTINGS.public_cidr), address(SETTINGS.public_gateway)
+    pool = (SETTINGS.public_pool_start, SETTINGS.public_pool_end)
+    subnet = Subnet(
+        id=world.new_id(),
+        project_id=owner.id,
+        name=f"{SETTINGS.public_name}-subnet",
+        cidr=str(of),
+        ip_version=of.version,
+        gateway_ip=str(gateway),
+        enable_dhcp=False,
+        allocation_pools=pools_of(checked_pools(of, [pool], gateway), of.version),
+        **of_network(network),
+    )
+    async with store.tx() as tx:
+        network = await add_network(tx, world, network)
+        await SUBNETS.insert(tx, subnet)
+        await NETWORKS.change(tx, network, subnets=[subnet.id])

@@ -1,0 +1,76 @@
+"""Which parts of the API are there, by their aliases (API reference: extensions). Every alias listed is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.faults import NotFound
+from pileus.kernel.resources import Context, Resource, operation
+
+_UPDATED = "2026-01-01T00:00:00-00:00"
+EXTENSIONS = {
+    "agent": ("agent", "The agent management extension."),
+    "agent_sort_key": ("Agents Sort Key", "Sort agents by a key."),
+    "allowed-address-pairs": ("Allowed Address Pairs", "Provides allowed address pairs"),
+    "availability_zone": ("Availability Zone", "The availability zone extension."),
+    "binding": ("Port Binding", "Expose port bindings of a virtual port to external application"),
+    "dns-domain-ports": ("dns_domain for ports", "Allows the DNS domain to be specified for a port."),
+    "dns-integration": ("DNS Integration", "Provides integration with DNS."),
+    "ext-gw-mode": (
+        "Neutron L3 Configurable external gateway mode",
+        "Extension of the router abstraction for specifying whether SNAT should occur on the external gateway",
+    ),
+    "external-net": ("Neutron external network", "Adds external network attribute to network resource."),
+    "extra_dhcp_opt": ("Neutron Extra DHCP options", "Extra options configuration for DHCP."),
+    "extraroute": ("Neutron Extra Route", "Extra routes configuration for L3 router"),
+    "fip-port-details": ("Floating IP Port Details Extension", "Add port_details attribute to Floating IP resource"),
+    "net-mtu": ("Network MTU", "Provides MTU attribute for a network resource."),
+    "net-mtu-writable": ("Network MTU (writable)", "Provides a writable MTU attribute for a network resource."),
+    "network_availability_zone": ("Network Availability Zone", "Availability zone support for network."),
+    "pagination": ("Pagination support", "Extension that indicates that pagination is enabled."),
+    "port-security": ("Port Security", "Provides port security"),
+    "project-id": ("project_id field enabled", "Extension that indicates that project_id field is enabled."),
+    "provider": ("Provider Network", "Expose mapping of virtual networks to physical networks"),
+    "quotas": ("Quota management support", "Expose functions for quotas management per project"),
+    "quota_details": ("Quota details management support", "Expose functions for quotas usage statistics per project"),
+    "router": ("Neutron L3 Router", "Router abstraction for basic L3 forwarding between L2 Neutron networks and access to external networks via a NAT gateway."),
+    "router_availability_zone": ("Router Availability Zone", "Availability zone support for router."),
+    "security-group": ("security-group", "The security groups extension."),
+    "security-groups-normalized-cidr": ("Normalized CIDR field for security group rules", "Add new field with normalized remote_ip_prefix cidr in SG rule"),
+    "security-groups-rules-belongs-to-default-sg": ("Security Group Rule belongs to the default SG", "Add a flag to tell whether a rule belongs to the project's default security group"),
+    "sorting": ("Sorting support", "Extension that indicates that sorting is enabled."),
+    "standard-attr-description": ("standard-attr-description", "Extension to add descriptions to standard attributes"),
+    "standard-attr-revisions": ("Resource revision numbers", "This extension will display the revision number of neutron resources."),
+    "standard-attr-tag": ("Tag support for resources with standard attributes", "Enables to set tag on resources with standard attributes."),
+    "standard-attr-timestamp": ("Resource timestamps", "Adds created_at and updated_at fields to all Neutron resources that have Neutron standard attributes."),
+    "stateful-security-group": ("Stateful security group", "Indicates if the security group is stateful or not"),
+    "subnet-dns-publish-fixed-ip": ("Subnet DNS publish fixed IP", "Indicates whether fixed IP addresses are to be published in DNS."),
+    "subnet-external-network": ("Subnet belongs to an external network", "Informs if the subnet belongs to an external network"),
+    "subnet-service-types": ("Subnet service types", "Provides ability to set the subnet service_types field"),
+    "subnet_allocation": ("Subnet Allocation", "Enables allocation of subnets from a subnet pool"),
+}  # fmt: skip
+
+
+def _view(alias: str) -> dict[str, Any]:
+    name, description = EXTENSIONS[alias]
+    return {
+        "alias": alias,
+        "name": name,
+        "description": description,
+        "updated": _UPDATED,
+        "links": [],
+    }
+
+
+class Extensions(Resource[Any]):
+    rules = {"get_extension": "@"}
+
+    @operation("GET", "/extensions", "get_extension")
+    async def index(self, ctx: Context) -> Any:
+        return {"extensions": [_view(alias) for alias in EXTENSIONS]}
+
+    @operation("GET", "/extensions/{alias}", "get_extension")
+    async def show(self, ctx: Context, alias: str) -> Any:
+        if alias not in EXTENSIONS:
+            raise NotFound(f"Extension with alias {alias} does not exist", code="HTTPNotFound")
+        return {"extension": _view(alias)}

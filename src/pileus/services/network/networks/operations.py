@@ -1,0 +1,313 @@
+"""Networks: isolated layer 2 segments, or external ones (API reference: networks)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from msgspec import UNSET, UnsetType, field
+
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.schema import Bulk
+from pileus.kernel.store import Page, Tx
+from pileus.kernel.world import World
+
+from ..attributes import Attributes, domain_name, text
+from ..ports.record import PORTS
+from ..refusals import bad_input, network_in_use
+from ..resource import (
+    ADMIN,
+    OWNER,
+    NetworkResource,
+    hold,
+    listing,
+    owner_of,
+    project_of,
+    sees_all,
+    standard,
+)
+from ..settings import SETTINGS
+from ..subnets.record import SUBNETS, release_subnet
+from ..wiring import wake_networks
+from .record import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
+
+_FIXED = frozenset(
+    [
+        "id",
+        "status",
+        "subnets",
+        "created_at",
+        "updated_at",
+        "revision_number",
+        "tags",
+        "availability_zones",
+        "ipv4_address_scope",
+        "ipv6_address_scope",
+    ]
+)
+
+
+class CreateNetwork(Attributes):
+    root: ClassVar[str] = "network"
+    plural: ClassVar[str] = "networks"
+    fixed = _FIXED
+    defaults = {
+        "shared": False,
+        "router:external": False,
+        "is_default": False,
+        "provider:network_type": None,
+        "provider:physical_network": None,
+        "provider:segmentation_id": None,
+    }
+
+    name: str = ""
+    description: str = ""
+    project_id: str | UnsetType = UNSET
+    admin_state_up: bool = True
+    shared: bool = False
+    external: bool = field(name="router:external", default=False)
+    is_default: bool = False
+    mtu: int = 0
+    port_security_enabled: bool = True
+    dns_domain: str = ""
+    network_type: str | None = field(name="provider:network_type", default=None)
+    physical_network: str | None = field(name="provider:physical_network", default=None)
+    segmentation_id: int | None = field(name="provider:segmentation_id", default=None)
+    availability_zone_hints: list[str] = []
+
+
+class UpdateNetwork(Attributes):
+    root: ClassVar[str] = "network"
+    creates = False
+    fixed = _FIXED | {"project_id", "tenant_id", "availability_zone_hints"}
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+    shared: bool | UnsetType = UNSET
+    external: bool | UnsetType = field(name="router:external", default=UNSET)
+    is_default: bool | UnsetType = UNSET
+    mtu: int | UnsetType = UNSET
+    port_security_enabled: bool | UnsetType = UNSET
+    dns_domain: str | UnsetType = UNSET
+    network_type: str | UnsetType = field(name="provider:network_type", default=UNSET)
+    physical_network: str | UnsetType = field(name="provider:physical_network", default=UNSET)
+    segmentation_id: int | UnsetType = field(name="provider:segmentation_id", default=UNSET)
+
+
+class Networks(NetworkResource[Network]):
+    table = NETWORKS
+    noun = "network"
+    plural = "networks"
+    id_param = "network_id"
+    see = "get_network"
+    hidden = ("provider:network_type", "provider:physical_network", "provider:segmentation_id")
+    rules = {
+        "create_network": OWNER,
+        "create_network:shared": ADMIN,
+        "create_network:router:external": ADMIN,
+        "create_network:is_default": ADMIN,
+        "create_network:port_security_enabled": OWNER,
+        "create_network:provider:network_type": ADMIN,
+        "create_network:provider:physical_network": ADMIN,
+        "create_network:provider:segmentation_id": ADMIN,
+        "get_network": "(rule:admin_only) or (role:reader and project_id:%(project_id)s) or "
+        "rule:service_api or rule:shared or rule:external or rule:context_is_advsvc",
+        "get_network:provider:network_type": ADMIN,
+        "get_network:provider:physical_network": ADMIN,
+        "get_network:provider:segmentation_id": ADMIN,
+        "get_network:tags": "(rule:admin_only) or (role:reader and project_id:%(project_id)s) or "
+        "rule:shared or rule:external or rule:context_is_advsvc",
+        "update_network": OWNER,
+        "update_network:shared": ADMIN,
+        "update_network:provider:network_type": ADMIN,
+        "update_network:provider:physical_network": ADMIN,
+        "update_network:provider:segmentation_id": ADMIN,
+        "update_network:router:external": ADMIN,
+        "update_network:is_default": ADMIN,
+        "update_network:port_security_enabled": OWNER,
+        "update_network:tags": OWNER,
+        "delete_network": OWNER,
+        "delete_network:tags": OWNER,
+    }
+    listing = listing(
+        ("status",),
+        shared=Filter(kind=bool),
+        admin_state_up=Filter(kind=bool),
+        is_default=Filter(kind=bool),
+        mtu=Filter(kind=int),
+        port_security_enabled=Filter(kind=bool),
+        **{
+            "router:external": Filter("external", kind=bool),
+            "provider:network_type": Filter("network_type"),
+            "provider:physical_network": Filter("physical_network"),
+            "provider:segmentation_id": Filter("segmentation_id", kind=int),
+        },
+    )
+
+    def target(self, ctx: Context, record: Network) -> Mapping[str, object]:
+        return network_target(record)
+
+    def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
+        if sees_all(ctx) or ctx.allows("service_api") or ctx.allows("context_is_advsvc"):
+            return ()
+        return ({"project_id": project_of(ctx.caller)}, {"shared": 1}, {"external": 1})
+
+    def view(self, ctx: Context, record: Network) -> dict[str, Any]:
+        n = record
+        return standard(n) | {
+            "admin_state_up": n.admin_state_up,
+            "status": "ACTIVE",
+            "subnets": n.subnets,
+            "shared": n.shared,
+            "router:external": n.external,
+            "is_default": n.is_default,
+            "mtu": n.mtu,
+            "port_security_enabled": n.port_security_enabled,
+            "dns_domain": n.dns_domain,
+            "availability_zone_hints": n.availability_zone_hints,
+            "availability_zones": ["nova"],
+            "ipv4_address_scope": None,
+            "ipv6_address_scope": None,
+            "provider:network_type": n.network_type,
+            "provider:physical_network": n.physical_network or None,
+            "provider:segmentation_id": n.segmentation_id or None,
+        }
+
+    @operation("POST", "/networks", "create_network", status=201)
+    async def create(self, ctx: Context, body: Bulk[CreateNetwork]) -> Any:
+        wanted = []
+        for item, raw in zip(body.items, body.raw, strict=True):
+            owner = owner_of(ctx, item.project_id)
+            target = {"project_id": owner, "shared": item.shared}
+            ctx.require("create_network", target)
+            self.guard(ctx, "create", raw, target, CreateNetwork)
+            wanted.append(_network(ctx.runtime.world, item, owner))
+        async with ctx.runtime.store.tx() as tx:
+            made = [await add_network(tx, ctx.runtime.world, n) for n in wanted]
+        return self.made(ctx, made, body.single)
+
+    @operation("GET", "/networks", "get_network")
+    async def index(self, ctx: Context) -> Any:
+        return await self.listed(ctx)
+
+    @operation("GET", "/networks/{network_id}", "get_network")
+    async def show(self, ctx: Context, network: Network) -> Any:
+        return self.one(ctx, network)
+
+    @operation("PUT", "/networks/{network_id}", "update_network")
+    async def update(self, ctx: Context, network: Network, body: UpdateNetwork) -> Any:
+        self.match(ctx, network)
+        raw = ctx.document["network"]
+        self.guard(ctx, "update", raw, network_target(network), UpdateNetwork)
+        changes = body.given()
+        _refuse_segment(network, changes)
+        _checked(changes.get("name", ""), changes.get("description", ""))
+        domain_name(changes.get("dns_domain", ""), "dns_domain")
+        if "mtu" in changes:
+            changes["mtu"] = _mtu(changes["mtu"], network.network_type)
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", network.id)
+            network = await NETWORKS.get(tx, network.id)
+            await _visibility(tx, network, changes)
+            network = await NETWORKS.revise(tx, network, **changes)
+            await emit(tx, "network.update.end", network.project_id, id=network.id)
+        await wake_networks(ctx.runtime, network.id)
+        return self.one(ctx, network)
+
+    @operation("DELETE", "/networks/{network_id}", "delete_network")
+    async def delete(self, ctx: Context, network: Network) -> None:
+        self.match(ctx, network)
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", network.id)
+            network = await NETWORKS.get(tx, network.id)
+            if await PORTS.one(tx, network_id=network.id) is not None:
+                raise network_in_use(network.id)
+            for subnet in await SUBNETS.all(tx, network_id=network.id):
+                await release_subnet(tx, subnet)
+            await NETWORKS.delete(tx, network)
+            await emit(tx, "network.delete.end", network.project_id, id=network.id)
+
+
+def _checked(name: str, description: str) -> None:
+    text(name, "name")
+    text(description, "description")
+
+
+def _mtu(value: int, network_type: str) -> int:
+    """Raises Invalid. 0 means what the network's type can carry."""
+    most = SETTINGS.tenant_mtu if network_type == VXLAN else SETTINGS.underlay_mtu
+    if value == 0:
+        return most
+    if not 68 <= value <= 65535:
+        raise Invalid(f"Invalid input for mtu. Reason: '{value}' must be 0 or from 68 to 65535.")
+    if value > most:
+        raise bad_input(f"Requested MTU is too big, maximum is {most}")
+    return value
+
+
+def _network(world: World, body: CreateNetwork, owner: str) -> Network:
+    """The record that a body asks for. Raises Invalid."""
+    _checked(body.name, body.description)
+    kind = body.network_type or VXLAN
+    if kind not in (VXLAN, FLAT):
+        raise bad_input(f"network_type value '{kind}' not supported; use {VXLAN} or {FLAT}")
+    if kind == FLAT and not body.physical_network:
+        raise bad_input("physical_network required for flat provider network")
+    if kind == FLAT and body.segmentation_id:
+        raise bad_input("segmentation_id specified for flat provider network")
+    if kind == VXLAN and body.physical_network:
+        raise bad_input("provider:physical_network specified for vxlan network")
+    if body.segmentation_id is not None and not 1 <= body.segmentation_id <= LAST_SEGMENT:
+        raise bad_input(f"segmentation_id out of range (1 through {LAST_SEGMENT})")
+    return Network(
+        id=world.new_id(),
+        project_id=owner,
+        name=body.name,
+        description=body.description,
+        admin_state_up=body.admin_state_up,
+        shared=body.shared,
+        external=body.external,
+        is_default=body.is_default,
+        mtu=_mtu(body.mtu, kind),
+        port_security_enabled=body.port_security_enabled,
+        dns_domain=domain_name(body.dns_domain, "dns_domain"),
+        network_type=kind,
+        physical_network=body.physical_network or "",
+        segmentation_id=body.segmentation_id or 0,
+        availability_zone_hints=body.availability_zone_hints,
+    )
+
+
+def _refuse_segment(network: Network, changes: dict[str, Any]) -> None:
+    """A network's segment is where its ports are: it stays."""
+    for name in ("network_type", "physical_network", "segmentation_id"):
+        if name in changes and changes.pop(name) != getattr(network, name):
+            raise bad_input("Plugin does not support updating provider attributes")
+
+
+async def _visibility(tx: Tx, network: Network, changes: dict[str, Any]) -> None:
+    """What others may use must stay theirs to use; and subnets follow their network. Raises Conflict."""
+    if changes.get("shared") is False and network.shared:
+        ports = await PORTS.list(tx, Page({"network_id": network.id}, limit=100_000))
+        if any(p.project_id not in ("", network.project_id) for p in ports):
+            raise Conflict(
+                f"Unable to reconfigure sharing settings for network {network.id}. "
+                "Multiple projects are using it.",
+                code="InvalidSharedSetting",
+            )
+    if changes.get("external") is False and network.external:
+        for owner in ("network:router_gateway", "network:floatingip"):
+            if await PORTS.one(tx, network_id=network.id, device_owner=owner) is not None:
+                raise Conflict(
+                    f"External network {network.id} cannot be updated to be made non-external, "
+                    "since it has existing gateway ports",
+                    code="ExternalNetworkInUse",
+                )
+    moved = {n: changes[n] for n in ("shared", "external") if n in changes}
+    if moved:
+        for subnet in await SUBNETS.all(tx, network_id=network.id):
+            await SUBNETS.change(tx, subnet, **moved)

@@ -1,0 +1,350 @@
+"""Ports (API reference: ports)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+from msgspec import UNSET
+
+from pileus.kernel.faults import Conflict
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.schema import Bulk
+from pileus.kernel.store import Tx
+
+from ..attributes import domain_name
+from ..networks.operations import Networks
+from ..networks.record import NETWORKS, Network
+from ..refusals import service_port_in_use
+from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all, standard
+from ..routers.record import ROUTERS
+from ..security_groups.operations import SecurityGroups
+from ..security_groups.record import GROUPS
+from ..settings import SETTINGS
+from ..wiring import wake_for_ports
+from .bodies import (
+    CreatePort,
+    FixedRequest,
+    UpdatePort,
+    address_pairs,
+    dhcp_options,
+    dns_label,
+    mac_address,
+    named,
+    secured,
+    vnic_type,
+)
+from .lifecycle import add_port, readdress, remove_port, tell
+from .record import DOWN, PORTS, SERVICE_OWNERS, Port, port_target
+from .rules import PORT_RULES
+
+
+class Ports(NetworkResource[Port]):
+    table = PORTS
+    noun = "port"
+    plural = "ports"
+    id_param = "port_id"
+    see = "get_port"
+    hidden = ("binding:vif_type", "binding:vif_details", "binding:host_id", "binding:profile")
+    rules = PORT_RULES
+    listing = listing(
+        ("network_id", "mac_address", "status", "device_id", "device_owner", "dns_name"),
+        admin_state_up=Filter(kind=bool),
+        port_security_enabled=Filter(kind=bool),
+        fixed_ips=Filter(op="any"),
+        security_groups=Filter(op="any"),
+        **{
+            "binding:host_id": Filter("host"),
+            "binding:vnic_type": Filter("vnic_type"),
+        },
+    )
+
+    def best_target(self, ctx: Context) -> Mapping[str, object]:
+        return {
+            **ctx.own,
+            "network:project_id": ctx.caller.project_id,
+            "shared": True,
+            "device_owner": "",
+        }
+
+    def target(self, ctx: Context, record: Port) -> Mapping[str, object]:
+        return port_target(record)
+
+    def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
+        if sees_all(ctx) or ctx.allows("service_api"):
+            return ()
+        mine = project_of(ctx.caller)
+        return ({"project_id": mine}, {"network_project_id": mine})
+
+    def view(self, ctx: Context, record: Port) -> dict[str, Any]:
+        p = record
+        return standard(p) | {
+            "network_id": p.network_id,
+            "mac_address": p.mac_address,
+            "admin_state_up": p.admin_state_up,
+            "status": p.status,
+            "device_id": p.device_id,
+            "device_owner": p.device_owner,
+            "fixed_ips": p.fixed_ips,
+            "security_groups": p.security_groups,
+            "port_security_enabled": p.port_security_enabled,
+            "allowed_address_pairs": p.allowed_address_pairs,
+            "extra_dhcp_opts": p.extra_dhcp_opts,
+            "dns_name": p.dns_name,
+            "dns_domain": p.dns_domain,
+            "dns_assignment": _dns_assignment(p),
+            "binding:vnic_type": p.vnic_type,
+            "binding:host_id": p.host,
+            "binding:profile": p.profile,
+            "binding:vif_type": "bridge" if p.host else "unbound",
+            "binding:vif_details": {"port_filter": p.port_security_enabled} if p.host else {},
+        }
+
+    @operation("POST", "/ports", "create_port", status=201)
+    async def create(self, ctx: Context, body: Bulk[CreatePort]) -> Any:
+        wanted = [
+            await self._wanted(ctx, item, raw)
+            for item, raw in zip(body.items, body.raw, strict=True)
+        ]
+        made = []
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", *(i.network_id for i in body.items))
+            await hold(tx, "security_groups", *(g for p in wanted for g in p.security_groups))
+            for item, port in zip(body.items, wanted, strict=True):
+                network = await NETWORKS.get(tx, item.network_id)
+                await _groups_stay(tx, port.security_groups)
+                made.append(
+                    await add_port(
+                        tx, ctx.runtime.world, network, port, _requests(item.fixed_ips),
+                        wear_default=_wears_default(item, port),
+                    )
+                )  # fmt: skip
+        await wake_for_ports(ctx.runtime, *made)
+        return self.made(ctx, made, body.single)
+
+    async def _wanted(self, ctx: Context, body: CreatePort, raw: dict[str, Any]) -> Port:
+        """The record that a body asks for, but for its addresses. Raises Forbidden, Invalid, NotFound, Conflict."""
+        owner = owner_of(ctx, body.project_id)
+        network = await Networks().visible(ctx, body.network_id)
+        target = _create_target(network, owner, body.device_owner or "")
+        ctx.require("create_port", target)
+        self.guard(ctx, "create", raw, target, CreatePort)
+        groups = await self._groups(ctx, body.security_groups)
+        port = _port(ctx.runtime.world.new_id(), owner, network, body, groups)
+        await _own_device(ctx, port)
+        return port
+
+    async def _groups(self, ctx: Context, given: Any) -> list[str]:
+        """Ids of groups that the caller may see. Raises NotFound."""
+        ids = list(dict.fromkeys(given)) if given not in (UNSET, None) else []
+        for id in ids:
+            await SecurityGroups().visible(ctx, id)
+        return ids
+
+    @operation("GET", "/ports", "get_port")
+    async def index(self, ctx: Context) -> Any:
+        return await self.listed(ctx)
+
+    @operation("GET", "/ports/{port_id}", "get_port")
+    async def show(self, ctx: Context, port: Port) -> Any:
+        return self.one(ctx, port)
+
+    @operation("PUT", "/ports/{port_id}", "update_port")
+    async def update(self, ctx: Context, port: Port, body: UpdatePort) -> Any:
+        self.match(ctx, port)
+        network = await NETWORKS.get(ctx.runtime.store, port.network_id)
+        target = {**port_target(port), "shared": network.shared}
+        if isinstance(body.device_owner, str):
+            target["device_owner"] = body.device_owner
+        self.guard(ctx, "update", ctx.document["port"], target, UpdatePort)
+        changes = _changes(port, body)
+        if "security_groups" in changes:
+            changes["security_groups"] = await self._groups(ctx, changes["security_groups"])
+        await _own_device(ctx, msgspec.structs.replace(port, **_device(changes)))
+        fixed = changes.pop("fixed_ips", UNSET)
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", port.network_id)
+            await hold(tx, "security_groups", *changes.get("security_groups", ()))
+            new = await PORTS.get(tx, port.id)
+            await _groups_stay(tx, changes.get("security_groups", ()))
+            if fixed is not UNSET:
+                changes["fixed_ips"] = await readdress(tx, ctx.runtime.world, new, fixed)
+            new = await PORTS.revise(tx, new, **changes)
+            await tell(tx, "update", new)
+        await wake_for_ports(ctx.runtime, port, new)
+        return self.one(ctx, new)
+
+    @operation("DELETE", "/ports/{port_id}", "delete_port")
+    async def delete(self, ctx: Context, port: Port) -> None:
+        self.match(ctx, port)
+        if port.device_owner in SERVICE_OWNERS and await _in_service(ctx, port):
+            raise service_port_in_use(port.id, port.device_owner)
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", port.network_id)
+            await remove_port(tx, await PORTS.get(tx, port.id))
+        await wake_for_ports(ctx.runtime, port)
+
+
+def _create_target(network: Network, owner: str, device_owner: str) -> dict[str, object]:
+    return {
+        "project_id": owner,
+        "device_owner": device_owner,
+        "network:project_id": network.project_id,
+        "shared": network.shared,
+    }
+
+
+async def _in_service(ctx: Context, port: Port) -> bool:
+    """Is what it says it serves still there?"""
+    if port.project_id == "":
+        return True
+    return await ROUTERS.find(ctx.runtime.store, port.device_id) is not None
+
+
+async def _own_device(ctx: Context, port: Port) -> None:
+    """A port may not make itself an interface of somebody else's router. Raises Conflict."""
+    if port.device_owner not in SERVICE_OWNERS or sees_all(ctx) or not port.device_id:
+        return
+    router = await ROUTERS.find(ctx.runtime.store, port.device_id)
+    if router is not None and router.project_id != ctx.caller.project_id:
+        raise Conflict(
+            f"The following device_id {port.device_id} is not owned by your project or matches "
+            "another project's router.",
+            code="DeviceIDNotOwnedByTenant",
+        )
+
+
+async def _groups_stay(tx: Tx, ids: Sequence[str]) -> None:
+    """Raises NotFound for a group that was deleted meanwhile."""
+    for id in ids:
+        await GROUPS.get(tx, id)
+
+
+def _requests(given: Any) -> list[FixedRequest] | None:
+    return None if given is UNSET or given is None else cast(list[FixedRequest], given)
+
+
+def _wears_default(body: CreatePort, port: Port) -> bool:
+    return (
+        (body.security_groups is UNSET or body.security_groups is None)
+        and port.port_security_enabled
+        and not port.device_owner.startswith("network:")
+    )
+
+
+def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[str]) -> Port:
+    """Raises Invalid, Conflict."""
+    device_id, device_owner = body.device_id or "", body.device_owner or ""
+    named(body.name, body.description, device_id, device_owner)
+    security = (
+        network.port_security_enabled
+        if body.port_security_enabled is UNSET
+        else body.port_security_enabled
+    )
+    mac = mac_address(body.mac_address) if body.mac_address else ""
+    pairs = address_pairs(body.allowed_address_pairs or [], mac)
+    secured(bool(security), groups, pairs)
+    return Port(
+        id=id,
+        project_id=owner,
+        name=body.name,
+        description=body.description,
+        network_id=network.id,
+        mac_address=mac,
+        admin_state_up=body.admin_state_up,
+        device_id=device_id,
+        device_owner=device_owner,
+        security_groups=groups,
+        port_security_enabled=bool(security),
+        allowed_address_pairs=pairs,
+        extra_dhcp_opts=dhcp_options(body.extra_dhcp_opts or []),
+        host=body.host or "",
+        profile=body.profile or {},
+        vnic_type=vnic_type(body.vnic_type),
+        dns_name=dns_label(body.dns_name),
+        dns_domain=domain_name(body.dns_domain, "dns_domain"),
+    )
+
+
+def _changes(port: Port, body: UpdatePort) -> dict[str, Any]:
+    """The checked changes of an update. Raises Invalid, Conflict."""
+    changes = body.given()
+    for name, empty in _EMPTY.items():
+        if name in changes and changes[name] is None:
+            changes[name] = empty
+    for name, check in _CHECKS.items():
+        if name in changes:
+            changes[name] = check(changes[name])
+    texts = (changes.get(n, "") for n in ("name", "description", "device_id", "device_owner"))
+    named(*texts)
+    if "extra_dhcp_opts" in changes:
+        changes["extra_dhcp_opts"] = dhcp_options(changes["extra_dhcp_opts"], port.extra_dhcp_opts)
+    mac = changes.get("mac_address", port.mac_address)
+    if mac != port.mac_address and port.host:
+        raise _bound(port, mac)
+    if "allowed_address_pairs" in changes:
+        changes["allowed_address_pairs"] = address_pairs(changes["allowed_address_pairs"], mac)
+    if changes.get("host", port.host) != port.host:
+        changes["status"] = DOWN
+    _still_secured(port, changes)
+    return changes
+
+
+_EMPTY: dict[str, Any] = {
+    "device_id": "",
+    "device_owner": "",
+    "host": "",
+    "fixed_ips": [],
+    "security_groups": [],
+    "allowed_address_pairs": [],
+    "extra_dhcp_opts": [],
+    "profile": {},
+}
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "mac_address": mac_address,
+    "vnic_type": vnic_type,
+    "dns_name": dns_label,
+    "dns_domain": lambda value: domain_name(value, "dns_domain"),
+}
+
+
+def _bound(port: Port, mac: str) -> Conflict:
+    return Conflict(
+        f"Unable to complete operation on port {port.id}, port is already bound, port type: "
+        f"bridge, old_mac {port.mac_address}, new_mac {mac}.",
+        code="PortBound",
+    )
+
+
+def _still_secured(port: Port, changes: Mapping[str, Any]) -> None:
+    if changes.get("port_security_enabled", port.port_security_enabled):
+        return
+    groups = changes.get("security_groups", port.security_groups)
+    if groups and "security_groups" not in changes:
+        raise Conflict(
+            "Port has security group associated. Cannot disable port security or IP address "
+            "until security group is removed.",
+            code="PortSecurityPortHasSecurityGroup",
+        )
+    secured(False, groups, changes.get("allowed_address_pairs", port.allowed_address_pairs))
+
+
+def _dns_assignment(port: Port) -> list[dict[str, str]]:
+    domain = SETTINGS.dns_domain
+    found = []
+    for fixed in port.fixed_ips:
+        name = port.dns_name or hostname_of(fixed.ip_address)
+        full = name if name.endswith(".") else f"{name}.{domain}"
+        found.append({"ip_address": fixed.ip_address, "hostname": name.split(".")[0], "fqdn": full})
+    return found
+
+
+def hostname_of(ip: str) -> str:
+    """The name of a port that has none."""
+    return "host-" + ip.replace(".", "-").replace(":", "-")
+
+
+def _device(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: changes[n] for n in ("device_id", "device_owner") if n in changes}

@@ -1,0 +1,257 @@
+"""What the nouns of this API have in common: names, tags, revisions, and rules per attribute."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+from pileus.kernel.auth import Caller
+from pileus.kernel.faults import Invalid, NotFound, PreconditionFailed
+from pileus.kernel.query import TAG_FILTERS, Filter, Listing
+from pileus.kernel.resources import Context, Resource
+from pileus.kernel.store import Page, Record, Table, Tx
+
+from .attributes import Attributes
+
+ADMIN = "rule:admin_only"
+OWNER = "(rule:admin_only) or (role:member and project_id:%(project_id)s)"
+READER = "(rule:admin_only) or (role:reader and project_id:%(project_id)s)"
+SERVICE_TOO = "(rule:admin_only) or (rule:service_api)"
+_EVERYTHING = 100_000
+_REVISION = re.compile(r"revision_number=(\d{1,18})")
+
+
+class Noun(Record, kw_only=True, frozen=True):
+    """A record of this API. `revision_number` counts its changes as clients see them."""
+
+    project_id: str
+    name: str = ""
+    description: str = ""
+    revision_number: int = 1
+    tags: list[str] = []
+
+
+N = TypeVar("N", bound=Noun)
+
+
+class Nouns(Table[N]):
+    """A table that words a missing row as this API does: `gone` is (type, sentence with {id})."""
+
+    gone: tuple[str, str] = ("HTTPNotFound", "Resource {id} could not be found.")
+
+    def worded(self, code: str, sentence: str) -> Nouns[N]:
+        self.gone = (code, sentence)
+        return self
+
+    def missing(self, id: str) -> NotFound:
+        return NotFound(self.gone[1].format(id=id), code=self.gone[0])
+
+    async def revise(self, tx: Tx, old: N, **changes: Any) -> N:
+        """A change that clients count."""
+        return await self.change(tx, old, revision_number=old.revision_number + 1, **changes)
+
+
+async def hold(tx: Tx, kind: str, *ids: str) -> None:
+    """Serialises those who change what belongs together, in one order, until the transaction ends."""
+    for id in sorted(set(ids)):
+        await tx.lock(f"network.{kind}.{id}")
+
+
+def listing(columns: Iterable[str] = (), **filters: Filter) -> Listing:
+    """Filters and sorts of a noun. `columns`: text columns by their own name."""
+    plain = {c: Filter() for c in ("id", "name", "description", "project_id", *columns)}
+    declared = {**plain, "tenant_id": Filter("project_id"), **filters, **TAG_FILTERS}
+    declared["revision_number"] = Filter(kind=int)
+    sorts = {n: f.column or n for n, f in declared.items() if f.op == "eq"}
+    sorts |= {"created_at": "created_at", "updated_at": "updated_at"}
+    return Listing(
+        declared,
+        sorts,
+        (("created_at", False), ("id", False)),
+        default_limit=_EVERYTHING,
+        max_limit=_EVERYTHING,
+    )
+
+
+COLUMNS = ("project_id", "name", "description", "revision_number")
+
+
+class NetworkResource(Resource[N]):
+    """`noun` and `plural` are the body's roots and the rules' names; `hidden` attributes need `get_noun:attribute`."""
+
+    noun: ClassVar[str]
+    plural: ClassVar[str]
+    hidden: ClassVar[tuple[str, ...]] = ()
+
+    def view(self, ctx: Context, record: N) -> dict[str, Any]:
+        """Every attribute, whoever asks."""
+        raise NotImplementedError
+
+    def best_target(self, ctx: Context) -> Mapping[str, object]:
+        """What a target could be at best, before the body says which it is."""
+        return ctx.own
+
+    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
+        return self.best_target(ctx)
+
+    def shown(self, ctx: Context, record: N) -> dict[str, Any]:
+        """The attributes that the caller may see and asked for."""
+        view = self.view(ctx, record)
+        if self.hidden:
+            target = self.target(ctx, record)
+            for name in self.hidden:
+                if not ctx.allows(f"get_{self.noun}:{name}", target):
+                    view.pop(name, None)
+        return projected(ctx, view)
+
+    def one(self, ctx: Context, record: N) -> dict[str, Any]:
+        return {self.noun: self.shown(ctx, record)}
+
+    def made(self, ctx: Context, records: Sequence[N], single: bool) -> dict[str, Any]:
+        """The answer to a create of one or of many."""
+        if single:
+            return self.one(ctx, records[0])
+        return {self.plural: [self.shown(ctx, r) for r in records]}
+
+    def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
+        """Which rows the caller may see: alternatives. None given: all."""
+        return () if sees_all(ctx) else ({"project_id": project_of(ctx.caller)},)
+
+    async def listed(self, ctx: Context) -> dict[str, Any]:
+        page = self.page(ctx)
+        records: list[N] = await self.table.list(ctx.runtime.store, page)
+        found: dict[str, Any] = {self.plural: [self.shown(ctx, r) for r in records]}
+        if links := page_links(ctx, page, records):
+            found[f"{self.plural}_links"] = links
+        return found
+
+    def page(self, ctx: Context) -> Page:
+        declared = self.listing
+        secret = [n for n in self.hidden if n in declared.filters]
+        if secret and ctx.query.pairs:
+            kept = [
+                n for n in secret if not ctx.allows(f"get_{self.noun}:{n}", self.best_target(ctx))
+            ]
+            filters = {n: f for n, f in declared.filters.items() if n not in kept}
+            declared = without(declared, filters)
+        return declared.parse(ctx.query, scopes=self.scopes_of(ctx))
+
+    def match(self, ctx: Context, record: N) -> None:
+        """If-Match: revision_number=N. Raises PreconditionFailed, Invalid."""
+        given = ctx.headers.get("if-match")
+        if given is None:
+            return
+        found = _REVISION.fullmatch(given.strip())
+        if found is None:
+            raise Invalid(
+                f"Invalid value for If-Match header: '{given[:60]}'; use revision_number=N."
+            )
+        if int(found[1]) != record.revision_number:
+            raise PreconditionFailed(
+                f"Constrained to {found[1]}, but current revision is {record.revision_number}",
+                code="RevisionNumberConstraintFailed",
+            )
+
+    def guard(
+        self, ctx: Context, verb: str, raw: Mapping[str, Any], target: Mapping[str, object],
+        body: type[Attributes],
+    ) -> None:  # fmt: skip
+        """The rules of single attributes: presence is judged, not value (but for defaults on create)."""
+        for name, value in raw.items():
+            rule = f"{verb}_{self.noun}:{name}"
+            if rule not in self.rules:
+                continue
+            if verb == "create" and name in body.defaults and body.defaults[name] == value:
+                continue
+            ctx.require(rule, target)
+            for part in _parts(value):
+                if f"{rule}:{part}" in self.rules:
+                    ctx.require(f"{rule}:{part}", target)
+
+
+def without(declared: Listing, filters: Mapping[str, Filter]) -> Listing:
+    """The listing without the filters that would tell what the caller may not see."""
+    return Listing(
+        filters,
+        declared.sorts,
+        declared.default,
+        declared.default_limit,
+        declared.max_limit,
+    )
+
+
+def _parts(value: Any) -> list[str]:
+    """The keys inside an attribute that is an object or a list of them."""
+    items = value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(k for i in items if isinstance(i, dict) for k in i))
+
+
+def sees_all(ctx: Context) -> bool:
+    return ctx.allows("context_is_admin")
+
+
+def project_of(caller: Caller) -> str:
+    """Never "", which is the owner of what belongs to nobody."""
+    return caller.project_id or "-"
+
+
+def owner_of(ctx: Context, project_id: str | msgspec.UnsetType) -> str:
+    """The project a new record is to belong to. Raises Invalid for another's without the right."""
+    if project_id is msgspec.UNSET or not project_id or project_id == ctx.caller.project_id:
+        return ctx.caller.project_id
+    if not sees_all(ctx):
+        raise Invalid(
+            "Specifying 'project_id' or 'tenant_id' other than the authenticated "
+            "project in request requires admin privileges"
+        )
+    return str(project_id)
+
+
+def standard(record: Noun) -> dict[str, Any]:
+    """The attributes that every noun shows."""
+    return {
+        "id": record.id,
+        "name": record.name,
+        "description": record.description,
+        "project_id": record.project_id,
+        "tenant_id": record.project_id,
+        "tags": record.tags,
+        "revision_number": record.revision_number,
+        "created_at": moment(record.created_at),
+        "updated_at": moment(record.updated_at or record.created_at),
+    }
+
+
+def moment(at: str) -> str:
+    """A time as this API spells it."""
+    return at[:19] + "Z" if at else ""
+
+
+def projected(ctx: Context, view: dict[str, Any]) -> dict[str, Any]:
+    """`fields=`: only those."""
+    wanted = ctx.query.all("fields")
+    if not wanted:
+        return view
+    return {k: v for k, v in view.items() if k in wanted}
+
+
+def page_links(ctx: Context, page: Page, records: Sequence[Record]) -> list[dict[str, str]]:
+    """Links to the neighbours of a page, where a limit was asked for."""
+    if not ctx.query.has("limit") or page.limit >= _EVERYTHING:
+        return []
+    kept = [(k, v) for k, v in ctx.query.pairs if k not in ("marker", "page_reverse")]
+    links = []
+
+    def link(rel: str, *more: tuple[str, str]) -> None:
+        links.append({"rel": rel, "href": f"{ctx.url}?{urlencode([*kept, *more])}"})
+
+    full = len(records) >= page.limit
+    if records and (full or page.reverse):
+        link("next", ("marker", records[-1].id))
+    if records and (page.marker or page.reverse) and (full or not page.reverse):
+        link("previous", ("marker", records[0].id), ("page_reverse", "True"))
+    return links

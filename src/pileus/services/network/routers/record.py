@@ -1,0 +1,54 @@
+"""What a router is, and the host that it lives on."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pileus.kernel.quota import Quota
+from pileus.kernel.store import Column, Many
+
+from ..resource import COLUMNS, Noun, Nouns
+from ..subnets.record import Route
+
+
+class OuterIp(msgspec.Struct, frozen=True, kw_only=True):
+    subnet_id: str
+    ip_address: str
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """A router's leg on an external network."""
+
+    network_id: str
+    port_id: str
+    enable_snat: bool = True
+    external_fixed_ips: list[OuterIp] = []
+
+
+class Router(Noun, kw_only=True, frozen=True):
+    """`host` is where it is placed, "" while no host can take it. `error` is what its host last said of it."""
+
+    admin_state_up: bool = True
+    gateway: Gateway | None = None
+    routes: list[Route] = []
+    host: str = ""
+    flavor_id: str = ""
+    availability_zone_hints: list[str] = []
+    error: str = ""
+
+
+ROUTERS = Nouns(
+    "network_routers",
+    Router,
+    columns=(
+        *COLUMNS,
+        "admin_state_up",
+        "host",
+        Column("status", lambda r: "ACTIVE"),
+        Column("gateway_network_id", lambda r: r.gateway.network_id if r.gateway else ""),
+    ),
+    many=(Many("tags", lambda r: r.tags),),
+    quotas=(Quota("network", "router", default=10),),
+    indexes=(("host",), ("project_id", "created_at", "id"), ("gateway_network_id",)),
+    noun="Router",
+).worded("RouterNotFound", "Router {id} could not be found")

@@ -1,0 +1,210 @@
+"""Security groups: named sets of rules that ports wear (API reference: security-groups)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from msgspec import UNSET, UnsetType
+
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Conflict
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.schema import Bulk
+from pileus.kernel.store import Tx
+from pileus.kernel.world import World
+
+from ..attributes import Attributes, text
+from ..ports.record import PORTS
+from ..resource import (
+    OWNER,
+    READER,
+    NetworkResource,
+    hold,
+    listing,
+    owner_of,
+    page_links,
+    projected,
+)
+from .record import (
+    DEFAULT,
+    GROUPS,
+    RULES,
+    SecurityGroup,
+    add_group,
+    default_group,
+    group_target,
+    group_view,
+    rules_of,
+)
+
+_FIXED = frozenset(
+    ["id", "security_group_rules", "created_at", "updated_at", "revision_number", "tags", "shared"]
+)
+
+
+class CreateSecurityGroup(Attributes):
+    root: ClassVar[str] = "security_group"
+    plural: ClassVar[str] = "security_groups"
+    fixed = _FIXED
+
+    name: str = ""
+    description: str = ""
+    stateful: bool = True
+    project_id: str | UnsetType = UNSET
+
+
+class UpdateSecurityGroup(Attributes):
+    root: ClassVar[str] = "security_group"
+    creates = False
+    fixed = _FIXED | {"project_id", "tenant_id"}
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    stateful: bool | UnsetType = UNSET
+
+
+class SecurityGroups(NetworkResource[SecurityGroup]):
+    table = GROUPS
+    noun = "security_group"
+    plural = "security_groups"
+    id_param = "security_group_id"
+    see = "get_security_group"
+    rules = {
+        "create_default_security_group": "(rule:admin_only) or (rule:service_api) or "
+        "role:reader and project_id:%(project_id)s",
+        "create_security_group": OWNER,
+        "get_security_group": f"{READER} or rule:shared_security_group",
+        "get_security_group:tags": f"{READER} or rule:shared_security_group",
+        "update_security_group": OWNER,
+        "update_security_group:tags": OWNER,
+        "delete_security_group": OWNER,
+        "delete_security_group:tags": OWNER,
+    }
+    listing = listing(stateful=Filter(kind=bool), is_default=Filter(kind=bool))
+
+    def target(self, ctx: Context, record: SecurityGroup) -> Mapping[str, object]:
+        return group_target(record)
+
+    async def rendered(self, ctx: Context, groups: list[SecurityGroup]) -> list[dict[str, Any]]:
+        """Views with the groups' rules, fetched together."""
+        rules = await rules_of(ctx.runtime.store, groups)
+        return [projected(ctx, group_view(g, rules[g.id])) for g in groups]
+
+    @operation("POST", "/security-groups", "create_security_group", status=201)
+    async def create(self, ctx: Context, body: Bulk[CreateSecurityGroup]) -> Any:
+        wanted = []
+        for item in body.items:
+            owner = owner_of(ctx, item.project_id)
+            ctx.require("create_security_group", {"project_id": owner})
+            wanted.append(
+                new_group(ctx.runtime.world, item.name, item.description, owner, item.stateful)
+            )
+        async with ctx.runtime.store.tx() as tx:
+            made = []
+            for group in wanted:
+                await default_group(tx, ctx.runtime.world, group.project_id)
+                made.append(await add_group(tx, ctx.runtime.world, group))
+        views = await self.rendered(ctx, made)
+        return {self.noun: views[0]} if body.single else {self.plural: views}
+
+    @operation("GET", "/security-groups", "get_security_group")
+    async def index(self, ctx: Context) -> Any:
+        await self.want_default(ctx)
+        page = self.page(ctx)
+        groups = await GROUPS.list(ctx.runtime.store, page)
+        found: dict[str, Any] = {self.plural: await self.rendered(ctx, groups)}
+        if links := page_links(ctx, page, groups):
+            found["security_groups_links"] = links
+        return found
+
+    async def want_default(self, ctx: Context) -> None:
+        """The caller's own project has a default group from the first look on; nobody else's is made."""
+        project, store = ctx.caller.project_id, ctx.runtime.store
+        if not project or not ctx.allows("create_default_security_group"):
+            return
+        if await GROUPS.one(store, project_id=project, is_default=1) is None:
+            async with store.tx() as tx:
+                await default_group(tx, ctx.runtime.world, project)
+
+    @operation("GET", "/security-groups/{security_group_id}", "get_security_group")
+    async def show(self, ctx: Context, group: SecurityGroup) -> Any:
+        return {self.noun: (await self.rendered(ctx, [group]))[0]}
+
+    @operation("PUT", "/security-groups/{security_group_id}", "update_security_group")
+    async def update(self, ctx: Context, group: SecurityGroup, body: UpdateSecurityGroup) -> Any:
+        self.match(ctx, group)
+        changes = body.given()
+        if "name" in changes:
+            refuse_rename(group, changes["name"])
+        text(changes.get("description", ""), "description")
+        if changes.get("stateful", group.stateful) != group.stateful:
+            await _unused(ctx, group)
+        async with ctx.runtime.store.tx() as tx:
+            group = await GROUPS.revise(tx, group, **changes)
+            await emit(tx, "security_group.update.end", group.project_id, id=group.id)
+        return {self.noun: (await self.rendered(ctx, [group]))[0]}
+
+    @operation("DELETE", "/security-groups/{security_group_id}", "delete_security_group")
+    async def delete(self, ctx: Context, group: SecurityGroup) -> None:
+        self.match(ctx, group)
+        if group.is_default and not ctx.caller.is_admin:
+            raise Conflict(
+                "Insufficient rights for removing default security group.",
+                code="SecurityGroupCannotRemoveDefault",
+            )
+        async with ctx.runtime.store.tx() as tx:
+            await drop_group(tx, group)
+
+
+def new_group(
+    world: World, name: str, description: str, owner: str, stateful: bool = True
+) -> SecurityGroup:
+    """Raises Conflict for the name that only the default group bears, Invalid."""
+    if name.lower() == DEFAULT:
+        raise Conflict(
+            "Default security group already exists.", code="SecurityGroupDefaultAlreadyExists"
+        )
+    return SecurityGroup(
+        id=world.new_id(),
+        project_id=owner,
+        name=text(name, "name"),
+        description=text(description, "description"),
+        stateful=stateful,
+    )
+
+
+def refuse_rename(group: SecurityGroup, name: str) -> None:
+    """Raises Conflict, Invalid."""
+    if group.is_default:
+        raise Conflict(
+            "Updating default security group not allowed.", code="SecurityGroupCannotUpdateDefault"
+        )
+    if text(name, "name").lower() == DEFAULT:
+        raise Conflict(
+            "Default security group already exists.", code="SecurityGroupDefaultAlreadyExists"
+        )
+
+
+async def _unused(ctx: Context, group: SecurityGroup) -> None:
+    if await PORTS.one(ctx.runtime.store, security_groups=[group.id]) is not None:
+        raise _in_use(group.id)
+
+
+def _in_use(id: str) -> Conflict:
+    return Conflict(f"Security Group {id} in use.", code="SecurityGroupInUse")
+
+
+async def drop_group(tx: Tx, group: SecurityGroup) -> None:
+    """Deletes the group, its rules, and the rules of others that name it. Raises Conflict if a port wears it."""
+    await hold(tx, "security_groups", group.id)
+    group = await GROUPS.get(tx, group.id)
+    if await PORTS.one(tx, security_groups=[group.id]) is not None:
+        raise _in_use(group.id)
+    gone = {r.id: r for r in await RULES.all(tx, security_group_id=group.id)}
+    gone |= {r.id: r for r in await RULES.all(tx, remote_group_id=group.id)}
+    for rule in gone.values():
+        await RULES.delete(tx, rule)
+    await GROUPS.delete(tx, group)
+    await emit(tx, "security_group.delete.end", group.project_id, id=group.id)
