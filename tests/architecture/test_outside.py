@@ -32,7 +32,13 @@ REACHES: dict[str, set[str] | None] = {
     },
 }
 # Types, and what only translates a name. Constants do nothing either.
-HARMLESS = {"random.Random", "socket.socket", "socket.if_nametoindex", "subprocess.Popen"}
+HARMLESS = {
+    "random.Random",
+    "socket.socket",
+    "socket.AddressFamily",
+    "socket.if_nametoindex",
+    "subprocess.Popen",
+}
 
 
 def imported(tree: ast.Module) -> dict[str, str]:

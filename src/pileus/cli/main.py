@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -147,20 +146,14 @@ def _tune_malloc() -> None:
 @_STATE
 def down(state: Path) -> None:
     """Stop the cloud of a state folder; guests and state stay."""
-    found = _cloud(state)
-    try:
-        os.kill(found["pid"], signal.SIGTERM)
-    except ProcessLookupError:
-        click.echo("It was not running.")
-        return
-    for _ in range(300):
-        try:
-            os.kill(found["pid"], 0)
-        except ProcessLookupError:
-            click.echo("stopped")
-            return
-        time.sleep(0.05)
-    raise click.ClickException(f"process {found['pid']} did not stop within 15 s; see its log")
+    import asyncio
+
+    from pileus.cli import background
+    from pileus.kernel.world import Clock
+
+    _cloud(state)
+    stopped = asyncio.run(background.stop(state, Clock()))
+    click.echo("stopped" if stopped else "It was not running.")
 
 
 @main.command()
