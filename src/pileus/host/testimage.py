@@ -73,7 +73,7 @@ _BINARIES = (
     "sbin/mke2fs",
     "bin/lsblk",
 )
-_EARLY = [
+_EARLY = (  # by the initramfs
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",
@@ -81,21 +81,9 @@ _EARLY = [
     "virtio_rng",
     "crc32c_generic",
     "ext4",
-]
-_LATE = [
-    "virtio_net",
-    "virtio_console",
-    "virtio_balloon",
-    "sr_mod",
-    "isofs",
-    "vfat",
-    "nls_cp437",
-    "nls_ascii",
-    "button",
-    "evdev",
-    "8021q",
-    "nvme",
-]
+)
+_FIRST = ("virtio_net", "virtio_console", "isofs", "button", "evdev")  # before the login prompt
+_LATER = ("virtio_balloon", "sr_mod", "vfat", "nls_cp437", "nls_ascii", "8021q", "nvme")
 _FOLDERS = [
     "bin",
     "dev",
@@ -125,7 +113,8 @@ _BOOT_MIB = 24  # the FAT partition: boot loader, kernel, initramfs
 _ROOM_MIB = 24  # free space of the root file system before it grows
 _TREE = Path(__file__).with_name("testimage_root")
 _KERNEL_ARGUMENTS = (
-    "console=tty0 console=ttyS0 quiet panic=5 mitigations=off random.trust_cpu=on net.ifnames=0"
+    "console=tty0 console=ttyS0 quiet panic=5 mitigations=off nokaslr random.trust_cpu=on "
+    "net.ifnames=0"
 )
 
 Progress = Callable[[str], None]
@@ -250,13 +239,15 @@ class _Kitchen:
         (self.root / "etc/shadow").write_text(_SHADOW)
         (self.root / "etc/shadow").chmod(0o600)
         shutil.copy(self.unpacked / "etc/mke2fs.conf", self.root / "etc/mke2fs.conf")
-        early = modules.closure(_EARLY)
-        late = [name for name in modules.closure(_EARLY + _LATE) if name not in early]
         target = self.root / "lib/modules" / modules.version
         target.mkdir()
-        for name in late:
-            (target / f"{name}.ko").write_bytes(modules.read(name))
-        (self.root / "etc/modules.order").write_text(" ".join(late))
+        loaded = modules.closure(_EARLY)
+        for list_name, names in (("modules.first", _FIRST), ("modules.later", _LATER)):
+            chosen = [name for name in modules.closure(names) if name not in loaded]
+            for name in chosen:
+                (target / f"{name}.ko").write_bytes(modules.read(name))
+            (self.root / "etc" / list_name).write_text(" ".join(chosen) + "\n")
+            loaded += chosen
 
     def _lay_programs(self, libraries: dict[str, Path], applets: list[str]) -> None:
         for name, path in libraries.items():
