@@ -37,8 +37,8 @@ $(UV):
 .venv/.ready-%: .venv/.synced $(shell grep -rl --include=*.py DEBIAN_PACKAGES src/pileus)
 	@$(SAY) "setup 3/4: Debian packages"
 	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs)
-	@$(SAY) "setup 4/4: the test image, in .cache"
-	@$(BIN)/python -m pileus.host.testimage
+	@$(SAY) "setup 4/4: the test image, in ~/.cache/pileus"
+	@$(BIN)/python -m pileus.cli.testimage
 	@touch $@
 
 up: setup ## start the cloud in the background and boot a first server
