@@ -1,0 +1,93 @@
+"""Compute: servers, and what they are made of."""
+
+from pileus.kernel.events import Watch
+from pileus.kernel.faults import NOVA
+from pileus.kernel.hosts import AgentSpec
+from pileus.kernel.resources import Service
+from pileus.kernel.runtime import Provided
+from pileus.services.network.contract import GUEST_METADATA
+
+from .agent import ComputeAgent
+from .agent_contract import COMPUTE_CONTROL, COMPUTE_HOST
+from .aggregates import Aggregates
+from .bootstrap import bootstrap
+from .extensions import Extensions
+from .flavor_access import FlavorAccess
+from .flavor_extra_specs import FlavorExtraSpecs
+from .flavors import Flavors
+from .host_reports import HostReports
+from .hypervisors import Hypervisors
+from .instance_actions import InstanceActions
+from .keypairs import Keypairs
+from .metadata import Metadata
+from .quotas import Limits, QuotaSets
+from .security_groups import SecurityGroups
+from .server_password import ServerPassword
+from .servers.actions import ServerActions
+from .servers.addresses import ServerAddresses, refresh
+from .servers.metadata import ServerMetadata
+from .servers.operations import Servers
+from .servers.tags import ServerTags
+from .services import ComputeServices
+from .settings import Settings
+from .usage import TenantUsage
+from .versions import VERSIONS, ComputeVersions
+from .zones import AvailabilityZones
+
+SERVICE = Service(
+    type="compute",
+    name="nova",
+    prefix="/compute",
+    api="/v2.1",
+    endpoint="/compute/v2.1",
+    dialect=NOVA,
+    description="Nova Compute Service",
+    versions=VERSIONS,
+    resources=(
+        ComputeVersions,
+        Servers,
+        ServerActions,
+        ServerMetadata,
+        ServerTags,
+        ServerAddresses,
+        ServerPassword,
+        InstanceActions,
+        Flavors,
+        FlavorExtraSpecs,
+        FlavorAccess,
+        Keypairs,
+        Limits,
+        QuotaSets,
+        AvailabilityZones,
+        ComputeServices,
+        Hypervisors,
+        Aggregates,
+        SecurityGroups,
+        TenantUsage,
+        Extensions,
+    ),
+    rules={
+        "context_is_admin": "role:admin",
+        "admin_or_owner": "is_admin:True or project_id:%(project_id)s",
+        "admin_api": "is_admin:True",
+        "project_manager_api": "role:manager and project_id:%(project_id)s",
+        "project_member_api": "role:member and project_id:%(project_id)s",
+        "project_reader_api": "role:reader and project_id:%(project_id)s",
+        "service_api": "role:service",
+        "project_manager_or_admin": "rule:project_manager_api or rule:context_is_admin",
+        "project_member_or_admin": "rule:project_member_api or rule:context_is_admin",
+        "project_reader_or_admin": "rule:project_reader_api or rule:context_is_admin",
+        "service_or_admin": "rule:service_api or rule:context_is_admin",
+    },
+    scopes=("project",),
+    provides=(
+        Provided(COMPUTE_CONTROL, HostReports, remote=True),
+        Provided(GUEST_METADATA, Metadata, remote=True),
+    ),
+    agents=(AgentSpec(COMPUTE_HOST, ComputeAgent),),
+    watches=(Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),),
+    bootstrap=bootstrap,
+    settings=Settings,
+    optional_project=True,
+    request_id_header="x-compute-request-id",
+)

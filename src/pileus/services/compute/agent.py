@@ -1,0 +1,145 @@
+"""The compute part of a host: owns the driver, keeps COMPUTE_HOST, tells control what is here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pileus.host.image_cache import look
+from pileus.host.images import ImageFacts
+from pileus.kernel.agents import CONTROL
+from pileus.kernel.faults import Fault
+from pileus.kernel.hosts import HostRuntime
+from pileus.services.compute.agent_contract import COMPUTE_CONTROL, ComputeControl
+from pileus.services.compute.driver import (
+    ComputeDriver,
+    Guest,
+    GuestSpec,
+    ImageSource,
+    Inventory,
+)
+
+log = logging.getLogger(__name__)
+CONSOLE_LIMIT = 200_000  # bytes of a console that one call carries; a message is at most 256 KiB
+
+
+def _driver(host: HostRuntime) -> ComputeDriver:
+    """The back end that the host was told to use. Raises ValueError for a name nobody knows."""
+    folder = host.state / "compute"
+    if host.driver == "qemu":
+        from pileus.services.compute.drivers.qemu import QemuComputeDriver
+
+        return QemuComputeDriver(folder, clock=host.world.clock)
+    if host.driver == "fake":
+        from pileus.services.compute.drivers.fake import FakeComputeDriver
+
+        hostname = urlsplit(host.control_url).hostname or "test"
+        # Names in .test never lead anywhere: a cloud called so has no socket to fetch from.
+        probe = None if hostname.endswith("test") else _look
+        return FakeComputeDriver(folder, probe=probe, clock=host.world.clock)
+    raise ValueError(f"There is no compute driver {host.driver!r}; there are qemu and fake.")
+
+
+async def _look(image: ImageSource) -> ImageFacts:
+    return await look(image.url, image.size)
+
+
+class ComputeAgent:
+    """Nothing is asked of the driver before control has said which guests stay."""
+
+    def __init__(self, host: HostRuntime, driver: ComputeDriver | None = None) -> None:
+        self.host = host
+        self.driver = driver or _driver(host)
+        self._joined = asyncio.Event()
+        self._told: set[asyncio.Task[None]] = set()
+
+    # The host's part
+
+    async def start(self) -> dict[str, Any]:
+        """Adopts the guests, reports them, destroys those that nobody knows. May be called again."""
+        self._joined.clear()
+        (self.host.state / "compute").mkdir(parents=True, exist_ok=True)
+        await self.driver.start_up()
+        inventory, guests = await self.driver.inventory(), await self.driver.guests()
+        orders = await self._control.joined(self.host.name, inventory, guests)
+        for gone in await self.driver.sweep(set(orders.keep)):
+            log.warning("%s: destroyed guest %s, which no server stands for", self.host.name, gone)
+        self._joined.set()
+        for guest_id in orders.start:
+            await self._resume(guest_id)
+        self.driver.watch(self._changed)
+        return {
+            "hypervisor_type": inventory.hypervisor_type,
+            "hypervisor_version": inventory.hypervisor_version,
+            "cpu_arch": inventory.cpu_arch,
+        }
+
+    async def stop(self) -> None:
+        for task in self._told:
+            task.cancel()
+        await asyncio.gather(*self._told, return_exceptions=True)
+        await self.driver.close()
+
+    @property
+    def _control(self) -> ComputeControl:
+        return self.host.agents.proxy(COMPUTE_CONTROL, CONTROL)
+
+    async def _resume(self, guest_id: str) -> None:
+        """Starts again what ran before the host went down; one that can't is shown as it is."""
+        try:
+            await self._control.power(self.host.name, await self.driver.start(guest_id))
+        except Fault as e:
+            log.warning("%s: guest %s did not resume: %s", self.host.name, guest_id, e.message)
+
+    def _changed(self, guest: Guest) -> None:
+        task = asyncio.create_task(self._tell(guest), name=f"power {guest.id}")
+        self._told.add(task)
+        task.add_done_callback(self._told.discard)
+
+    async def _tell(self, guest: Guest) -> None:
+        """A message that is lost is made good by the next join."""
+        try:
+            await self._control.power(self.host.name, guest)
+        except Fault as e:
+            log.warning("%s: control did not hear of %s: %s", self.host.name, guest.id, e.message)
+
+    # COMPUTE_HOST
+
+    async def spawn(self, spec: GuestSpec) -> Guest:
+        await self._joined.wait()
+        if spec.image is not None and spec.image.url.startswith("/"):
+            url = self.host.control_url.rstrip("/") + spec.image.url
+            spec = msgspec.structs.replace(spec, image=msgspec.structs.replace(spec.image, url=url))
+        return await self.driver.spawn(spec)
+
+    async def destroy(self, guest_id: str) -> None:
+        await self._joined.wait()
+        await self.driver.destroy(guest_id)
+
+    async def start_guest(self, guest_id: str) -> Guest:
+        await self._joined.wait()
+        return await self.driver.start(guest_id)
+
+    async def stop_guest(self, guest_id: str, timeout_s: float) -> Guest:
+        await self._joined.wait()
+        return await self.driver.stop(guest_id, timeout_s)
+
+    async def reboot(self, guest_id: str, hard: bool) -> Guest:
+        await self._joined.wait()
+        return await self.driver.reboot(guest_id, hard)
+
+    async def console_log(self, guest_id: str, lines: int | None) -> str:
+        """The end of the console; never more than fits in a message."""
+        text = await self.driver.console_log(guest_id, lines)
+        kept = text[-CONSOLE_LIMIT:]
+        return kept.encode()[-CONSOLE_LIMIT:].decode(errors="replace")
+
+    async def guests(self) -> list[Guest]:
+        return await self.driver.guests()
+
+    async def inventory(self) -> Inventory:
+        return await self.driver.inventory()

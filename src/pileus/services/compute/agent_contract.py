@@ -1,0 +1,48 @@
+"""What control asks of a compute host, and what a compute host tells control."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from pileus.kernel.contracts import Contract
+from pileus.services.compute.driver import Guest, GuestSpec, Inventory
+
+
+class ComputeHost(Protocol):
+    """Kept by each host's agent. Every call may be repeated."""
+
+    async def spawn(self, spec: GuestSpec) -> Guest:
+        """Makes the guest and runs it; one that is there is answered as found."""
+
+    async def destroy(self, guest_id: str) -> None:
+        """An unknown guest is a destroyed one."""
+
+    async def start_guest(self, guest_id: str) -> Guest: ...
+    async def stop_guest(self, guest_id: str, timeout_s: float) -> Guest: ...
+    async def reboot(self, guest_id: str, hard: bool) -> Guest: ...
+    async def console_log(self, guest_id: str, lines: int | None) -> str: ...
+    async def guests(self) -> list[Guest]: ...
+    async def inventory(self) -> Inventory: ...
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host that joined is to do: `keep` these guests and no others, `start` those."""
+
+    keep: list[str]
+    start: list[str]
+
+
+class ComputeControl(Protocol):
+    """Kept by control; hosts call it."""
+
+    async def joined(self, host: str, inventory: Inventory, guests: list[Guest]) -> Orders:
+        """A host's agent has started and found these guests."""
+
+    async def power(self, host: str, guest: Guest) -> None:
+        """A guest's power changed and no verb did it."""
+
+
+COMPUTE_HOST = Contract("compute_host", ComputeHost)  # type: ignore[type-abstract]
+COMPUTE_CONTROL = Contract("compute_control", ComputeControl)  # type: ignore[type-abstract]

@@ -1,0 +1,111 @@
+"""Control's ear for compute hosts: what they have, which guests they found, and power that changed by itself."""
+
+from __future__ import annotations
+
+from pileus.kernel.events import emit
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Page, Tx
+from pileus.services.compute.agent_contract import Orders
+from pileus.services.compute.driver import (
+    CRASHED,
+    NO_STATE,
+    PAUSED,
+    RUNNING,
+    SHUTDOWN,
+    Guest,
+    Inventory,
+)
+from pileus.services.compute.nodes import NODES, Node
+from pileus.services.compute.servers import states
+from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.settings import settings_of
+from pileus.services.placement.contract import PLACEMENT
+from pileus.services.placement.contract import Inventory as Amount
+
+_FIRST_NUMBER = 3  # 1 and 2 are control's own services in `os-services`
+
+
+class HostReports:
+    """Keeps COMPUTE_CONTROL."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def joined(self, host: str, inventory: Inventory, guests: list[Guest]) -> Orders:
+        """Keeps what servers stand for; a server whose guest is gone is off."""
+        await self._note(host, inventory)
+        await self._report(host, inventory)
+        found = {g.id: g for g in guests}
+        resume = settings_of(self.runtime).resume_guests
+        keep, start = [], []
+        page = Page({"host": host}, limit=1_000_000)
+        for server in await SERVERS.list(self.runtime.store, page):
+            keep.append(server.id)
+            guest = found.get(server.id)
+            is_off = guest is not None and guest.power_state in (SHUTDOWN, CRASHED)
+            if resume and is_off and server.vm_state == states.ACTIVE and not server.task_state:
+                start.append(server.id)
+            else:
+                await self._see(server, guest)
+        return Orders(keep=keep, start=start)
+
+    async def power(self, host: str, guest: Guest) -> None:
+        server = await SERVERS.find(self.runtime.store, guest.id)
+        if server is not None and server.host == host:
+            await self._see(server, guest)
+
+    async def _see(self, server: Server, guest: Guest | None) -> None:
+        """Brings the record in line with the guest, unless a saga is about to."""
+        async with self.runtime.store.tx() as tx:
+            fresh = await SERVERS.find(tx, server.id)
+            if fresh is None or fresh.task_state or fresh.vm_state == states.BUILDING:
+                return
+            changes = _observed(fresh, guest)
+            if changes:
+                await SERVERS.change(tx, fresh, **changes)
+                await emit(tx, "compute.instance.update", fresh.project_id, id=fresh.id)
+
+    async def _note(self, host: str, inventory: Inventory) -> None:
+        async with self.runtime.store.tx() as tx:
+            known = await NODES.one(tx, host=host)
+            if known is None:
+                await _insert(tx, self.runtime, host, inventory)
+            elif known.inventory != inventory:
+                await NODES.change(tx, known, inventory=inventory)
+
+    async def _report(self, host: str, inventory: Inventory) -> None:
+        ratios = settings_of(self.runtime)
+        amounts = {
+            "VCPU": Amount(total=inventory.vcpus, allocation_ratio=ratios.cpu_ratio),
+            "MEMORY_MB": Amount(total=inventory.ram_mib, allocation_ratio=ratios.ram_ratio),
+            "DISK_GB": Amount(total=inventory.disk_gib, allocation_ratio=ratios.disk_ratio),
+        }
+        usable = {name: amount for name, amount in amounts.items() if amount.total > 0}
+        placement = self.runtime.contracts.get(PLACEMENT)
+        await placement.report(host, usable, frozenset(inventory.traits))
+
+
+def _observed(server: Server, guest: Guest | None) -> dict[str, object]:
+    power = guest.power_state if guest is not None else NO_STATE
+    changes: dict[str, object] = {} if power == server.power_state else {"power_state": power}
+    state = server.vm_state
+    if state in (states.ACTIVE, states.PAUSED) and power in (SHUTDOWN, CRASHED, NO_STATE):
+        changes["vm_state"] = states.STOPPED
+    elif state in (states.STOPPED, states.PAUSED) and power == RUNNING:
+        changes["vm_state"] = states.ACTIVE
+    elif state == states.ACTIVE and power == PAUSED:
+        changes["vm_state"] = states.PAUSED
+    return changes
+
+
+async def _insert(tx: Tx, runtime: Runtime, host: str, inventory: Inventory) -> None:
+    await tx.lock("compute.nodes")
+    last = await NODES.list(tx, Page({}, (("number", True),), limit=1))
+    node = Node(
+        id=runtime.world.new_id(),
+        host=host,
+        service_id=runtime.world.new_id(),
+        number=last[0].number + 1 if last else _FIRST_NUMBER,
+        inventory=inventory,
+    )
+    await NODES.insert(tx, node)

@@ -1,0 +1,95 @@
+"""Compute nodes: what each host has, whether it may be given servers, and whether it is alive.
+
+A node is at once what the API calls a service (`os-services`) and a hypervisor (`os-hypervisors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pileus.kernel.hosts import HOSTS, Host, hosts_of
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Page, Reader, Record, Table, Unique
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.aggregates import zones_of
+from pileus.services.compute.driver import Inventory
+from pileus.services.compute.settings import settings_of
+
+INTERNAL_ZONE = "internal"
+
+
+class Node(Record, kw_only=True, frozen=True):
+    """`id` is the hypervisor's UUID, `service_id` the service's; `number` is both before 2.53."""
+
+    host: str
+    service_id: str
+    number: int
+    inventory: Inventory
+    disabled: bool = False
+    disabled_reason: str | None = None
+    forced_down: bool = False
+
+
+NODES = Table(
+    "compute_nodes",
+    Node,
+    columns=("host", "service_id", "number"),
+    unique=(Unique(("host",), lambda n: f"Compute host {n.host} already exists."),),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node with what is known about it now."""
+
+    node: Node
+    beat: Host | None
+    zone: str
+    is_up: bool
+
+    @property
+    def state(self) -> str:
+        return "up" if self.is_up else "down"
+
+    @property
+    def status(self) -> str:
+        return "disabled" if self.node.disabled else "enabled"
+
+    @property
+    def shown(self) -> str:
+        """As a server's `host_status`."""
+        if self.node.disabled:
+            return "MAINTENANCE"
+        return "UP" if self.is_up else "DOWN" if self.node.forced_down else "UNKNOWN"
+
+    @property
+    def why_not(self) -> str:
+        """Why it gets no servers, "" if it may."""
+        if self.node.disabled:
+            return f"disabled ({self.node.disabled_reason or 'no reason given'})"
+        return "" if self.is_up else "down"
+
+
+async def places(runtime: Runtime, db: Reader | None = None) -> list[Place]:
+    """Every compute node, by number."""
+    reader = db or runtime.store
+    beats = {h.id: h for h in await hosts_of(reader, COMPUTE_HOST)}
+    zones = await zones_of(reader)
+    default, now = settings_of(runtime).default_zone, runtime.world.clock.time()
+    found = []
+    for node in await NODES.list(reader, Page({}, (("number", False),), limit=100_000)):
+        beat = beats.get(node.host)
+        alive = beat is not None and beat.is_up(now) and not node.forced_down
+        found.append(Place(node, beat, zones.get(node.host, default), alive))
+    return found
+
+
+async def is_up(runtime: Runtime, host: str) -> bool:
+    """Whether the host has been heard of lately."""
+    beat = await HOSTS.find(runtime.store, host)
+    return beat is not None and beat.is_up(runtime.world.clock.time())
+
+
+async def host_statuses(runtime: Runtime) -> dict[str, str]:
+    """`UP`, `DOWN`, `UNKNOWN` or `MAINTENANCE` by host."""
+    return {p.node.host: p.shown for p in await places(runtime)}

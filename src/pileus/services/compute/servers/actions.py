@@ -1,0 +1,177 @@
+"""Actions on a server: one POST, told apart by the body's only key.
+
+https://docs.openstack.org/api-ref/compute/#servers-run-an-action-servers-action
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from msgspec import UNSET
+
+from pileus.kernel.faults import Conflict, Invalid, NotFound, Unavailable
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.sagas import Saga
+from pileus.services.compute import checks, instance_actions
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.servers import states
+from pileus.services.compute.servers.bodies import (
+    AddGroup,
+    ConsoleOutput,
+    LockServer,
+    RebootServer,
+    RemoveGroup,
+    ResetState,
+)
+from pileus.services.compute.servers.operations import (
+    ADMIN,
+    MEMBER,
+    RULE,
+    OfServer,
+    begin,
+    unlocked,
+)
+from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.servers.sagas import DELETE, HARD_REBOOT, REBOOT, START, STOP
+from pileus.services.network.contract import NETWORK
+
+_PATH = "/servers/{server_id}/action"
+_CONSOLE = "os_compute_api:os-console-output"
+_RESET = "os_compute_api:os-admin-actions:reset_state"
+_LOCK = "os_compute_api:os-lock-server:"
+_GROUPS = "os_compute_api:os-security-groups:"
+_FORCE = "os_compute_api:os-deferred-delete:force"
+
+
+def _launched(server: Server, verb: str) -> None:
+    """What never ran has no power to switch. Raises Conflict."""
+    if not server.launched_at:
+        raise Conflict(f"Cannot '{verb}' instance {server.id} while it is in launched_at None")
+
+
+async def _power(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> None:
+    unlocked(ctx, server)
+    states.LIFECYCLE.check(saga.verb, server)
+    _launched(server, verb)
+    await begin(ctx, saga, server, verb)
+
+
+class ServerActions(OfServer):
+    rules: ClassVar[Mapping[str, str]] = {
+        RULE + "start": MEMBER,
+        RULE + "stop": MEMBER,
+        RULE + "reboot": MEMBER,
+        _CONSOLE: MEMBER,
+        _RESET: ADMIN,
+        _FORCE: MEMBER,
+        _LOCK + "lock": MEMBER,
+        _LOCK + "unlock": MEMBER,
+        _LOCK + "unlock:unlock_override": ADMIN,
+        _GROUPS + "add": MEMBER,
+        _GROUPS + "remove": MEMBER,
+    }
+
+    @operation("POST", _PATH, RULE + "start", action="os-start", status=202)
+    async def start(self, ctx: Context, server: Server) -> None:
+        await _power(ctx, START, server, "start")
+
+    @operation("POST", _PATH, RULE + "stop", action="os-stop", status=202)
+    async def stop(self, ctx: Context, server: Server) -> None:
+        await _power(ctx, STOP, server, "stop")
+
+    @operation("POST", _PATH, RULE + "reboot", action="reboot", status=202)
+    async def reboot(self, ctx: Context, server: Server, body: RebootServer) -> None:
+        kind = body.type.upper()
+        if kind not in ("SOFT", "HARD"):
+            raise checks.wrong("type", body.type, f"{body.type!r} is not one of ['HARD', 'SOFT']")
+        await _power(ctx, HARD_REBOOT if kind == "HARD" else REBOOT, server, "reboot")
+
+    @operation("POST", _PATH, _CONSOLE, action="os-getConsoleOutput", status=200)
+    async def console_output(
+        self, ctx: Context, server: Server, body: ConsoleOutput
+    ) -> dict[str, str]:
+        """The end of the console; -1 or null is all that is kept."""
+        if not server.host or not server.launched_at:
+            raise Conflict(f"Instance {server.id} is not ready")
+        lines = _lines(body.length)
+        host = ctx.runtime.agents.proxy(COMPUTE_HOST, server.host)
+        try:
+            return {"output": await host.console_log(server.id, lines)}
+        except NotFound:
+            raise NotFound(f"Guest of instance {server.id} has no console.") from None
+        except Unavailable as e:
+            raise Conflict(
+                f"The host of instance {server.id} does not answer.", internal=e.message
+            ) from None
+
+    @operation("POST", _PATH, _RESET, action="os-resetState", status=202)
+    async def reset_state(self, ctx: Context, server: Server, body: ResetState) -> None:
+        if body.state not in (states.ACTIVE, states.ERROR):
+            raise checks.wrong("state", body.state, "It is not one of ['active', 'error']")
+        if server.task_state:
+            raise Conflict(
+                f"Cannot 'reset state' of instance {server.id} while it is in task_state "
+                f"{server.task_state}; it ends or fails by itself."
+            )
+        async with ctx.runtime.store.tx() as tx:
+            await SERVERS.change(tx, server, vm_state=body.state, fault=None)
+            await instance_actions.record(tx, ctx, server, "resetState")
+
+    @operation("POST", _PATH, _FORCE, action="forceDelete", status=202)
+    async def force_delete(self, ctx: Context, server: Server) -> None:
+        await begin(ctx, DELETE, server, "delete")
+
+    # Locks
+
+    @operation("POST", _PATH, _LOCK + "lock", action="lock", status=202)
+    async def lock(self, ctx: Context, server: Server, body: LockServer) -> None:
+        own = server.project_id == ctx.caller.project_id
+        reason = body.locked_reason if body.locked_reason is not UNSET else None
+        if server.locked_by == "admin" and not ctx.caller.is_admin:
+            raise Conflict(f"Instance {server.id} is locked")
+        async with ctx.runtime.store.tx() as tx:
+            await SERVERS.change(
+                tx, server, locked_by="owner" if own else "admin", locked_reason=reason
+            )
+            await instance_actions.record(tx, ctx, server, "lock")
+
+    @operation("POST", _PATH, _LOCK + "unlock", action="unlock", status=202)
+    async def unlock(self, ctx: Context, server: Server) -> None:
+        if server.locked_by == "admin":
+            ctx.require(_LOCK + "unlock:unlock_override", self.target(ctx, server))
+        async with ctx.runtime.store.tx() as tx:
+            await SERVERS.change(tx, server, locked_by="", locked_reason=None)
+            await instance_actions.record(tx, ctx, server, "unlock")
+
+    # Security groups
+
+    @operation("POST", _PATH, _GROUPS + "add", action="addSecurityGroup", status=202)
+    async def add_group(self, ctx: Context, server: Server, body: AddGroup) -> None:
+        await self._group(ctx, server, body.name, present=True)
+
+    @operation("POST", _PATH, _GROUPS + "remove", action="removeSecurityGroup", status=202)
+    async def remove_group(self, ctx: Context, server: Server, body: RemoveGroup) -> None:
+        await self._group(ctx, server, body.name, present=False)
+
+    async def _group(self, ctx: Context, server: Server, name: str, *, present: bool) -> None:
+        if not name.strip():
+            raise Invalid("Security group name cannot be empty")
+        network = ctx.peer(NETWORK)
+        await network.set_guest_group(ctx.caller, server.id, name, present)
+        nics = (await network.nics([server.id])).get(server.id, server.nics)
+        async with ctx.runtime.store.tx() as tx:
+            fresh = await SERVERS.get(tx, server.id)
+            await SERVERS.change(tx, fresh, nics=nics)
+
+
+def _lines(length: int | str | None) -> int | None:
+    if length in (None, -1, "-1"):
+        return None
+    try:
+        lines = int(length)
+    except ValueError:
+        lines = -2
+    if lines < -1:
+        raise checks.wrong("length", length, "It is not an integer of -1 or more")
+    return lines

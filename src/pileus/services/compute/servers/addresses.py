@@ -1,0 +1,123 @@
+"""Where a server is on the network: its addresses, its interfaces, its security groups; and keeping the copy fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pileus.kernel.events import Event
+from pileus.kernel.faults import NotFound
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.runtime import Runtime
+from pileus.services.compute.security_groups import group_view
+from pileus.services.compute.servers import states, views
+from pileus.services.compute.servers.operations import READER, OfServer
+from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.network.contract import NETWORK, NicInfo
+
+_IPS = "os_compute_api:ips:"
+_INTERFACES = "os_compute_api:os-attach-interfaces:"
+_GROUPS = "os_compute_api:os-security-groups:list"
+
+
+class ServerAddresses(OfServer):
+    rules: ClassVar[Mapping[str, str]] = {
+        _IPS + "index": READER,
+        _IPS + "show": READER,
+        _INTERFACES + "list": READER,
+        _INTERFACES + "show": READER,
+        _GROUPS: READER,
+    }
+
+    @operation("GET", "/servers/{server_id}/ips", _IPS + "index")
+    async def index(self, ctx: Context, server: Server) -> dict[str, Any]:
+        return {"addresses": views.addresses(server, extended=False)}
+
+    @operation("GET", "/servers/{server_id}/ips/{network_label}", _IPS + "show")
+    async def show(self, ctx: Context, server: Server, network_label: str) -> dict[str, Any]:
+        found = views.addresses(server, extended=False)
+        if network_label not in found:
+            raise NotFound("Instance is not a member of specified network")
+        return {network_label: found[network_label]}
+
+    @operation("GET", "/servers/{server_id}/os-interface", _INTERFACES + "list")
+    async def interfaces(self, ctx: Context, server: Server) -> dict[str, Any]:
+        nics = await _now(ctx, server)
+        return {"interfaceAttachments": [_interface(ctx, server, n) for n in nics]}
+
+    @operation("GET", "/servers/{server_id}/os-interface/{port_id}", _INTERFACES + "show")
+    async def interface(self, ctx: Context, server: Server, port_id: str) -> dict[str, Any]:
+        for nic in await _now(ctx, server):
+            if nic.port_id == port_id:
+                return {"interfaceAttachment": _interface(ctx, server, nic)}
+        raise NotFound(f"Instance {server.id} does not have a port with id {port_id}")
+
+    @operation("GET", "/servers/{server_id}/os-security-groups", _GROUPS)
+    async def groups(self, ctx: Context, server: Server) -> dict[str, Any]:
+        named = {g for nic in await _now(ctx, server) for g in nic.security_groups}
+        known = await ctx.peer(NETWORK).security_groups(ctx.caller)
+        found = [group_view(g, known) for g in known if g.name in named]
+        return {"security_groups": sorted(found, key=lambda g: g["name"])}
+
+
+async def _now(ctx: Context, server: Server) -> list[NicInfo]:
+    """As network has them at this moment."""
+    return (await ctx.peer(NETWORK).nics([server.id])).get(server.id, [])
+
+
+def _interface(ctx: Context, server: Server, nic: NicInfo) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "net_id": nic.network_id,
+        "port_id": nic.port_id,
+        "mac_addr": nic.mac,
+        "port_state": nic.status,
+        "fixed_ips": [
+            {"subnet_id": ip.subnet_id, "ip_address": ip.ip_address} for ip in nic.fixed_ips
+        ],
+    }
+    if ctx.version >= (2, 70):
+        asked = (r.tag for r in server.networks if r.port_id == nic.port_id)
+        found["tag"] = next(asked, "") or None
+    return found
+
+
+# The copy in the record
+
+
+async def refresh(runtime: Runtime, event: Event) -> None:
+    """A port, a floating IP or a network changed: the servers that have it show it."""
+    payload = event.payload
+    if event.kind.startswith("network."):
+        await _refresh_all(runtime, str(payload.get("id", "")))
+        return
+    network = runtime.contracts.get(NETWORK)
+    guests = {str(payload.get(k) or "") for k in ("device_id", "old_device_id")}
+    for key in ("port_id", "old_port_id") + (("id",) if event.kind.startswith("port.") else ()):
+        if port_id := str(payload.get(key) or ""):
+            guests.add(await network.guest_of(port_id))
+    await _refresh(runtime, sorted(guests - {""}))
+
+
+async def _refresh_all(runtime: Runtime, network_id: str) -> None:
+    """Only a network's name is shown, and it changes rarely: all servers are looked at."""
+    holders = [
+        s.id
+        for s in await SERVERS.all(runtime.store)
+        if any(n.network_id == network_id for n in s.nics)
+    ]
+    await _refresh(runtime, holders)
+
+
+async def _refresh(runtime: Runtime, server_ids: list[str]) -> None:
+    if not server_ids:
+        return
+    found = await runtime.contracts.get(NETWORK).nics(server_ids)
+    for id in server_ids:
+        nics = found.get(id, [])
+        server = await SERVERS.find(runtime.store, id)
+        if server is None or server.vm_state == states.BUILDING or server.nics == nics:
+            continue
+        async with runtime.store.tx(wait=False) as tx:
+            fresh = await SERVERS.find(tx, id)
+            if fresh is not None and fresh.task_state != states.DELETING:
+                await SERVERS.change(tx, fresh, nics=nics, updated_at=fresh.updated_at)

@@ -1,0 +1,423 @@
+"""What is checked, as the caller, before a server is promised; then the records, all or nothing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from pileus.kernel.faults import Forbidden, Invalid, NotFound, OverQuota
+from pileus.kernel.quota import limit_of, usage
+from pileus.kernel.resources import Context
+from pileus.kernel.sagas import Journal
+from pileus.kernel.store import Tx
+from pileus.services.compute import checks, instance_actions, nodes
+from pileus.services.compute.flavors import FLAVORS, Flavor
+from pileus.services.compute.keypairs import Keypair, key_of
+from pileus.services.compute.servers.bodies import AskedNetwork, CreateServer
+from pileus.services.compute.servers.record import SERVERS, ImageCopy, Server
+from pileus.services.compute.servers.sagas import CREATE
+from pileus.services.image.contract import IMAGES, ImageInfo
+from pileus.services.network.contract import NETWORK, NicRequest
+
+_RULE = "os_compute_api:servers:create"
+_GIB = 1 << 30
+_DISK_CONFIGS = ("AUTO", "MANUAL")
+DEFAULT_GROUP = "default"
+MOST_AT_ONCE = 1000  # servers of one request
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that holds: one server as a pattern, and how many of it."""
+
+    pattern: Server
+    least: int
+    most: int
+    key: Keypair | None = None
+
+
+async def plan(ctx: Context, body: CreateServer) -> Plan:
+    """Everything that can be checked before the answer. Raises Invalid, Forbidden, Conflict, OverQuota."""
+    least, most = _counts(body)
+    _refuse_what_is_not_served(body)
+    zone, host = await _destination(ctx, body)
+    flavor = await _flavor(ctx, str(body.flavorRef))
+    image = await _image(ctx, body, flavor)
+    key = await _key(ctx, body)
+    networks, groups = await _networks(ctx, body, most)
+    name = checks.name(body.name)
+    if body.hostname is not UNSET and most > 1:
+        raise Invalid("Unable to allocate a single hostname to multiple instances")
+    pattern = Server(
+        id="",
+        project_id=ctx.caller.project_id,
+        user_id=ctx.caller.user_id,
+        name=name,
+        hostname=_hostname(ctx, body),
+        flavor=flavor.copy(),
+        image=_copy(image) if image else None,
+        pinned_zone=zone,
+        requested_host=host,
+        description=_description(ctx, body, name),
+        key_name=key.name if key else "",
+        public_key=key.public_key if key else "",
+        key_type=key.type if key else "ssh",
+        metadata=_metadata(body),
+        tags=checks.tags(body.tags) if body.tags is not UNSET else [],
+        user_data=_user_data(body),
+        config_drive=checks.flag(body.config_drive, "config_drive"),
+        networks=networks,
+        security_groups=groups,
+        access_ipv4=checks.address(body.accessIPv4, 4, "accessIPv4"),
+        access_ipv6=checks.address(body.accessIPv6, 6, "accessIPv6"),
+        disk_config=_disk_config(body.disk_config) or "MANUAL",
+        scheduler_hints=_hints(ctx),
+    )
+    _check_drive(pattern)
+    return Plan(pattern, least, most, key)
+
+
+async def insert(ctx: Context, asked: Plan) -> tuple[list[Server], list[Journal]]:
+    """One transaction for the records, quotas and sagas of all. Raises OverQuota."""
+    world, sagas = ctx.runtime.world, ctx.runtime.sagas
+    reservation = "r-" + world.new_hex()[:8]
+    made, entries = [], []
+    async with ctx.runtime.store.tx() as tx:
+        count = await _allowed(tx, asked)
+        for n in range(count):
+            id = world.new_id()
+            server = replace(asked.pattern, id=id, reservation_id=reservation, launch_index=n)
+            if asked.most > 1:
+                name = f"{server.name}-{n + 1}"
+                server = replace(server, name=name, hostname=sanitized(name, id))
+            elif not server.hostname:
+                server = replace(server, hostname=sanitized(server.name, id))
+            server, entry = await sagas.begin(
+                tx, CREATE, server, caller=ctx.caller, request_id=ctx.request_id
+            )
+            await instance_actions.record(tx, ctx, server, "create", entry.id)
+            made.append(server)
+            entries.append(entry)
+    return made, entries
+
+
+async def _allowed(tx: Tx, asked: Plan) -> int:
+    """How many of `least` to `most` the quotas let be made. Raises OverQuota if not even `least`."""
+    pattern, count = asked.pattern, asked.most
+    await tx.lock(f"compute.quota.{pattern.project_id}")
+    used = await usage(tx, "compute", pattern.project_id)
+    for quota in SERVERS.quotas:
+        cost, had = quota.of(pattern), used.get(quota.name, 0)
+        limit = await limit_of(tx, "compute", quota.name, pattern.project_id, quota.default)
+        if limit < 0 or cost == 0:
+            continue
+        room = max(0, limit - had) // cost
+        if room < asked.least:
+            raise OverQuota(quota.name, asked.least * cost, had, limit)
+        count = min(count, room)
+    return count
+
+
+def _counts(body: CreateServer) -> tuple[int, int]:
+    least = body.min_count if body.min_count is not UNSET else 1
+    most = body.max_count if body.max_count is not UNSET else least
+    if least > most:
+        raise Invalid("min_count must be <= max_count")
+    if most > MOST_AT_ONCE:
+        raise Invalid(f"max_count is {most}; at most {MOST_AT_ONCE} servers are made at once.")
+    return least, most
+
+
+def _refuse_what_is_not_served(body: CreateServer) -> None:
+    """Volumes, certificates and injected files are not there yet: said before anything is made."""
+    if body.trusted_image_certificates not in (UNSET, None, []):
+        raise Invalid("Signed images are not served: leave out trusted_image_certificates.")
+    if body.personality not in (UNSET, []):
+        raise Invalid("Injecting files is not served: use user_data instead of personality.")
+    if body.block_device_mapping:
+        raise Invalid("Volumes are not served: leave out block_device_mapping.")
+    for disk in body.block_device_mapping_v2:
+        kind = (disk.source_type, disk.destination_type or "local")
+        first = disk.boot_index in (0, "0", None)
+        if kind != ("image", "local") or not first or len(body.block_device_mapping_v2) > 1:
+            raise Invalid(
+                f"Block Device Mapping is Invalid: a {kind[0] or 'typeless'} disk to {kind[1]} is "
+                "not served; only one image to a local disk is."
+            )
+        source = disk.uuid or disk.image_id
+        if body.imageRef and source and source != body.imageRef:
+            raise Invalid("Block Device Mapping is Invalid: its image is not that of imageRef.")
+
+
+async def _destination(ctx: Context, body: CreateServer) -> tuple[str, str]:
+    """The zone and host asked for: `zone`, `zone:host`, or the fields of 2.74. "" is anywhere."""
+    asked = body.availability_zone if body.availability_zone is not UNSET else ""
+    if asked:
+        checks.name(asked, "availability_zone")
+    zone, colon, rest = asked.partition(":")
+    host, _, node = rest.partition(":")
+    if colon:
+        ctx.require(_RULE + ":forced_host")
+    host = host or node
+    named = [h for h in (body.host, body.hypervisor_hostname) if h is not UNSET and h]
+    if named:
+        ctx.require("compute:servers:create:requested_destination")
+        if host or len(set(named)) > 1:
+            raise Invalid(
+                "One mechanism with host and/or hypervisor_hostname and another mechanism with "
+                "zone:host:node are mutually exclusive."
+            )
+        host = named[0]
+    if zone or host:
+        zone = await _known_place(ctx, zone, host, forced=bool(colon))
+    return zone, host
+
+
+async def _known_place(ctx: Context, zone: str, host: str, *, forced: bool) -> str:
+    places = await nodes.places(ctx.runtime)
+    if host and host not in {p.node.host for p in places}:
+        raise Invalid(f"Compute host {host} could not be found.")
+    if forced:  # the host's own zone wins over what stands before the colon
+        return next((p.zone for p in places if p.node.host == host and p.zone == zone), "")
+    if zone and zone not in {p.zone for p in places}:
+        raise Invalid("The requested availability zone is not available")
+    return zone
+
+
+async def _flavor(ctx: Context, ref: str) -> Flavor:
+    """By id, or by a URL that ends in one; not there if the caller has no access to it."""
+    id = ref.rstrip("/").rsplit("/", 1)[-1]
+    flavor = await FLAVORS.find(ctx.runtime.store, id)
+    if flavor is None or not _may_use(ctx, flavor):
+        raise Invalid(f"Flavor {id} could not be found.")
+    return flavor
+
+
+def _may_use(ctx: Context, flavor: Flavor) -> bool:
+    return flavor.is_public or ctx.caller.is_admin or ctx.caller.project_id in flavor.projects
+
+
+async def _image(ctx: Context, body: CreateServer, flavor: Flavor) -> ImageInfo | None:
+    id = body.imageRef.rstrip("/").rsplit("/", 1)[-1]
+    if not id:
+        id = next((d.uuid or d.image_id for d in body.block_device_mapping_v2), "")
+    if not id:
+        raise Invalid("Missing imageRef attribute: a server boots from an image.")
+    if not checks.is_uuid(id):
+        raise checks.wrong("imageRef", body.imageRef, f"{body.imageRef!r} is not a 'uuid'")
+    try:
+        image = await ctx.peer(IMAGES).image(ctx.caller, id)
+    except NotFound:
+        raise Invalid("Can not find requested image") from None
+    _check_image(image, flavor)
+    if flavor.disk == 0 and not ctx.allows(_RULE + ":zero_disk_flavor"):
+        raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
+    return image
+
+
+def _check_image(image: ImageInfo, flavor: Flavor) -> None:
+    if image.status != "active":
+        raise Invalid(f"Image {image.id} is not active.")
+    if image.min_ram > flavor.ram:
+        raise Invalid("Flavor's memory is too small for requested image.")
+    if flavor.disk == 0:
+        return
+    room = flavor.disk * _GIB
+    largest = max(image.size, image.virtual_size)
+    if largest > room:
+        raise Invalid(
+            f"Flavor's disk is too small for requested image. Flavor disk is {room} bytes, "
+            f"image is {largest} bytes."
+        )
+    if image.min_disk > flavor.disk:
+        raise Invalid(
+            "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor "
+            f"disk is {room} bytes, minimum size is {image.min_disk * _GIB} bytes."
+        )
+
+
+def _copy(image: ImageInfo) -> ImageCopy:
+    return ImageCopy(
+        id=image.id,
+        disk_format=image.disk_format,
+        sha512=image.sha512,
+        size=image.size,
+        properties=image.properties,
+    )
+
+
+async def _key(ctx: Context, body: CreateServer) -> Keypair | None:
+    if body.key_name is UNSET:
+        return None
+    found = await key_of(ctx.runtime.store, ctx.caller.user_id, body.key_name)
+    if found is None:
+        raise Invalid("Invalid key_name provided.")
+    return found
+
+
+async def _networks(
+    ctx: Context, body: CreateServer, most: int
+) -> tuple[list[NicRequest], list[str]]:
+    """The ports to make or bind, and the groups for those that are made."""
+    groups: list[str] = []
+    if body.security_groups is not UNSET:
+        groups = list(dict.fromkeys(g.name for g in body.security_groups if g.name is not UNSET))
+    asked = body.networks
+    if asked is UNSET and ctx.version >= (2, 37):
+        raise Invalid("Invalid input for field/attribute server. 'networks' is a required property")
+    if isinstance(asked, str) and (asked not in ("auto", "none") or ctx.version < (2, 37)):
+        raise checks.wrong("networks", asked, f"{asked!r} is not one of ['none', 'auto']")
+    if asked == "none":
+        return [], groups
+    requests = [_nic(n) for n in asked] if isinstance(asked, list) and asked else None
+    if requests:
+        ctx.require(_RULE + ":attach_network")
+        _check_many(requests, most)
+    try:
+        found = await ctx.peer(NETWORK).resolve(ctx.caller, requests, groups)
+    except NotFound as e:
+        raise Invalid(e.message) from None
+    except OverQuota as e:
+        raise Forbidden(
+            f"Maximum number of ports exceeded: {e.asked} asked, {e.used} of {e.limit} used."
+        ) from None
+    if asked == "auto" and not found:
+        raise Invalid(
+            "Unable to automatically allocate a network for project "
+            f"{ctx.caller.project_id}: it has none; create one."
+        )
+    return found, groups
+
+
+def _nic(asked: AskedNetwork) -> NicRequest:
+    tag = checks.tag_of(asked.tag) if asked.tag is not UNSET else ""
+    address = asked.fixed_ip if asked.fixed_ip is not UNSET and asked.fixed_ip else ""
+    if asked.port is not UNSET and asked.port:
+        if not checks.is_uuid(asked.port):
+            raise checks.wrong("networks/port", asked.port, f"{asked.port!r} is not a 'uuid'")
+        if address:
+            raise Invalid(
+                f"Specified Fixed IP '{address}' cannot be used with port '{asked.port}': "
+                "the two cannot be specified together."
+            )
+        return NicRequest(port_id=asked.port, tag=tag)
+    if asked.uuid is UNSET:
+        raise Invalid("Bad network format: missing 'uuid'")
+    if not checks.is_uuid(asked.uuid):
+        raise Invalid(f"Bad networks format: network uuid is not in proper format ({asked.uuid})")
+    if address:
+        address = checks.address(address, 6 if ":" in address else 4, "networks/fixed_ip")
+    return NicRequest(network_id=asked.uuid, fixed_ip=address, tag=tag)
+
+
+def _check_many(requests: list[NicRequest], most: int) -> None:
+    ports = [r.port_id for r in requests if r.port_id]
+    for port in ports:
+        if ports.count(port) > 1:
+            raise Invalid(
+                f"Port ID '{port}' was specified twice: you cannot attach a port multiple times."
+            )
+    if most > 1 and ports:
+        raise Invalid("Failed to launch instances: a port cannot be shared by several servers.")
+    if most > 1 and any(r.fixed_ip for r in requests):
+        raise Invalid(
+            "Failed to launch instances: max_count cannot be greater than 1 if an fixed_ip is "
+            "specified."
+        )
+
+
+def _hostname(ctx: Context, body: CreateServer) -> str:
+    """As asked; "" where it is made from the name, which needs the id."""
+    if body.hostname is UNSET:
+        return ""
+    return checks.hostname(body.hostname, dotted=ctx.version >= (2, 94))
+
+
+def sanitized(name: str, id: str) -> str:
+    """A host name out of any name, as Nova makes it."""
+    text = re.sub(r"[ _.]", "-", name.lower())
+    text = re.sub(r"[^a-z0-9-]", "", text).strip("-")[:63].strip("-")
+    return text or f"server-{id}"
+
+
+def _description(ctx: Context, body: CreateServer, name: str) -> str | None:
+    """Until 2.19 the name is the description too."""
+    if ctx.version < (2, 19):
+        return name
+    if body.description is UNSET:
+        return None
+    return description(body.description)
+
+
+def description(text: str | None) -> str | None:
+    """Raises Invalid."""
+    if text is not None and (
+        len(text) > 255 or not all(c.isprintable() or c in "\t\n" for c in text)
+    ):
+        raise checks.wrong("description", text, "It must be printable and at most 255 characters")
+    return text
+
+
+def _metadata(body: CreateServer) -> dict[str, str]:
+    if len(body.metadata) > checks.METADATA_LIMIT:
+        raise Forbidden(f"Maximum number of metadata items exceeds {checks.METADATA_LIMIT}")
+    return checks.metadata(body.metadata)
+
+
+def _user_data(body: CreateServer) -> str:
+    if body.user_data is None:
+        return ""
+    try:
+        base64.b64decode("".join(body.user_data.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise checks.wrong("user_data", body.user_data, "It is not a 'base64'") from None
+    return "".join(body.user_data.split())
+
+
+def _check_drive(server: Server) -> None:
+    """A config drive holds text."""
+    if not (server.config_drive and server.user_data):
+        return
+    try:
+        base64.b64decode(server.user_data).decode()
+    except UnicodeDecodeError:
+        raise Invalid(
+            "user_data must be UTF-8 text where there is a config drive; "
+            "without one the metadata service gives it out as it is."
+        ) from None
+
+
+def _disk_config(text: str) -> str:
+    if text and text not in _DISK_CONFIGS:
+        raise checks.wrong("OS-DCF:diskConfig", text, f"It is not one of {list(_DISK_CONFIGS)}")
+    return text
+
+
+def disk_config(text: str) -> str:
+    """Raises Invalid."""
+    return _disk_config(text or " ")
+
+
+def _hints(ctx: Context) -> dict[str, Any]:
+    """Kept and shown; those that name another's inside are refused."""
+    for key in CreateServer.beside:
+        if key in ctx.document:
+            hints = ctx.document[key]
+            if not isinstance(hints, dict):
+                raise checks.wrong(key, hints, "It is not of type 'object'")
+            private = [k for k in hints if k.startswith("_") or k in _INTERNAL_HINTS]
+            if private:
+                raise Invalid(f"Scheduler hint {private[0]!r} is not one that a caller may give.")
+            if "group" in hints:
+                raise Invalid(f"Server group {hints['group']} could not be found.")
+            return hints
+    return {}
+
+
+_INTERNAL_HINTS = frozenset(("check_type", "requested_destination", "force_hosts", "force_nodes"))

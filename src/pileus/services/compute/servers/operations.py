@@ -1,0 +1,211 @@
+"""Servers as resources: list, create, show, update, delete. The rest is in actions, metadata, tags, addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET
+
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.resources import Answer, Context, Resource, operation
+from pileus.kernel.sagas import Saga
+from pileus.kernel.store import Page
+from pileus.services.compute import checks, instance_actions, nodes
+from pileus.services.compute.servers import creation, listing, states, views
+from pileus.services.compute.servers.bodies import CreateServer, UpdateServer
+from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.servers.sagas import DELETE, SAGAS
+
+RULE = "os_compute_api:servers:"
+READER, MEMBER, ADMIN = (
+    "rule:project_reader_or_admin",
+    "rule:project_member_or_admin",
+    "rule:context_is_admin",
+)
+_PASSWORD_LETTERS = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+_encode = msgspec.json.Encoder().encode
+
+
+class OfServer(Resource[Server]):
+    """What every resource about a server has: it is there for its project."""
+
+    table = SERVERS
+    id_param = "server_id"
+    see = RULE + "show"
+
+
+def unlocked(ctx: Context, server: Server) -> None:
+    """A locked server obeys administrators only. Raises Conflict."""
+    if server.locked_by and not ctx.caller.is_admin:
+        raise Conflict(f"Instance {server.id} is locked")
+
+
+async def begin(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> None:
+    """One transaction: the state, the saga and the instance action. Raises Conflict."""
+    unlocked(ctx, server)
+    sagas = ctx.runtime.sagas
+    async with ctx.runtime.store.tx() as tx:
+        fresh = await SERVERS.get(tx, server.id)
+        if saga is DELETE and fresh.task_state == states.DELETING:
+            return  # it is on its way
+        _, entry = await sagas.begin(tx, saga, fresh, caller=ctx.caller, request_id=ctx.request_id)
+        await instance_actions.record(tx, ctx, fresh, verb, entry.id)
+    sagas.launch(entry)
+
+
+async def status_of(ctx: Context, server: Server, seen: views.Sight) -> str:
+    """The state of the server's host, as far as the caller may know it."""
+    if ctx.version < (2, 16) or not (seen.host_status or seen.unknown_only):
+        return ""
+    statuses = await nodes.host_statuses(ctx.runtime) if server.host else {}
+    return views.host_status_for(seen, statuses.get(server.host, ""))
+
+
+class Servers(OfServer):
+    rules: ClassVar[Mapping[str, str]] = {
+        RULE + "index": READER,
+        RULE + "detail": READER,
+        RULE + "index:get_all_tenants": ADMIN,
+        RULE + "detail:get_all_tenants": ADMIN,
+        RULE + "allow_all_filters": ADMIN,
+        RULE + "show": READER,
+        RULE + "show:flavor-extra-specs": READER,
+        RULE + "show:host_status": ADMIN,
+        RULE + "show:host_status:unknown-only": ADMIN,
+        RULE + "create": MEMBER,
+        RULE + "create:forced_host": ADMIN,
+        "compute:servers:create:requested_destination": ADMIN,
+        RULE + "create:attach_network": MEMBER,
+        RULE + "create:zero_disk_flavor": ADMIN,
+        RULE + "update": MEMBER,
+        RULE + "delete": MEMBER,
+        views.EXTENDED: ADMIN,
+    }
+    sagas = SAGAS
+
+    # Lists
+
+    @operation("GET", "/servers", RULE + "index")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        page = listing.parse(ctx, RULE + "index:get_all_tenants")
+        if page is None:
+            return {"servers": []}
+        found = await checks.listed(ctx, SERVERS, page)
+        return checks.with_links(ctx, "servers", [views.brief(ctx, s) for s in found], page, found)
+
+    @operation("GET", "/servers/detail", RULE + "detail")
+    async def detail(self, ctx: Context) -> bytes:
+        page = listing.parse(ctx, RULE + "detail:get_all_tenants")
+        if page is None:
+            return b'{"servers":[]}'
+        parts, last = await self._fragments(ctx, page)
+        body = b'{"servers":[' + b",".join(parts) + b"]"
+        if last is not None and (url := ctx.next_page(page, [last] * len(parts))):
+            body += b',"servers_links":' + _encode([{"rel": "next", "href": url}])
+        return body + b"}"
+
+    async def _fragments(self, ctx: Context, page: Page) -> tuple[list[bytes], Server | None]:
+        """Each server's JSON; documents are decoded only where it is not remembered. And the last server."""
+        seen = views.sight(ctx)
+        shows = ctx.version >= (2, 16) and (seen.host_status or seen.unknown_only)
+        statuses = await nodes.host_statuses(ctx.runtime) if shows else {}
+        try:
+            rows = await SERVERS.page(
+                ctx.runtime.store, page, select=("id", "generation", "host", "document")
+            )
+        except NotFound as e:
+            raise Invalid(e.message) from None
+        parts = []
+        for id, generation, host, document in rows:
+            status = views.host_status_for(seen, statuses.get(host, "")) if shows else ""
+            key = views.key_of(ctx, id, generation, seen, status)
+            part = views.FRAGMENTS.find(ctx, key)
+            if part is None:
+                full = views.full(ctx, SERVERS.decode(document), seen, status)
+                part = views.FRAGMENTS.keep(key, full)
+            parts.append(part)
+        full_page = rows and len(rows) == page.limit
+        return parts, SERVERS.decode(rows[-1][3]) if full_page else None
+
+    # One
+
+    @operation("GET", "/servers/{server_id}", RULE + "show")
+    async def show(self, ctx: Context, server: Server) -> bytes:
+        seen = views.sight(ctx, {"project_id": server.project_id}, single=True)
+        status = await status_of(ctx, server, seen)
+        return b'{"server":' + views.rendered(ctx, server, seen, status) + b"}"
+
+    @operation("POST", "/servers", RULE + "create", status=202)
+    async def create(self, ctx: Context, body: CreateServer) -> Answer:
+        asked = await creation.plan(ctx, body)
+        made, entries = await creation.insert(ctx, asked)
+        ctx.runtime.sagas.launch(*entries)
+        if checks.flag(body.return_reservation_id, "return_reservation_id"):
+            return Answer({"reservation_id": made[0].reservation_id})
+        server = made[0]
+        groups = asked.pattern.security_groups or [creation.DEFAULT_GROUP]
+        found = checks.links(ctx, "servers", server)
+        view = {
+            "id": server.id,
+            "links": found,
+            "OS-DCF:diskConfig": server.disk_config,
+            "security_groups": [{"name": g} for g in groups],
+            "adminPass": body.adminPass if body.adminPass is not UNSET else _password(ctx),
+        }
+        return Answer({"server": view}, headers={"location": found[0]["href"]})
+
+    @operation("PUT", "/servers/{server_id}", RULE + "update")
+    async def update(self, ctx: Context, server: Server, body: UpdateServer) -> dict[str, Any]:
+        changes = await _changes(ctx, server, body)
+        async with ctx.runtime.store.tx() as tx:
+            if changes:
+                server = await SERVERS.change(tx, server, **changes)
+                await emit(tx, "compute.instance.update", server.project_id, id=server.id)
+        seen = views.sight(ctx, {"project_id": server.project_id}, single=ctx.version >= (2, 75))
+        status = await status_of(ctx, server, seen)
+        return {"server": views.updated(ctx, server, seen, status)}
+
+    @operation("DELETE", "/servers/{server_id}", RULE + "delete", status=204)
+    async def delete(self, ctx: Context, server: Server) -> None:
+        await begin(ctx, DELETE, server, "delete")
+
+
+def _password(ctx: Context) -> str:
+    """Shown once and never kept."""
+    return "".join(ctx.runtime.world.random.choice(_PASSWORD_LETTERS) for _ in range(12))
+
+
+async def _changes(ctx: Context, server: Server, body: UpdateServer) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if body.name is not UNSET:
+        changes["name"] = checks.name(body.name)
+    if body.disk_config is not UNSET:
+        changes["disk_config"] = creation.disk_config(body.disk_config)
+    if body.accessIPv4 is not UNSET:
+        changes["access_ipv4"] = checks.address(body.accessIPv4, 4, "accessIPv4")
+    if body.accessIPv6 is not UNSET:
+        changes["access_ipv6"] = checks.address(body.accessIPv6, 6, "accessIPv6")
+    if body.description is not UNSET:
+        changes["description"] = creation.description(body.description)
+    if body.hostname is not UNSET:
+        dotted = ctx.version >= (2, 94)
+        changes["hostname"] = checks.hostname(body.hostname, dotted=dotted)
+    if body.pinned_availability_zone is not UNSET:
+        changes["pinned_zone"] = _pin(server, body.pinned_availability_zone)
+    return changes
+
+
+def _pin(server: Server, zone: str | None) -> str:
+    """Unpinned, or pinned where it is. Raises Conflict."""
+    if not zone or zone == server.pinned_zone:
+        return zone or ""
+    if server.pinned_zone:
+        raise Conflict(
+            f"Instance {server.id} is pinned to {server.pinned_zone}; unpin it with null first."
+        )
+    if zone != server.zone:
+        raise Conflict(f"Instance {server.id} is in zone {server.zone}, not {zone}.")
+    return zone

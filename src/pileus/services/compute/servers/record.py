@@ -1,0 +1,141 @@
+"""A server as it is kept. https://docs.openstack.org/api-ref/compute/#servers-servers"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.quota import Quota
+from pileus.kernel.store import Column, Many, Record, Table
+from pileus.services.network.contract import NicInfo, NicRequest
+
+TOMBSTONE_S = 7 * 24 * 3600  # usage reports and `changes-since` look back this far
+MESSAGE_LIMIT = 255  # characters of a fault that users see
+
+
+class FlavorCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The flavor as it was when the server was made."""
+
+    id: str
+    name: str
+    vcpus: int
+    ram: int  # MiB
+    disk: int  # GiB
+    ephemeral: int = 0
+    swap: int = 0
+    extra_specs: dict[str, str] = {}
+
+
+class ImageCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the host needs to know about the image."""
+
+    id: str
+    disk_format: str
+    sha512: str
+    size: int
+    properties: dict[str, str] = {}
+
+
+class FaultCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why the server is in ERROR: `message` for users, `details` for administrators."""
+
+    code: int
+    created: str
+    message: str
+    details: str = ""
+
+
+class Server(Record, kw_only=True, frozen=True):
+    """`zone` is where it is, `pinned_zone` where it was asked to be; `requested_host` likewise."""
+
+    project_id: str
+    user_id: str
+    name: str
+    hostname: str
+    flavor: FlavorCopy
+    image: ImageCopy | None = None
+    vm_state: str = "building"
+    task_state: str = ""
+    power_state: int = 0
+    host: str = ""
+    zone: str = ""
+    pinned_zone: str = ""
+    requested_host: str = ""
+    description: str | None = None
+    key_name: str = ""
+    public_key: str = ""
+    key_type: str = "ssh"
+    metadata: dict[str, str] = {}
+    tags: list[str] = []
+    user_data: str = ""  # base64, as sent
+    config_drive: bool = False
+    networks: list[NicRequest] = []
+    security_groups: list[str] = []
+    nics: list[NicInfo] = []
+    access_ipv4: str = ""
+    access_ipv6: str = ""
+    disk_config: str = "MANUAL"
+    reservation_id: str = ""
+    launch_index: int = 0
+    launched_at: str = ""
+    terminated_at: str = ""
+    locked_by: str = ""  # "owner" or "admin"
+    locked_reason: str | None = None
+    scheduler_hints: dict[str, Any] = {}
+    password: str = ""  # as the guest posted it, encrypted with the key pair
+    fault: FaultCopy | None = None
+
+    def addresses(self, version: int) -> str:
+        """Every address of that version between spaces: a regular expression finds one."""
+        found = [
+            address
+            for nic in self.nics
+            for ip in nic.fixed_ips
+            if ip.version == version
+            for address in (ip.ip_address, nic.floating_ips.get(ip.ip_address, ""))
+            if address
+        ]
+        return f" {' '.join(found)} " if found else ""
+
+
+SERVERS = Table(
+    "compute_servers",
+    Server,
+    columns=(
+        "project_id",
+        "user_id",
+        "name",
+        "hostname",
+        "vm_state",
+        "task_state",
+        "power_state",
+        "host",
+        "zone",
+        "description",
+        "key_name",
+        "reservation_id",
+        "launched_at",
+        "terminated_at",
+        "launch_index",
+        "config_drive",
+        "access_ipv4",
+        "access_ipv6",
+        "disk_config",
+        Column("flavor_id", lambda s: s.flavor.id),
+        Column("image_id", lambda s: s.image.id if s.image else ""),
+        Column("locked", lambda s: int(bool(s.locked_by)), int),
+        Column("changed_at", lambda s: s.deleted_at or s.updated_at or s.created_at),
+        Column("addresses4", lambda s: s.addresses(4)),
+        Column("addresses6", lambda s: s.addresses(6)),
+    ),
+    indexes=(("project_id", "created_at", "id"), ("host",), ("created_at", "id")),
+    many=(Many("tags", lambda s: s.tags),),
+    quotas=(
+        Quota("compute", "instances", default=10),
+        Quota("compute", "cores", default=20, of=lambda s: s.flavor.vcpus),
+        Quota("compute", "ram", default=51_200, of=lambda s: s.flavor.ram),
+    ),
+    tombstone_s=TOMBSTONE_S,
+    noun="Instance",
+)

@@ -1,0 +1,352 @@
+"""Long work on servers: each step may run twice, each undo uses only the record."""
+
+from __future__ import annotations
+
+from pileus.kernel.auth import Caller
+from pileus.kernel.faults import NoCapacity
+from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.services.compute import instance_actions, nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
+from pileus.services.compute.driver import GuestSpec, ImageSource, Nic
+from pileus.services.compute.guest_files import drive_files
+from pileus.services.compute.servers import states
+from pileus.services.compute.servers.record import (
+    MESSAGE_LIMIT,
+    SERVERS,
+    FaultCopy,
+    FlavorCopy,
+    Server,
+)
+from pileus.services.compute.settings import settings_of
+from pileus.services.image.contract import IMAGES
+from pileus.services.network.contract import NETWORK, GuestRef
+from pileus.services.placement.contract import PLACEMENT, Demand
+
+NO_HOST = "No valid host was found."
+
+
+def demand_of(flavor: FlavorCopy) -> Demand:
+    """What a flavor needs of a host: `trait:NAME` extra specs count too."""
+    disk = flavor.disk + flavor.ephemeral + -(-flavor.swap // 1024)
+    wanted = {"VCPU": flavor.vcpus, "MEMORY_MB": flavor.ram, "DISK_GB": disk}
+    traits: dict[str, set[str]] = {"required": set(), "forbidden": set()}
+    for key, value in flavor.extra_specs.items():
+        if key.startswith("trait:") and value in traits:
+            traits[value].add(key.removeprefix("trait:"))
+    return Demand(
+        resources={k: v for k, v in wanted.items() if v},
+        required=frozenset(traits["required"]),
+        forbidden=frozenset(traits["forbidden"]),
+    )
+
+
+# Creating
+
+
+async def place(run: Run[Server]) -> Changes:
+    """Takes room on a host that is up, enabled and in the zone asked for."""
+    server = run.record
+    among, passed_over = [], []
+    zones: dict[str, str] = {}
+    for p in await nodes.places(run.runtime):
+        why = p.why_not
+        if server.pinned_zone and p.zone != server.pinned_zone:
+            why = f"in zone {p.zone}, not {server.pinned_zone}"
+        if server.requested_host and p.node.host != server.requested_host:
+            why = f"not {server.requested_host}, which was asked for"
+        if why:
+            passed_over.append(f"{p.node.host}: {why}")
+        else:
+            among.append(p.node.host)
+            zones[p.node.host] = p.zone
+    host = await _claim(run, among, passed_over)
+    return {"host": host, "zone": zones.get(host, ""), "task_state": states.NETWORKING}
+
+
+async def _claim(run: Run[Server], among: list[str], passed_over: list[str]) -> str:
+    server = run.record
+    if not among:
+        reasons = "; ".join(passed_over) or "there is no compute host"
+        raise NoCapacity(f"{NO_HOST} {reasons}.")
+    try:
+        return await run.peer(PLACEMENT).claim(
+            server.id, demand_of(server.flavor), among, server.project_id, server.user_id
+        )
+    except NoCapacity as e:
+        reasons = "; ".join([e.message.removeprefix(NO_HOST).strip(), *passed_over])
+        raise NoCapacity(f"{NO_HOST} {reasons}") from None
+
+
+async def unplace(run: Run[Server]) -> None:
+    await run.peer(PLACEMENT).release(run.record.id)
+    entry = run.entry
+    await instance_actions.finish(
+        run.runtime,
+        run.id,
+        _EVENTS["create"],
+        run.record.host,
+        error=entry.error or "It was given up.",
+        detail=entry.detail,
+    )
+
+
+def _guest(server: Server, zone: str) -> GuestRef:
+    return GuestRef(
+        id=server.id,
+        name=server.hostname,
+        project_id=server.project_id,
+        host=server.host,
+        zone=server.zone or zone,
+    )
+
+
+async def attach(run: Run[Server]) -> Changes:
+    """Makes or binds the ports on the host."""
+    server = run.record
+    changes: dict[str, object] = {"task_state": states.SPAWNING}
+    if server.networks:
+        guest = _guest(server, settings_of(run.runtime).default_zone)
+        changes["nics"] = await run.peer(NETWORK).attach(
+            run.caller, guest, server.networks, server.security_groups
+        )
+    return changes
+
+
+async def detach(run: Run[Server]) -> None:
+    if run.record.networks or run.record.nics:
+        await run.peer(NETWORK).detach(run.record.id)
+
+
+async def spawn(run: Run[Server]) -> Changes:
+    """Wires the ports, makes the guest and runs it."""
+    server = run.record
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    network = run.peer(NETWORK) if server.nics else None
+    if network is not None:
+        await network.plug(server.id, server.host)
+    guest = await host.spawn(await _spec(run, run.caller))
+    changes: dict[str, object] = {"power_state": guest.power_state}
+    if network is not None:
+        changes["nics"] = (await network.nics([server.id])).get(server.id, server.nics)
+    await instance_actions.finish(run.runtime, run.id, _EVENTS["create"], server.host)
+    return changes
+
+
+async def _spec(run: Run[Server], caller: Caller) -> GuestSpec:
+    server, flavor = run.record, run.record.flavor
+    image = None
+    if server.image is not None:
+        image = ImageSource(
+            id=server.image.id,
+            url=await run.peer(IMAGES).ticket(server.image.id),
+            checksum_sha512=server.image.sha512,
+            disk_format=server.image.disk_format,
+            size=server.image.size,
+        )
+    return GuestSpec(
+        id=server.id,
+        name=server.name,
+        project_id=server.project_id,
+        vcpus=flavor.vcpus,
+        ram_mib=flavor.ram,
+        root_gib=flavor.disk,
+        ephemeral_gib=flavor.ephemeral,
+        swap_mib=flavor.swap,
+        image=image,
+        nics=tuple(
+            Nic(port_id=n.port_id, network_id=n.network_id, mac=n.mac, mtu=n.mtu)
+            for n in server.nics
+        ),
+        config_drive=server.config_drive,
+        metadata=drive_files(server) if server.config_drive else {},
+    )
+
+
+async def destroy(run: Run[Server]) -> None:
+    """Takes the guest off its host. One that is down is told so when it joins again."""
+    server = run.record
+    if not server.host or not await nodes.is_up(run.runtime, server.host):
+        return
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    await host.destroy(server.id)
+
+
+# Deleting
+
+
+async def remove_guest(run: Run[Server]) -> None:
+    await destroy(run)
+
+
+async def remove_ports(run: Run[Server]) -> None:
+    await detach(run)
+
+
+async def release(run: Run[Server]) -> None:
+    """Gives back the room; the actions become history."""
+    server = run.record
+    await run.peer(PLACEMENT).release(server.id)
+    await instance_actions.finish(run.runtime, run.id, _EVENTS["delete"], server.host)
+    async with run.runtime.store.tx(wait=False) as tx:
+        await instance_actions.bury(tx, server.id)
+
+
+async def not_deleted(run: Run[Server]) -> None:
+    """An undo that undoes nothing: what is gone is gone. It notes the failure."""
+    await _note_failure(run, "delete")
+
+
+# Power
+
+
+async def _note_failure(run: Run[Server], verb: str) -> None:
+    e = run.entry
+    await instance_actions.finish(
+        run.runtime, run.id, _EVENTS[verb], run.record.host, error=e.error, detail=e.detail
+    )
+
+
+async def _host(run: Run[Server]) -> ComputeHost:
+    return await run.agent(COMPUTE_HOST, on=run.record.host)
+
+
+async def power_on(run: Run[Server]) -> Changes:
+    guest = await (await _host(run)).start_guest(run.record.id)
+    await instance_actions.finish(run.runtime, run.id, _EVENTS["start"], run.record.host)
+    return {"power_state": guest.power_state}
+
+
+async def not_started(run: Run[Server]) -> None:
+    await _note_failure(run, "start")
+
+
+async def power_off(run: Run[Server]) -> Changes:
+    timeout = settings_of(run.runtime).stop_timeout_s
+    guest = await (await _host(run)).stop_guest(run.record.id, timeout)
+    await instance_actions.finish(run.runtime, run.id, _EVENTS["stop"], run.record.host)
+    return {"power_state": guest.power_state}
+
+
+async def not_stopped(run: Run[Server]) -> None:
+    await _note_failure(run, "stop")
+
+
+async def soft_reboot(run: Run[Server]) -> Changes:
+    return await _reboot(run, hard=False)
+
+
+async def hard_reboot(run: Run[Server]) -> Changes:
+    return await _reboot(run, hard=True)
+
+
+async def _reboot(run: Run[Server], *, hard: bool) -> Changes:
+    guest = await (await _host(run)).reboot(run.record.id, hard)
+    await instance_actions.finish(run.runtime, run.id, _EVENTS["reboot"], run.record.host)
+    return {"power_state": guest.power_state}
+
+
+async def not_rebooted(run: Run[Server]) -> None:
+    await _note_failure(run, "reboot")
+
+
+# What the record says afterwards
+
+
+_EVENTS = {
+    "create": "compute__do_build_and_run_instance",
+    "delete": "compute_terminate_instance",
+    "start": "compute_start_instance",
+    "stop": "compute_stop_instance",
+    "reboot": "compute_reboot_instance",
+}
+
+
+def fault_of(failure: Failure) -> FaultCopy:
+    """Shortened for users; the whole story is for administrators."""
+    message = failure.message
+    if len(message) > MESSAGE_LIMIT:
+        message = message[: MESSAGE_LIMIT - 3] + "..."
+    code = 400 if failure.code == 400 else 500
+    return FaultCopy(code=code, created=failure.at, message=message, details=failure.detail)
+
+
+def _failed(server: Server, failure: Failure) -> Changes:
+    return {"fault": fault_of(failure)}
+
+
+def _never_built(server: Server, failure: Failure) -> Changes:
+    return {"fault": fault_of(failure), "host": "", "zone": "", "nics": []}
+
+
+def _launched(server: Server, now: str) -> Changes:
+    return {"launched_at": now, "fault": None}
+
+
+def _gone(server: Server, now: str) -> Changes:
+    terminated = {"terminated_at": now, "vm_state": states.DELETED, "task_state": ""}
+    return {**terminated, "power_state": 0, "nics": []}
+
+
+def _healed(server: Server, now: str) -> Changes:
+    return {"fault": None}
+
+
+CREATE = Saga(
+    "compute.instance.create",
+    SERVERS,
+    states.LIFECYCLE,
+    "create",
+    Step(place, unplace),
+    Step(attach, detach),
+    Step(spawn, destroy, timeout_s=1800),
+    failed=_never_built,
+    done=_launched,
+)
+DELETE = Saga(
+    "compute.instance.delete",
+    SERVERS,
+    states.LIFECYCLE,
+    "delete",
+    Step(remove_guest, not_deleted),
+    Step(remove_ports),
+    Step(release),
+    failed=_failed,
+    done=_gone,
+)
+START = Saga(
+    "compute.instance.power_on",
+    SERVERS,
+    states.LIFECYCLE,
+    "start",
+    Step(power_on, not_started),
+    failed=_failed,
+    done=_healed,
+)
+STOP = Saga(
+    "compute.instance.power_off",
+    SERVERS,
+    states.LIFECYCLE,
+    "stop",
+    Step(power_off, not_stopped),
+    failed=_failed,
+    done=_healed,
+)
+REBOOT = Saga(
+    "compute.instance.reboot",
+    SERVERS,
+    states.LIFECYCLE,
+    "reboot",
+    Step(soft_reboot, not_rebooted),
+    failed=_failed,
+    done=_healed,
+)
+HARD_REBOOT = Saga(
+    "compute.instance.reboot",
+    SERVERS,
+    states.LIFECYCLE,
+    "hard reboot",
+    Step(hard_reboot, not_rebooted),
+    failed=_failed,
+    done=_healed,
+)
+SAGAS = (CREATE, DELETE, START, STOP, REBOOT, HARD_REBOOT)

@@ -1,0 +1,80 @@
+"""The states of a server: `vm_state` is stable, `task_state` busy; the API's status is a view of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pileus.kernel.states import SAME, Lifecycle, Verb
+
+BUILDING, ACTIVE, STOPPED, ERROR, DELETED = "building", "active", "stopped", "error", "deleted"
+PAUSED = "paused"
+SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
+DELETING = "deleting"
+EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, ERROR})
+
+LIFECYCLE = Lifecycle(
+    {
+        "create": Verb(frozenset(), SCHEDULING, ACTIVE, ERROR),
+        "delete": Verb(EVERY, DELETING, None, ERROR, interrupts=True),
+        "start": Verb({STOPPED}, "powering-on", ACTIVE, SAME),
+        "stop": Verb({ACTIVE, ERROR}, "powering-off", STOPPED, SAME),
+        "reboot": Verb({ACTIVE}, "rebooting", SAME, SAME),
+        "hard reboot": Verb({ACTIVE, STOPPED, PAUSED, ERROR}, "rebooting_hard", ACTIVE, ERROR),
+    },
+    stable="vm_state",
+    busy="task_state",
+    observed={PAUSED},
+    reset={ACTIVE, ERROR},
+    noun="instance",
+)
+
+_STATUS = {
+    ACTIVE: {"": "ACTIVE", "rebooting": "REBOOT", "rebooting_hard": "HARD_REBOOT"},
+    BUILDING: {"": "BUILD"},
+    STOPPED: {"": "SHUTOFF"},
+    PAUSED: {"": "PAUSED"},
+    ERROR: {"": "ERROR"},
+    DELETED: {"": "DELETED"},
+}
+# Statuses that a list may be asked for although no server is ever in them here.
+_FOREIGN = [
+    "PASSWORD",
+    "REBUILD",
+    "MIGRATING",
+    "RESIZE",
+    "VERIFY_RESIZE",
+    "REVERT_RESIZE",
+    "SUSPENDED",
+    "RESCUE",
+    "SOFT_DELETED",
+    "SHELVED",
+    "SHELVED_OFFLOADED",
+    "UNKNOWN",
+]
+
+
+def status_of(vm_state: str, task_state: str) -> str:
+    """`ACTIVE`, `BUILD`, ... as the API shows it."""
+    tasks = _STATUS.get(vm_state, {"": "UNKNOWN"})
+    return tasks.get(task_state, tasks[""])
+
+
+def states_of(statuses: Iterable[str]) -> tuple[list[str], list[str], bool]:
+    """The vm_states and task_states (empty: any) that give these statuses; whether all words are known."""
+    vm_states: set[str] = set()
+    task_states: set[str] = set()
+    known = True
+    any_task = False
+    for wanted in statuses:
+        found = [
+            (vm, task)
+            for vm, tasks in _STATUS.items()
+            for task, status in tasks.items()
+            if status == wanted.upper()
+        ]
+        known = known and (bool(found) or wanted.upper() in _FOREIGN)
+        for vm, task in found:
+            vm_states.add(vm)
+            any_task = any_task or not task
+            task_states.add(task)
+    return sorted(vm_states), [] if any_task else sorted(task_states), known

@@ -1,0 +1,27 @@
+"""What an operator may turn: six knobs, each with its reason."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pileus.kernel.runtime import Runtime
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the compute service."""
+
+    default_zone: str = "nova"  # clients and templates name it literally
+    resume_guests: bool = False  # start again after a reboot of the host what ran before it
+    stop_timeout_s: float = 60.0  # how long a guest may take to power off by itself
+    cpu_ratio: float = 4.0  # vCPUs promised for each real one
+    ram_ratio: float = 1.0  # overcommitted memory ends in killed guests
+    disk_ratio: float = 1.0
+
+
+DEFAULTS = Settings()
+
+
+def settings_of(runtime: Runtime) -> Settings:
+    """The settings in force; the defaults where a test gives none."""
+    found = runtime.settings.get("compute")
+    return found if isinstance(found, Settings) else DEFAULTS
