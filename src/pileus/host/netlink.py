@@ -1,7 +1,7 @@
 """Devices, addresses, routes and forwarding entries of one network namespace, by rtnetlink.
 
 Blocking, and bound to the namespace of the thread that opened it: used from jobs of `host.netns`. Each `want_` method
-compares with what is there and says whether it had to change anything, so applying twice changes nothing.
+compares with what is there and changes only what differs; `changes` counts what was changed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,28 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any
 
+from pileus.host import netlink_wire as wire
 from pileus.kernel.faults import NotFound, Unavailable
 
+_NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
+_NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
+_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
+_NEW_ENTRY, _DELETE_ENTRY, _GET_ENTRY = 28, 29, 30
+_LINK = struct.Struct("=BBHiII")  # family, pad, type, index, flags, mask of flags
+_ADDRESS = struct.Struct("=BBBBI")  # family, prefix, flags, scope, index
+_ROUTE = struct.Struct("=BBBBBBBBI")  # family, prefix, .., table, protocol, scope, type, flags
+_ENTRY = struct.Struct("=BBHiHBB")  # family, pads, index, state, flags, type
+_UP = 0x1
+_MAC, _NAME, _MTU, _MASTER, _INFO, _ALIAS, _NAMESPACE = 1, 3, 4, 10, 18, 20, 28
+_INFO_KIND, _INFO_DATA = 1, 2
+_BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_IPTABLES, _BRIDGE_IP6TABLES = 1, 23, 36, 37
+_VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
+_MAIN_TABLE, _STATIC, _UNICAST, _ON_LINK = 254, 4, 1, 253
+_PERMANENT, _SELF = 0x80, 0x02
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
-_IFF_TAP, _IFF_NO_PI, _IFF_UP = 0x0002, 0x1000, 0x1
-_NUD_PERMANENT, _NTF_SELF = 0x80, 0x02
-_STATIC = 4  # RTPROT_STATIC
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+_ABSENT = (errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT)
 EVERY_MAC = "00:00:00:00:00:00"  # the entry for broadcast and unknown addresses of a VXLAN device
 
 
@@ -39,73 +53,70 @@ class Link:
 
 class Netlink:
     def __init__(self) -> None:
-        from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        self._refusal: type[Exception] = NetlinkError
-        self._route: Any = IPRoute()
+        self._wire = wire.NetlinkWire(socket.NETLINK_ROUTE)
         self.changes = 0
 
     def close(self) -> None:
-        self._route.close()
+        self._wire.close()
 
     def links(self) -> dict[str, Link]:
         """Every device of the namespace by name."""
-        found = (_link(message) for message in self._route.get_links())
+        found = [_read_link(m) for m in self._wire.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0, 0))]
         return {link.name: link for link in found}
 
     def link(self, name: str) -> Link | None:
         try:
-            return _link(next(iter(self._route.link("get", ifname=name))))
-        except self._refusal as error:
-            if int(getattr(error, "code", 0)) == errno.ENODEV:
+            body = _LINK.pack(0, 0, 0, 0, 0, 0) + wire.text(_NAME, name)
+            return _read_link(self._wire.get(_GET_LINK, body))
+        except wire.Refused as refused:
+            if refused.code == errno.ENODEV:
                 return None
-            raise Unavailable(f"Cannot read network device {name}: {error}.") from error
+            raise Unavailable(f"Cannot read network device {name}: {refused}.") from refused
 
     def index(self, name: str) -> int:
         """Raises NotFound."""
-        link = self.link(name)
-        if link is None:
-            raise NotFound(f"There is no network device {name}.")
-        return link.index
-
-    def add(self, name: str, kind: str, **attributes: Any) -> None:
-        """Make a device, down. `attributes` are rtnetlink's, in pyroute2's spelling."""
-        self._do("link", "add", ifname=name, kind=kind, **attributes)
+        return self._existing(name).index
 
     def add_bridge(self, name: str, *, mtu: int, alias: str, filtered: bool) -> None:
         """A bridge without spanning tree or snooping; `filtered` passes its frames through the inet hooks."""
-        filtering = {"br_nf_call_iptables": int(filtered), "br_nf_call_ip6tables": int(filtered)}
-        self.add(name, "bridge", mtu=mtu, br_mcast_snooping=0, br_forward_delay=0, **filtering)
-        self.change(name, ifalias=alias)
+        data = (
+            wire.u32(_BRIDGE_DELAY, 0)
+            + wire.u8(_BRIDGE_SNOOPING, 0)
+            + wire.u8(_BRIDGE_IPTABLES, int(filtered))
+            + wire.u8(_BRIDGE_IP6TABLES, int(filtered))
+        )
+        self._add(name, "bridge", data, wire.u32(_MTU, mtu))
+        self.want(name, mtu=mtu, alias=alias, up=False)
 
     def add_veth(
         self, name: str, *, peer: str, namespace: Path, mac: str, mtu: int, alias: str
     ) -> None:
-        """A pair: `name` here, `peer` with address `mac` in `namespace`."""
-        other: dict[str, Any] = {"ifname": peer, "net_ns_fd": str(namespace), "mtu": mtu}
-        if mac:
-            other["address"] = mac
-        self.add(name, "veth", mtu=mtu, peer=other)
-        self.change(name, ifalias=alias)
+        """A pair: `name` here, `peer` with address `mac` (or any) in `namespace`."""
+        fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            other = _LINK.pack(0, 0, 0, 0, 0, 0) + wire.text(_NAME, peer) + wire.u32(_MTU, mtu)
+            other += wire.u32(_NAMESPACE, fd)
+            other += wire.attribute(_MAC, _mac_bytes(mac)) if mac else b""
+            self._add(name, "veth", wire.nested(1, other), wire.u32(_MTU, mtu))
+        finally:
+            os.close(fd)
+        self.want(name, mtu=mtu, alias=alias, up=False)
 
     def add_vxlan(
         self, name: str, *, segment: int, local: str, port: int, mtu: int, namespace: Path
     ) -> None:
         """Made here, where its UDP socket stays, and moved to `namespace`. Learns nothing by itself."""
-        version = {"vxlan_local": local} if ":" not in local else {"vxlan_local6": local}
-        self.add(
-            name, "vxlan", vxlan_id=segment, vxlan_port=port, vxlan_learning=0, mtu=mtu, **version
-        )
+        address = ip_address(local)
+        data = wire.u32(_VXLAN_ID, segment) + wire.u8(_VXLAN_LEARNING, 0)
+        data += wire.attribute(_VXLAN_PORT, struct.pack("!H", port))
+        kind = _VXLAN_LOCAL if address.version == 4 else _VXLAN_LOCAL6
+        data += wire.attribute(kind, address.packed)
+        self._add(name, "vxlan", data, wire.u32(_MTU, mtu))
         fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.change(name, net_ns_fd=fd)
+            self._alter(name, self.index(name), 0, 0, wire.u32(_NAMESPACE, fd))
         finally:
             os.close(fd)
-
-    def change(self, name: str, **attributes: Any) -> None:
-        """Change attributes of a device (`state="up"`, `master=index`, `mtu`, `ifalias`, `address`...)."""
-        self._do("link", "set", index=self.index(name), **attributes)
 
     def want(
         self,
@@ -117,133 +128,134 @@ class Netlink:
         mac: str = "",
         up: bool = True,
     ) -> None:
-        """Bring an existing device to this state, changing only what differs. Raises NotFound."""
-        link = self.link(name)
-        if link is None:
-            raise NotFound(f"There is no network device {name}.")
-        index = self.index(master) if master else link.master
-        goal = {
-            "mtu": mtu,
-            "master": index,
-            "ifalias": alias or link.alias,
-            "address": mac or link.mac,
-        }
-        now = {"mtu": link.mtu, "master": link.master, "ifalias": link.alias, "address": link.mac}
-        changed: dict[str, Any] = {k: v for k, v in goal.items() if now[k] != v}
-        if link.up != up:
-            changed["state"] = "up" if up else "down"
-        if changed:
-            self._do("link", "set", index=link.index, **changed)
+        """Bring an existing device to this state. Raises NotFound."""
+        link = self._existing(name)
+        altered = wire.u32(_MTU, mtu) if link.mtu != mtu else b""
+        if mac and link.mac != mac:
+            altered += wire.attribute(_MAC, _mac_bytes(mac))
+        if alias and link.alias != alias:
+            altered += wire.attribute(_ALIAS, alias.encode())
+        if master and link.master != (index := self.index(master)):
+            altered += wire.u32(_MASTER, index)
+        if altered or link.up != up:
+            self._alter(name, link.index, _UP if up else 0, _UP, altered)
 
     def delete(self, name: str) -> None:
         """Absent is fine."""
-        try:
-            self._do("link", "del", index=self.index(name))
-        except NotFound:
-            return
+        if link := self.link(name):
+            body = _LINK.pack(0, 0, 0, link.index, 0, 0)
+            self._do(f"remove device {name}", _DELETE_LINK, 0, body, absent_is_fine=True)
 
     def want_addresses(self, name: str, wanted: set[str]) -> None:
         """Give the device exactly these `ip/prefix`; IPv6 link-local ones are left alone unless wanted."""
         index = self.index(name)
-        present = {}
-        for message in self._route.get_addr(index=index):
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            present[str(ip_interface(f"{text}/{message['prefixlen']}"))] = text
-        wanted = {str(ip_interface(w)) for w in wanted}
-        for gone in present.keys() - wanted:
-            if not ip_address(present[gone]).is_link_local or "." in gone:
-                self._address("del", index, gone)
-        for new in sorted(wanted - present.keys(), key=lambda a: ip_interface(a).network.prefixlen):
-            self._address("add", index, new)
-
-    def _address(self, verb: str, index: int, text: str) -> None:
-        interface = ip_interface(text)
-        extra: dict[str, Any] = {"flags": 0x02} if interface.version == 6 and verb == "add" else {}
-        if interface.version == 4 and interface.network.prefixlen < 31 and verb == "add":
-            extra["broadcast"] = str(interface.network.broadcast_address)
-        prefix = interface.network.prefixlen
-        self._do("addr", verb, index=index, address=str(interface.ip), prefixlen=prefix, **extra)
+        present: set[str] = set()
+        for message in self._wire.dump(_GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
+            _, prefix, _, _, owner = _ADDRESS.unpack_from(message)
+            parts = wire.attributes(message[_ADDRESS.size :])
+            if owner == index and (raw := parts.get(2) or parts.get(1)):
+                present.add(f"{ip_address(raw)}/{prefix}")
+        goal = {str(ip_interface(text)) for text in wanted}
+        for gone in sorted(present - goal):
+            if not (ip_interface(gone).is_link_local and ":" in gone):
+                self._address(_DELETE_ADDRESS, 0, index, gone)
+        for new in sorted(goal - present, key=lambda a: ip_interface(a).network.prefixlen):
+            self._address(_NEW_ADDRESS, wire.CREATE | wire.REPLACE, index, new)
 
     def want_routes(self, wanted: dict[str, tuple[str, str]]) -> None:
         """Exactly these static routes of the main table: destination CIDR to (nexthop or "", device)."""
-        present: dict[str, tuple[str, int]] = {}
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for message in self._route.get_routes(family=family, table=254, proto=_STATIC):
-                target = message.get_attr("RTA_DST") or ("0.0.0.0" if family == 2 else "::")
-                key = str(ip_network(f"{target}/{message['dst_len']}"))
-                nexthop = message.get_attr("RTA_GATEWAY") or ""
-                present[key] = (nexthop, message.get_attr("RTA_OIF") or 0)
         goal = {d: (via, self.index(device)) for d, (via, device) in wanted.items()}
+        present = self._static_routes()
         for destination in present.keys() - goal.keys():
-            via, oif = present[destination]
-            self._route_to("del", destination, via, oif)
-        for destination, (via, oif) in goal.items():
-            if present.get(destination) != (via, oif):
-                self._route_to("replace", destination, via, oif)
-
-    def _route_to(self, verb: str, destination: str, via: str, oif: int) -> None:
-        attributes: dict[str, Any] = {
-            "dst": destination,
-            "oif": oif,
-            "proto": _STATIC,
-            "table": 254,
-        }
-        attributes["family"] = socket.AF_INET6 if ":" in destination else socket.AF_INET
-        if via:
-            attributes["gateway"] = via
-        else:
-            attributes["scope"] = 253 if attributes["family"] == socket.AF_INET else 0
-        self._do("route", verb, **attributes)
+            self._route(_DELETE_ROUTE, 0, destination, *present[destination])
+        for destination, (via, index) in goal.items():
+            if present.get(destination) != (via, index):
+                flags = wire.CREATE | wire.REPLACE
+                self._route(_NEW_ROUTE, flags, destination, via, index)
 
     def want_destinations(self, name: str, wanted: set[tuple[str, str]]) -> None:
         """Exactly these (MAC, host address) entries of a VXLAN device; EVERY_MAC is the flood list."""
         index = self.index(name)
         present = set()
-        for message in self._route.get_neighbours(family=socket.AF_BRIDGE, ifindex=index):
-            target = message.get_attr("NDA_DST")
-            if message["ifindex"] == index and target:
-                present.add((message.get_attr("NDA_LLADDR"), target))
-        for mac, target in present - wanted:
-            self._destination("del", index, mac, target)
+        # The kernel takes the longer header as a request for one device's entries.
+        body = _LINK.pack(socket.AF_BRIDGE, 0, 0, index, 0, 0)
+        for message in self._wire.dump(_GET_ENTRY, body):
+            parts = wire.attributes(message[_ENTRY.size :])
+            if _ENTRY.unpack_from(message)[3] == index and 1 in parts and 2 in parts:
+                present.add((_mac_text(parts[2]), str(ip_address(parts[1]))))
+        for mac, target in sorted(present - wanted):
+            self._destination(_DELETE_ENTRY, 0, index, mac, target)
         for mac, target in sorted(wanted - present):
-            self._destination("append", index, mac, target)
+            self._destination(_NEW_ENTRY, wire.CREATE | wire.APPEND, index, mac, target)
 
-    def _destination(self, verb: str, index: int, mac: str, target: str) -> None:
-        self._do(
-            "fdb",
-            verb,
-            ifindex=index,
-            lladdr=mac,
-            dst=target,
-            state=_NUD_PERMANENT,
-            flags=_NTF_SELF,
-        )
+    def _existing(self, name: str) -> Link:
+        link = self.link(name)
+        if link is None:
+            raise NotFound(f"There is no network device {name}.")
+        return link
 
-    def _do(self, noun: str, verb: str, **attributes: Any) -> None:
+    def _add(self, name: str, kind: str, data: bytes, more: bytes) -> None:
+        info = wire.nested(_INFO, wire.text(_INFO_KIND, kind), wire.nested(_INFO_DATA, data))
+        body = _LINK.pack(0, 0, 0, 0, 0, 0) + wire.text(_NAME, name) + more + info
+        self._do(f"make {kind} {name}", _NEW_LINK, wire.CREATE | wire.EXCLUSIVE, body)
+
+    def _alter(self, name: str, index: int, flags: int, mask: int, altered: bytes) -> None:
+        body = _LINK.pack(0, 0, 0, index, flags, mask) + altered
+        self._do(f"alter device {name}", _NEW_LINK, 0, body)
+
+    def _address(self, kind: int, flags: int, index: int, text: str) -> None:
+        own = ip_interface(text)
+        family = socket.AF_INET if own.version == 4 else socket.AF_INET6
+        prefix = own.network.prefixlen
+        no_detection = 0x02 if own.version == 6 else 0  # of duplicates: it would delay the address
+        body = _ADDRESS.pack(family, prefix, no_detection, 0, index)
+        body += wire.attribute(2, own.ip.packed) + wire.attribute(1, own.ip.packed)
+        if own.version == 4 and prefix < 31:
+            body += wire.attribute(4, own.network.broadcast_address.packed)
+        self._do(f"set address {text}", kind, flags, body, absent_is_fine=kind == _DELETE_ADDRESS)
+
+    def _static_routes(self) -> dict[str, tuple[str, int]]:
+        present = {}
+        for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            request = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+            for message in self._wire.dump(_GET_ROUTE, request):
+                _, prefix, _, _, table, protocol, *_ = _ROUTE.unpack_from(message)
+                if table != _MAIN_TABLE or protocol != _STATIC:
+                    continue
+                parts = wire.attributes(message[_ROUTE.size :])
+                target = str(ip_address(parts[1])) if 1 in parts else anywhere
+                via = str(ip_address(parts[5])) if 5 in parts else ""
+                device = struct.unpack("=I", parts.get(4, bytes(4)))[0]
+                present[str(ip_network(f"{target}/{prefix}"))] = (via, device)
+        return present
+
+    def _route(self, kind: int, flags: int, destination: str, via: str, index: int) -> None:
+        block = ip_network(destination)
+        family = socket.AF_INET if block.version == 4 else socket.AF_INET6
+        scope = 0 if via or block.version == 6 else _ON_LINK
+        body = _ROUTE.pack(family, block.prefixlen, 0, 0, _MAIN_TABLE, _STATIC, scope, _UNICAST, 0)
+        body += wire.attribute(1, block.network_address.packed) + wire.u32(4, index)
+        if via:
+            body += wire.attribute(5, ip_address(via).packed)
+        absent = kind == _DELETE_ROUTE
+        self._do(f"set route to {destination}", kind, flags, body, absent_is_fine=absent)
+
+    def _destination(self, kind: int, flags: int, index: int, mac: str, target: str) -> None:
+        body = _ENTRY.pack(socket.AF_BRIDGE, 0, 0, index, _PERMANENT, _SELF, 0)
+        body += wire.attribute(2, _mac_bytes(mac))
+        body += wire.attribute(1, ip_address(target).packed)
+        absent = kind == _DELETE_ENTRY
+        self._do(f"set entry {mac} {target}", kind, flags, body, absent_is_fine=absent)
+
+    def _do(
+        self, what: str, kind: int, flags: int, body: bytes, *, absent_is_fine: bool = False
+    ) -> None:
         self.changes += 1
         try:
-            getattr(self._route, noun)(verb, **attributes)
-        except self._refusal as error:
-            code = int(getattr(error, "code", 0))
-            if verb == "del" and code in (errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL):
-                return
-            what = attributes.get("ifname") or attributes.get("dst") or attributes.get("address")
-            reason = os.strerror(code)
-            raise Unavailable(f"Cannot {verb} {noun} {what or ''}: {reason}.") from error
-
-
-def _link(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
-        mac=message.get_attr("IFLA_ADDRESS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        master=message.get_attr("IFLA_MASTER") or 0,
-        up=bool(message["flags"] & _IFF_UP),
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-    )
+            self._wire.do(kind, flags, body)
+        except wire.Refused as refused:
+            if not (absent_is_fine and refused.code in _ABSENT):
+                raise Unavailable(f"Cannot {what}: {refused}.") from refused
 
 
 def add_tap(name: str, *, owner: int | None) -> None:
@@ -257,3 +269,27 @@ def add_tap(name: str, *, owner: int | None) -> None:
         fcntl.ioctl(fd, _TUNSETPERSIST, 1)
     finally:
         os.close(fd)
+
+
+def _read_link(message: bytes) -> Link:
+    _, _, _, index, flags, _ = _LINK.unpack_from(message)
+    parts = wire.attributes(message[_LINK.size :])
+    info = wire.attributes(parts.get(_INFO, b""))
+    return Link(
+        index=index,
+        name=wire.string(parts.get(_NAME)),
+        kind=wire.string(info.get(_INFO_KIND)),
+        mac=_mac_text(parts.get(_MAC, b"")),
+        mtu=struct.unpack("=I", parts.get(_MTU, bytes(4)))[0],
+        master=struct.unpack("=I", parts.get(_MASTER, bytes(4)))[0],
+        up=bool(flags & _UP),
+        alias=wire.string(parts.get(_ALIAS)),
+    )
+
+
+def _mac_bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _mac_text(raw: bytes) -> str:
+    return ":".join(f"{octet:02x}" for octet in raw)

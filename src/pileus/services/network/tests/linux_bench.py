@@ -69,8 +69,12 @@ class LinuxBench:
     async def open(self) -> None:
         outside, hosts = self.name("out"), {"h1": "198.51.100.2", "h2": "198.51.100.3"}
         await self._create(outside)
-        await self._inside(outside, lambda link: link.add("switch", "bridge"))
-        await self._inside(outside, lambda link: link.want("switch", mtu=1500))
+
+        def switch(link: Netlink) -> None:
+            link.add_bridge("switch", mtu=1500, alias="", filtered=False)
+            link.want("switch", mtu=1500)
+
+        await self._inside(outside, switch)
         await self._addresses(outside, "switch", {f"{OUTSIDE_IP}/24"})
         for host, address in hosts.items():
             name = self.name(host)
