@@ -344,7 +344,8 @@ def running_in(guests: Path) -> dict[str, int]:
     root = guests.resolve()
 
     def belongs(arguments: list[bytes], cwd: Path) -> bool:
-        return os.fsdecode(arguments[0]).endswith(PROGRAM) and cwd.parent == root
+        # Not by the program's name: a QEMU about to be executed is `setpriv` for a moment.
+        return cwd.parent == root and b"-uuid" in arguments
 
     found = process.find(belongs)
     return {_uuid_of(arguments): pid for pid, arguments in found.items()}

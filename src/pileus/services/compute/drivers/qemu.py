@@ -294,6 +294,9 @@ class QemuComputeDriver:
     async def _launch(self, resident: Resident) -> None:
         spec, folder = resident.spec, resident.folder
         base = await self._base(spec)
+        running = await asyncio.to_thread(qemu.running_in, self._guests_dir)
+        if nobodys := running.get(spec.id):  # from a process that died between fork and exec
+            await kill(nobodys)
         with ExitStack() as opened:
             sockets: dict[str, socket.socket] = {
                 name: opened.enter_context(qemu.listen(folder.path / f"{name}.sock"))

@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -254,6 +255,49 @@ def test_spawn_goes_on_where_a_dead_process_left_it(bench: Bench, tmp_path: Path
         await again.close()
 
     asyncio.run(story())
+
+
+SPAWNER = """
+import asyncio, sys, pathlib, msgspec
+from pileus.services.compute.driver import GuestSpec
+from pileus.services.compute.drivers.qemu import QemuComputeDriver
+async def main():
+    driver = QemuComputeDriver(pathlib.Path(sys.argv[1]), accelerator="tcg")
+    await driver.start_up()
+    print("up", flush=True)
+    await driver.spawn(msgspec.json.decode(sys.argv[2], type=GuestSpec))
+    print("spawned", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.01, 0.05, 0.1, 0.2, 0.4, 1.5])
+def test_a_killed_process_leaves_nothing_that_a_repeated_spawn_cannot_repair(
+    bench: Bench, tmp_path: Path, delay_s: float
+) -> None:
+    async def story() -> None:
+        spec = bench.spec(config_drive=True, metadata={"openstack/latest/user_data": "x"})
+        arguments = [str(tmp_path / "state"), msgspec.json.encode(spec).decode()]
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SPAWNER, *arguments, stdout=asyncio.subprocess.PIPE
+        )
+        assert child.stdout
+        while b"up\n" not in await child.stdout.readline():
+            assert not child.stdout.at_eof()
+        await asyncio.sleep(delay_s)
+        child.kill()
+        await child.wait()
+        driver = bench.make()
+        await driver.start_up()
+        assert (await driver.spawn(spec)).power_state == RUNNING
+        assert list(qemu.running_in(tmp_path / "state/guests")) == [spec.id]
+        await driver.destroy(spec.id)
+        assert qemu.running_in(tmp_path / "state/guests") == {}
+        await driver.close()
+
+    asyncio.run(story())
+    assert list((tmp_path / "state/guests").iterdir()) == []
 
 
 def test_a_guest_reads_its_config_drive_and_its_disks(bench: Bench) -> None:
