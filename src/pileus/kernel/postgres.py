@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialect
 from sqlalchemy.sql.base import Executable
 
 from . import sql as spelling
-from .faults import Stale, Unavailable
+from .faults import Invalid, Stale, Unavailable
 from .store import METADATA, Duplicate, Row, Sql, Statements
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class PostgresStore:
 
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
         async with self.connection() as c:
-            found: Sequence[Row] = await c.fetch(sql.text, *sql.args(values))
-            return found
+            return await _fetch(c, sql, values)
 
     def tx(self, *, wait: bool = True) -> _PostgresTx:
         return _PostgresTx(self, wait)
@@ -106,6 +105,14 @@ class PostgresStore:
         self._lazy = 0 if waited else self._lazy + 1
         for wake in self._wakes:
             wake()
+
+
+async def _fetch(c: Any, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
+    try:
+        found: Sequence[Row] = await c.fetch(sql.text, *sql.args(values))
+    except asyncpg.InvalidRegularExpressionError as e:  # Python's and PostgreSQL's differ
+        raise Invalid(f"Invalid regular expression: {e.message}.", internal=repr(e)) from e
+    return found
 
 
 class _PostgresTx:
@@ -149,10 +156,9 @@ class _PostgresTx:
 
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
         try:
-            found: Sequence[Row] = await self._c.fetch(sql.text, *sql.args(values))
+            return await _fetch(self._c, sql, values)
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as e:
             raise Stale("Another request changed the same rows.", internal=repr(e)) from e
-        return found
 
     async def run(self, sql: Sql, values: Mapping[str, Any]) -> int:
         try:

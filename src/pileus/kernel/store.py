@@ -311,7 +311,7 @@ class Table(Generic[R]):
                 part.append((column, op, many))
                 values[f"f{n}_{column}"] = _bound(value, many)
                 if op in ("all", "not_all"):
-                    values[f"n{n}_{column}"] = len(value)
+                    values[f"n{n}_{column}"] = len(set(value))
             shape.append(tuple(part))
         return values, tuple(shape)
 
@@ -525,6 +525,6 @@ def _same(statement: Executable) -> Executable:
 def _bound(value: Any, many: bool) -> Any:
     if many:
         return msgspec.json.encode(
-            [str(v) if not isinstance(v, int) else v for v in value]
+            [int(v) if isinstance(v, int) else str(v) for v in value]
         ).decode()
     return int(value) if isinstance(value, bool) else value

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 USER = "postgres"
 
@@ -22,27 +24,34 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """A running server with an empty database; its URL. Raises FileNotFoundError if Debian's package is missing."""
+def postgres(*, durable: bool = False) -> Iterator[str]:
+    """A running server with an empty database; its URL. Raises FileNotFoundError if Debian's package is missing.
+
+    `durable`: it really waits for the disk, as figures need and tests do not.
+    """
     bin_ = programs()
     if bin_ is None:
-        raise FileNotFoundError("PostgreSQL is not installed; install it: apt-get install postgresql")
+        raise FileNotFoundError(
+            "PostgreSQL is not installed; install it: apt-get install postgresql"
+        )
     folder = Path(tempfile.mkdtemp(prefix="pileus-postgres-"))
     port = _free_port()
     account = pwd.getpwnam(USER) if os.geteuid() == 0 else None
     if account is not None:
         os.chown(folder, account.pw_uid, account.pw_gid)
-    ids = {"user": account.pw_uid, "group": account.pw_gid} if account else {}
+    ids: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid} if account else {}
     data = folder / "data"
     subprocess.run(
         [bin_ / "initdb", "-D", data, "-U", "pileus", "--auth=trust", "-E", "UTF8", "--locale=C"],
         check=True,
         capture_output=True,
         cwd=folder,
-        **ids,  # type: ignore[call-overload]
+        **ids,
     )
+    options = {"listen_addresses": "127.0.0.1", "fsync": "on" if durable else "off"}
+    settings = [text for name, value in options.items() for text in ("-c", f"{name}={value}")]
     server = subprocess.Popen(
-        [bin_ / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"],
+        [str(bin_ / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder), *settings],
         stdout=subprocess.DEVNULL,
         stderr=(folder / "log").open("wb"),
         cwd=folder,
@@ -52,7 +61,7 @@ def postgres() -> Iterator[str]:
         _wait(bin_, folder, port)
         yield f"postgresql://pileus@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # its fast shutdown, which waits for no client
         server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -64,7 +73,7 @@ def _free_port() -> int:
 
 
 def _wait(bin_: Path, folder: Path, port: int) -> None:
-    command = [bin_ / "pg_isready", "-h", folder, "-p", str(port), "-t", "1"]
+    command = [str(bin_ / "pg_isready"), "-h", str(folder), "-p", str(port), "-t", "1"]
     for _ in range(300):
         if subprocess.run(command, capture_output=True, check=False).returncode == 0:
             return
