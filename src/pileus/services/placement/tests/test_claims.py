@@ -1,0 +1,226 @@
+"""Hosts report, servers claim: the contract that compute relies on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pileus.kernel.faults import Invalid, NoCapacity
+from pileus.services.placement import SERVICE
+from pileus.services.placement.contract import Demand, Inventory
+from pileus.services.placement.ledger import CONSUMERS
+from pileus.services.placement.providers import PROVIDERS
+from pileus.services.placement.tests.given import ONE, SMALL, check_books, placement_of
+from pileus.testing.alone import alone, in_loop
+
+NODE = frozenset({"COMPUTE_NODE"})
+
+
+@in_loop
+async def test_a_report_makes_the_provider_and_the_same_report_writes_nothing() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("host-1", SMALL, NODE)
+        first = await PROVIDERS.one(cloud.runtime.store, name="host-1")
+        assert first is not None and first.traits == ["COMPUTE_NODE"]
+        assert first.inventories["DISK_GB"].capacity == 8
+        await placement.report("host-1", SMALL, NODE)
+        assert await PROVIDERS.one(cloud.runtime.store, name="host-1") == first
+
+
+@in_loop
+async def test_a_changed_report_keeps_usage_and_traits_that_an_operator_gave() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, store = placement_of(cloud), cloud.runtime.store
+        await placement.report("host-1", SMALL, NODE)
+        await placement.claim("c", ONE, ["host-1"], "p", "u")
+        async with store.tx() as tx:
+            provider = await PROVIDERS.one(tx, name="host-1")
+            assert provider is not None
+            await PROVIDERS.change(tx, provider, traits=["COMPUTE_NODE", "HW_CPU_X86_AVX"])
+        more = {**SMALL, "MEMORY_MB": Inventory(total=4096)}
+        await placement.report("host-1", more, frozenset({"COMPUTE_TRUSTED_CERTS"}))
+        provider = await PROVIDERS.one(store, name="host-1")
+        assert provider is not None
+        assert provider.traits == ["COMPUTE_TRUSTED_CERTS", "HW_CPU_X86_AVX"]
+        memory = provider.inventories["MEMORY_MB"]
+        assert (memory.total, memory.used) == (4096, 128)
+
+
+@in_loop
+async def test_a_class_in_use_stays_though_the_host_no_longer_reports_it() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("host-1", SMALL, NODE)
+        await placement.claim("c", ONE, ["host-1"], "p", "u")
+        await placement.report("host-1", {"VCPU": SMALL["VCPU"]}, NODE)
+        provider = await PROVIDERS.one(cloud.runtime.store, name="host-1")
+        assert provider is not None and set(provider.inventories) == set(SMALL)
+        await placement.release("c")
+        await placement.report("host-1", {"VCPU": SMALL["VCPU"]}, NODE)
+        provider = await PROVIDERS.one(cloud.runtime.store, name="host-1")
+        assert provider is not None and set(provider.inventories) == {"VCPU"}
+
+
+@in_loop
+async def test_a_custom_trait_of_a_host_is_made_and_an_unknown_name_refused() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("host-1", SMALL, frozenset({"CUSTOM_FAST"}))
+        with pytest.raises(Invalid, match="NO_SUCH_TRAIT"):
+            await placement.report("host-2", SMALL, frozenset({"NO_SUCH_TRAIT"}))
+        assert await PROVIDERS.one(cloud.runtime.store, name="host-2") is None
+
+
+@in_loop
+async def test_a_claim_takes_the_host_with_the_greatest_part_of_its_memory_free() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        for name, memory in (("small", 1024), ("large", 4096)):
+            await placement.report(name, {**SMALL, "MEMORY_MB": Inventory(total=memory)}, NODE)
+        both = ["small", "large"]
+        await placement.claim("first", ONE, ["small"], "p", "u")
+        assert await placement.claim("second", ONE, both, "p", "u") == "large"
+        for n in range(4):
+            await placement.claim(f"fill-{n}", ONE, ["large"], "p", "u")
+        assert await placement.claim("third", ONE, both, "p", "u") == "small"
+
+
+@in_loop
+async def test_a_claim_only_takes_hosts_it_was_given() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("other", {**SMALL, "MEMORY_MB": Inventory(total=65_536)}, NODE)
+        await placement.report("mine", SMALL, NODE)
+        assert await placement.claim("c", ONE, ["mine"], "p", "u") == "mine"
+
+
+@in_loop
+async def test_asking_again_gives_the_same_host_and_holds_no_more() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        for name in ("host-1", "host-2"):
+            await placement.report(name, SMALL, NODE)
+        first = await placement.claim("c", ONE, ["host-1"], "p", "u")
+        assert await placement.claim("c", ONE, ["host-2"], "p", "u") == first == "host-1"
+        await check_books(cloud)
+        assert len(await CONSUMERS.all(cloud.runtime.store)) == 1
+
+
+@in_loop
+async def test_a_release_gives_everything_back_and_a_second_one_does_nothing() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("host-1", SMALL, NODE)
+        await placement.claim("c", ONE, ["host-1"], "p", "u")
+        await placement.release("c")
+        await placement.release("c")
+        provider = await PROVIDERS.one(cloud.runtime.store, name="host-1")
+        assert provider is not None and not provider.in_use
+        assert await CONSUMERS.all(cloud.runtime.store) == []
+
+
+@in_loop
+async def test_traits_required_and_forbidden_decide_among_hosts() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("plain", SMALL, NODE)
+        await placement.report("vmx", SMALL, NODE | {"HW_CPU_X86_VMX"})
+        both = ["plain", "vmx"]
+        with_vmx = Demand(resources=ONE.resources, required=frozenset({"HW_CPU_X86_VMX"}))
+        without = Demand(resources=ONE.resources, forbidden=frozenset({"HW_CPU_X86_VMX"}))
+        assert await placement.claim("a", with_vmx, both, "p", "u") == "vmx"
+        assert await placement.claim("b", without, both, "p", "u") == "plain"
+        with pytest.raises(NoCapacity, match="plain: it lacks the trait HW_CPU_X86_VMX"):
+            await placement.claim("c", with_vmx, ["plain"], "p", "u")
+
+
+@in_loop
+async def test_no_capacity_names_each_host_and_why() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        await placement.report("host-1", SMALL, NODE)
+        await placement.report("host-2", {"VCPU": SMALL["VCPU"]}, NODE)
+        big = Demand(resources={"MEMORY_MB": 1024, "DISK_GB": 9})
+        with pytest.raises(NoCapacity) as caught:
+            await placement.claim("c", big, ["host-1", "host-2", "host-3"], "p", "u")
+        text = caught.value.message
+        assert "host-1: 9 DISK_GB asked, 8 of 8 free" in text
+        assert "host-2: it has no MEMORY_MB" in text
+        assert "host-3: it has not reported what it has" in text
+
+
+@in_loop
+async def test_no_capacity_of_many_hosts_counts_those_past_the_first_twenty() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        names = [f"host-{n:03}" for n in range(350)]
+        await asyncio.gather(*(placement.report(n, SMALL, NODE) for n in names))
+        full = Demand(resources={"DISK_GB": 9})
+        with pytest.raises(NoCapacity) as caught:
+            await placement.claim("c", full, names, "p", "u")
+        assert caught.value.message.count("9 DISK_GB asked") == 20
+        assert "330 more hosts: too little DISK_GB" in caught.value.message
+        assert len(caught.value.message) < 2000
+
+
+@in_loop
+async def test_of_more_hosts_than_are_named_to_the_store_only_the_given_ones_are_taken() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        names = [f"host-{n:03}" for n in range(350)]
+        await asyncio.gather(*(placement.report(n, SMALL, NODE) for n in names))
+        given = names[:320]
+        for n in range(40):
+            assert await placement.claim(f"c{n}", ONE, given, "p", "u") in given
+
+
+@in_loop
+async def test_fifty_claims_at_once_never_hold_more_than_there_is() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        for name in ("host-1", "host-2", "host-3"):
+            await placement.report(name, SMALL, NODE)  # 8 of ONE fit on each
+        among = ["host-1", "host-2", "host-3"]
+        results = await asyncio.gather(
+            *(placement.claim(f"c{n}", ONE, among, "p", "u") for n in range(50)),
+            return_exceptions=True,
+        )
+        placed = [r for r in results if isinstance(r, str)]
+        assert sorted(placed) == sorted(among * 8)
+        assert all(isinstance(r, str | NoCapacity) for r in results)
+        await check_books(cloud)
+
+
+@in_loop
+async def test_claims_and_releases_mixed_leave_the_books_straight() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        among = ["host-1", "host-2"]
+        for name in among:
+            await placement.report(name, SMALL, NODE)
+
+        async def come_and_go(n: int) -> None:
+            await placement.claim(f"c{n}", ONE, among, "p", "u")
+            await check_books(cloud)
+            await placement.release(f"c{n}")
+
+        for _ in range(3):
+            await asyncio.gather(*(come_and_go(n) for n in range(14)))
+            await check_books(cloud)
+        assert await CONSUMERS.all(cloud.runtime.store) == []
+
+
+@in_loop
+async def test_the_same_consumer_claimed_twice_at_once_holds_once() -> None:
+    async with alone(SERVICE) as cloud:
+        placement = placement_of(cloud)
+        among = ["host-1", "host-2"]
+        for name in among:
+            await placement.report(name, SMALL, NODE)
+        results = await asyncio.gather(
+            *(placement.claim("c", ONE, among, "p", "u") for _ in range(10))
+        )
+        assert len(set(results)) == 1
+        await check_books(cloud)
