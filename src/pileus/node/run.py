@@ -21,6 +21,7 @@ from pileus.kernel.bus import Bus, MemoryBus
 from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.store import Store
 from pileus.kernel.world import World
+from pileus.node import first_image
 from pileus.node.control import Control, find_services
 from pileus.node.host import Hosts
 from pileus.node.server import Server, listen_on
@@ -127,6 +128,7 @@ class Node:
         sock = listen_on(options.listen)
         stack.callback(sock.close)
         admin_password(options.state)
+        first_image.place(options.state, options.driver)
         control = Control(
             world,
             open_store(options, world),
