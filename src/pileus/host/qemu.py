@@ -39,6 +39,7 @@ PROGRAM = "qemu-system-x86_64"
 UNPRIVILEGED = 64055
 SPARE_PORTS = 8  # PCIe root ports kept free for disks and NICs that come later
 START_S = 60  # a loaded host under TCG
+FOUND_S = 10  # for a QEMU that runs already
 SOCKETS = ("qmp", "qmp-spare", "serial", "agent")
 
 _TUNSETIFF = 0x400454CA
@@ -200,10 +201,10 @@ class Monitor:
     async def connect(self, path: Path, timeout_s: float = START_S) -> None:
         """Connect and shake hands; raises Unavailable when QEMU is not there or dies meanwhile."""
         plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        plug.setblocking(False)
         try:
             with reachable(path.parent) as folder:
                 plug.connect(f"{folder}/{path.name}")
-            plug.setblocking(False)
             await asyncio.wait_for(self._client.connect(plug), timeout_s)
         except (OSError, QMPError, TimeoutError) as reason:
             plug.close()
@@ -279,14 +280,26 @@ class Emulator:
         return emulator
 
     async def attach(self) -> None:
-        """Speak to it; kills a QEMU that does not answer."""
-        try:
-            await self._monitor.connect(self._folder / "qmp.sock")
-        except Unavailable as silent:
-            await self.kill()
-            said = (self._folder / "qemu.log").read_text(errors="replace").strip()[-2000:]
-            text = "QEMU ended while it started."
-            raise Unavailable(text, internal=f"{silent.internal}; it said: {said}") from None
+        """Speak to it; raises Unavailable, with QEMU's own words in the log, when it is mute.
+
+        A monitor that somebody else holds does not answer, so a QEMU that was found is asked at
+        its spare one too.
+        """
+        for name, patience_s in self._doors():
+            try:
+                await self._monitor.connect(self._folder / f"{name}.sock", patience_s)
+            except Unavailable as mute:
+                reason = mute.internal
+            else:
+                return
+        said = (self._folder / "qemu.log").read_text(errors="replace").strip()[-2000:]
+        text = "QEMU does not answer." if self._child is None else "QEMU ended while it started."
+        raise Unavailable(text, internal=f"{reason}; it said: {said}")
+
+    def _doors(self) -> list[tuple[str, float]]:
+        if self._child is not None:
+            return [("qmp", START_S)]
+        return [("qmp", FOUND_S), ("qmp-spare", FOUND_S)]
 
     async def status(self) -> str:
         """QEMU's word: running, paused, shutdown, ..."""

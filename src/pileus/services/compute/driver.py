@@ -119,7 +119,7 @@ class ComputeDriver(Protocol):
     """
 
     async def start_up(self) -> None:
-        """Make the state folder usable and adopt the guests that still run."""
+        """Make the state folder usable and adopt the guests that still run. Needed once."""
         ...
 
     async def close(self) -> None:

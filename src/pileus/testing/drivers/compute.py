@@ -213,6 +213,18 @@ async def guests_outlive_the_driver_and_are_found_again(bench: Bench) -> None:
     await again.close()
 
 
+async def start_up_again_disturbs_nothing(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    before = await driver.spawn(spec)
+    await driver.start_up()
+    assert await driver.guests() == [before]
+    assert (await driver.stop(spec.id, 0)).power_state == SHUTDOWN
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
 async def sweep_destroys_what_nobody_keeps(bench: Bench) -> None:
     driver = bench.make()
     await driver.start_up()
@@ -231,7 +243,12 @@ async def a_guest_that_powers_off_by_itself_is_reported_and_a_stopped_one_is_not
     driver = bench.make()
     await driver.start_up()
     seen: list[tuple[str, int]] = []
-    driver.watch(lambda guest: seen.append((guest.id, guest.power_state)))
+
+    def note(guest: Guest) -> None:
+        seen.append((guest.id, guest.power_state))
+
+    driver.watch(note)
+    driver.watch(note)
     spec = bench.spec()
     await driver.spawn(spec)
     await driver.stop(spec.id, 0)
@@ -293,6 +310,7 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     pause_holds_the_guest_until_unpause,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,
+    start_up_again_disturbs_nothing,
     sweep_destroys_what_nobody_keeps,
     a_guest_that_powers_off_by_itself_is_reported_and_a_stopped_one_is_not,
     console_shows_the_login_prompt_and_as_many_lines_as_asked,

@@ -108,7 +108,7 @@ class FakeComputeDriver:
         self._watchers: list[Watcher] = []
 
     async def start_up(self) -> None:
-        if self._journal:
+        if self._journal and not self._journal.is_open:
             self._guests = self._journal.open()
 
     async def close(self) -> None:
@@ -180,7 +180,8 @@ class FakeComputeDriver:
         return orphans
 
     def watch(self, callback: Watcher) -> None:
-        self._watchers.append(callback)
+        if callback not in self._watchers:
+            self._watchers.append(callback)
 
     def happen(self, guest_id: str, power_state: int) -> None:
         """Let a guest change by itself, as when it powers off inside or its host kills it."""
@@ -270,6 +271,10 @@ class Journal:
         self._path = path
         self._descriptor = -1
         self._size = self._floor = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._descriptor >= 0
 
     @property
     def is_long(self) -> bool:

@@ -29,7 +29,7 @@ from pileus.host import files, qemu
 from pileus.host.image_cache import CachedImage, ImageCache
 from pileus.host.netns import Namespaces
 from pileus.host.process import ProcessFailed, as_user, kill
-from pileus.kernel.faults import Fault, Invalid, NotFound, Unavailable
+from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
     CRASHED,
@@ -118,7 +118,9 @@ class QemuComputeDriver:
         self._trimmer: asyncio.Task[None] | None = None
 
     async def start_up(self) -> None:
-        """Raises Unavailable where QEMU is missing or the state folder is not ours to use."""
+        """Raises Unavailable where QEMU is missing. When it is up already, nothing happens."""
+        if self._trimmer:
+            return
         for folder in (self._state_dir, self._guests_dir, self._images.folder):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o711)
@@ -138,6 +140,7 @@ class QemuComputeDriver:
         tasks = [r.follower for r in self._residents.values() if r.follower]
         if self._trimmer:
             tasks.append(self._trimmer)
+            self._trimmer = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -228,7 +231,8 @@ class QemuComputeDriver:
         return orphans
 
     def watch(self, callback: Watcher) -> None:
-        self._watchers.append(callback)
+        if callback not in self._watchers:
+            self._watchers.append(callback)
 
     @asynccontextmanager
     async def _in_hand(self, guest_id: str) -> AsyncIterator[Resident]:
@@ -295,7 +299,7 @@ class QemuComputeDriver:
         spec, folder = resident.spec, resident.folder
         base = await self._base(spec)
         running = await asyncio.to_thread(qemu.running_in, self._guests_dir)
-        if nobodys := running.get(spec.id):  # from a process that died between fork and exec
+        if nobodys := running.get(spec.id):  # of a dead process, or deaf
             await kill(nobodys)
         with ExitStack() as opened:
             sockets: dict[str, socket.socket] = {
@@ -318,7 +322,12 @@ class QemuComputeDriver:
             emulator = await qemu.Emulator.launch(
                 machine, folder.path, self._prefix(), lambda event: self._heard(resident, event)
             )
-        await self._take(resident, emulator)
+        try:
+            await self._take(resident, emulator)
+        except Unavailable:
+            await emulator.kill()
+            await emulator.close()
+            raise
 
     async def _open_taps(self, nics: tuple[Nic, ...], opened: ExitStack) -> list[int]:
         def job() -> list[int]:
@@ -328,12 +337,8 @@ class QemuComputeDriver:
 
     async def _take(self, resident: Resident, emulator: qemu.Emulator) -> None:
         """Speak to a QEMU, started or found, and follow it to its end."""
-        try:
-            await emulator.attach()
-            resident.power_state = _STATES.get(await emulator.status(), RUNNING)
-        except Unavailable:
-            await emulator.close()
-            raise
+        await emulator.attach()
+        resident.power_state = _STATES.get(await emulator.status(), RUNNING)
         resident.emulator = emulator
         resident.follower = asyncio.create_task(self._follow(resident, emulator))
 
@@ -410,13 +415,18 @@ class QemuComputeDriver:
         self._strays = running
 
     async def _adopt_one(self, resident: Resident, pid: int) -> None:
+        """A QEMU that does not answer is left as it is until somebody starts the guest anew."""
         try:
             emulator = qemu.Emulator(
                 pid, resident.folder.path, lambda event: self._heard(resident, event)
             )
+        except ProcessLookupError:
+            return  # it ended since we looked
+        try:
             await self._take(resident, emulator)
-        except (Fault, ProcessLookupError) as gone:
-            log.warning("guest lost", guest=resident.spec.id, reason=str(gone))
+        except Unavailable as silent:
+            await emulator.close()
+            log.warning("guest does not answer", guest=resident.spec.id, reason=silent.internal)
             resident.power_state = CRASHED
         else:
             resident.folder.finish()

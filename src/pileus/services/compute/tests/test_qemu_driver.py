@@ -257,6 +257,31 @@ def test_spawn_goes_on_where_a_dead_process_left_it(bench: Bench, tmp_path: Path
     asyncio.run(story())
 
 
+def test_a_guest_whose_monitor_somebody_holds_is_adopted_by_the_spare_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu, "FOUND_S", 1)
+
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec()
+        before = await driver.spawn(spec)
+        again = bench.make()
+        await again.start_up()
+        assert await again.guests() == [before]
+        third = bench.make()
+        await third.start_up()
+        assert [guest.power_state for guest in await third.guests()] == [CRASHED]
+        assert await driver.guests() == [before]
+        await third.close()
+        await again.destroy(spec.id)
+        await again.close()
+        await driver.close()
+
+    asyncio.run(story())
+
+
 SPAWNER = """
 import asyncio, sys, pathlib, msgspec
 from pileus.services.compute.driver import GuestSpec
