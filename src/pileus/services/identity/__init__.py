@@ -3,13 +3,15 @@
 from pileus.kernel.auth import TOKENS
 from pileus.kernel.faults import KEYSTONE
 from pileus.kernel.resources import Service
-from pileus.kernel.runtime import Provided
+from pileus.kernel.runtime import Provided, Standing
 
+from .application_credentials import ApplicationCredentials
 from .auth_scopes import AuthScopes
 from .auth_tokens import AuthTokens
 from .authentication import AUTHENTICATION, Authentication
 from .bootstrap import bootstrap
 from .contract import IDENTITY
+from .credentials import Credentials
 from .directory import Directory
 from .discovery import Discovery
 from .domains import Domains
@@ -24,9 +26,11 @@ from .projects import Projects, UserProjects
 from .regions import Regions
 from .role_assignments import RoleAssignments
 from .roles import Roles
+from .rotation import sweep
 from .services import Services
 from .settings import Settings
 from .tokens import TOKENS_KEPT, Tokens
+from .trusts import Trusts
 from .users import Users
 
 SERVICE = Service(
@@ -69,7 +73,10 @@ SERVICE = Service(
         ImpliedRoles,
         Grants,
         RoleAssignments,
+        Credentials,
         Policies,
+        ApplicationCredentials,
+        Trusts,
     ),
     provides=(
         Provided(KEYRING, Keyring),
@@ -79,6 +86,7 @@ SERVICE = Service(
         Provided(AUTHENTICATION, Authentication),
         Provided(IDENTITY, Directory),
     ),
+    reconcilers=(Standing("identity.sweep", 3600, sweep),),
     bootstrap=bootstrap,
     settings=Settings,
 )

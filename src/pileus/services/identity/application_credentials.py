@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pileus.kernel.store import Record, Unique
+import msgspec
+from msgspec import Meta
 
-from .wire import NounTable
+from pileus.kernel import auth
+from pileus.kernel.faults import Forbidden, Invalid, NotFound
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.schema import Body
+from pileus.kernel.store import Record, Tx, Unique
+
+from .claims import forbid_delegated, future, opened
+from .passwords import LONGEST, PASSWORDS
+from .roles import ROLES, Role, RoleBook
+from .roles import view as role_view
+from .users import USERS
+from .wire import Name, Noun, NounTable, changed, drop_all, linked, listed, listing, page
 
 
 class ApplicationCredential(Record, kw_only=True, frozen=True):
@@ -36,5 +51,195 @@ APPLICATION_CREDENTIALS = NounTable(
     columns=("user_id", "project_id", "name"),
     unique=(Unique(("user_id", "name"), _taken),),
     indexes=(("project_id",),),
-    noun="application credential",
+    noun="Application Credential",
 )
+
+
+class RoleRef(msgspec.Struct):
+    id: str = ""
+    name: str = ""
+
+
+class CreateApplicationCredential(Body, kw_only=True):
+    root: ClassVar[str] = "application_credential"
+    name: Name
+    description: str | None = None
+    secret: Annotated[str, Meta(max_length=LONGEST)] | None = None
+    expires_at: str | None = None
+    roles: list[RoleRef] = []
+    unrestricted: bool = False
+
+
+_OWNER = "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner"
+
+
+async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
+    await drop_all(tx, APPLICATION_CREDENTIALS, user_id=id)
+
+
+async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
+    await drop_all(tx, APPLICATION_CREDENTIALS, project_id=id)
+
+
+class ApplicationCredentials(Noun[ApplicationCredential]):
+    table = APPLICATION_CREDENTIALS
+    id_param = "application_credential_id"
+    follows = {"user": _with_user, "project": _with_project, "domain": _with_project}
+    rules = {
+        "identity:get_application_credential": _OWNER,
+        "identity:list_application_credentials": _OWNER,
+        "identity:create_application_credential": "user_id:%(user_id)s",
+        "identity:delete_application_credential": "rule:admin_or_owner",
+    }
+    scopes = {
+        "identity:get_application_credential": ("system", "project"),
+        "identity:list_application_credentials": ("system", "project"),
+        "identity:create_application_credential": ("project",),
+        "identity:delete_application_credential": ("system", "project"),
+    }
+    listing = listing({"name": Filter()})
+
+    def target(self, ctx: Context, record: ApplicationCredential) -> Mapping[str, object]:
+        return {"user_id": record.user_id}  # the owner's, whatever the path says
+
+    @operation(
+        "GET",
+        "/users/{user_id}/application_credentials",
+        "identity:list_application_credentials",
+    )
+    async def index(self, ctx: Context, user_id: str) -> dict[str, Any]:
+        await _check_caller(ctx, changes=False)
+        store = ctx.runtime.store
+        await USERS.get(store, user_id)
+        asked = page(self.listing, ctx.query, user_id=user_id)
+        found = await APPLICATION_CREDENTIALS.list(store, asked)
+        views = [await self._view(ctx, c) for c in found]
+        return listed(ctx, "application_credentials", views, asked)
+
+    @operation(
+        "POST",
+        "/users/{user_id}/application_credentials",
+        "identity:create_application_credential",
+        status=201,
+    )
+    async def create(
+        self, ctx: Context, user_id: str, body: CreateApplicationCredential
+    ) -> dict[str, Any]:
+        await _check_caller(ctx, changes=True)
+        if not ctx.caller.project_id:
+            raise Forbidden("An application credential is made with a project-scoped token.")
+        roles = await _chosen(ctx, body.roles)
+        secret = body.secret or base64.urlsafe_b64encode(
+            ctx.runtime.world.random.randbytes(64)
+        ).decode().rstrip("=")
+        credential = ApplicationCredential(
+            id=ctx.runtime.world.new_hex(),
+            user_id=user_id,
+            project_id=ctx.caller.project_id,
+            name=body.name,
+            description=body.description,
+            secret_hash=await ctx.peer(PASSWORDS).hashed(secret),
+            role_ids=[r.id for r in roles],
+            unrestricted=body.unrestricted,
+            expires_at=future(ctx, body.expires_at),
+        )
+        async with ctx.runtime.store.tx() as tx:
+            credential = await APPLICATION_CREDENTIALS.insert(tx, credential)
+            await changed(tx, "application_credential", credential.id, "created")
+        view = await self._view(ctx, credential)
+        return {"application_credential": {**view, "secret": secret}}
+
+    @operation(
+        "GET",
+        "/users/{user_id}/application_credentials/{application_credential_id}",
+        "identity:get_application_credential",
+    )
+    async def show(
+        self, ctx: Context, user_id: str, credential: ApplicationCredential
+    ) -> dict[str, Any]:
+        await _check_caller(ctx, changes=False)
+        _check_owner(credential, user_id)
+        return {"application_credential": await self._view(ctx, credential)}
+
+    @operation(
+        "DELETE",
+        "/users/{user_id}/application_credentials/{application_credential_id}",
+        "identity:delete_application_credential",
+    )
+    async def delete(self, ctx: Context, user_id: str, credential: ApplicationCredential) -> None:
+        await _check_caller(ctx, changes=True)
+        _check_owner(credential, user_id)
+        async with ctx.runtime.store.tx() as tx:
+            await APPLICATION_CREDENTIALS.delete(tx, credential)
+            await auth.revise(tx, "auth")
+            await changed(tx, "application_credential", credential.id, "deleted")
+
+    async def _view(self, ctx: Context, c: ApplicationCredential) -> dict[str, Any]:
+        roles = [r for id in c.role_ids if (r := await ROLES.find(ctx.runtime.store, id))]
+        shown = {
+            "id": c.id,
+            "name": c.name,
+            "description": c.description,
+            "project_id": c.project_id,
+            "user_id": c.user_id,
+            "system": None,
+            "roles": [_role(ctx, r) for r in roles],
+            "expires_at": c.expires_at[:-1] or None,
+            "unrestricted": c.unrestricted,
+        }
+        return linked(ctx, f"users/{c.user_id}/application_credentials", shown)
+
+
+def _role(ctx: Context, role: Role) -> dict[str, Any]:
+    shown = role_view(ctx, role)
+    return {k: shown[k] for k in ("id", "name", "domain_id", "description", "options")}
+
+
+def _check_owner(credential: ApplicationCredential, user_id: str) -> None:
+    if credential.user_id != user_id:
+        raise APPLICATION_CREDENTIALS.missing(credential.id)
+
+
+async def _check_caller(ctx: Context, *, changes: bool) -> None:
+    """Tokens by trust have no business here; those by an application credential only if it is unrestricted."""
+    await forbid_delegated(ctx, "manage application credentials", unrestricted_credential=True)
+    claims = await opened(ctx.runtime, ctx.caller.token)
+    if not changes or claims is None or not claims.application_credential_id:
+        return
+    used = await APPLICATION_CREDENTIALS.find(ctx.runtime.store, claims.application_credential_id)
+    if used is None or not used.unrestricted:
+        raise Forbidden(
+            "You are not authorized to perform the requested action: Using method "
+            "'application_credential' is not allowed for managing additional application "
+            "credentials."
+        )
+
+
+async def _chosen(ctx: Context, asked: list[RoleRef]) -> list[Role]:
+    """The roles named and those they imply, or all of the token's. Raises Invalid for one that it has not."""
+    store, mine = ctx.runtime.store, ctx.caller.roles
+    book = await RoleBook().read(store)
+    if not asked:
+        held = [r for r in book.roles.values() if not r.domain_id and r.name.lower() in mine]
+        return sorted(held, key=lambda r: (r.name, r.id))
+    ids = [await role_id(ctx, ref) for ref in asked]
+    roles = book.closure(ids)
+    if any(book.roles[i].domain_id for i in ids) or any(r.name.lower() not in mine for r in roles):
+        raise Invalid(
+            "Invalid application credential: Cannot create an application credential with "
+            "unassigned role"
+        )
+    return roles
+
+
+async def role_id(ctx: Context, ref: RoleRef) -> str:
+    """The id of a role named by id or name. Raises NotFound, Invalid."""
+    store = ctx.runtime.store
+    if ref.id:
+        return (await ROLES.get(store, ref.id)).id
+    if not ref.name:
+        raise Invalid("Invalid input for field 'roles': each must have an id or a name.")
+    found = await ROLES.one(store, name_key=ref.name.lower(), domain_id="")
+    if found is None:
+        raise NotFound(f"Could not find role: {ref.name}.")
+    return found.id

@@ -24,7 +24,7 @@ from .passwords import PASSWORDS, Passwords
 from .tokens import TOKENS_KEPT, Standing, Tokens, Worthless
 from .tree import PROJECTS, Project, named
 from .trusts import TRUSTS
-from .users import USERS, User
+from .users import RULES, USERS, User
 
 
 class DomainRef(msgspec.Struct):
@@ -128,6 +128,7 @@ class Authentication:
         methods = list(dict.fromkeys(asked.identity.methods))
         proof = await self._prove(methods, asked.identity)
         claims = await self._claims(methods, proof, asked.scope)
+        _check_factors(proof, claims)
         try:
             standing = await self.tokens.standing(claims)
         except Worthless as why:
@@ -344,3 +345,17 @@ def refused(why: str) -> Unauthenticated:
 def _names(scope: Scope) -> int:
     """How many scopes are asked for."""
     return sum(1 for s in (scope.project, scope.domain, scope.system, scope.trust) if s)
+
+
+def _check_factors(proof: Proof, claims: Claims) -> None:
+    """A user with multi-factor rules must have met one of them, counting what his former token met."""
+    options = proof.user.options
+    rules = options.get(RULES) or []
+    if (
+        proof.credential is not None
+        or not rules
+        or not options.get("multi_factor_auth_enabled", True)
+    ):
+        return
+    if not any(set(rule) <= set(claims.methods) for rule in rules):
+        raise refused(f"none of the multi-factor rules of user {proof.user.id} is met")

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from pileus.kernel.faults import Forbidden
+from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.resources import Context
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.world import World, stamp
+from pileus.kernel.world import World, seconds_of, stamp
 
 from .keys import KEYRING, TOKEN
 
@@ -137,3 +137,16 @@ async def forbid_delegated(
         f"You are not authorized to perform the requested action: {what} with a token got by "
         "a trust or an application credential."
     )
+
+
+def future(ctx: Context, text: str | None) -> str:
+    """A time to come, as it is stored; "" for none. Raises Invalid."""
+    if not text:
+        return ""
+    try:
+        at = seconds_of(text)
+    except ValueError:
+        raise Invalid(f"Invalid expires_at {text[:64]!r}: it must be an ISO 8601 time.") from None
+    if at <= ctx.runtime.world.clock.time():
+        raise Invalid(f"Invalid expires_at {text!r}: it must be in the future.")
+    return stamp(at)

@@ -272,7 +272,7 @@ class UserGroups(Noun[User]):
     }
 
     def target(self, ctx: Context, record: User) -> Mapping[str, object]:
-        return {"user_id": record.id, **users.target_of(record)}
+        return users.target_of(record)
 
     @operation("GET", "/users/{user_id}/groups", "identity:list_groups_for_user")
     async def groups(self, ctx: Context, user: User) -> dict[str, Any]:

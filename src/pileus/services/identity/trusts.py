@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from pileus.kernel.store import Record
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from .wire import NounTable
+from msgspec import Meta
+
+from pileus.kernel import auth
+from pileus.kernel.faults import Forbidden, NotFound, NotImplementedYet
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.schema import Body
+from pileus.kernel.store import Record, Tx
+
+from .application_credentials import RoleRef, role_id
+from .assignments import held_on
+from .claims import forbid_delegated, future
+from .roles import ROLES, RoleBook
+from .roles import view as role_view
+from .tree import PROJECTS
+from .users import USERS
+from .wire import AUTHENTICATED, Noun, NounTable, changed, drop_all, linked, listed, listing, page
 
 
 class Trust(Record, kw_only=True, frozen=True):
@@ -29,3 +45,194 @@ TRUSTS = NounTable(
     indexes=(("trustor_user_id",), ("trustee_user_id",), ("project_id",)),
     noun="trust",
 )
+
+
+_READ = (
+    "(rule:admin_required) or (role:reader and system_scope:all or "
+    "user_id:%(target.trust.trustor_user_id)s or user_id:%(target.trust.trustee_user_id)s)"
+)
+
+
+class CreateTrust(Body, kw_only=True):
+    root: ClassVar[str] = "trust"
+    trustor_user_id: str
+    trustee_user_id: str
+    impersonation: bool
+    project_id: str | None = None
+    roles: list[RoleRef] = []
+    expires_at: str | None = None
+    remaining_uses: Annotated[int, Meta(ge=1)] | None = None
+    allow_redelegation: bool = False
+    redelegation_count: Annotated[int, Meta(ge=0)] | None = None
+
+
+async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
+    await drop_all(tx, TRUSTS, trustor_user_id=id)
+    await drop_all(tx, TRUSTS, trustee_user_id=id)
+
+
+async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
+    await drop_all(tx, TRUSTS, project_id=id)
+
+
+def view(ctx: Context, t: Trust) -> dict[str, Any]:
+    """Without roles, as lists show it."""
+    shown = {
+        "id": t.id,
+        "trustor_user_id": t.trustor_user_id,
+        "trustee_user_id": t.trustee_user_id,
+        "project_id": t.project_id or None,
+        "impersonation": t.impersonation,
+        "expires_at": t.expires_at or None,
+        "remaining_uses": t.remaining_uses if t.remaining_uses >= 0 else None,
+        "deleted_at": None,
+        "redelegation_count": 0,
+        "redelegated_trust_id": None,
+    }
+    return linked(ctx, "OS-TRUST/trusts", shown)
+
+
+class Trusts(Noun[Trust]):
+    """A trust that isn't there is a 404 for everybody, as upstream."""
+
+    table = TRUSTS
+    id_param = "trust_id"
+    follows = {"user": _with_user, "project": _with_project, "domain": _with_project}
+    rules = {
+        "identity:create_trust": "user_id:%(target.trust.trustor_user_id)s",
+        "identity:list_trusts": "rule:admin_required or (role:reader and system_scope:all)",
+        "identity:list_trusts_for_trustor": (
+            "(rule:admin_required) or (role:reader and system_scope:all or "
+            "user_id:%(target.trust.trustor_user_id)s)"
+        ),
+        "identity:list_trusts_for_trustee": (
+            "(rule:admin_required) or (role:reader and system_scope:all or "
+            "user_id:%(target.trust.trustee_user_id)s)"
+        ),
+        "identity:list_roles_for_trust": _READ,
+        "identity:get_role_for_trust": _READ,
+        "identity:delete_trust": (
+            "rule:admin_required or user_id:%(target.trust.trustor_user_id)s"
+        ),
+        "identity:get_trust": _READ,
+    }
+    scopes = {
+        **{name: ("system", "project") for name in rules},
+        "identity:create_trust": ("project",),
+    }
+    listing = listing()
+
+    def target(self, ctx: Context, record: Trust) -> Mapping[str, object]:
+        return {
+            "target.trust.trustor_user_id": record.trustor_user_id,
+            "target.trust.trustee_user_id": record.trustee_user_id,
+        }
+
+    async def _trust(self, ctx: Context, rule: str, id: str) -> Trust:
+        trust = await TRUSTS.get(ctx.runtime.store, id)
+        if trust.remaining_uses == 0:
+            raise TRUSTS.missing(id)
+        ctx.require(rule, self.target(ctx, trust))
+        await forbid_delegated(ctx, "manage trusts")
+        return trust
+
+    @operation("GET", "/OS-TRUST/trusts", AUTHENTICATED)
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        trustor, trustee = ctx.query.get("trustor_user_id"), ctx.query.get("trustee_user_id")
+        if trustor:
+            target = {"target.trust.trustor_user_id": trustor}
+            ctx.require("identity:list_trusts_for_trustor", target)
+            asked = page(self.listing, ctx.query, trustor_user_id=trustor)
+        elif trustee:
+            target = {"target.trust.trustee_user_id": trustee}
+            ctx.require("identity:list_trusts_for_trustee", target)
+            asked = page(self.listing, ctx.query, trustee_user_id=trustee)
+        else:
+            ctx.require("identity:list_trusts", {})
+            asked = page(self.listing, ctx.query)
+        await forbid_delegated(ctx, "manage trusts")
+        found = await TRUSTS.list(ctx.runtime.store, asked)
+        return listed(ctx, "trusts", [view(ctx, t) for t in found], asked)
+
+    @operation("POST", "/OS-TRUST/trusts", AUTHENTICATED, status=201)
+    async def create(self, ctx: Context, body: CreateTrust) -> dict[str, Any]:
+        target = {"target.trust.trustor_user_id": body.trustor_user_id}
+        ctx.require("identity:create_trust", target)
+        await forbid_delegated(ctx, "manage trusts")
+        if body.allow_redelegation or body.redelegation_count:
+            raise NotImplementedYet("Trusts that may be redelegated are not offered by this cloud.")
+        if body.project_id and not body.roles:
+            raise Forbidden(
+                "You are not authorized to perform the requested action: At least one role "
+                "should be specified."
+            )
+        await USERS.get(ctx.runtime.store, body.trustee_user_id)
+        trust = Trust(
+            id=ctx.runtime.world.new_hex(),
+            trustor_user_id=body.trustor_user_id,
+            trustee_user_id=body.trustee_user_id,
+            project_id=body.project_id or "",
+            impersonation=body.impersonation,
+            role_ids=await _lendable(ctx, body),
+            expires_at=future(ctx, body.expires_at),
+            remaining_uses=-1 if body.remaining_uses is None else body.remaining_uses,
+        )
+        async with ctx.runtime.store.tx() as tx:
+            trust = await TRUSTS.insert(tx, trust)
+            await changed(tx, "OS-TRUST:trust", trust.id, "created")
+        return {"trust": await _full(ctx, trust)}
+
+    @operation("GET", "/OS-TRUST/trusts/{trust_id}", AUTHENTICATED)
+    async def show(self, ctx: Context, trust_id: str) -> dict[str, Any]:
+        trust = await self._trust(ctx, "identity:get_trust", trust_id)
+        return {"trust": await _full(ctx, trust)}
+
+    @operation("DELETE", "/OS-TRUST/trusts/{trust_id}", AUTHENTICATED)
+    async def delete(self, ctx: Context, trust_id: str) -> None:
+        trust = await self._trust(ctx, "identity:delete_trust", trust_id)
+        async with ctx.runtime.store.tx() as tx:
+            await TRUSTS.delete(tx, trust)
+            await auth.revise(tx, "auth")
+            await changed(tx, "OS-TRUST:trust", trust.id, "deleted")
+
+    @operation("GET", "/OS-TRUST/trusts/{trust_id}/roles", AUTHENTICATED)
+    async def roles(self, ctx: Context, trust_id: str) -> dict[str, Any]:
+        trust = await self._trust(ctx, "identity:list_roles_for_trust", trust_id)
+        return listed(ctx, "roles", await _roles(ctx, trust))
+
+    @operation("GET", "/OS-TRUST/trusts/{trust_id}/roles/{role_id}", AUTHENTICATED)
+    async def role(self, ctx: Context, trust_id: str, role_id: str) -> dict[str, Any]:
+        trust = await self._trust(ctx, "identity:get_role_for_trust", trust_id)
+        for shown in await _roles(ctx, trust):
+            if shown["id"] == role_id:
+                return {"role": shown}
+        raise ROLES.missing(role_id)
+
+
+async def _lendable(ctx: Context, body: CreateTrust) -> list[str]:
+    """The roles to lend, if the trustor holds them there himself. Raises NotFound."""
+    store = ctx.runtime.store
+    ids = [await role_id(ctx, ref) for ref in body.roles]
+    if not body.project_id:
+        return []
+    project = await PROJECTS.get(store, body.project_id)
+    book = await RoleBook().read(store)
+    held = {r.id for r in book.closure(await held_on(store, body.trustor_user_id, project))}
+    for id in ids:
+        if id not in held:
+            raise NotFound(f"Could not find role: {id}.")
+    return ids
+
+
+async def _roles(ctx: Context, trust: Trust) -> list[dict[str, Any]]:
+    found = [await ROLES.find(ctx.runtime.store, id) for id in trust.role_ids]
+    return [role_view(ctx, r) for r in found if r is not None]
+
+
+async def _full(ctx: Context, trust: Trust) -> dict[str, Any]:
+    itself = f"{ctx.base}/OS-TRUST/trusts/{trust.id}/roles"
+    return {
+        **view(ctx, trust),
+        "roles": await _roles(ctx, trust),
+        "roles_links": {"self": itself, "next": None, "previous": None},
+    }

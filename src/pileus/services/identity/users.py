@@ -130,7 +130,7 @@ def view(ctx: Context, u: User) -> dict[str, Any]:
 
 
 def target_of(u: User) -> dict[str, object]:
-    return {"target.user.id": u.id, "target.user.domain_id": u.domain_id}
+    return {"user_id": u.id, "target.user.id": u.id, "target.user.domain_id": u.domain_id}
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,6 +182,7 @@ class Users(Noun[User]):
         "identity:create_user": _WRITE,
         "identity:update_user": _WRITE,
         "identity:delete_user": _WRITE,
+        "identity:revoke_tokens_for_user": "rule:admin_or_owner",
     }
     listing = listing({"name": NAME, "domain_id": Filter(), "enabled": Filter(kind=bool)})
 
@@ -261,6 +262,11 @@ class Users(Noun[User]):
         async with ctx.runtime.store.tx() as tx:
             await removed(ctx, tx, "user", user.id)
             await USERS.delete(tx, user)
+
+    @operation("DELETE", "/users/{user_id}/tokens", "identity:revoke_tokens_for_user")
+    async def revoke_tokens(self, ctx: Context, user: User) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await revoke(tx, "user", user.id)
 
     @operation("POST", "/users/{user_id}/password", PUBLIC, status=204)
     async def change_password(self, ctx: Context, user_id: str, body: ChangePassword) -> None:
