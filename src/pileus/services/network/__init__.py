@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pileus.kernel import faults
+from pileus.kernel.hosts import AgentSpec
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided
 
+from .agent import NetworkAgent
 from .bootstrap import bootstrap
 from .contract import NETWORK
+from .control import KeptControl
 from .discovery import CoreResources, Versions
 from .extensions import Extensions
 from .guests.kept import KeptNetwork
@@ -20,6 +23,7 @@ from .settings import NetworkSettings
 from .subnetpools import SubnetPools
 from .subnets.operations import Subnets
 from .tags import tags_of
+from .wiring import NETWORK_CONTROL, NETWORK_HOST
 
 SERVICE = Service(
     type="network",
@@ -47,7 +51,11 @@ SERVICE = Service(
     ),
     rules=BASE_RULES,
     scopes=("project",),
-    provides=(Provided(NETWORK, KeptNetwork),),
+    provides=(
+        Provided(NETWORK, KeptNetwork),
+        Provided(NETWORK_CONTROL, KeptControl, remote=True),
+    ),
+    agents=(AgentSpec(NETWORK_HOST, NetworkAgent),),
     bootstrap=bootstrap,
     settings=NetworkSettings,
 )

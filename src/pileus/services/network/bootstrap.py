@@ -14,7 +14,7 @@ PHYSICAL_NETWORK = "public"
 
 
 async def bootstrap(runtime: Runtime) -> None:
-    """Makes the public network once; an operator who deletes or renames it keeps it so."""
+    """Makes the public network if there is none; an operator who wants none says so in the settings."""
     if not SETTINGS.public_name:
         return
     store, world = runtime.store, runtime.world

@@ -44,8 +44,8 @@ class NetworkControl(Protocol):
         """What the host should be, from `offset` on. `known`: the digest of what it has; `digest`: of what it is
         fetching ("" for the first piece). Another digest in the answer means: start again."""
 
-    async def observed(self, host: str, ports: dict[str, bool], errors: dict[str, str]) -> None:
-        """Tells how ports and other objects turned out."""
+    async def observed(self, host: str, up: list[str], down: list[str]) -> None:
+        """Tells which ports and floating IPs of the host work, and which do not."""
 
 
 NETWORK_CONTROL = Contract("network_control", NetworkControl)  # type: ignore[type-abstract]

@@ -1,0 +1,158 @@
+"""A host's network agent: fetches what the host should be, has the driver make it so, and reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.agents import CONTROL
+from pileus.kernel.faults import Fault, Unavailable
+from pileus.kernel.hosts import HostRuntime
+from pileus.kernel.reconcile import Reconcilers
+
+from .contract import GUEST_METADATA
+from .control import decode_document
+from .desired import HostDocument
+from .driver import Answer, HostNetwork, NetworkDriver, Observed
+from .wiring import NETWORK_CONTROL, NETWORK_HOST
+
+log = logging.getLogger(__name__)
+_PERIOD_S = 30.0  # hints may be lost
+_TRIES = 8
+_AT_ONCE = 2000  # ids in one report
+
+
+class NetworkAgent:
+    """Keeps `wiring.NetworkHost` on one host."""
+
+    def __init__(self, host: HostRuntime) -> None:
+        self.host = host
+        self.driver = _driver(host, self.metadata)
+        self.observed = Observed(revision=0)
+        self._document = HostDocument(network=HostNetwork(host=host.name, revision=0))
+        self._digest = ""
+        self._applied: HostNetwork | None = None
+        self._lock = asyncio.Lock()
+        self._asked = self._served = 0
+        self._loop = Reconcilers(host.world)
+        self._started = False
+
+    async def start(self) -> dict[str, Any]:
+        if not self._started:
+            await self.driver.start_up()
+            self._loop.add("network", _PERIOD_S, self._run)
+            await self.host.agents.on_hint(
+                NETWORK_HOST, self.host.name, lambda: self._loop.hint("network")
+            )
+            self._started = True
+        await self.refresh()
+        await self.driver.sweep()
+        await self._loop.start()
+        return {"network_driver": "fake" if self.host.driver == "fake" else "linux"}
+
+    async def stop(self) -> None:
+        await self._loop.stop()
+        await self.driver.close()
+
+    async def sync(self, port_ids: list[str]) -> Observed:
+        await self.refresh()
+        seen = self.observed
+        wanted = set(port_ids)
+        return Observed(
+            revision=seen.revision,
+            ports={id: up for id, up in seen.ports.items() if id in wanted},
+            errors={id: text for id, text in seen.errors.items() if id in wanted},
+        )
+
+    async def _run(self, key: str) -> None:
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Returns when the host is what control wanted at the time of the call, or later. Calls share the work."""
+        self._asked += 1
+        mine = self._asked
+        async with self._lock:
+            if self._served >= mine:
+                return
+            served = self._asked
+            await self._fetch()
+            await self._apply()
+            self._served = served
+
+    async def _fetch(self) -> None:
+        """Takes a new document in pieces, if there is one."""
+        control = self.host.agents.proxy(NETWORK_CONTROL, CONTROL)
+        for _ in range(_TRIES):
+            data, digest = b"", ""
+            while True:
+                piece = await control.desired(self.host.name, self._digest, digest, len(data))
+                if piece.digest == self._digest:
+                    return
+                if digest and piece.digest != digest:
+                    break  # it changed meanwhile
+                data, digest = data + piece.data, piece.digest
+                if len(data) >= piece.size:
+                    self._document, self._digest = decode_document(data), digest
+                    return
+        raise Unavailable(f"The network document of host {self.host.name} changes all the time.")
+
+    async def _apply(self) -> None:
+        wanted = self._document.network
+        if wanted != self._applied or self.observed.errors:
+            revision = self.observed.revision + 1
+            self.observed = await self.driver.apply(
+                msgspec.structs.replace(wanted, revision=revision)
+            )
+            self._applied = wanted
+        await self._report()
+
+    async def _report(self) -> None:
+        """Says what differs from what control believes."""
+        waiting = set(self._document.waiting)
+        state = _states(self._document.network, self.observed)
+        up = sorted(id for id, works in state.items() if works and id in waiting)
+        down = sorted(id for id, works in state.items() if not works and id not in waiting)
+        for id, text in sorted(self.observed.errors.items()):
+            log.warning("host %s: %s: %s", self.host.name, id, text)
+        control = self.host.agents.proxy(NETWORK_CONTROL, CONTROL)
+        for at in range(0, max(len(up), len(down)), _AT_ONCE):
+            part = slice(at, at + _AT_ONCE)
+            await control.observed(self.host.name, up[part], down[part])
+
+    async def metadata(self, port_id: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """What a guest behind that port is told about itself. Its own headers count for nothing."""
+        try:
+            keeper = self.host.agents.proxy(GUEST_METADATA, CONTROL)
+            reply = await keeper.answer(port_id, "GET", path)
+        except Fault as fault:
+            log.info("metadata for port %s: %s", port_id, fault.internal or fault.message)
+            return fault.status, "text/plain", fault.title.encode()
+        return reply.status, reply.content_type, reply.body
+
+
+def _states(wanted: HostNetwork, seen: Observed) -> dict[str, bool]:
+    """Whether each port, router interface and floating IP of the document works."""
+    state = {p.id: seen.ports.get(p.id, False) for p in wanted.ports}
+    for router in wanted.routers:
+        works = router.id not in seen.errors
+        ends = [i.port_id for i in router.interfaces]
+        ends += [router.gateway.port_id] if router.gateway is not None else []
+        state |= {id: works and id not in seen.errors for id in ends}
+        for floating in router.floating_ips:
+            state[floating.id] = works and floating.id not in seen.errors
+    return state
+
+
+def _driver(host: HostRuntime, metadata: Any) -> NetworkDriver:
+    if host.driver == "fake":
+        from .drivers.fake import FakeNetworkDriver
+
+        return FakeNetworkDriver(metadata)
+    from .drivers.linux.driver import LinuxNetworkDriver, Options
+
+    options = Options(prefix=host.prefix or "pl", underlay=host.underlay or "underlay")
+    return LinuxNetworkDriver(metadata, options=options, world=host.world)

@@ -1,0 +1,82 @@
+"""Control's side of the hosts: gives each its document in pieces, and hears how things turned out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+
+from pileus.kernel.events import emit
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Page, Tx
+
+from .desired import HostDocument, host_document
+from .floating_ips.record import FLOATING_IPS
+from .ports.lifecycle import tell
+from .ports.record import ACTIVE, DOWN, PORTS
+from .wiring import Piece
+
+_PIECE = 192 * 1024  # a bus message is at most 256 KiB
+_OPEN = 64  # documents being fetched in pieces
+_encode = msgspec.msgpack.Encoder().encode
+decode_document = msgspec.msgpack.Decoder(HostDocument).decode
+
+
+class KeptControl:
+    """Network's side of `wiring.NetworkControl`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._open: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+
+    async def desired(self, host: str, known: str, digest: str, offset: int) -> Piece:
+        kept = self._open.get(host)
+        if offset and kept is not None and kept[0] == digest:
+            return self._piece(host, *kept, offset)
+        data = _encode(await host_document(self.runtime.store, host))
+        now = hashlib.blake2b(data, digest_size=16).hexdigest()
+        if now == known:
+            return Piece(digest=now, size=len(data))
+        return self._piece(host, now, data, offset if now == digest else 0)
+
+    def _piece(self, host: str, digest: str, data: bytes, offset: int) -> Piece:
+        end = offset + _PIECE
+        if end < len(data):
+            self._open[host] = (digest, data)
+            self._open.move_to_end(host)
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        else:
+            self._open.pop(host, None)
+        return Piece(digest=digest, size=len(data), data=data[offset:end])
+
+    async def observed(self, host: str, up: list[str], down: list[str]) -> None:
+        async with self.runtime.store.tx(wait=False) as tx:
+            for ids, status in ((up, ACTIVE), (down, DOWN)):
+                await self._ports(tx, host, ids, status)
+                await self._floating(tx, ids, status)
+
+    async def _ports(self, tx: Tx, host: str, ids: Sequence[str], status: str) -> None:
+        """A port that moved on meanwhile is another host's to tell of."""
+        if not ids:
+            return
+        for port in await PORTS.list(tx, Page({"id": ids, "host": host}, limit=1 << 30)):
+            if port.status != status:
+                await tell(tx, "update", await PORTS.change(tx, port, status=status))
+
+    async def _floating(self, tx: Tx, ids: Sequence[str], status: str) -> None:
+        if not ids:
+            return
+        for fip in await FLOATING_IPS.list(tx, Page({"id": ids}, limit=1 << 30)):
+            if fip.status != status and fip.port_id:
+                await FLOATING_IPS.change(tx, fip, status=status)
+                await emit(
+                    tx,
+                    "floatingip.update.end",
+                    fip.project_id,
+                    id=fip.id,
+                    port_id=fip.port_id,
+                    floating_ip_address=fip.floating_ip_address,
+                )

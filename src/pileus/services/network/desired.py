@@ -1,0 +1,271 @@
+"""What a host's network must be, out of the tables: the document that `driver.NetworkDriver` makes true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.hosts import hosts_of
+from pileus.kernel.store import Page, Reader
+
+from .addressing import block
+from .driver import (
+    COMPUTE_OWNER,
+    AddressPair,
+    DhcpOption,
+    FixedIP,
+    FloatingSpec,
+    GroupSpec,
+    HostNetwork,
+    HostRoute,
+    NetworkSpec,
+    Peer,
+    Pool,
+    PortSpec,
+    RemotePort,
+    RouterGateway,
+    RouterInterface,
+    RouterSpec,
+    RuleSpec,
+    SubnetSpec,
+)
+from .floating_ips.record import FLOATING_IPS, FloatingIp
+from .networks.record import NETWORKS, Network
+from .ports.record import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
+from .routers.record import ROUTERS, Router
+from .security_groups.record import RULES, SecurityGroupRule
+from .settings import SETTINGS
+from .subnets.record import SUBNETS, Subnet
+from .wiring import NETWORK_HOST
+
+_ALL = 1 << 30
+
+
+class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What travels to a host. `waiting`: ports and floating IPs there that are not known to work yet."""
+
+    network: HostNetwork
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass
+class _Facts:
+    """The rows that concern one host."""
+
+    host: str
+    peers: tuple[Peer, ...] = ()
+    guests: list[Port] = field(default_factory=list)
+    routers: list[Router] = field(default_factory=list)
+    legs: list[Port] = field(default_factory=list)  # the routers' ports
+    floating: list[FloatingIp] = field(default_factory=list)
+    networks: dict[str, Network] = field(default_factory=dict)
+    subnets: dict[str, Subnet] = field(default_factory=dict)
+    remote: list[Port] = field(default_factory=list)
+    rules: dict[str, list[SecurityGroupRule]] = field(default_factory=dict)
+    members: dict[str, set[str]] = field(default_factory=dict)
+
+
+async def host_document(db: Reader, host: str) -> HostDocument:
+    facts = await _facts(db, host)
+    network = HostNetwork(
+        host=host,
+        revision=0,  # hosts count for themselves: they fetch one after the other
+        peers=facts.peers,
+        networks=tuple(_network(facts, n) for n in _sorted(facts.networks.values())),
+        ports=tuple(_port(p) for p in facts.guests),
+        groups=tuple(_group(facts, g) for g in sorted(facts.rules)),
+        routers=tuple(_router(facts, r) for r in facts.routers),
+    )
+    waiting = [p.id for p in (*facts.guests, *facts.legs) if p.status != ACTIVE]
+    waiting += [f.id for f in facts.floating if f.status != ACTIVE]
+    return HostDocument(network=network, waiting=tuple(waiting))
+
+
+async def _facts(db: Reader, host: str) -> _Facts:
+    facts = _Facts(host)
+    known = await hosts_of(db, NETWORK_HOST)
+    facts.peers = tuple(Peer(host=h.id, address=h.address) for h in known if h.address)
+    bound = await _rows(db, PORTS, host=host)
+    facts.guests = [p for p in bound if p.guest and p.device_owner.startswith(COMPUTE_OWNER)]
+    facts.routers = await _rows(db, ROUTERS, host=host)
+    ids = [r.id for r in facts.routers]
+    if ids:
+        legs = await _rows(db, PORTS, device_id=ids)
+        facts.legs = [p for p in legs if p.device_owner in ROUTER_OWNERS]
+        facts.floating = await _rows(db, FLOATING_IPS, router_id=ids)
+    network_ids = sorted({p.network_id for p in (*facts.guests, *facts.legs)})
+    if network_ids:
+        facts.networks = {n.id: n for n in await _rows(db, NETWORKS, id=network_ids)}
+        subnets = await _rows(db, SUBNETS, network_id=network_ids)
+        facts.subnets = {s.id: s for s in subnets}
+        inner = [n.id for n in facts.networks.values() if not n.external]
+        others = await _rows(db, PORTS, network_id=inner) if inner else []
+        facts.remote = [p for p in others if p.host and p.host != host]
+    await _groups(db, facts)
+    return facts
+
+
+async def _groups(db: Reader, facts: _Facts) -> None:
+    """The groups that the guests wear, those that their rules name, and everybody's addresses in them."""
+    worn = {g for p in facts.guests if p.port_security_enabled for g in p.security_groups}
+    if not worn:
+        return
+    facts.rules = {g: [] for g in worn}
+    for rule in await _rows(db, RULES, security_group_id=sorted(worn)):
+        facts.rules[rule.security_group_id].append(rule)
+    named = {r.remote_group_id for rules in facts.rules.values() for r in rules} - {""}
+    facts.rules |= {g: [] for g in named - worn}
+    if not named:
+        return
+    facts.members = {g: set() for g in named}
+    for port in await _rows(db, PORTS, security_groups=sorted(named)):
+        addresses = {f.ip_address for f in port.fixed_ips} | set(_single(port))
+        for group in port.security_groups:
+            if group in facts.members:
+                facts.members[group] |= addresses
+
+
+def _single(port: Port) -> Iterable[str]:
+    """The allowed pairs that are one address; a prefix is nobody's membership."""
+    for pair in port.allowed_address_pairs:
+        found = ip_interface(pair.ip_address)
+        if found.network.num_addresses == 1:
+            yield str(found.ip)
+
+
+async def _rows(db: Reader, table: Any, **filters: Any) -> list[Any]:
+    found: list[Any] = await table.list(db, Page(filters, (("id", False),), limit=_ALL))
+    return found
+
+
+def _sorted(networks: Iterable[Network]) -> list[Network]:
+    return sorted(networks, key=lambda n: n.id)
+
+
+def _network(facts: _Facts, n: Network) -> NetworkSpec:
+    return NetworkSpec(
+        id=n.id,
+        segment=0 if n.external else n.segmentation_id,
+        mtu=n.mtu,
+        external=n.external,
+        admin_up=n.admin_state_up,
+        dns_domain=(n.dns_domain or SETTINGS.dns_domain).rstrip("."),
+        subnets=tuple(_subnet(s) for s in facts.subnets.values() if s.network_id == n.id),
+        remote_ports=tuple(_remote(p) for p in facts.remote if p.network_id == n.id),
+    )
+
+
+def _subnet(s: Subnet) -> SubnetSpec:
+    return SubnetSpec(
+        id=s.id,
+        cidr=s.cidr,
+        ip_version=s.ip_version,
+        gateway=s.gateway_ip or None,
+        dhcp=s.enable_dhcp,
+        dns_servers=tuple(s.dns_nameservers),
+        host_routes=tuple(
+            HostRoute(destination=r.destination, nexthop=r.nexthop) for r in s.host_routes
+        ),
+        pools=tuple(Pool(start=p.start, end=p.end) for p in s.allocation_pools),
+        ra_mode=s.ipv6_ra_mode,
+        address_mode=s.ipv6_address_mode,
+    )
+
+
+def _remote(p: Port) -> RemotePort:
+    ips = tuple(f.ip_address for f in p.fixed_ips)
+    return RemotePort(id=p.id, mac=p.mac_address, ips=ips, host=p.host, hostname=p.dns_name)
+
+
+def _port(p: Port) -> PortSpec:
+    pairs = [AddressPair(cidr=a.ip_address, mac=a.mac_address) for a in p.allowed_address_pairs]
+    options = [
+        DhcpOption(name=o.opt_name, value=o.opt_value, ip_version=o.ip_version)
+        for o in p.extra_dhcp_opts
+    ]
+    return PortSpec(
+        id=p.id,
+        network_id=p.network_id,
+        mac=p.mac_address,
+        fixed_ips=tuple(FixedIP(subnet_id=f.subnet_id, ip=f.ip_address) for f in p.fixed_ips),
+        device_id=p.device_id,
+        device_owner=p.device_owner,
+        hostname=p.dns_name,
+        security=p.port_security_enabled,
+        groups=tuple(sorted(p.security_groups)) if p.port_security_enabled else (),
+        allowed_address_pairs=tuple(pairs),
+        admin_up=p.admin_state_up,
+        dhcp_options=tuple(options),
+    )
+
+
+def _group(facts: _Facts, id: str) -> GroupSpec:
+    rules = tuple(_rule(r) for r in facts.rules[id])
+    return GroupSpec(id=id, rules=rules, members=tuple(sorted(facts.members.get(id, ()))))
+
+
+def _rule(r: SecurityGroupRule) -> RuleSpec:
+    return RuleSpec(
+        direction=r.direction,
+        ethertype=r.ethertype,
+        protocol=r.protocol,
+        port_min=r.port_range_min,
+        port_max=r.port_range_max,
+        cidr=str(block(r.remote_ip_prefix)) if r.remote_ip_prefix else "",
+        remote_group=r.remote_group_id,
+    )
+
+
+def _router(facts: _Facts, r: Router) -> RouterSpec:
+    legs = [p for p in facts.legs if p.device_id == r.id]
+    inner = [p for p in legs if p.device_owner != ROUTER_GATEWAY]
+    outer = [p for p in legs if p.device_owner == ROUTER_GATEWAY]
+    gateway = _gateway(facts, outer[0]) if outer else None
+    floating = [f for f in facts.floating if f.router_id == r.id] if gateway else []
+    return RouterSpec(
+        id=r.id,
+        interfaces=tuple(
+            RouterInterface(
+                port_id=p.id,
+                network_id=p.network_id,
+                mac=p.mac_address,
+                addresses=_addresses(facts, p),
+            )
+            for p in inner
+        ),
+        gateway=gateway,
+        snat=r.gateway.enable_snat if r.gateway is not None else True,
+        admin_up=r.admin_state_up,
+        routes=tuple(HostRoute(destination=x.destination, nexthop=x.nexthop) for x in r.routes),
+        floating_ips=tuple(
+            FloatingSpec(
+                id=f.id,
+                floating_ip=f.floating_ip_address,
+                fixed_ip=f.fixed_ip_address,
+                port_id=f.port_id,
+            )
+            for f in floating
+        ),
+    )
+
+
+def _gateway(facts: _Facts, p: Port) -> RouterGateway:
+    subnets = [facts.subnets[f.subnet_id] for f in p.fixed_ips]
+    return RouterGateway(
+        port_id=p.id,
+        network_id=p.network_id,
+        mac=p.mac_address,
+        addresses=_addresses(facts, p),
+        nexthops=tuple(s.gateway_ip for s in subnets if s.gateway_ip),
+    )
+
+
+def _addresses(facts: _Facts, p: Port) -> tuple[str, ...]:
+    found: Sequence[tuple[str, Subnet]] = [
+        (f.ip_address, facts.subnets[f.subnet_id]) for f in p.fixed_ips
+    ]
+    return tuple(f"{ip}/{s.block.prefixlen}" for ip, s in found)
