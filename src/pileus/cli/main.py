@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import sys
 import time
@@ -23,11 +22,6 @@ _STATE = click.option(
     show_default=True,
     help="The folder that holds everything that persists.",
 )
-_MALLOC = {
-    "MALLOC_TRIM_THRESHOLD_": "134217728",
-    "MALLOC_MMAP_THRESHOLD_": "134217728",
-    "MALLOC_TOP_PAD_": "16777216",
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,7 +108,6 @@ def host(**given: Any) -> None:
 
 
 def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
-    _tune_malloc()
     verbose = given.pop("verbose")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -125,21 +118,12 @@ def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
 
     given["off"] = tuple(given.get("off", ()))
     given["state"] = given["state"].absolute()
-    began = float(os.environ.pop("PILEUS_BEGAN", _BEGAN))
     try:
-        run(Options(began=began, **given), control=control, host=host)
+        run(Options(began=_BEGAN, **given), control=control, host=host)
     except OSError as e:
         raise click.ClickException(
             f"{e.strerror or e}: {given.get('listen', '')}. Is another cloud running there?"
         ) from e
-
-
-def _tune_malloc() -> None:
-    """Big lists cost less than half with these; glibc reads them only at the start of a process."""
-    if all(k in os.environ for k in _MALLOC):
-        return
-    os.environ |= _MALLOC | {"PILEUS_BEGAN": str(_BEGAN)}
-    os.execv(sys.executable, [sys.executable, "-m", "pileus.cli.main", *sys.argv[1:]])
 
 
 @main.command()

@@ -10,12 +10,11 @@ from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles for both databases
 from sqlalchemy.sql.base import Executable
 
 from .contracts import Contract
 from .faults import Unauthenticated
-from .sql import TEXT
+from .sql import TEXT, upsert
 from .store import METADATA, Reader, Store, Tx
 from .world import World
 
@@ -69,13 +68,6 @@ def _read() -> Executable:
     return sa.select(_T.c.revision).where(_T.c.name == sa.bindparam("name"))
 
 
-def _raise() -> Executable:
-    upsert = insert(_T).values(name=sa.bindparam("name"), revision=1)
-    return upsert.on_conflict_do_update(
-        index_elements=["name"], set_={"revision": _T.c.revision + 1}
-    )
-
-
 async def revision(db: Reader, name: str) -> int:
     """How often `name` was revised."""
     rows = await db.rows(db.sql("revisions.read", _read), {"name": name})
@@ -84,7 +76,8 @@ async def revision(db: Reader, name: str) -> int:
 
 async def revise(tx: Tx, name: str) -> None:
     """Invalidates, with this transaction, what every control remembers under `name`."""
-    await tx.run(tx.sql("revisions.raise", _raise), {"name": name})
+    sql = tx.sql("revisions.raise", lambda: upsert(_T, "revision"))
+    await tx.rows(sql, {"name": name, "revision": 1})
 
 
 class Callers:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert  # its ON CONFLICT compiles for both databases
 from sqlalchemy.sql.base import Executable
 
 from .faults import OverQuota
-from .sql import TEXT
+from .sql import TEXT, upsert
 
 if TYPE_CHECKING:
     from .store import Reader, Record, Tx
@@ -43,22 +42,6 @@ def _tables() -> tuple[sa.Table, sa.Table]:
 
 
 USAGE, LIMITS = _tables()
-
-
-def _add(t: sa.Table, column: str, *, replace: bool) -> Callable[[], Executable]:
-    """An upsert that both databases take; `replace` sets the number, else it is added."""
-
-    def build() -> Executable:
-        statement = insert(t)
-        more = statement.excluded[column]
-        given: dict[str, Any] = {c.name: sa.bindparam(c.name) for c in t.c}
-        changed = more if replace else t.c[column] + more
-        upsert = statement.values(given).on_conflict_do_update(
-            index_elements=["service", "resource", "project_id"], set_={column: changed}
-        )
-        return upsert.returning(t.c[column])
-
-    return build
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,7 @@ class Quota(Generic[R]):
 async def add_usage(tx: Tx, service: str, name: str, project_id: str, delta: int) -> int:
     """The usage after adding `delta`."""
     values = {"service": service, "resource": name, "project_id": project_id, "used": delta}
-    return int((await tx.rows(_upsert(tx, USAGE, "used", False), values))[0][0])
+    return int((await tx.rows(_upsert(tx, USAGE, "used", replace=False), values))[0][0])
 
 
 async def limit_of(db: Reader, service: str, name: str, project_id: str, default: int) -> int:
@@ -127,7 +110,7 @@ async def usage(db: Reader, service: str, project_id: str) -> dict[str, int]:
 async def set_limits(tx: Tx, service: str, project_id: str, values: Mapping[str, int]) -> None:
     for name, limit in values.items():
         row = {"service": service, "resource": name, "project_id": project_id, "hard_limit": limit}
-        await tx.rows(_upsert(tx, LIMITS, "hard_limit", True), row)
+        await tx.rows(_upsert(tx, LIMITS, "hard_limit", replace=True), row)
 
 
 async def clear_limits(tx: Tx, service: str, project_id: str) -> None:
@@ -158,5 +141,5 @@ async def _by_resource(
     return {r[0]: int(r[1]) for r in rows}
 
 
-def _upsert(tx: Tx, t: sa.Table, column: str, replace: bool) -> Any:
-    return tx.sql(("quota", "upsert", t.name), _add(t, column, replace=replace))
+def _upsert(tx: Tx, t: sa.Table, column: str, *, replace: bool) -> Any:
+    return tx.sql(("quota", "upsert", t.name), lambda: upsert(t, column, replace=replace))

@@ -385,8 +385,10 @@ class Sagas:
         clock = self.runtime.world.clock
         run.step, give_up, tries = step.name, clock.monotonic() + step.patience_s, 0
         while True:
-            live.in_step = True
+            live.in_step = True  # who interrupts need not wait for the back-off either
             try:
+                if tries:
+                    await clock.sleep(_BACKOFF_S[min(tries - 1, 6)])
                 async with asyncio.timeout(step.timeout_s):
                     return await step.do(run)
             except Unavailable:
@@ -403,7 +405,6 @@ class Sagas:
                 ) from None
             finally:
                 live.in_step = False
-            await clock.sleep(_BACKOFF_S[min(tries, 6)])
             tries += 1
 
     async def _backward(self, run: Run[Any], saga: Saga[Any]) -> bool:

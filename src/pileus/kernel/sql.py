@@ -77,6 +77,22 @@ def creates(metadata: sa.MetaData, dialect: Dialect) -> Iterator[tuple[sa.Table,
         yield table, made, sorted(indexes)
 
 
+def upsert(table: sa.Table, column: str, *, replace: bool = False) -> sa.TextClause:
+    """Inserts a number under the table's primary key, or adds it to the one there (`replace`: takes its place).
+
+    It returns the number as it then is. As text, since SQLAlchemy's ON CONFLICT belongs to one dialect each, and
+    importing another one's costs a start 50 ms.
+    """
+    keys = ", ".join(c.name for c in table.primary_key)
+    columns = ", ".join(c.name for c in table.c)
+    values = ", ".join(f":{c.name}" for c in table.c)
+    new = f"excluded.{column}" if replace else f"{table.name}.{column} + excluded.{column}"
+    return sa.text(
+        f"INSERT INTO {table.name} ({columns}) VALUES ({values}) "
+        f"ON CONFLICT ({keys}) DO UPDATE SET {column} = {new} RETURNING {column}"
+    )
+
+
 def add_column(column: sa.Column[Any], dialect: Dialect) -> str:
     """Adds a column that an older version did not have; the store fills it from the documents."""
     spelled = str(CreateColumn(column).compile(dialect=dialect))
