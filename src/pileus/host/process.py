@@ -110,7 +110,8 @@ def launch(
 
     Keep the answer and `poll` it when the process ends, or it stays a zombie while we live.
     """
-    with output.open("wb") as words:
+    output.write_bytes(b"")
+    with output.open("ab") as words:  # appending, so that the file may be cut while it is written
         return subprocess.Popen(
             argv,
             cwd=cwd,

@@ -167,25 +167,29 @@ class GuestFolder:
             log.seek(max(0, os.fstat(descriptor).st_size - CONSOLE_LIMIT))
             return log.read(CONSOLE_LIMIT).decode(errors="replace").replace("\r\n", "\n")
 
-    def trim_console(self) -> None:
-        """Cut the head of a console past its limit, while QEMU appends to it."""
-        try:
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self.path / "console.log", flags)
-        except FileNotFoundError:
-            return
-        try:
-            size = os.fstat(descriptor).st_size
-            if size > CONSOLE_LIMIT:
-                _cut_head(descriptor, (size - CONSOLE_KEPT) // _BLOCK * _BLOCK)
-        finally:
-            os.close(descriptor)
+    def trim_logs(self) -> None:
+        """Cut the heads of the console and of QEMU's own words, while QEMU appends to them."""
+        for name in ("console.log", "qemu.log"):
+            _trim(self.path / name)
 
 
 def clear(guests: Path) -> None:
     """Delete the folders of guests destroyed by a process that did not live to finish it."""
     for gone in guests.glob(f"{_GONE}*"):
         shutil.rmtree(gone)
+
+
+def _trim(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > CONSOLE_LIMIT:
+            _cut_head(descriptor, (size - CONSOLE_KEPT) // _BLOCK * _BLOCK)
+    finally:
+        os.close(descriptor)
 
 
 def _lay_out(tree: Path, contents: dict[str, str]) -> None:

@@ -53,7 +53,7 @@ from pileus.services.compute.drivers.guest_folder import GuestFolder
 
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot pulls the plug
 BUTTON_S = 10  # between two presses of the power button: a guest that boots does not hear the first
-TRIM_S = 5  # between two looks at the consoles
+TRIM_S = 5  # between two looks at the logs
 
 _TRAITS = (
     "COMPUTE_NODE",
@@ -134,7 +134,7 @@ class QemuComputeDriver:
                 "QEMU cannot run here; `make setup` installs it.", internal=missing.reason
             ) from None
         await self._adopt()
-        self._trimmer = asyncio.create_task(self._trim_consoles())
+        self._trimmer = asyncio.create_task(self._trim_logs())
 
     async def close(self) -> None:
         tasks = [r.follower for r in self._residents.values() if r.follower]
@@ -454,12 +454,12 @@ class QemuComputeDriver:
                 groups = [os.stat("/dev/kvm").st_gid]
         return as_user(self._owner, [group for group in groups if group])
 
-    async def _trim_consoles(self) -> None:
+    async def _trim_logs(self) -> None:
         while True:
             await self._clock.sleep(TRIM_S)
             for resident in list(self._residents.values()):
                 if resident.emulator:
-                    await asyncio.to_thread(resident.folder.trim_console)
+                    await asyncio.to_thread(resident.folder.trim_logs)
 
 
 @contextmanager

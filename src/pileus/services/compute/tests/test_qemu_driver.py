@@ -365,7 +365,7 @@ def test_a_console_is_cut_at_its_head_only(tmp_path: Path) -> None:
     text = "".join(f"line {n}\n" for n in range(200_000))
     log.write_text(text)
     assert len(text) > CONSOLE_LIMIT
-    folder.trim_console()
+    folder.trim_logs()
     kept = log.read_text()
     assert CONSOLE_KEPT <= len(kept) <= CONSOLE_KEPT + 4096
     assert text.endswith(kept)

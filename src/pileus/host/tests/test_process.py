@@ -1,0 +1,76 @@
+"""Commands with their limits, and processes that are not our children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pileus.host import process
+from pileus.host.process import Limits, ProcessFailed, run
+
+
+def test_run_answers_with_the_output() -> None:
+    assert asyncio.run(run(["cat"], stdin=b"spoken")) == b"spoken"
+
+
+def test_run_says_how_a_command_failed() -> None:
+    with pytest.raises(ProcessFailed, match="ended with 3: no luck") as failed:
+        asyncio.run(run(["sh", "-c", "echo no luck >&2; exit 3"]))
+    assert failed.value.returncode == 3
+
+
+def test_run_says_what_is_not_installed() -> None:
+    with pytest.raises(ProcessFailed, match="not installed"):
+        asyncio.run(run(["no-such-program-here"]))
+
+
+def test_a_command_past_its_time_is_killed() -> None:
+    async def story() -> None:
+        with pytest.raises(ProcessFailed, match="still running"):
+            await run(["sleep", "38561"], timeout_s=0.1)
+
+    asyncio.run(story())
+    assert not process.find(lambda arguments, cwd: arguments == [b"sleep", b"38561"])
+
+
+def test_limits_hold() -> None:
+    with pytest.raises(ProcessFailed):
+        asyncio.run(run(["python3", "-c", "'x' * 2**30"], limits=Limits(address_space=1 << 28)))
+    with pytest.raises(ProcessFailed):
+        asyncio.run(run(["dd", "if=/dev/zero", "of=/dev/null"], limits=Limits(cpu_s=1)))
+
+
+def test_a_launched_process_has_a_session_of_its_own_and_can_be_killed(tmp_path: Path) -> None:
+    async def story() -> None:
+        child = process.launch(
+            ["sh", "-c", "echo ready; exec sleep 60"], cwd=tmp_path, output=tmp_path / "words"
+        )
+        assert os.getsid(child.pid) == child.pid
+        await process.kill(child.pid)
+        assert child.wait() == -signal.SIGKILL
+        await process.kill(child.pid)
+
+    asyncio.run(story())
+
+
+def test_several_may_wait_for_one_end() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+
+    async def story() -> list[bool]:
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            assert not await process.ended(pidfd, 0.01)
+            waiting = [asyncio.create_task(process.ended(pidfd, 20)) for _ in range(3)]
+            await asyncio.sleep(0)
+            child.kill()
+            return await asyncio.gather(*waiting)
+        finally:
+            os.close(pidfd)
+            child.wait()
+
+    assert asyncio.run(story()) == [True, True, True]
