@@ -50,7 +50,8 @@ class NetlinkWire:
     def get(self, kind: int, body: bytes) -> bytes:
         """The one message that answers the request. Raises Refused."""
         self._send(kind, ACK, body)
-        return list(self._answers())[0]
+        answer, *_ = self._answers()
+        return answer
 
     def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
         """Every message of a listing. Raises Refused."""

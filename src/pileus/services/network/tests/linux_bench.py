@@ -62,6 +62,7 @@ class LinuxBench:
         self.spaces = Namespaces()
         self.drivers: dict[str, LinuxNetworkDriver] = {}
         self.options: dict[str, Any] = {}
+        self.is_apart = False  # a home of its own, not the underlay's namespace
         self._guests: dict[str, Guest] = {}
         self._made: list[str] = []
         self._outside: list[socket.socket] = []
@@ -79,6 +80,7 @@ class LinuxBench:
         for host, address in hosts.items():
             name = self.name(host)
             await self._create(name)
+            await self._create(self.name(f"{host}-home"))
             path = self.spaces.path(outside)
 
             def join(link: Netlink, host: str = host, path: Path = path) -> None:
@@ -254,15 +256,19 @@ class LinuxBench:
     def name(self, what: str) -> str:
         return f"{self._tag}-{what}"
 
+    def home(self, host: str) -> str:
+        return self.name(f"{host}-home" if self.is_apart else host)
+
     async def _create(self, name: str) -> None:
         await self.spaces.create(name)
         self._made.append(name)
         await self._inside(name, lambda link: link.want("lo", mtu=65536))
 
     async def _driver(self, host: str) -> LinuxNetworkDriver:
-        home = str(self.spaces.path(self.name(host)))
+        underlay = str(self.spaces.path(self.name(host)))
+        home = str(self.spaces.path(self.home(host)))
         folder = self._scratch / f"netns-{host}"
-        options = Options(home=home, underlay=home, namespaces=folder, **self.options)
+        options = Options(home=home, underlay=underlay, namespaces=folder, **self.options)
         driver = LinuxNetworkDriver(echo, options=options)
         await driver.start_up()
         return driver
@@ -292,7 +298,7 @@ class LinuxBench:
         what = f"{host}-{port.id[:8]}-{port.network_id[:8]}"
         there = Guest(port, net, self.name(what))
         await self._create(there.namespace)
-        outer = await self.spaces.call(self.name(host), lambda: _open_tap(tap_name(port.id)))
+        outer = await self.spaces.call(self.home(host), lambda: _open_tap(tap_name(port.id)))
         inner = await self.spaces.call(there.namespace, lambda: _open_tap("eth0"))
         there.descriptors = [outer, inner]
         loop = asyncio.get_running_loop()

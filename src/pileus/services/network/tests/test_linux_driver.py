@@ -18,6 +18,7 @@ from pileus.services.network.driver import (
     GroupSpec,
     HostNetwork,
     PortSpec,
+    RemotePort,
     RuleSpec,
     tap_name,
 )
@@ -41,6 +42,8 @@ from pileus.testing.drivers.network import (
     HOST_IP,
     OTHER_NET,
     OUTSIDE_IP,
+    PUBLIC,
+    REMOTE,
     STRANGER,
     WEB,
     Bench,
@@ -288,6 +291,36 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
             assert await bench.heard(theirs) is None
             for opened in (ours, theirs):
                 opened.close()
+
+        self.play_here(scenario)
+
+    def test_bridges_and_underlay_may_live_in_two_namespaces(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            bench.is_apart = True
+            here, there = guest(WEB, "10.0.0.11"), guest(REMOTE, "10.0.0.31")
+            for host, own, other, at in (("h1", here, there, "h2"), ("h2", there, here, "h1")):
+                remote = RemotePort(id=other.id, mac=other.mac, ips=("10.0.0.1",), host=at)
+                stretched = network(remote_ports=(remote,))
+                outer = (router(floating(FLOATING, "10.0.0.11")),) if host == "h1" else ()
+                seen = await bench.apply(
+                    document(own, host=host, networks=(stretched, public()), routers=outer)
+                )
+                assert seen.errors == {}
+            assert await bench.reaches(WEB, "10.0.0.31", "tcp", 22)
+            assert await bench.reaches("", FLOATING, "tcp", 22)
+            assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80)
+
+        self.play_here(scenario)
+
+    def test_a_guest_may_sit_directly_on_an_external_network(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            fixed = (FixedIP(subnet_id=uuid(5, 9), ip="172.24.4.20"),)
+            port = guest(WEB, "10.0.0.11", network_id=PUBLIC, fixed_ips=fixed)
+            seen = await bench.apply(document(port, networks=(public(),), ports=(port,)))
+            assert seen.errors == {}
+            assert await bench.reaches("", "172.24.4.20", "tcp", 22)
+            assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80)
+            assert await bench.fetch(WEB, "/x") == (200, f"{WEB} /x".encode())
 
         self.play_here(scenario)
 

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from pileus.host import conntrack
 from pileus.host.netlink import Netlink
 from pileus.host.netns import Namespaces
-from pileus.host.ruleset import Fragment, LiveTable
+from pileus.host.ruleset import LiveTable
 from pileus.kernel.faults import Fault
 from pileus.kernel.world import World
 from pileus.services.network.driver import HostNetwork, Metadata, Observed
 from pileus.services.network.drivers.linux import connections, filters, plan, underlay
 from pileus.services.network.drivers.linux.forwarding import Forwarder
 from pileus.services.network.drivers.linux.machine import Machine
-from pileus.services.network.drivers.linux.names import Names, mark_of
+from pileus.services.network.drivers.linux.names import Names
 from pileus.services.network.drivers.linux.plan import Plan
 from pileus.services.network.drivers.linux.routers import Advertiser, Routing, want_router
 from pileus.services.network.drivers.linux.segments import want_segment, want_tap
@@ -70,6 +72,8 @@ class LinuxNetworkDriver:
         self._lock = asyncio.Lock()
         self._zones: dict[str, int] = {}
         self._plan: Plan | None = None
+        self._applied: HostNetwork | None = None
+        self._is_whole = False  # did the last apply make everything that it meant to?
         self._done: dict[str, object] = {}
         self._devices: dict[str, set[str]] = {"home": set(), "underlay": set()}
         self._services: dict[str, NetworkService] = {}
@@ -87,15 +91,18 @@ class LinuxNetworkDriver:
         async with self._lock:
             if self._plan is None:
                 await self._survey()
-            goal = plan.plan_for(desired, self._zones)
+            elif self._is_whole and _without_revision(desired) == self._applied:
+                return self._observed(desired, self._plan)
+            # A large document takes a while to plan: not on the loop, which serves guests meanwhile.
+            planning = partial(plan.plan_for, desired, self._zones)
+            goal = await self._machine.namespaces.call("", planning)
+            self._is_whole = False
             await self._remove(goal)
             await self._write_rules(goal)
             await self._end_connections(goal)
             await self._realise(goal)
-            self._plan = goal
-            wired = {id: f"port/{id}" in self._done and p.admin_up for id, p in goal.guests.items()}
-            ports = {p.id: wired.get(p.id, p.id not in goal.errors) for p in desired.ports}
-            return Observed(revision=desired.revision, ports=ports, errors=goal.errors)
+            self._plan, self._applied = goal, _without_revision(desired)
+            return self._observed(desired, goal)
 
     async def sweep(self) -> None:
         async with self._lock:
@@ -114,24 +121,30 @@ class LinuxNetworkDriver:
             await self._forwarder.close()
             await self._machine.close()
 
+    def _observed(self, desired: HostNetwork, goal: Plan) -> Observed:
+        wired = {id: f"port/{id}" in self._done and p.admin_up for id, p in goal.guests.items()}
+        ports = {p.id: wired.get(p.id, p.id not in goal.errors) for p in desired.ports}
+        return Observed(revision=desired.revision, ports=ports, errors=goal.errors)
+
     async def _survey(self) -> None:
         """What of ours is on the machine: devices by their alias, zones from the bridges' aliases."""
         names = self._names
         at_home = await self._machine.at_home(Netlink.links)
-        ours = [link for link in at_home.values() if names.is_ours(link.alias)]
+        ours = [link for link in at_home.values() if names.is_our_device(link.name, link.alias)]
         outer = await self._machine.at_underlay(Netlink.links)
         self._devices["home"] |= {link.name for link in ours}
-        self._devices["underlay"] |= {n for n, k in outer.items() if names.is_ours(k.alias)}
+        found = {link.name for link in outer.values() if names.is_our_device(link.name, link.alias)}
+        self._devices["underlay"] |= found
         if self._machine.same_namespace:
             everywhere = self._devices["home"] | self._devices["underlay"]
             self._devices = {"home": everywhere, "underlay": set()}
         for link in ours:
-            kind, id, zone = link.alias.split("/")[2:5]
-            if kind == "network" and mark_of(link.alias).isdigit():
-                self._zones.setdefault(id, int(zone))
+            id, zone = names.network_of(link.alias)
+            if zone:
+                self._zones.setdefault(id, zone)
 
     async def _remove(self, goal: Plan) -> None:
-        """Whatever is ours and not in the goal, the guests' way in first."""
+        """Whatever is ours and not in the goal."""
         wanted = {
             "home": plan.home_devices(goal, self._names),
             "underlay": plan.underlay_devices(goal, self._names),
@@ -147,9 +160,9 @@ class LinuxNetworkDriver:
             ("home", self._machine.at_home),
             ("underlay", self._machine.at_underlay),
         ):
-            for name in sorted(self._devices[place] - wanted[place], key=_taps_first):
-                await visit(partial(_delete, name))
-                self._devices[place].discard(name)
+            if gone := self._devices[place] - wanted[place]:
+                await visit(partial(_delete_all, gone))
+                self._devices[place] -= gone
         spaces = plan.namespaces(goal, self._names)
         for name in self._machine.namespaces.names() - spaces:
             if self._names.is_our_namespace(name):
@@ -159,13 +172,16 @@ class LinuxNetworkDriver:
     async def _write_rules(self, goal: Plan) -> None:
         """All rules at once and before any device: a port without rules passes nothing."""
         names = self._names
+
+        def write_home(_: Netlink) -> dict[str, str]:
+            self._tracking.write(plan.tracking_fragments(goal, names))
+            return self._bridge_table.write(plan.bridge_fragments(goal, names))
+
         outer = plan.underlay_fragments(goal, names)
         await self._machine.at_underlay(lambda _: self._guard.write(outer))
-        zones = plan.tracking_fragments(goal, names)
-        await self._machine.at_home(lambda _: self._tracking.write(zones))
-        rules: dict[str, Fragment] = plan.bridge_fragments(goal, names)
-        refused = await self._machine.at_home(lambda _: self._bridge_table.write(rules))
+        refused = await self._machine.at_home(write_home)
         goal.errors.update(refused)
+        self._is_whole = not refused
         for id in refused:
             goal.guests.pop(id, None)
 
@@ -189,6 +205,7 @@ class LinuxNetworkDriver:
                     await work.job()
                 except (Fault, OSError) as error:
                     goal.errors[work.id] = _sentence(error)
+                    self._is_whole = False
                     continue
             self._done[work.key] = work.inputs
         self._devices["home"] |= plan.home_devices(goal, self._names)
@@ -257,9 +274,9 @@ def _sentence(error: Fault | OSError) -> str:
     return error.message if isinstance(error, Fault) else f"The kernel refused: {error}."
 
 
-def _delete(name: str, link: Netlink) -> None:
-    link.delete(name)
+def _delete_all(names: set[str], link: Netlink) -> None:
+    link.delete_all(sorted(names))
 
 
-def _taps_first(name: str) -> tuple[bool, str]:
-    return not name.startswith("tap"), name
+def _without_revision(desired: HostNetwork) -> HostNetwork:
+    return msgspec.structs.replace(desired, revision=0)

@@ -75,10 +75,16 @@ class Names:
     def alias(self, kind: str, id: str, mark: object = "") -> str:
         return f"pileus/{self.prefix}/{kind}/{id}/{mark}"
 
-    def is_ours(self, alias: str) -> bool:
-        return alias.startswith(f"pileus/{self.prefix}/")
+    def is_our_device(self, name: str, alias: str) -> bool:
+        """By its alias; by its name where a crash came between the making and the alias."""
+        if alias.startswith(f"pileus/{self.prefix}/"):
+            return True
+        pattern = self.prefix + r"[bdegrsux][0-9a-zA-Z-]{11}"
+        return not alias and re.fullmatch(pattern, name) is not None
 
-
-def mark_of(alias: str) -> str:
-    """The last part of an alias: what the kind of device keeps there."""
-    return alias.rsplit("/", 1)[-1]
+    def network_of(self, alias: str) -> tuple[str, int]:
+        """The network id and conntrack zone in a bridge's alias; zone 0 for any other alias."""
+        parts = alias.split("/")
+        if len(parts) != 5 or parts[2] != "network" or not parts[4].isdigit():
+            return "", 0
+        return parts[3], int(parts[4])
