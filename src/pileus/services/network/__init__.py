@@ -5,7 +5,7 @@ from __future__ import annotations
 from pileus.kernel import faults
 from pileus.kernel.hosts import AgentSpec
 from pileus.kernel.resources import Service
-from pileus.kernel.runtime import Provided
+from pileus.kernel.runtime import Provided, Standing
 
 from .agent import NetworkAgent
 from .bootstrap import bootstrap
@@ -13,9 +13,12 @@ from .contract import NETWORK
 from .control import KeptControl
 from .discovery import CoreResources, Versions
 from .extensions import Extensions
+from .floating_ips.operations import FloatingIps
 from .guests.kept import KeptNetwork
 from .networks.operations import Networks
 from .ports.operations import Ports
+from .routers.operations import Routers
+from .routers.placement import PERIOD_S, RECONCILER, place_routers
 from .rules import BASE_RULES
 from .security_groups.operations import SecurityGroups
 from .security_groups.rules import SecurityGroupRules
@@ -43,11 +46,15 @@ SERVICE = Service(
         SubnetPools,
         SecurityGroups,
         SecurityGroupRules,
+        Routers,
+        FloatingIps,
         tags_of(Networks, "networks"),
         tags_of(Subnets, "subnets"),
         tags_of(Ports, "ports"),
         tags_of(SubnetPools, "subnetpools"),
         tags_of(SecurityGroups, "security-groups"),
+        tags_of(Routers, "routers"),
+        tags_of(FloatingIps, "floatingips"),
     ),
     rules=BASE_RULES,
     scopes=("project",),
@@ -56,6 +63,7 @@ SERVICE = Service(
         Provided(NETWORK_CONTROL, KeptControl, remote=True),
     ),
     agents=(AgentSpec(NETWORK_HOST, NetworkAgent),),
+    reconcilers=(Standing(RECONCILER, PERIOD_S, place_routers),),
     bootstrap=bootstrap,
     settings=NetworkSettings,
 )

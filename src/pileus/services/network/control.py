@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pileus.kernel.events import emit
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Tx
 
 from .desired import HostDocument, host_document
-from .floating_ips.record import FLOATING_IPS
+from .floating_ips.record import FLOATING_IPS, tell_floating
 from .ports.lifecycle import tell
 from .ports.record import ACTIVE, DOWN, PORTS
 from .wiring import Piece
@@ -71,12 +70,4 @@ class KeptControl:
             return
         for fip in await FLOATING_IPS.list(tx, Page({"id": ids}, limit=1 << 30)):
             if fip.status != status and fip.port_id:
-                await FLOATING_IPS.change(tx, fip, status=status)
-                await emit(
-                    tx,
-                    "floatingip.update.end",
-                    fip.project_id,
-                    id=fip.id,
-                    port_id=fip.port_id,
-                    floating_ip_address=fip.floating_ip_address,
-                )
+                await tell_floating(tx, "update", await FLOATING_IPS.change(tx, fip, status=status))

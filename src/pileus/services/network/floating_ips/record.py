@@ -6,6 +6,7 @@ from pileus.kernel.events import emit
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Many, Tx
 
+from ..ports.record import PORTS
 from ..resource import COLUMNS, Noun, Nouns
 
 
@@ -64,12 +65,19 @@ async def release(tx: Tx, fip: FloatingIp) -> FloatingIp:
     new = await FLOATING_IPS.revise(
         tx, fip, port_id="", fixed_ip_address="", router_id="", status="DOWN"
     )
+    await tell_floating(tx, "update", fip)
+    return new
+
+
+async def tell_floating(tx: Tx, what: str, fip: FloatingIp) -> None:
+    """The event, with the device behind the port that the address stands (or stood) for."""
+    port = await PORTS.find(tx, fip.port_id) if fip.port_id else None
     await emit(
         tx,
-        "floatingip.update.end",
+        f"floatingip.{what}.end",
         fip.project_id,
         id=fip.id,
         port_id=fip.port_id,
         floating_ip_address=fip.floating_ip_address,
+        device_id=port.device_id if port is not None else "",
     )
-    return new

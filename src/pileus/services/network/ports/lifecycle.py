@@ -64,13 +64,14 @@ async def tell(tx: Tx, what: str, port: Port) -> None:
     )
 
 
-async def remove_port(tx: Tx, port: Port) -> None:
-    """The port goes with its addresses, and floating IPs let go of it."""
-    await disassociate(tx, port.id)
+async def remove_port(tx: Tx, port: Port) -> bool:
+    """The port goes with its addresses, and floating IPs let go of it: did it have any?"""
+    floated = await disassociate(tx, port.id)
     for fixed in port.fixed_ips:
         await give_back(tx, port.network_id, fixed.ip_address)
     await PORTS.delete(tx, port)
     await tell(tx, "delete", port)
+    return bool(floated)
 
 
 async def readdress(tx: Tx, world: World, port: Port, fixed: Sequence[FixedRequest]) -> list[Fixed]:

@@ -23,7 +23,7 @@ from ..routers.record import ROUTERS
 from ..security_groups.operations import SecurityGroups
 from ..security_groups.record import GROUPS
 from ..settings import SETTINGS
-from ..wiring import wake_for_ports
+from ..wiring import wake_for_ports, wake_networks
 from .bodies import (
     CreatePort,
     FixedRequest,
@@ -174,6 +174,8 @@ class Ports(NetworkResource[Port]):
             new = await PORTS.revise(tx, new, **changes)
             await tell(tx, "update", new)
         await wake_for_ports(ctx.runtime, port, new)
+        if fixed is not UNSET:
+            await wake_networks(ctx.runtime, port.network_id)
         return self.one(ctx, new)
 
     @operation("DELETE", "/ports/{port_id}", "delete_port")
@@ -183,8 +185,10 @@ class Ports(NetworkResource[Port]):
             raise service_port_in_use(port.id, port.device_owner)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", port.network_id)
-            await remove_port(tx, await PORTS.get(tx, port.id))
+            floated = await remove_port(tx, await PORTS.get(tx, port.id))
         await wake_for_ports(ctx.runtime, port)
+        if floated:
+            await wake_networks(ctx.runtime, port.network_id)
 
 
 def _create_target(network: Network, owner: str, device_owner: str) -> dict[str, object]:

@@ -1,0 +1,348 @@
+"""Floating IPs (API reference: floatingips)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Page, Tx
+from pileus.kernel.world import World
+
+from ..addressing import address
+from ..attributes import Attributes, domain_name, text
+from ..networks.operations import Networks
+from ..networks.record import NETWORKS, Network
+from ..ports.bodies import FixedRequest
+from ..ports.lifecycle import add_port, remove_port
+from ..ports.operations import Ports
+from ..ports.record import FLOATING_IP, PORTS, ROUTER_INTERFACE, Port
+from ..refusals import missing
+from ..resource import (
+    OWNER,
+    READER,
+    NetworkResource,
+    hold,
+    listing,
+    owner_of,
+    page_links,
+    projected,
+    sees_all,
+    standard,
+)
+from ..routers.record import ROUTERS, Router
+from ..subnets.record import SUBNETS
+from ..wiring import wake
+from .record import FLOATING_IPS, FloatingIp, pair_taken, release, tell_floating
+
+_FIXED = frozenset(
+    [
+        "id",
+        "status",
+        "created_at",
+        "updated_at",
+        "revision_number",
+        "tags",
+        "router_id",
+        "port_details",
+    ]
+)
+
+
+class CreateFloatingIp(Attributes):
+    root: ClassVar[str] = "floatingip"
+    plural: ClassVar[str] = "floatingips"
+    fixed = _FIXED
+    defaults = {"floating_ip_address": None}
+
+    floating_network_id: str
+    port_id: str | None = None
+    fixed_ip_address: str | None = None
+    floating_ip_address: str | None = None
+    subnet_id: str | None = None
+    description: str = ""
+    dns_name: str = ""
+    dns_domain: str = ""
+    project_id: str | UnsetType = UNSET
+
+
+class UpdateFloatingIp(Attributes):
+    root: ClassVar[str] = "floatingip"
+    creates = False
+    fixed = _FIXED | frozenset(
+        [
+            "floating_network_id",
+            "floating_ip_address",
+            "subnet_id",
+            "dns_name",
+            "dns_domain",
+            "project_id",
+            "tenant_id",
+        ]
+    )
+
+    port_id: str | UnsetType | None = UNSET
+    fixed_ip_address: str | UnsetType | None = UNSET
+    description: str | UnsetType = UNSET
+
+
+class FloatingIps(NetworkResource[FloatingIp]):
+    table = FLOATING_IPS
+    noun = "floatingip"
+    plural = "floatingips"
+    id_param = "floatingip_id"
+    see = "get_floatingip"
+    rules = {
+        "create_floatingip": OWNER,
+        "create_floatingip:floating_ip_address": "(rule:admin_only) or "
+        "(role:manager and project_id:%(project_id)s)",
+        "get_floatingip": READER,
+        "get_floatingip:tags": READER,
+        "update_floatingip": OWNER,
+        "update_floatingip:tags": OWNER,
+        "delete_floatingip": OWNER,
+        "delete_floatingip:tags": OWNER,
+    }
+    listing = listing(
+        (
+            "floating_network_id",
+            "floating_ip_address",
+            "port_id",
+            "fixed_ip_address",
+            "router_id",
+            "status",
+        )
+    )
+
+    async def rendered(self, ctx: Context, found: Sequence[FloatingIp]) -> list[dict[str, Any]]:
+        """Views with something of their ports, fetched together."""
+        ids = sorted({f.port_id for f in found} - {""})
+        page = Page({"id": ids}, (("id", False),), limit=1 << 30)
+        ports = {p.id: p for p in await PORTS.list(ctx.runtime.store, page)} if ids else {}
+        return [projected(ctx, _view(f, ports.get(f.port_id))) for f in found]
+
+    @operation("POST", "/floatingips", "create_floatingip", status=201)
+    async def create(self, ctx: Context, body: CreateFloatingIp) -> Any:
+        owner = owner_of(ctx, body.project_id)
+        ctx.require("create_floatingip", {"project_id": owner})
+        raw = ctx.document["floatingip"]
+        self.guard(ctx, "create", raw, {"project_id": owner}, CreateFloatingIp)
+        network = await Networks().visible(ctx, body.floating_network_id)
+        if not network.external:
+            raise _bad(f"Network {network.id} is not a valid external network")
+        if body.fixed_ip_address and not body.port_id:
+            raise _bad("fixed_ip_address cannot be specified without a port_id")
+        text(body.description, "description")
+        world = ctx.runtime.world
+        fip = FloatingIp(
+            id=world.new_id(),
+            project_id=owner,
+            description=body.description,
+            floating_network_id=network.id,
+            floating_ip_address="",
+            holder_id=world.new_id(),
+            dns_name=domain_name(body.dns_name, "dns_name"),
+            dns_domain=domain_name(body.dns_domain, "dns_domain"),
+        )
+        port = await self._port(ctx, fip, body.port_id)
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", network.id, *([port.network_id] if port else []))
+            fip = await _holding(tx, world, fip, network, body)
+            if port is not None:
+                fip = await _with_port(tx, fip, port.id, body.fixed_ip_address or "")
+            fip = await FLOATING_IPS.insert(tx, fip)
+            await tell_floating(tx, "create", fip)
+        await self._wake(ctx, fip.router_id)
+        return {self.noun: (await self.rendered(ctx, [fip]))[0]}
+
+    async def _port(self, ctx: Context, fip: FloatingIp, id: str | None) -> Port | None:
+        """The port named, if the caller may give it an address. Raises NotFound, Invalid."""
+        if not id:
+            return None
+        port = await Ports().visible(ctx, id)
+        if port.project_id != fip.project_id and not sees_all(ctx):
+            raise _bad(
+                f"Port {id} is associated with a different tenant than Floating IP {fip.id} "
+                "and therefore cannot be bound"
+            )
+        return port
+
+    @operation("GET", "/floatingips", "get_floatingip")
+    async def index(self, ctx: Context) -> Any:
+        page = self.page(ctx)
+        found = await FLOATING_IPS.list(ctx.runtime.store, page)
+        answer: dict[str, Any] = {self.plural: await self.rendered(ctx, found)}
+        if links := page_links(ctx, page, found):
+            answer["floatingips_links"] = links
+        return answer
+
+    @operation("GET", "/floatingips/{floatingip_id}", "get_floatingip")
+    async def show(self, ctx: Context, fip: FloatingIp) -> Any:
+        return {self.noun: (await self.rendered(ctx, [fip]))[0]}
+
+    @operation("PUT", "/floatingips/{floatingip_id}", "update_floatingip")
+    async def update(self, ctx: Context, fip: FloatingIp, body: UpdateFloatingIp) -> Any:
+        self.match(ctx, fip)
+        moves = body.port_id is not UNSET or body.fixed_ip_address is not UNSET
+        wanted = fip.port_id if body.port_id is UNSET else body.port_id or ""
+        fixed = body.fixed_ip_address if isinstance(body.fixed_ip_address, str) else ""
+        if fixed and not wanted:
+            raise _bad("fixed_ip_address cannot be specified without a port_id")
+        port = await self._port(ctx, fip, wanted) if moves else None
+        async with ctx.runtime.store.tx() as tx:
+            before = await FLOATING_IPS.get(tx, fip.id)
+            await hold(
+                tx, "networks", fip.floating_network_id, *([port.network_id] if port else [])
+            )
+            fip = before
+            if isinstance(body.description, str):
+                text(body.description, "description")
+                fip = await FLOATING_IPS.change(tx, fip, description=body.description)
+            if moves and fip.port_id and fip.port_id != wanted:
+                fip = await release(tx, fip)
+            if port is not None:
+                new = await _with_port(tx, fip, port.id, fixed)
+                changes = {n: getattr(new, n) for n in ("port_id", "fixed_ip_address", "router_id")}
+                fip = await FLOATING_IPS.revise(tx, fip, status="DOWN", **changes)
+                await tell_floating(tx, "update", fip)
+            elif not moves:
+                fip = await FLOATING_IPS.revise(tx, fip)
+        await self._wake(ctx, before.router_id, fip.router_id)
+        return {self.noun: (await self.rendered(ctx, [fip]))[0]}
+
+    @operation("DELETE", "/floatingips/{floatingip_id}", "delete_floatingip")
+    async def delete(self, ctx: Context, fip: FloatingIp) -> None:
+        self.match(ctx, fip)
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", fip.floating_network_id)
+            fip = await FLOATING_IPS.get(tx, fip.id)
+            await FLOATING_IPS.delete(tx, fip)
+            holder = await PORTS.find(tx, fip.holder_id)
+            if holder is not None:
+                await remove_port(tx, holder)
+            await tell_floating(tx, "delete", fip)
+        await self._wake(ctx, fip.router_id)
+
+    async def _wake(self, ctx: Context, *router_ids: str) -> None:
+        store = ctx.runtime.store
+        routers = [await ROUTERS.find(store, id) for id in set(router_ids) - {""}]
+        await wake(ctx.runtime, {r.host for r in routers if r is not None})
+
+
+def _bad(message: str) -> Invalid:
+    return Invalid(f"Bad floatingip request: {message}.", code="BadRequest")
+
+
+def _view(f: FloatingIp, port: Port | None) -> dict[str, Any]:
+    view = standard(f) | {
+        "floating_network_id": f.floating_network_id,
+        "floating_ip_address": f.floating_ip_address,
+        "port_id": f.port_id or None,
+        "fixed_ip_address": f.fixed_ip_address or None,
+        "router_id": f.router_id or None,
+        "status": f.status,
+        "dns_name": f.dns_name,
+        "dns_domain": f.dns_domain,
+        "port_details": _details(port) if port is not None else None,
+    }
+    del view["name"]  # floating IPs have none
+    return view
+
+
+def _details(port: Port) -> Mapping[str, Any]:
+    return {
+        "name": port.name,
+        "network_id": port.network_id,
+        "mac_address": port.mac_address,
+        "admin_state_up": port.admin_state_up,
+        "status": port.status,
+        "device_id": port.device_id,
+        "device_owner": port.device_owner,
+    }
+
+
+async def _holding(
+    tx: Tx, world: World, fip: FloatingIp, network: Network, body: CreateFloatingIp
+) -> FloatingIp:
+    """Takes an address on the outer network, by a port of the cloud's own. Raises Invalid, Conflict."""
+    network = await NETWORKS.get(tx, network.id)
+    holder = Port(
+        id=fip.holder_id,
+        project_id="",
+        network_id=network.id,
+        mac_address="",
+        device_id=fip.id,
+        device_owner=FLOATING_IP,
+        port_security_enabled=False,
+        status="N/A",
+    )
+    outer = await SUBNETS.all(tx, network_id=network.id, ip_version=4)
+    wanted = [s.id for s in outer if not body.subnet_id or s.id == body.subnet_id]
+    if body.floating_ip_address:
+        tries = [FixedRequest(ip_address=body.floating_ip_address, subnet_id=body.subnet_id)]
+    else:
+        tries = [FixedRequest(subnet_id=id) for id in wanted]
+    for request in tries:
+        try:
+            port = await add_port(tx, world, network, holder, [request], wear_default=False)
+        except Conflict as fault:
+            if fault.code != "IpAddressGenerationFailure":
+                raise
+            continue
+        taken = port.fixed_ips[0].ip_address
+        return msgspec.structs.replace(fip, floating_ip_address=taken)
+    raise Invalid(
+        f"Unable to find any IP address on external network {network.id}.",
+        code="ExternalIpAddressExhausted",
+    )
+
+
+async def _with_port(tx: Tx, fip: FloatingIp, port_id: str, fixed: str) -> FloatingIp:
+    """The floating IP standing for the port. Raises Invalid, NotFound, Conflict."""
+    port = await PORTS.get(tx, port_id)
+    ip, subnet_id = _inner(port, fixed)
+    router = await _router_between(tx, fip, port, subnet_id)
+    new = msgspec.structs.replace(fip, port_id=port.id, fixed_ip_address=ip, router_id=router.id)
+    for other in await FLOATING_IPS.all(tx, port_id=port.id, fixed_ip_address=ip):
+        if other.id != fip.id and other.floating_network_id == fip.floating_network_id:
+            raise Conflict(pair_taken(new), code="FloatingIPPortAlreadyAssociated")
+    return new
+
+
+def _inner(port: Port, fixed: str) -> tuple[str, str]:
+    """The address of the port that is meant, and its subnet."""
+    if fixed:
+        ip = str(address(fixed, "fixed_ip_address"))
+        for f in port.fixed_ips:
+            if f.ip_address == ip:
+                return ip, f.subnet_id
+        raise _bad(f"Port {port.id} does not have fixed ip {ip}")
+    own = [f for f in port.fixed_ips if ":" not in f.ip_address]
+    if not own:
+        raise _bad(f"Cannot add floating IP to port {port.id} that has no fixed IPv4 addresses")
+    if len(own) > 1:
+        raise _bad(
+            f"Port {port.id} has multiple fixed IPv4 addresses.  Must provide a specific IPv4 "
+            "address when assigning a floating IP"
+        )
+    return own[0].ip_address, own[0].subnet_id
+
+
+async def _router_between(tx: Tx, fip: FloatingIp, port: Port, subnet_id: str) -> Router:
+    """The router that joins the port's subnet and the outer network. Raises NotFound."""
+    for leg in await PORTS.all(tx, network_id=port.network_id, device_owner=ROUTER_INTERFACE):
+        if not any(f.subnet_id == subnet_id for f in leg.fixed_ips):
+            continue
+        router = await ROUTERS.find(tx, leg.device_id)
+        gateway = router.gateway if router is not None else None
+        if router is not None and gateway and gateway.network_id == fip.floating_network_id:
+            return router
+    raise missing(
+        "ExternalGatewayForFloatingIPNotFound",
+        f"External network {fip.floating_network_id} is not reachable from subnet {subnet_id}.  "
+        f"Therefore, cannot associate Port {port.id} with a Floating IP.",
+    )

@@ -1,0 +1,234 @@
+"""Routers (API reference: routers)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Forbidden
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.schema import Bulk
+from pileus.kernel.store import Tx
+
+from ..attributes import text
+from ..networks.operations import Networks
+from ..ports.operations import Ports
+from ..ports.record import ROUTER_INTERFACE, Port, port_target
+from ..refusals import router_in_use
+from ..resource import (
+    ADMIN,
+    OWNER,
+    READER,
+    NetworkResource,
+    hold,
+    listing,
+    owner_of,
+    sees_all,
+    standard,
+)
+from ..subnets.operations import Subnets
+from ..wiring import wake, wake_networks
+from .bodies import (
+    CreateRouter,
+    InterfaceRequest,
+    UpdateRouter,
+    asked_gateway,
+    bad_router,
+    checked_routes,
+)
+from .gateway import drop_gateway, gateway_view, set_gateway
+from .interfaces import add_by_port, add_by_subnet, interface_view, refuse_unconnected, remove
+from .placement import choose_host, legs
+from .record import ROUTERS, Router
+
+_GATEWAY = "external_gateway_info"
+
+
+def _gateway_rules(verb: str) -> dict[str, str]:
+    start = f"{verb}_router:{_GATEWAY}"
+    return {
+        start: OWNER,
+        f"{start}:network_id": OWNER,
+        f"{start}:enable_snat": ADMIN,
+        f"{start}:external_fixed_ips": ADMIN,
+    }
+
+
+class Routers(NetworkResource[Router]):
+    table = ROUTERS
+    noun = "router"
+    plural = "routers"
+    id_param = "router_id"
+    see = "get_router"
+    rules = {
+        "create_router": OWNER,
+        **_gateway_rules("create"),
+        "get_router": READER,
+        "get_router:tags": READER,
+        "update_router": OWNER,
+        **_gateway_rules("update"),
+        "update_router:tags": OWNER,
+        "delete_router": OWNER,
+        "delete_router:tags": OWNER,
+        "add_router_interface": OWNER,
+        "remove_router_interface": OWNER,
+    }
+    listing = listing(("status",), admin_state_up=Filter(kind=bool))
+
+    def view(self, ctx: Context, record: Router) -> dict[str, Any]:
+        r = record
+        return standard(r) | {
+            "admin_state_up": r.admin_state_up,
+            "status": "ACTIVE",
+            "external_gateway_info": gateway_view(r.gateway),
+            "routes": r.routes,
+            "availability_zone_hints": r.availability_zone_hints,
+            "availability_zones": ["nova"] if r.host else [],
+        }
+
+    @operation("POST", "/routers", "create_router", status=201)
+    async def create(self, ctx: Context, body: Bulk[CreateRouter]) -> Any:
+        wanted = []
+        for item, raw in zip(body.items, body.raw, strict=True):
+            owner = owner_of(ctx, item.project_id)
+            ctx.require("create_router", {"project_id": owner})
+            self.guard(ctx, "create", raw, {"project_id": owner}, CreateRouter)
+            asked = asked_gateway(item.external_gateway_info)
+            if asked is not None:
+                await Networks().visible(ctx, asked.network_id or "")
+            wanted.append((_router(ctx, owner, item), asked))
+        world, made = ctx.runtime.world, []
+        async with ctx.runtime.store.tx() as tx:
+            await hold(tx, "networks", *(a.network_id or "" for _, a in wanted if a))
+            for router, asked in wanted:
+                host = await choose_host(tx, world.clock.time())
+                router = await ROUTERS.insert(tx, msgspec.structs.replace(router, host=host))
+                if asked is not None:
+                    gateway = await set_gateway(tx, world, router, asked)
+                    router = await ROUTERS.change(tx, router, gateway=gateway)
+                await emit(tx, "router.create.end", router.project_id, id=router.id)
+                made.append(router)
+        await wake(ctx.runtime, {r.host for r in made})
+        return self.made(ctx, made, body.single)
+
+    @operation("GET", "/routers", "get_router")
+    async def index(self, ctx: Context) -> Any:
+        return await self.listed(ctx)
+
+    @operation("GET", "/routers/{router_id}", "get_router")
+    async def show(self, ctx: Context, router: Router) -> Any:
+        return self.one(ctx, router)
+
+    @operation("PUT", "/routers/{router_id}", "update_router")
+    async def update(self, ctx: Context, router: Router, body: UpdateRouter) -> Any:
+        self.match(ctx, router)
+        raw = ctx.document["router"]
+        self.guard(ctx, "update", raw, self.target(ctx, router), UpdateRouter)
+        changes = body.given()
+        text(changes.get("name", ""), "name")
+        text(changes.get("description", ""), "description")
+        given = changes.pop(_GATEWAY, UNSET)
+        asked = asked_gateway(given)
+        if asked is not None:
+            await Networks().visible(ctx, asked.network_id or "")
+        if "routes" in changes:
+            changes["routes"] = checked_routes(changes["routes"] or [])
+        async with ctx.runtime.store.tx() as tx:
+            await self._hold(tx, router, asked.network_id if asked else None)
+            router = await ROUTERS.get(tx, router.id)
+            if given is not UNSET:
+                changes["gateway"] = await set_gateway(tx, ctx.runtime.world, router, asked)
+            await refuse_unconnected(tx, router, changes.get("routes", ()))
+            router = await ROUTERS.revise(tx, router, **changes)
+            await emit(tx, "router.update.end", router.project_id, id=router.id)
+        await wake(ctx.runtime, {router.host})
+        return self.one(ctx, router)
+
+    async def _hold(self, tx: Tx, router: Router, *network_ids: str | None) -> None:
+        """The networks that the change concerns, and then the router."""
+        gateway = router.gateway.network_id if router.gateway else None
+        await hold(tx, "networks", *(n for n in (gateway, *network_ids) if n))
+        await hold(tx, "routers", router.id)
+
+    @operation("DELETE", "/routers/{router_id}", "delete_router")
+    async def delete(self, ctx: Context, router: Router) -> None:
+        self.match(ctx, router)
+        async with ctx.runtime.store.tx() as tx:
+            await self._hold(tx, router)
+            router = await ROUTERS.get(tx, router.id)
+            if any(p.device_owner == ROUTER_INTERFACE for p in await legs(tx, router.id)):
+                raise router_in_use(router.id)
+            await drop_gateway(tx, router)
+            await ROUTERS.delete(tx, router)
+            await emit(tx, "router.delete.end", router.project_id, id=router.id)
+        await wake(ctx.runtime, {router.host})
+
+    @operation("PUT", "/routers/{router_id}/add_router_interface", "add_router_interface")
+    async def add_interface(self, ctx: Context, router: Router, body: InterfaceRequest) -> Any:
+        if body.subnet_id and body.port_id:
+            raise bad_router("Cannot specify both subnet-id and port-id")
+        if not body.subnet_id and not body.port_id:
+            raise bad_router("Either subnet_id or port_id must be specified")
+        world = ctx.runtime.world
+        if body.subnet_id:
+            subnet = await Subnets().visible(ctx, body.subnet_id)
+            if subnet.external and not _owns(ctx, subnet.network_project_id):
+                raise Forbidden(
+                    f"Subnet {subnet.id} is of an external network; set it as the router's gateway."
+                )
+            async with ctx.runtime.store.tx() as tx:
+                await self._hold(tx, router, subnet.network_id)
+                router = await ROUTERS.get(tx, router.id)
+                port = await add_by_subnet(tx, world, router, subnet)
+                await self._added(tx, router, port)
+        else:
+            port = await Ports().visible(ctx, body.port_id or "")
+            ctx.require("update_port", port_target(port))
+            async with ctx.runtime.store.tx() as tx:
+                await self._hold(tx, router, port.network_id)
+                router = await ROUTERS.get(tx, router.id)
+                port = await add_by_port(tx, router, port.id)
+                await self._added(tx, router, port)
+        await wake(ctx.runtime, {router.host})
+        await wake_networks(ctx.runtime, port.network_id)
+        return interface_view(router, port)
+
+    async def _added(self, tx: Tx, router: Router, port: Port) -> None:
+        await ROUTERS.revise(tx, router)
+        await emit(tx, "router.interface.create", router.project_id, id=router.id, port_id=port.id)
+
+    @operation("PUT", "/routers/{router_id}/remove_router_interface", "remove_router_interface")
+    async def remove_interface(self, ctx: Context, router: Router, body: InterfaceRequest) -> Any:
+        if not body.subnet_id and not body.port_id:
+            raise bad_router("Either subnet_id or port_id must be specified")
+        networks = {p.network_id for p in await legs(ctx.runtime.store, router.id)}
+        async with ctx.runtime.store.tx() as tx:
+            await self._hold(tx, router, *networks)
+            router = await ROUTERS.get(tx, router.id)
+            port = await remove(tx, router, body.subnet_id or "", body.port_id or "")
+            await ROUTERS.revise(tx, router)
+            await emit(
+                tx, "router.interface.delete", router.project_id, id=router.id, port_id=port.id
+            )
+        await wake(ctx.runtime, {router.host})
+        await wake_networks(ctx.runtime, port.network_id)
+        return interface_view(router, port)
+
+
+def _owns(ctx: Context, project_id: str) -> bool:
+    return sees_all(ctx) or project_id == ctx.caller.project_id
+
+
+def _router(ctx: Context, owner: str, body: CreateRouter) -> Router:
+    return Router(
+        id=ctx.runtime.world.new_id(),
+        project_id=owner,
+        name=text(body.name, "name"),
+        description=text(body.description, "description"),
+        admin_state_up=body.admin_state_up,
+        availability_zone_hints=body.availability_zone_hints,
+    )
