@@ -14,6 +14,7 @@ import pytest
 
 from pileus.host import dns
 from pileus.services.network.driver import (
+    AddressPair,
     FixedIP,
     GroupSpec,
     HostNetwork,
@@ -204,6 +205,21 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
             await bench.apply(desired)
             await bench.run_in(WEB, "ip", "route", "del", "169.254.169.254/32")
             assert await bench.fetch(WEB, "/x") == (200, f"{WEB} /x".encode())
+
+        self.play_here(scenario)
+
+    def test_without_port_security_a_guest_still_gets_only_its_own_metadata(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            free = guest(WEB, "10.0.0.11", security=False, groups=())
+            pair = AddressPair(cidr="10.0.0.0/24")
+            paired = guest(STRANGER, "10.0.0.13", allowed_address_pairs=(pair,))
+            await bench.apply(document(free, guest(DB, "10.0.0.12", admin_up=False), paired))
+            for port_id in (WEB, STRANGER):
+                assert await bench.fetch(port_id, "/x") == (200, f"{port_id} /x".encode())
+                await bench.run_in(port_id, "ip", "addr", "add", "10.0.0.12/32", "dev", "eth0")
+                route = ("169.254.169.254/32", "dev", "eth0", "src", "10.0.0.12")
+                await bench.run_in(port_id, "ip", "route", "replace", *route)
+                assert await bench.fetch(port_id, "/x") is None
 
         self.play_here(scenario)
 

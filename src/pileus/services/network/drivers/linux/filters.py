@@ -17,6 +17,7 @@ from pileus.host.ruleset import Fragment, Table
 from pileus.services.network.checks import WITH_PORTS, protocol_number
 from pileus.services.network.driver import (
     METADATA_IPV4,
+    METADATA_IPV6,
     GroupSpec,
     PortSpec,
     RuleSpec,
@@ -226,9 +227,7 @@ def _jumps(prefix: str, port: PortSpec, known_groups: Container[str]) -> list[st
 
 
 def _spoofing(port: PortSpec, service_mac: str) -> list[str]:
-    """The metadata address is taken to this host's service whichever router the guest meant."""
-    mac = nft.mac(service_mac)
-    rules = [f"ip daddr {METADATA_IPV4} tcp dport 80 ether daddr set {mac}"]
+    rules = _metadata(port, nft.mac(service_mac))
     if not port.security:
         return [*rules, "accept"]
     pairs = identities(port)
@@ -253,6 +252,27 @@ def _spoofing(port: PortSpec, service_mac: str) -> list[str]:
         if ":" not in b
     ]
     return [*by_arp, *rules, "drop"]
+
+
+def _metadata(port: PortSpec, service_mac: str) -> list[str]:
+    """The metadata addresses: to this host's service whichever router the guest meant, as itself only.
+
+    The service knows a guest by its address, so this holds without port security and with address pairs too.
+    """
+    mac = nft.mac(port.mac)
+    rules = [
+        f"ether saddr {mac} ip saddr {nft.block(fixed.ip)} ip daddr {METADATA_IPV4} "
+        f"ether daddr set {service_mac} accept"
+        for fixed in port.fixed_ips
+        if ":" not in fixed.ip
+    ]
+    web = f"ip6 daddr {METADATA_IPV6} tcp dport 80"
+    return [
+        *rules,
+        f"ip daddr {METADATA_IPV4} drop",
+        f"ether saddr {mac} ip6 saddr {link_local(port.mac)} {web} accept",
+        f"{web} drop",
+    ]
 
 
 def _before_addresses(mac: str) -> list[str]:

@@ -150,7 +150,7 @@ def home_devices(plan: Plan, names: Names) -> set[str]:
     out = {tap_name(id) for id in plan.guests}
     router_ports = _router_ports(plan)
     for id, segment in plan.segments.items():
-        out.add(names.bridge(id))
+        out |= {names.bridge(id)} if segment.has_bridge else set()
         out |= {names.interface(port) for port in router_ports.get(id, ())}
         out |= {names.service(id)} if segment.has_guests else set()
         out |= {names.vxlan(id)} if segment.is_stretched else set()

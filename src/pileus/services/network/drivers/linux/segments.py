@@ -21,6 +21,11 @@ class Segment:
     has_guests: bool
 
     @property
+    def has_bridge(self) -> bool:
+        """Routers join an external network on its bridge in the underlay: here only guests need one."""
+        return self.has_guests or not self.network.external
+
+    @property
     def is_stretched(self) -> bool:
         known = dict(self.peers)
         remote = self.network.remote_ports
@@ -29,6 +34,8 @@ class Segment:
 
 async def want_segment(machine: Machine, segment: Segment, *, vxlan_port: int) -> None:
     """The bridge and, where the network has ports elsewhere, its VXLAN device and entries."""
+    if not segment.has_bridge:
+        return
     network, names = segment.network, machine.names
     bridge, vxlan = names.bridge(network.id), names.vxlan(network.id)
 
@@ -122,16 +129,3 @@ async def want_tap(
         link.want(name, mtu=network.mtu, master=bridge, alias=alias, up=port.admin_up)
 
     await machine.at_home(attach)
-
-
-def devices_at_home(machine: Machine, segment: Segment) -> list[str]:
-    """The devices of the network's bridge that are not guests' (nor routers')."""
-    names, id = machine.names, segment.network.id
-    devices = [names.bridge(id)]
-    if segment.has_guests:
-        devices.append(names.service(id))
-        if segment.network.external:
-            devices.append(names.uplink(id))
-    if segment.is_stretched:
-        devices.append(names.vxlan(id))
-    return devices
