@@ -8,6 +8,7 @@ from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided, Standing
 
 from .agent import NetworkAgent
+from .agents import Agents, AvailabilityZones
 from .bootstrap import bootstrap
 from .contract import NETWORK
 from .control import KeptControl
@@ -17,6 +18,7 @@ from .floating_ips.operations import FloatingIps
 from .guests.kept import KeptNetwork
 from .networks.operations import Networks
 from .ports.operations import Ports
+from .quotas import Quotas
 from .routers.operations import Routers
 from .routers.placement import PERIOD_S, RECONCILER, place_routers
 from .rules import BASE_RULES
@@ -48,6 +50,9 @@ SERVICE = Service(
         SecurityGroupRules,
         Routers,
         FloatingIps,
+        Quotas,
+        Agents,
+        AvailabilityZones,
         tags_of(Networks, "networks"),
         tags_of(Subnets, "subnets"),
         tags_of(Ports, "ports"),
