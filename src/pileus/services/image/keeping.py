@@ -184,10 +184,13 @@ class Keeping:
         with suppress(FileNotFoundError):  # it may have been renamed already
             await (await self.store.adopt(staged(image_id))).keep(image_id)
         async with self.runtime.store.tx() as tx:
-            image = await IMAGES.get(tx, image_id)
-            if image.status == IMPORTING:
-                image = await IMAGES.change(tx, image, status=ACTIVE)
-                await _announce(tx, image)
+            found = await IMAGES.find(tx, image_id)
+            if found is not None and found.status == IMPORTING:
+                found = await IMAGES.change(tx, found, status=ACTIVE)
+                await _announce(tx, found)
+        if found is None:
+            await self.forget(image_id)
+            raise Gone(f"Image {image_id} was deleted during its import.")
 
     async def unstage(self, image_id: str) -> None:
         """Drops the staged bytes; the image waits for others."""
