@@ -6,7 +6,7 @@ from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import Context, operation
 
 from .images.operations import ImageResource
-from .images.record import ACTIVE, ADMIN_OR_OWNER, DEACTIVATED, IMAGES, Image
+from .record import ACTIVE, ADMIN_OR_OWNER, DEACTIVATED, IMAGES, Image
 
 
 class ImageActions(ImageResource):

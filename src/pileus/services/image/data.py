@@ -12,7 +12,8 @@ from pileus.kernel.schema import IGNORE, Body
 from . import tickets
 from .faults import RangeNotSatisfiable
 from .images.operations import ImageResource
-from .images.record import (
+from .keeping import METHODS, kept
+from .record import (
     ACTIVE,
     ADMIN_OR_OWNER,
     DEACTIVATED,
@@ -22,7 +23,6 @@ from .images.record import (
     UPLOADING,
     Image,
 )
-from .keeping import METHODS, kept
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")

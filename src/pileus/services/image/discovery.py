@@ -7,8 +7,8 @@ from typing import Any
 from pileus.kernel import quota
 from pileus.kernel.resources import Context, Resource, operation
 
-from .images.record import IMAGES, STORE, Image
 from .keeping import METHODS
+from .record import IMAGES, STORE, Image
 
 
 class Discovery(Resource[Image]):

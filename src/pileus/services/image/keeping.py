@@ -20,7 +20,7 @@ from pileus.kernel.world import seconds_of
 from . import contract, tickets
 from .contract import ImageInfo
 from .faults import Gone
-from .images.record import (
+from .record import (
     ACTIVE,
     IMAGES,
     IMPORTING,

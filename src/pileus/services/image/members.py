@@ -14,8 +14,8 @@ from pileus.kernel.schema import IGNORE, Body
 
 from .images import attributes
 from .images.operations import ImageResource
-from .images.record import ADMIN_OR_OWNER, IMAGES, Image, Membership
 from .images.views import seconds
+from .record import ADMIN_OR_OWNER, IMAGES, Image, Membership
 
 _STATUSES = ("pending", "accepted", "rejected")
 _SEEN = (

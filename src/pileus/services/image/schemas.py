@@ -6,7 +6,7 @@ from typing import Any
 
 from pileus.kernel.resources import Context, Resource, operation
 
-from .images.record import CONTAINER_FORMATS, DISK_FORMATS, IMAGES, VISIBILITIES, Image
+from .record import CONTAINER_FORMATS, DISK_FORMATS, IMAGES, VISIBILITIES, Image
 
 Schema = dict[str, Any]
 

@@ -9,8 +9,8 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record, Table
 from pileus.services.identity.contract import IDENTITY
 
-from .images.record import IMAGES, QUEUED, Image
 from .keeping import file_chunks, kept
+from .record import IMAGES, QUEUED, Image
 
 _NAME = "pileus-test"
 _PROPERTIES = {"os_distro": "debian", "os_type": "linux", "hw_qemu_guest_agent": "yes"}

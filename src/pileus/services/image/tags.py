@@ -7,7 +7,7 @@ from pileus.kernel.resources import Context, operation
 
 from .images import attributes
 from .images.operations import ImageResource
-from .images.record import IMAGES, Image
+from .record import IMAGES, Image
 
 
 class ImageTags(ImageResource):

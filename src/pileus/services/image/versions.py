@@ -6,7 +6,7 @@ from typing import Any
 
 from pileus.kernel.resources import PUBLIC, Context, Resource, operation
 
-from .images.record import IMAGES, Image
+from .record import IMAGES, Image
 
 _MINORS = (
     17,

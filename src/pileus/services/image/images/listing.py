@@ -13,7 +13,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Match, Page
 from pileus.kernel.world import seconds_of, stamp
 
-from .record import VISIBILITIES
+from ..record import VISIBILITIES
 
 SORTS = (
     "name",

@@ -12,8 +12,8 @@ from typing import Any
 
 from pileus.kernel.faults import Conflict, Forbidden, Invalid, Unsupported
 
+from ..record import IMPORTING, QUEUED, Image
 from . import attributes
-from .record import IMPORTING, QUEUED, Image
 
 MEDIA_TYPES = (
     "application/openstack-images-v2.0-json-patch",

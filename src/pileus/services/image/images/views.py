@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .record import STORE, Image
+from ..record import STORE, Image
 
 
 def seconds(stamp: str) -> str:

@@ -19,7 +19,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.services.identity.contract import IDENTITY, ProjectInfo
 from pileus.services.image import SERVICE, standing
 from pileus.services.image.contract import IMAGES
-from pileus.services.image.images.record import IMAGES as RECORDS
+from pileus.services.image.record import IMAGES as RECORDS
 from pileus.services.image.settings import ImageSettings
 from pileus.services.image.tests.given import (
     OCTETS,
