@@ -330,6 +330,8 @@ def _attribute_is(path: str, value: str) -> Check:
     wanted = _template(value)
     if isinstance(wanted, str):
         text = wanted
+        if text == "None":  # callers spell what they do not have as ""
+            return lambda creds, target: _dig(creds, path) in (None, "")
         if "." in path:
             return lambda creds, target: _says(_dig(creds, path), text)
         return lambda creds, target: _says(getattr(creds, path, _ABSENT), text)
