@@ -29,7 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PATH = re.compile(
     r"/v3/(?:OS-INHERIT/)?(projects|domains|system)(?:/([^/]+))?/(users|groups)/([^/]+)/roles"
-    r"(?:/([^/]+))?(/inherited_to_projects)?$"
+    r"(?:/((?!inherited_to_projects$)[^/]+))?(/inherited_to_projects)?$"
 )
 _PAIRS = (("user", "project"), ("user", "domain"), ("group", "project"), ("group", "domain"))
 
