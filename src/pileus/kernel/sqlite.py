@@ -20,6 +20,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.base import Executable
 
 from . import sql as spelling
+from .faults import Unavailable
 from .store import METADATA, Duplicate, Row, Sql, Statements
 
 if TYPE_CHECKING:
@@ -74,11 +75,13 @@ class SqliteStore:
 
     async def stop(self) -> None:
         """Commits what is open and closes the file."""
-        await self.sync()
-        self._checkpointer.cancel()
-        self._thread.shutdown(wait=True)
-        for c in (self._read, self._idle, self._write):
-            c.close()
+        try:
+            await self.sync()
+        finally:
+            self._checkpointer.cancel()
+            self._thread.shutdown(wait=True)
+            for c in (self._read, self._idle, self._write):
+                c.close()
 
     async def _checkpoint(self) -> None:
         while True:
@@ -111,7 +114,10 @@ class SqliteStore:
             self._turns.append(turn)
             await turn
         if self._group is None:
-            self._write.execute("BEGIN IMMEDIATE")
+            try:
+                self._write.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as e:
+                raise _disk_fault(e) from e
             self._group = self._loop.create_future()
             self._group.add_done_callback(_observed)
             self._flushing = None
@@ -147,14 +153,29 @@ class SqliteStore:
     def _committed(self, done: asyncio.Future[None], error: BaseException | None) -> None:
         self._committing = None
         if error is not None:
+            self._lost(done, error)
+            return
+        done.set_result(None)
+        for wake in self._wakes:
+            wake()
+        self._next()
+
+    def lose_group(self, error: sqlite3.OperationalError) -> None:
+        """A full disk may undo the whole open transaction: then everyone in it failed."""
+        done, self._group = self._group, None
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        assert done is not None
+        self._lost(done, error)
+
+    def _lost(self, done: asyncio.Future[None], error: BaseException) -> None:
+        try:
             if self._write.in_transaction:
                 self._write.execute("ROLLBACK")
+        finally:
             done.set_exception(_disk_fault(error))
-        else:
-            done.set_result(None)
-            for wake in self._wakes:
-                wake()
-        self._next()
+            self._next()
 
     def _next(self) -> None:
         turns, self._turns = self._turns, deque()
@@ -171,12 +192,17 @@ class _SqliteTx:
         self.now = ""
 
     async def __aenter__(self) -> _SqliteTx:
-        await self.store._turn()
-        self.store._inside, self._slept = True, False
-        self.now = self.store.world.clock.now()
-        self._watch = self.store._loop.call_soon(self._suspended)
-        self._execute = self.store._write.execute
-        self._execute("SAVEPOINT one")
+        store = self.store
+        await store._turn()
+        self._execute = store._write.execute
+        try:
+            self._execute("SAVEPOINT one")
+        except sqlite3.OperationalError as e:
+            store.lose_group(e)
+            raise _disk_fault(e) from e
+        store._inside, self._slept = True, False
+        self.now = store.world.clock.now()
+        self._watch = store._loop.call_soon(self._suspended)
         return self
 
     def _suspended(self) -> None:
@@ -189,10 +215,16 @@ class _SqliteTx:
         trace: TracebackType | None,
     ) -> None:
         self._watch.cancel()
-        if error is not None or self._slept:
-            self._execute("ROLLBACK TO one")
-        self._execute("RELEASE one")
         self.store._inside = False
+        try:
+            if error is not None or self._slept:
+                self._execute("ROLLBACK TO one")
+            self._execute("RELEASE one")
+        except sqlite3.OperationalError as e:
+            self.store.lose_group(e)
+            if error is not None:
+                return
+            raise _disk_fault(e) from e
         committed = self.store._join(self.wait and error is None)
         if self._slept and error is None:
             raise RuntimeError("a transaction awaited something other than its store")
@@ -200,7 +232,10 @@ class _SqliteTx:
             await asyncio.shield(committed)
 
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
-        return self._execute(sql.text, sql.args(values)).fetchall()
+        try:
+            return self._execute(sql.text, sql.args(values)).fetchall()
+        except sqlite3.OperationalError as e:
+            raise _disk_fault(e) from e
 
     async def run(self, sql: Sql, values: Mapping[str, Any]) -> int:
         try:
@@ -221,8 +256,6 @@ def _observed(done: asyncio.Future[None]) -> None:
 
 
 def _disk_fault(error: BaseException) -> BaseException:
-    from .faults import Unavailable
-
     if isinstance(error, sqlite3.OperationalError):
         return Unavailable("The database cannot be written at the moment.", internal=str(error))
     return error
