@@ -26,6 +26,7 @@ from qemu.qmp import EventListener, Message, QMPClient, QMPError
 
 from pileus.host import process
 from pileus.kernel.faults import Conflict, Unavailable
+from pileus.kernel.world import Clock
 
 DEBIAN_PACKAGES = (
     "qemu-system-x86",
@@ -37,8 +38,9 @@ DEBIAN_PACKAGES = (
 PROGRAM = "qemu-system-x86_64"
 # Debian reserves 64055 for QEMU processes (libvirt-qemu); no account needs to exist.
 UNPRIVILEGED = 64055
-SPARE_PORTS = 8  # PCIe root ports kept free for disks and NICs that come later
+SPARE_PORTS = 8  # PCIe root ports that a guest starts with beyond those its NICs sit on
 START_S = 60  # a loaded host under TCG
+RELEASE_S = 20  # for a guest to let go of a device; one that boots takes a while
 FOUND_S = 10  # for a QEMU that runs already
 SOCKETS = ("qmp", "qmp-spare", "serial", "agent")
 
@@ -70,8 +72,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Card:
-    """A network card on an open tap."""
+    """A network card on an open tap. `id` is a plain name."""
 
+    id: str
     mac: str
     mtu: int
     descriptor: int
@@ -113,14 +116,14 @@ class Machine:
         argv += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
         argv += ["-device", "virtio-balloon-pci", "-object", "rng-random,id=rng0"]
         argv += ["-device", "virtio-rng-pci,rng=rng0"]
-        for n in range(1, SPARE_PORTS + 1):
-            argv += ["-device", f"pcie-root-port,id=spare{n},chassis={n},slot={n}"]
+        for n in range(1, len(self.cards) + SPARE_PORTS + 1):
+            argv += ["-device", f"pcie-root-port,id=port{n},chassis={n},slot={n}"]
         for n, disk in enumerate(self.disks):
             argv += _disk_arguments(n, disk)
-        for n, card in enumerate(self.cards):
-            argv += ["-netdev", f"tap,id=net{n},fd={card.descriptor}"]
-            device = f"virtio-net-pci,id=nic{n},netdev=net{n},mac={card.mac},romfile="
-            argv += ["-device", f"{device},host_mtu={card.mtu}"]
+        for n, card in enumerate(self.cards, 1):  # on ports, for the root bus lets nothing go
+            argv += ["-netdev", f"tap,id=net-{card.id},fd={card.descriptor}"]
+            device = f"virtio-net-pci,id=nic-{card.id},netdev=net-{card.id},mac={card.mac}"
+            argv += ["-device", f"{device},romfile=,host_mtu={card.mtu},bus=port{n}"]
         return argv
 
 
@@ -196,6 +199,7 @@ class Monitor:
         self._listener = EventListener()
         self._client.register_listener(self._listener)
         self._tasks: list[asyncio.Task[None]] = []
+        self._plug: socket.socket | None = None
         self.closed = asyncio.Event()
 
     async def connect(self, path: Path, timeout_s: float = START_S) -> None:
@@ -206,6 +210,7 @@ class Monitor:
             with reachable(path.parent) as folder:
                 plug.connect(f"{folder}/{path.name}")
             await asyncio.wait_for(self._client.connect(plug), timeout_s)
+            self._plug = plug
         except (OSError, QMPError, TimeoutError) as reason:
             plug.close()
             raise Unavailable("QEMU does not answer.", internal=repr(reason)) from None
@@ -218,6 +223,13 @@ class Monitor:
         except QMPError as reason:
             text = f"QEMU did not accept {command}."
             raise Unavailable(text, internal=repr(reason)) from None
+
+    async def give(self, name: str, descriptor: int) -> None:
+        """Hand QEMU an open descriptor, to be spoken of by `name` from now on."""
+        assert self._plug is not None, "give comes after connect"
+        rights = struct.pack("@i", descriptor)
+        self._plug.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        await self.execute("getfd", fdname=name)
 
     async def close(self) -> None:
         """Hang up. QEMU does not mind."""
@@ -308,6 +320,54 @@ class Emulator:
 
     async def execute(self, command: str, **arguments: object) -> Any:
         return await self._monitor.execute(command, **arguments)
+
+    async def devices(self) -> set[str]:
+        """The ids of the devices it has."""
+        listed = await self._monitor.execute("qom-list", path="/machine/peripheral")
+        return {entry["name"] for entry in listed if entry["name"] != "type"}
+
+    async def add_card(self, card: Card) -> None:
+        """Plug a card into a spare port; one that is there already stays."""
+        device, present = f"nic-{card.id}", await self.devices()
+        if device in present:
+            return
+        with contextlib.suppress(Unavailable):  # left by an attempt that got no further
+            await self._monitor.execute("netdev_del", id=f"net-{card.id}")
+        await self._monitor.give(f"tap-{card.id}", card.descriptor)
+        await self._monitor.execute(
+            "netdev_add", type="tap", id=f"net-{card.id}", fd=f"tap-{card.id}"
+        )
+        properties: dict[str, Any] = {
+            "driver": "virtio-net-pci",
+            "id": device,
+            "netdev": f"net-{card.id}",
+            "mac": card.mac,
+            "host_mtu": card.mtu,
+            "romfile": "",
+        }
+        for port in sorted(name for name in present if name.startswith("port")):
+            try:
+                await self._monitor.execute("device_add", **properties, bus=port)
+            except Unavailable as refused:
+                if "in use" not in refused.internal and "not available" not in refused.internal:
+                    raise
+            else:
+                return
+        await self._monitor.execute("netdev_del", id=f"net-{card.id}")
+        raise Conflict("The guest has no free port for another device; a restart gives it some.")
+
+    async def remove_card(self, card_id: str, clock: Clock) -> None:
+        """Unplug a card; the guest must let go of it. One that is not there is gone."""
+        device = f"nic-{card_id}"
+        end = clock.monotonic() + RELEASE_S
+        while device in await self.devices():
+            if clock.monotonic() > end:
+                raise Unavailable(f"The guest did not let go of {device} within {RELEASE_S} s.")
+            with contextlib.suppress(Unavailable):  # it is at it already
+                await self._monitor.execute("device_del", id=device)
+            await clock.sleep(0.2)
+        with contextlib.suppress(Unavailable):  # done by an earlier attempt
+            await self._monitor.execute("netdev_del", id=f"net-{card_id}")
 
     async def power_button(self) -> None:
         """Ask the guest to power off, by ACPI and by its agent if it has one."""

@@ -14,6 +14,7 @@ right;
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -93,6 +94,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     vcpus: int = 0
     ram_mib: int = 0
     disk_gib: int = 0
+    ports: tuple[str, ...] = ()  # the ids of its NICs' ports, in the guest's order
     vnc_socket: str = ""
     serial_socket: str = ""
 
@@ -151,6 +153,17 @@ class ComputeDriver(Protocol):
         """Restart the guest: `hard` does not ask it first."""
         ...
 
+    async def plug(self, guest_id: str, nic: Nic) -> Guest:
+        """Give the guest one more NIC, at once if it runs; a port that it has already stays."""
+        ...
+
+    async def unplug(self, guest_id: str, port_id: str) -> Guest:
+        """Take the NIC of a port away; a port that it does not have is away.
+
+        Raises Unavailable when a running guest does not let go of it in time.
+        """
+        ...
+
     async def pause(self, guest_id: str) -> Guest: ...
 
     async def unpause(self, guest_id: str) -> Guest: ...
@@ -183,11 +196,23 @@ def check_spec(spec: GuestSpec) -> None:
             f"Guest {spec.id} asks for {spec.vcpus} vCPUs and {spec.ram_mib} MiB of memory; "
             "at least 1 of each is needed."
         )
+    for nic in spec.nics:
+        check_nic(nic)
     for path, text in spec.metadata.items():
         if path.startswith("/") or ".." in path.split("/"):
             raise Invalid(f"Config drive path {path!r} must stay inside the drive.")
         if len(text.encode()) > TEXT_LIMIT:
             raise Invalid(f"Config drive file {path} is larger than {TEXT_LIMIT} bytes.")
+
+
+def check_nic(nic: Nic) -> None:
+    """Raise Invalid for a NIC whose words could mean something else on a command line."""
+    if not re.fullmatch(r"[\w.-]+", nic.port_id) or not re.fullmatch(r"[\w.-]{1,15}", nic.device):
+        raise Invalid(f"Port id {nic.port_id!r} and tap {nic.device!r} must be plain names.")
+    if not re.fullmatch(r"([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", nic.mac):
+        raise Invalid(f"MAC address {nic.mac!r} is not six pairs of hex digits.")
+    if not 68 <= nic.mtu <= 65535:
+        raise Invalid(f"MTU {nic.mtu} of port {nic.port_id} is not between 68 and 65535.")
 
 
 def check_epoch(spec: GuestSpec, known: int) -> None:

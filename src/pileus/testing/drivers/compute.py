@@ -23,6 +23,7 @@ from pileus.services.compute.driver import (
     Guest,
     GuestSpec,
     ImageSource,
+    Nic,
 )
 
 
@@ -34,6 +35,10 @@ class Bench:
     image: ImageSource
     lying_image: ImageSource  # says raw and is a qcow2 with a backing file
     power_off_inside: Callable[[ComputeDriver, str], Awaitable[None]]
+    nics: tuple[Nic, Nic] = (  # their taps exist where the driver has such things
+        Nic(port_id="0badf001-0000", network_id="net", mac="fa:16:3e:00:00:01"),
+        Nic(port_id="0badf002-0000", network_id="net", mac="fa:16:3e:00:00:02", mtu=1400),
+    )
     ram_mib: int = 128
     boot_s: float = 1.0  # how long a boot may take until its console asks for a login
     world: World = field(default_factory=World)
@@ -213,6 +218,31 @@ async def guests_outlive_the_driver_and_are_found_again(bench: Bench) -> None:
     await again.close()
 
 
+async def nics_come_and_go_and_stay_over_a_restart(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    first, second = bench.nics
+    spec = bench.spec(nics=(first,))
+    assert (await driver.spawn(spec)).ports == (first.port_id,)
+    await has_login_prompt(bench, driver, spec.id)
+    for _ in range(2):
+        plugged = await driver.plug(spec.id, second)
+        assert plugged.ports == (first.port_id, second.port_id)
+    for _ in range(2):
+        assert (await driver.unplug(spec.id, first.port_id)).ports == (second.port_id,)
+    await driver.stop(spec.id, 0)
+    assert (await driver.plug(spec.id, first)).ports == (second.port_id, first.port_id)
+    await driver.close()
+    again = bench.make()
+    await again.start_up()
+    started = await again.start(spec.id)
+    assert started.ports == (second.port_id, first.port_id)
+    with pytest.raises(Invalid, match="hex digits"):
+        await again.plug(spec.id, msgspec.structs.replace(first, mac="fa:16:3e,script=x"))
+    await again.destroy(spec.id)
+    await again.close()
+
+
 async def start_up_again_disturbs_nothing(bench: Bench) -> None:
     driver = bench.make()
     await driver.start_up()
@@ -310,6 +340,7 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     pause_holds_the_guest_until_unpause,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,
+    nics_come_and_go_and_stay_over_a_restart,
     start_up_again_disturbs_nothing,
     sweep_destroys_what_nobody_keeps,
     a_guest_that_powers_off_by_itself_is_reported_and_a_stopped_one_is_not,

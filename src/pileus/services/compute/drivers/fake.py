@@ -27,9 +27,11 @@ from pileus.services.compute.driver import (
     GuestSpec,
     ImageSource,
     Inventory,
+    Nic,
     Turns,
     Watcher,
     check_epoch,
+    check_nic,
     check_root_size,
     check_spec,
     last_lines,
@@ -154,6 +156,24 @@ class FakeComputeDriver:
             self._save(guest_id, guest)
             return self._seen(guest)
 
+    async def plug(self, guest_id: str, nic: Nic) -> Guest:
+        check_nic(nic)
+        async with self._turn(guest_id, "plug"):
+            guest = self._find(guest_id)
+            if nic.port_id not in {other.port_id for other in guest.spec.nics}:
+                guest.spec = msgspec.structs.replace(guest.spec, nics=(*guest.spec.nics, nic))
+                self._save(guest_id, guest)
+            return self._seen(guest)
+
+    async def unplug(self, guest_id: str, port_id: str) -> Guest:
+        async with self._turn(guest_id, "unplug"):
+            guest = self._find(guest_id)
+            kept = tuple(nic for nic in guest.spec.nics if nic.port_id != port_id)
+            if kept != guest.spec.nics:
+                guest.spec = msgspec.structs.replace(guest.spec, nics=kept)
+                self._save(guest_id, guest)
+            return self._seen(guest)
+
     async def pause(self, guest_id: str) -> Guest:
         async with self._turn(guest_id, "pause"):
             guest = self._find(guest_id)
@@ -221,6 +241,7 @@ class FakeComputeDriver:
             vcpus=spec.vcpus,
             ram_mib=spec.ram_mib,
             disk_gib=spec.root_gib + spec.ephemeral_gib,
+            ports=tuple(nic.port_id for nic in spec.nics),
         )
 
     def _change(self, guest: FakeGuest, power_state: int | None) -> Guest:

@@ -59,11 +59,14 @@ class GuestFolder:
         except FileNotFoundError:
             return None
 
+    def write_spec(self, spec: GuestSpec) -> None:
+        files.write_atomically(self.path / "spec.json", msgspec.json.encode(spec))
+
     def create(self, spec: GuestSpec) -> None:
         """The folder, the spec in it, the console's file and a place where QEMU may write."""
         self.path.mkdir(exist_ok=True)
         self.path.chmod(0o711)
-        files.write_atomically(self.path / "spec.json", msgspec.json.encode(spec))
+        self.write_spec(spec)
         run_folder = self.path / "run"
         run_folder.mkdir(exist_ok=True)
         run_folder.chmod(0o700)

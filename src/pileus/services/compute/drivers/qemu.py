@@ -44,6 +44,7 @@ from pileus.services.compute.driver import (
     Turns,
     Watcher,
     check_epoch,
+    check_nic,
     check_root_size,
     check_spec,
     last_lines,
@@ -191,6 +192,26 @@ class QemuComputeDriver:
             await self._launch(resident)
             return self._seen(resident)
 
+    async def plug(self, guest_id: str, nic: Nic) -> Guest:
+        check_nic(nic)
+        async with self._in_hand(guest_id) as resident:
+            if resident.emulator:
+                with ExitStack() as opened:
+                    if f"nic-{nic.port_id}" not in await resident.emulator.devices():
+                        (tap,) = await self._open_taps((nic,), opened)
+                        await resident.emulator.add_card(_card(nic, tap))
+            others = [other for other in resident.spec.nics if other.port_id != nic.port_id]
+            await self._rewrite(resident, (*others, nic))
+            return self._seen(resident)
+
+    async def unplug(self, guest_id: str, port_id: str) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            if resident.emulator:
+                await resident.emulator.remove_card(port_id, self._clock)
+            kept = tuple(nic for nic in resident.spec.nics if nic.port_id != port_id)
+            await self._rewrite(resident, kept)
+            return self._seen(resident)
+
     async def pause(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
             if resident.power_state == RUNNING:
@@ -259,6 +280,7 @@ class QemuComputeDriver:
             vcpus=spec.vcpus,
             ram_mib=spec.ram_mib,
             disk_gib=spec.root_gib + spec.ephemeral_gib,
+            ports=tuple(nic.port_id for nic in spec.nics),
             vnc_socket=str(resident.folder.vnc_socket) if has_sockets else "",
             serial_socket=str(resident.folder.serial_socket) if has_sockets else "",
         )
@@ -313,10 +335,7 @@ class QemuComputeDriver:
                 ram_mib=spec.ram_mib,
                 accelerator=self.accelerator,
                 disks=folder.disks(spec, base, self._images.folder),
-                cards=tuple(
-                    qemu.Card(nic.mac, nic.mtu, tap)
-                    for nic, tap in zip(spec.nics, taps, strict=True)
-                ),
+                cards=tuple(map(_card, spec.nics, taps)),
                 sockets={name: plug.fileno() for name, plug in sockets.items()},
             )
             emulator = await qemu.Emulator.launch(
@@ -363,6 +382,12 @@ class QemuComputeDriver:
         if self._residents.get(resident.spec.id) is resident:
             for callback in self._watchers:
                 callback(self._seen(resident))
+
+    async def _rewrite(self, resident: Resident, nics: tuple[Nic, ...]) -> None:
+        """Remember the NICs for the next start."""
+        if nics != resident.spec.nics:
+            resident.spec = msgspec.structs.replace(resident.spec, nics=nics)
+            await asyncio.to_thread(resident.folder.write_spec, resident.spec)
 
     async def _command(self, resident: Resident, command: str, state: int) -> None:
         if resident.emulator:
@@ -460,6 +485,10 @@ class QemuComputeDriver:
             for resident in list(self._residents.values()):
                 if resident.emulator:
                     await asyncio.to_thread(resident.folder.trim_logs)
+
+
+def _card(nic: Nic, tap: int) -> qemu.Card:
+    return qemu.Card(nic.port_id, nic.mac, nic.mtu, tap)
 
 
 @contextmanager

@@ -39,6 +39,8 @@ from pileus.testing.drivers.compute import SUITE, Bench, eventually, has_login_p
 
 BOOT_S = 180  # a loaded machine without KVM
 
+SUITE_NICS = Bench.nics
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -100,11 +102,28 @@ async def power_off_inside(driver: ComputeDriver, guest_id: str) -> None:
     await on_console(driver, guest_id, "sudo poweroff")
 
 
+@pytest.fixture(scope="session")
+def netns() -> Iterator[str]:
+    """A namespace with the taps of the suite's NICs."""
+    name = f"computetest{os.getpid()}"
+    namespaces = Namespaces()
+
+    async def make() -> None:
+        await namespaces.create(name)
+        for nic in SUITE_NICS:
+            await namespaces.call(name, functools.partial(_make_tap, nic.device))
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(namespaces.remove(name))
+    namespaces.close()
+
+
 @pytest.fixture
-def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource]) -> Iterator[Bench]:
+def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -> Iterator[Bench]:
     state = tmp_path / "state"
     yield Bench(
-        make=lambda: QemuComputeDriver(state),
+        make=lambda: QemuComputeDriver(state, netns=netns),
         image=images[0],
         lying_image=images[1],
         power_off_inside=power_off_inside,
@@ -182,25 +201,20 @@ def test_a_missing_tap_is_a_conflict_that_leaves_nothing(bench: Bench, tmp_path:
     assert list((tmp_path / "state/guests").iterdir()) == []
 
 
-def test_a_guest_opens_its_tap_in_the_named_namespace(bench: Bench, tmp_path: Path) -> None:
-    name = f"computetest{os.getpid()}"
-
+def test_a_guest_opens_its_tap_in_the_named_namespace(bench: Bench, netns: str) -> None:
     async def story() -> None:
         namespaces = Namespaces()
-        await namespaces.create(name)
-        await namespaces.call(name, lambda: _make_tap("tap0badf00d-00"))
-        driver = QemuComputeDriver(tmp_path / "state", namespaces=namespaces, netns=name)
+        driver = bench.make()
         await driver.start_up()
-        nic = Nic(port_id="0badf00d-0000", network_id="n", mac="fa:16:3e:00:00:01", mtu=1400)
+        nic = bench.nics[0]
         spec = bench.spec(nics=(nic,))
         await driver.spawn(spec)
         with pytest.raises(Conflict, match="another process has it open"):
-            await namespaces.call(name, lambda: qemu.open_tap(nic.device))
+            await namespaces.call(netns, lambda: qemu.open_tap(nic.device))
         await driver.stop(spec.id, 0)
-        os.close(await namespaces.call(name, lambda: qemu.open_tap(nic.device)))
+        os.close(await namespaces.call(netns, lambda: qemu.open_tap(nic.device)))
         await driver.destroy(spec.id)
         await driver.close()
-        await namespaces.remove(name)
         namespaces.close()
 
     asyncio.run(story())
