@@ -52,10 +52,13 @@ def _written(path: Path) -> int | None:
 
 
 def _is_ours(pid: int) -> bool:
+    """A process has no command line for the moment in which it replaces itself, and none once it has ended."""
     try:
-        return b"pileus" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+    return b"pileus" in command if command else state != "Z"
 
 
 def exports(printed: str) -> dict[str, str]:
