@@ -26,7 +26,17 @@ if TYPE_CHECKING:
 _POOL = 12
 _SCHEMA_LOCK = 0x70696C65  # of all controls that start at once, one shapes the tables
 _LOCK = Sql("SELECT pg_advisory_xact_lock(hashtextextended($1::VARCHAR, 0))", ("name",), {})
-_OFFLINE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
+_OFFLINE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a call meets between the server's farewell and the end of its stream
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InsufficientResourcesError,  # a full disk, too many connections
+    asyncpg.ReadOnlySQLTransactionError,
+    OSError,
+)
 
 
 class PostgresStore:
@@ -74,6 +84,8 @@ class PostgresStore:
                 c = await self._connect()
             yield c
         except _OFFLINE as e:
+            if c is not None:
+                c.terminate()
             raise Unavailable(
                 "The database cannot be reached at the moment.", internal=repr(e)
             ) from e
@@ -141,7 +153,9 @@ class _PostgresTx:
     ) -> None:
         try:
             if not self._c.is_closed():
-                await self._c.execute("ROLLBACK" if error is not None else "COMMIT")
+                ended = await self._c.execute("ROLLBACK" if error is not None else "COMMIT")
+                if ended == "ROLLBACK" and error is None:
+                    raise RuntimeError("a transaction went on after a refused statement")
             elif error is None:
                 raise asyncpg.InterfaceError("the connection was lost before the commit")
         except BaseException as e:

@@ -56,13 +56,14 @@ class Quota(Generic[R]):
 
     async def charge(self, tx: Tx, old: R | None, new: R | None) -> None:
         """Moves usage from what `old` costs to what `new` costs. Raises OverQuota if that is more than allowed."""
-        record = new if new is not None else old
-        assert record is not None
-        was = self.of(old) if old is not None else 0
-        delta = (self.of(new) if new is not None else 0) - was
-        if delta == 0:
-            return
-        await self.add(tx, self.project(record), delta)
+        moves: dict[str, int] = {}
+        for record, sign in ((old, -1), (new, 1)):
+            if record is not None:
+                project = self.project(record)
+                moves[project] = moves.get(project, 0) + sign * self.of(record)
+        for project, delta in sorted(moves.items()):
+            if delta:
+                await self.add(tx, project, delta)
 
     async def add(self, tx: Tx, project: str, delta: int) -> None:
         """Moves the usage. Raises OverQuota if it grows past the limit."""
