@@ -79,7 +79,7 @@ def cases(t: Ids) -> list[tuple[str, str, str, Any, dict[str, Any]]]:
     grant = f"/projects/{t['project']}/users/{t['user']}/roles"
     place = {**user(t), **project(t)}
     taken = {"domain_id": t["domain"]}
-    found = [
+    found: list[tuple[str, str, str, Any, dict[str, Any]]] = [
         ("get_domain", "GET", f"/domains/{t['domain']}", None, {"target.domain.id": t["domain"]}),
         ("update_domain", "PATCH", f"/domains/{t['domain']}", {"domain": {}}, {}),
         ("create_domain", "POST", "/domains", {"domain": {"name": "domain-own"}}, {}),
@@ -134,8 +134,8 @@ def cases(t: Ids) -> list[tuple[str, str, str, Any, dict[str, Any]]]:
             {"target.credential.user_id": t["user"]},
         ),
     ]
-    found += [(rule, *rest) for rule, *rest in _global(t)]  # type: ignore[misc]
-    return [(f"identity:{rule}", *rest) for rule, *rest in found]  # type: ignore[misc]
+    found += _global(t)
+    return [(f"identity:{one[0]}", *one[1:]) for one in found]
 
 
 def _global(t: Ids) -> list[tuple[str, str, str, Any, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 
@@ -83,7 +84,13 @@ async def test_whatever_is_wrong_the_answer_is_the_same_401(i: Identity) -> None
 
 @alone
 async def test_a_malformed_request_is_a_400(i: Identity) -> None:
-    for body in ({}, {"auth": {}}, {"auth": {"identity": {"methods": []}}}, {"auth": 1}):
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"auth": {}},
+        {"auth": {"identity": {"methods": []}}},
+        {"auth": 1},
+    ]
+    for body in bodies:
         assert (await i.anybody.post("/auth/tokens", body)).status == 400, body
     two = {"project": {"id": "a"}, "domain": {"id": "b"}}
     assert (await i.password(i.admin.user_id, scope=two)).status == 400
