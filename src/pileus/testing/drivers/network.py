@@ -33,6 +33,9 @@ from pileus.services.network.driver import (
     SubnetSpec,
 )
 
+# The tools with which the real bench looks, none of them the driver's own.
+DEBIAN_PACKAGES = ("bind9-dnsutils", "busybox", "iproute2", "iputils-ping", "nftables")
+
 
 @dataclass(frozen=True)
 class LeaseSeen:

@@ -219,14 +219,33 @@ class LinuxBench:
                 return False
             return True
 
+    async def replies(self, source: str, frame: bytes, expected: bytes) -> int:
+        """How many frames with these bytes in them come back within half a second."""
+        ears = await self.spaces.call(self._guests[source].namespace, _packet_socket)
+        loop = asyncio.get_running_loop()
+        count = 0
+        with ears:
+            ears.send(frame)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    while True:
+                        count += expected in await loop.sock_recv(ears, 2048)
+        return count
+
+    async def send(self, source: str, frame: bytes) -> None:
+        with await self.spaces.call(self._guests[source].namespace, _packet_socket) as mouth:
+            mouth.send(frame)
+
     async def connected(
-        self, source: str, target: str, ip: str
+        self, source: str, target: str, ip: str, *, source_port: int = 0
     ) -> tuple[socket.socket, socket.socket]:
         """Both ends of a TCP connection to the target's port 22."""
         namespace = self._guests[source].namespace if source else self.name("h1")
         ours = await self.spaces.call(namespace, socket.socket)
         ours.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(ours, (ip, 22))
+        ours.bind(("", source_port))
+        async with asyncio.timeout(1.2):
+            await asyncio.get_running_loop().sock_connect(ours, (ip, 22))
         listening = self._guests[target].listening[0]
         listening.setblocking(False)
         theirs, _ = await asyncio.get_running_loop().sock_accept(listening)
@@ -387,9 +406,10 @@ def _packet_socket() -> socket.socket:
     return opened
 
 
-def arp_frame(mac: str, ip: str, to_mac: str, to_ip: str) -> bytes:
+def arp_frame(mac: str, ip: str, to_mac: str, to_ip: str, *, operation: int = 2) -> bytes:
+    """An answer, or a question (operation 1)."""
     ours, theirs = (bytes.fromhex(m.replace(":", "")) for m in (mac, to_mac))
-    head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2)
+    head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation)
     body = ours + socket.inet_aton(ip) + theirs + socket.inet_aton(to_ip)
     return theirs + ours + b"\x08\x06" + head + body
 

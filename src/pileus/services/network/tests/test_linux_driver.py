@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -340,6 +341,55 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
         self.play_here(scenario)
 
+    def test_a_frame_for_the_hosts_own_bridge_is_not_heard_by_the_host(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            web = guest(WEB, "10.0.0.11")
+            await bench.apply(document(web))
+            links = json.loads(await run("ip", "-n", bench.name("h1"), "-j", "link"))
+            bridge = next(k["address"] for k in links if k["ifname"].startswith("plb"))
+            with await bench.spaces.call(bench.name("h1"), _udp_listener) as ears:
+                frame = udp_frame(web.mac, bridge, "10.0.0.11", HOST_IP, b"knock")
+                await bench.send(WEB, frame)
+                assert await bench.heard(ears) is None
+
+        self.play_here(scenario)
+
+    def test_an_established_connection_opens_no_door_in_a_network_with_the_same_addresses(
+        self,
+    ) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            second = network(id=OTHER_NET, segment=102)
+            twins = (
+                guest(STRANGER, "10.0.0.11", network_id=OTHER_NET),
+                guest(REMOTE, "10.0.0.12", CLOSED, network_id=OTHER_NET),
+            )
+            ours = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"))
+            desired = document(*ours, *twins)
+            await bench.apply(msgspec.structs.replace(desired, networks=(network(), second)))
+            ends = await bench.connected(WEB, DB, "10.0.0.12", source_port=40001)
+            with pytest.raises(TimeoutError):
+                await bench.connected(STRANGER, REMOTE, "10.0.0.12", source_port=40001)
+            for opened in ends:
+                opened.close()
+
+        self.play_here(scenario)
+
+    def test_only_its_own_hosts_service_answers_a_guest(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            here, there = guest(WEB, "10.0.0.11"), guest(REMOTE, "10.0.0.31")
+            for host, own, other, at in (("h1", here, there, "h2"), ("h2", there, here, "h1")):
+                remote = RemotePort(id=other.id, mac=other.mac, ips=("10.0.0.1",), host=at)
+                await bench.apply(
+                    document(own, host=host, networks=(network(remote_ports=(remote,)),))
+                )
+            question = arp_frame(
+                here.mac, "10.0.0.11", "ff:ff:ff:ff:ff:ff", "10.0.0.2", operation=1
+            )
+            answer = bytes.fromhex("0002fa163e000002") + socket.inet_aton("10.0.0.2")
+            assert await bench.replies(WEB, question, answer) == 1
+
+        self.play_here(scenario)
+
     def test_names_of_the_outside_go_to_the_operators_resolver(self) -> None:
         async def scenario(bench: LinuxBench) -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver:
@@ -359,6 +409,13 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
                 assert await asking == "203.0.113.7"
 
         self.play_here(scenario)
+
+
+def _udp_listener() -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.bind(("", 9))
+    opened.setblocking(False)
+    return opened
 
 
 def _dual(port: PortSpec) -> PortSpec:

@@ -75,11 +75,15 @@ async def _want_vxlan(
 
     def attach(link: Netlink) -> None:
         no_ipv6(vxlan)
-        alias = machine.names.alias("vxlan", network.id)
         link.want(vxlan, mtu=network.mtu, master=bridge, alias=alias)
         link.want_destinations(vxlan, entries)
 
-    if await machine.at_home(lambda link: link.link(vxlan)) is None:
+    alias = machine.names.alias("vxlan", network.id, f"{network.segment} {segment.local}")
+    present = await machine.at_home(lambda link: link.link(vxlan))
+    if present and present.alias not in ("", alias):
+        await machine.at_home(lambda link: link.delete(vxlan))  # this host's address has changed
+        present = None
+    if present is None:
         await machine.at_underlay(make)
     await machine.at_home(attach)
 

@@ -1,0 +1,156 @@
+"""Security group rules as words, and which connections end when they change. No kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from pileus.host.conntrack import Flow
+from pileus.kernel.faults import Invalid
+from pileus.services.network.checks import unsound
+from pileus.services.network.driver import AddressPair, DhcpOption, GroupSpec, RuleSpec
+from pileus.services.network.drivers.linux.connections import judge
+from pileus.services.network.drivers.linux.filters import identities, link_local, rule_text
+from pileus.services.network.drivers.linux.names import Names
+from pileus.services.network.drivers.linux.plan import plan_for
+from pileus.testing.drivers.network import (
+    CLOSED,
+    DB,
+    GROUPS,
+    NET,
+    OPEN,
+    OTHER_NET,
+    WEB,
+    document,
+    guest,
+    network,
+    uuid,
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (RuleSpec(direction="ingress"), "ether type ip accept"),
+        (RuleSpec(direction="egress", ethertype="IPv6"), "ether type ip6 accept"),
+        (
+            RuleSpec(
+                direction="ingress", protocol="tcp", port_min=22, port_max=22, cidr="10.0.0.9/8"
+            ),
+            None,
+        ),
+        (
+            RuleSpec(
+                direction="ingress", protocol="tcp", port_min=22, port_max=23, cidr="10.0.0.0/8"
+            ),
+            "ether type ip ip saddr 10.0.0.0/8 meta l4proto 6 th dport 22-23 accept",
+        ),
+        (
+            RuleSpec(
+                direction="egress", protocol="icmp", port_min=8, port_max=0, cidr="10.0.0.1/32"
+            ),
+            "ether type ip ip daddr 10.0.0.1 meta l4proto 1 icmp type 8 icmp code 0 accept",
+        ),
+        (
+            RuleSpec(direction="ingress", ethertype="IPv6", protocol="icmp", port_min=128),
+            "ether type ip6 meta l4proto 58 icmpv6 type 128 accept",
+        ),
+        (
+            RuleSpec(direction="ingress", remote_group=OPEN, protocol="112"),
+            "ether type ip ip saddr @m4_00030001_0003_4000_8000_000000000001"
+            " meta l4proto 112 accept",
+        ),
+    ],
+)
+def test_a_rule_is_written_exactly_or_refused(rule: RuleSpec, words: str | None) -> None:
+    group = GroupSpec(id=OPEN, rules=(rule,))
+    refused = unsound(document(networks=(), ports=(), groups=(group,)))
+    if words is None:
+        assert OPEN in refused
+    else:
+        assert refused == {}
+        assert rule_text(rule) == words
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RuleSpec(direction="sideways"),
+        RuleSpec(direction="ingress", protocol="tcp; drop"),
+        RuleSpec(direction="ingress", protocol="256"),
+        RuleSpec(direction="ingress", protocol="tcp", port_min=1, port_max=65536),
+        RuleSpec(direction="ingress", protocol="tcp", port_min=1),
+        RuleSpec(direction="ingress", protocol="icmp", port_min=256),
+        RuleSpec(direction="ingress", port_min=1, port_max=2),
+        RuleSpec(direction="ingress", cidr="fd00::/8"),
+        RuleSpec(direction="ingress", cidr="10.0.0.0/8 accept"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused_with_its_group(rule: RuleSpec) -> None:
+    group = GroupSpec(id=OPEN, rules=(rule,))
+    assert OPEN in unsound(document(networks=(), ports=(), groups=(group,)))
+
+
+def test_a_port_may_speak_from_its_addresses_its_pairs_and_its_link_local_one() -> None:
+    pairs = (AddressPair(cidr="10.0.9.7/24"), AddressPair(cidr="10.0.0.5", mac="fa:16:3e:aa:aa:aa"))
+    port = guest(WEB, "10.0.0.11", allowed_address_pairs=pairs)
+    assert identities(port) == [
+        (port.mac, "10.0.0.11"),
+        (port.mac, "10.0.9.0/24"),
+        ("fa:16:3e:aa:aa:aa", "10.0.0.5"),
+        (port.mac, link_local(port.mac)),
+        ("fa:16:3e:aa:aa:aa", "fe80::f816:3eff:feaa:aaaa"),
+    ]
+
+
+def test_names_fit_the_kernels_fifteen_characters() -> None:
+    names = Names("pl9")
+    made = [names.bridge(NET), names.vxlan(NET), names.gateway(uuid(4, 1)), names.interface(WEB)]
+    assert all(len(name) <= 15 for name in made)
+    for prefix in ("", "four", "Pl", "9a", "a-"):
+        with pytest.raises(Invalid):
+            Names(prefix)
+
+
+def test_two_ids_with_one_device_name_do_not_both_pass() -> None:
+    twin = guest(WEB[:11] + "03-4000-8000-000000000099", "10.0.0.12")
+    errors = unsound(document(guest(WEB, "10.0.0.11"), twin))
+    assert list(errors) == [twin.id]
+
+
+def test_zones_are_kept_while_their_network_is_here() -> None:
+    zones: dict[str, int] = {}
+    second = network(id=OTHER_NET, segment=102)
+    plan_for(document(networks=(network(), second)), zones)
+    kept = zones[OTHER_NET]
+    plan_for(document(networks=(second,), ports=()), zones)
+    assert zones == {OTHER_NET: kept}
+    plan_for(document(networks=(second, network())), zones)
+    assert zones[OTHER_NET] == kept
+    assert len(set(zones.values())) == 2
+
+
+def test_only_connections_that_the_new_rules_forbid_end() -> None:
+    zones: dict[str, int] = {}
+    ports = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"))
+    old = plan_for(document(*ports), zones)
+    ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
+    closed = GroupSpec(id=CLOSED, rules=(*GROUPS[1].rules, ssh))
+    tighter = (ports[0], guest(DB, "10.0.0.12", CLOSED))
+    new = plan_for(document(*tighter, groups=(GROUPS[0], closed)), zones)
+    judgement = judge(old, new)
+
+    def flow(number: int, *, zone: int = zones[NET]) -> Flow:
+        return Flow(zone, 6, "10.0.0.11", "10.0.0.12", number, "10.0.0.12", "10.0.0.11")
+
+    assert judgement.unwanted(flow(80))
+    assert not judgement.unwanted(flow(22))
+    assert not judgement.unwanted(flow(80, zone=zones[NET] + 1))
+    assert not judge(new, new)
+    assert judge(new, plan_for(document(ports[0]), zones)).unwanted(flow(22))
+
+
+def test_options_and_groups_amiss_are_reported_without_taking_the_port() -> None:
+    odd = guest(WEB, "10.0.0.11", dhcp_options=(DhcpOption(name="mtu", value="many"),))
+    plan = plan_for(document(odd, guest(DB, "10.0.0.12", uuid(3, 99))), {})
+    assert plan.guests.keys() == {WEB, DB}
+    assert plan.errors.keys() == {WEB, DB}
