@@ -36,7 +36,9 @@ class Flow:
 
 
 def forget(unwanted: Callable[[Flow], bool]) -> int:
-    """Drop the tracked connections for which `unwanted` holds; how many they were. Raises Unavailable."""
+    """Drop the tracked connections for which `unwanted` holds; how many they were. Raises
+    Unavailable.
+    """
     with contextlib.closing(wire.NetlinkWire(_NETLINK_NETFILTER)) as channel:
         doomed = []
         for family in (socket.AF_INET, socket.AF_INET6):

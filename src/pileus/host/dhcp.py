@@ -76,7 +76,9 @@ def answer(request: Request, lease: Lease) -> bytes | None:
 
 
 def reachable(request: Request, reply: bytes) -> bool:
-    """May the answer be sent as plain UDP to the client's own address (a renewal), or only by its MAC?"""
+    """May the answer be sent as plain UDP to the client's own address (a renewal), or only by its
+    MAC?
+    """
     is_refusal = reply[_HEADER.size + 2] == NAK
     return request.client != _NOWHERE and not is_refusal
 

@@ -1,6 +1,7 @@
 """A very small HTTP/1.1 server for guests, on a listening socket made elsewhere (in a namespace).
 
-It does GET and HEAD, one request a connection, within fixed limits: whoever talks to it is a stranger.
+It does GET and HEAD, one request a connection, within fixed limits: whoever talks to it is a
+stranger.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ PATIENCE_S = 10.0
 
 
 class MetadataServer:
-    """Serves `handler` until closed; at most MOST_CONNECTIONS at a time, the rest are closed unheard."""
+    """Serves `handler` until closed; at most MOST_CONNECTIONS at a time, the rest are closed
+    unheard.
+    """
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler

@@ -1,4 +1,6 @@
-"""What a router tells its neighbours unasked: router advertisements (RFC 4861, 8106), gratuitous ARP."""
+"""What a router tells its neighbours unasked: router advertisements (RFC 4861, 8106), gratuitous
+ARP.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Advertisement:
 
 
 def solicitation_socket(device: str) -> socket.socket:
-    """Receives router solicitations on `device` and sends advertisements, in the thread's namespace."""
+    """Receives router solicitations on `device` and sends advertisements, in the thread's
+    namespace.
+    """
     opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
     for option in (socket.IPV6_MULTICAST_HOPS, socket.IPV6_UNICAST_HOPS):

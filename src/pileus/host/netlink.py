@@ -1,7 +1,8 @@
 """Devices, addresses, routes and forwarding entries of one network namespace, by rtnetlink.
 
-Blocking, and bound to the namespace of the thread that opened it: used from jobs of `host.netns`. Each `want_` method
-compares with what is there and changes only what differs; `changes` counts what was changed.
+Blocking, and bound to the namespace of the thread that opened it: used from jobs of `host.netns`.
+Each `want_` method compares with what is there and changes only what differs; `changes` counts what
+was changed.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class Netlink:
         return self._existing(name).index
 
     def add_bridge(self, name: str, *, mtu: int, alias: str, filtered: bool) -> None:
-        """A bridge without spanning tree or snooping; `filtered` passes its frames through the inet hooks."""
+        """A bridge without spanning tree or snooping; `filtered` passes its frames through the inet
+        hooks.
+        """
         data = (
             wire.u32(_BRIDGE_DELAY, 0)
             + wire.u8(_BRIDGE_SNOOPING, 0)
@@ -107,7 +110,9 @@ class Netlink:
     def add_vxlan(
         self, name: str, *, segment: int, local: str, port: int, mtu: int, namespace: Path
     ) -> None:
-        """Made here, where its UDP socket stays, and moved to `namespace`. Learns nothing by itself."""
+        """Made here, where its UDP socket stays, and moved to `namespace`. Learns nothing by
+        itself.
+        """
         address = ip_address(local)
         data = wire.u32(_VXLAN_ID, segment) + wire.u8(_VXLAN_LEARNING, 0)
         data += wire.attribute(_VXLAN_PORT, struct.pack("!H", port))
@@ -149,7 +154,9 @@ class Netlink:
             self._do(f"remove device {name}", _DELETE_LINK, 0, body, absent_is_fine=True)
 
     def delete_all(self, names: Iterable[str]) -> None:
-        """Many devices at once, by way of a device group: the kernel waits once, not for each. Absent is fine."""
+        """Many devices at once, by way of a device group: the kernel waits once, not for each.
+        Absent is fine.
+        """
         found = [link for name in names if (link := self.link(name))]
         for link in found:
             self._alter(link.name, link.index, 0, 0, wire.u32(_GROUP, _DOOMED))
@@ -158,7 +165,9 @@ class Netlink:
             self._do("remove devices", _DELETE_LINK, 0, body, absent_is_fine=True)
 
     def want_addresses(self, name: str, wanted: set[str]) -> None:
-        """Give the device exactly these `ip/prefix`; IPv6 link-local ones are left alone unless wanted."""
+        """Give the device exactly these `ip/prefix`; IPv6 link-local ones are left alone unless
+        wanted.
+        """
         index = self.index(name)
         present: set[str] = set()
         for message in self._wire.dump(_GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
@@ -174,7 +183,9 @@ class Netlink:
             self._address(_NEW_ADDRESS, wire.CREATE | wire.REPLACE, index, new)
 
     def want_routes(self, wanted: dict[str, tuple[str, str]]) -> None:
-        """Exactly these static routes of the main table: destination CIDR to (nexthop or "", device)."""
+        """Exactly these static routes of the main table: destination CIDR to (nexthop or "",
+        device).
+        """
         goal = {d: (via, self.index(device)) for d, (via, device) in wanted.items()}
         present = self._static_routes()
         for destination in present.keys() - goal.keys():
@@ -270,7 +281,9 @@ class Netlink:
 
 
 def add_tap(name: str, *, owner: int | None) -> None:
-    """A persistent tap device, down; user id `owner` may open it. In the calling thread's namespace."""
+    """A persistent tap device, down; user id `owner` may open it. In the calling thread's
+    namespace.
+    """
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI)

@@ -1,7 +1,8 @@
-"""Netlink's framing: requests, dumps and attributes, as `host.netlink` and `host.conntrack` use them.
+"""Netlink's framing: requests, dumps and attributes, as `host.netlink` and `host.conntrack` use
+them.
 
-A library does this too (pyroute2), but it takes half a second to import and a millisecond a call, and refuses to work
-in a process whose event loops are uvloop's.
+A library does this too (pyroute2), but it takes half a second to import and a millisecond a call,
+and refuses to work in a process whose event loops are uvloop's.
 """
 
 from __future__ import annotations

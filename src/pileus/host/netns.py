@@ -1,8 +1,8 @@
 """Named network namespaces, and one thread that does work inside them.
 
-A namespace belongs to a thread, so everything that must happen inside one (a socket opened, a sysctl written, a
-netlink or nftables context made) is a job for a single helper thread, which enters, works, and comes home. What the
-job opened keeps its namespace and is used from anywhere.
+A namespace belongs to a thread, so everything that must happen inside one (a socket opened, a
+sysctl written, a netlink or nftables context made) is a job for a single helper thread, which
+enters, works, and comes home. What the job opened keeps its namespace and is used from anywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _MNT_DETACH = 2
 class Namespaces:
     """The namespaces named in `directory` (`ip netns` knows those in /run/netns).
 
-    Wherever a name is asked for, `""` is the process's own namespace and an absolute path is itself.
+    Wherever a name is asked for, `""` is the process's own namespace and an absolute path is
+    itself.
     """
 
     def __init__(self, directory: Path = Path("/run/netns")) -> None:
@@ -44,7 +45,9 @@ class Namespaces:
         return path.exists() and path.stat().st_dev != path.parent.stat().st_dev
 
     def names(self) -> set[str]:
-        """Every name that holds a namespace; a name left without one (a crash half-way) is not counted."""
+        """Every name that holds a namespace; a name left without one (a crash half-way) is not
+        counted.
+        """
         if not self.directory.is_dir():
             return set()
         device = self.directory.stat().st_dev
@@ -70,7 +73,9 @@ class Namespaces:
             await self.call("", lambda: self._name(name, fresh=False))
 
     async def remove(self, name: str) -> None:
-        """Forget the name; the namespace dies with the last process and socket inside. Absent is fine."""
+        """Forget the name; the namespace dies with the last process and socket inside. Absent is
+        fine.
+        """
         await self.call("", lambda: self._forget(name))
 
     def close(self) -> None:
@@ -123,5 +128,7 @@ class Namespaces:
 
 
 def sysctl(key: str, value: int) -> None:
-    """Set a `net.` sysctl of the calling thread's namespace; `key` has slashes (interface names have dots)."""
+    """Set a `net.` sysctl of the calling thread's namespace; `key` has slashes (interface names
+    have dots).
+    """
     Path("/proc/sys", key).write_text(f"{value}\n")

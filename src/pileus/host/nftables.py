@@ -1,6 +1,7 @@
 """libnftables in process, and writers that turn typed values into its language.
 
-Nothing that came from a user reaches the text but through a writer here, which parses the value and prints it again.
+Nothing that came from a user reaches the text but through a writer here, which parses the value and
+prints it again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Nftables:
         self._lib.nft_ctx_buffer_error(self._context)
 
     def run(self, commands: str) -> str:
-        """Execute the commands in one transaction: all or none. Raises Unavailable with nft's own words."""
+        """Execute the commands in one transaction: all or none. Raises Unavailable with nft's own
+        words.
+        """
         failed = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode("ascii"))
         output = self._lib.nft_ctx_get_output_buffer(self._context) or b""
         error = self._lib.nft_ctx_get_error_buffer(self._context) or b""

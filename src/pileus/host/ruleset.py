@@ -1,8 +1,9 @@
 """A table of rules as data: written whole once, then by differences.
 
-A table has a fixed frame (base chains, shared sets and maps) and fragments, one per object, each with chains and sets
-of its own and elements in any set. The kernel's rules are never read back (a second for a large table): what was
-written last is remembered, and any doubt is settled by writing the whole table anew, in one transaction.
+A table has a fixed frame (base chains, shared sets and maps) and fragments, one per object, each
+with chains and sets of its own and elements in any set. The kernel's rules are never read back (a
+second for a large table): what was written last is remembered, and any doubt is settled by writing
+the whole table anew, in one transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Fragments = Mapping[str, Fragment]
 
 @dataclass(frozen=True)
 class Table:
-    """`sets` and `chains` are the frame: declarations of shared sets, and base chains with their rules."""
+    """`sets` and `chains` are the frame: declarations of shared sets, and base chains with their
+    rules.
+    """
 
     family: str
     name: str
@@ -114,7 +117,9 @@ class LiveTable:
         self.changes = 0
 
     def write(self, fragments: Fragments) -> dict[str, str]:
-        """Make the table hold these fragments; the ids of those that the kernel refused, with its words."""
+        """Make the table hold these fragments; the ids of those that the kernel refused, with its
+        words.
+        """
         try:
             self._attempt(dict(fragments))
         except Unavailable:

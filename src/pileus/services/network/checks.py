@@ -1,7 +1,8 @@
 """Is a desired document sound? Each unsound object is named once; the others are to be realised.
 
-The API's own grammar should let none of this through. It is checked again here because rules and names are made of
-these values, and one tenant's odd object must never stop the others' (or become a command).
+The API's own grammar should let none of this through. It is checked again here because rules and
+names are made of these values, and one tenant's odd object must never stop the others' (or become a
+command).
 """
 
 from __future__ import annotations

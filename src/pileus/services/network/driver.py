@@ -1,8 +1,9 @@
 """What a host's network must look like, and the driver that makes it so.
 
-Control renders one `HostNetwork` per host. It holds only what that host needs: the networks on which it has ports or
-routers, those ports, the groups they use, the routers placed there. Objects refer to each other by id and each stands
-for itself, so one changed port is one changed struct, and a driver finds its work by comparing objects for equality.
+Control renders one `HostNetwork` per host. It holds only what that host needs: the networks on
+which it has ports or routers, those ports, the groups they use, the routers placed there. Objects
+refer to each other by id and each stands for itself, so one changed port is one changed struct, and
+a driver finds its work by comparing objects for equality.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ class DhcpOption(Spec, frozen=True, kw_only=True):
 
 
 class PortSpec(Spec, frozen=True, kw_only=True):
-    """A port bound to this host, or the network's DHCP port (every host that has the network serves it)."""
+    """A port bound to this host, or the network's DHCP port (every host that has the network serves
+    it).
+    """
 
     id: str
     network_id: str
@@ -191,19 +194,24 @@ class NetworkDriver(Protocol):
     async def apply(self, desired: HostNetwork) -> Observed:
         """Make the machine equal to the document and forget what is not in it.
 
-        Idempotent. The first apply reads the machine and repairs it; later ones work on what changed since the last.
-        An object that cannot be made is named in `errors` and retried by the next apply; the others are unharmed.
+        Idempotent. The first apply reads the machine and repairs it; later ones work on what
+        changed since the last. An object that cannot be made is named in `errors` and retried by
+        the next apply; the others are unharmed.
         """
 
     async def sweep(self) -> None:
-        """Remove every namespace, device and rule of ours, on this host, that the last apply did not ask for."""
+        """Remove every namespace, device and rule of ours, on this host, that the last apply did
+        not ask for.
+        """
 
     async def close(self) -> None:
         """Stop serving; devices, rules and namespaces stay, so guests keep their connections."""
 
 
 def tap_name(port_id: str) -> str:
-    """The device of a port of a guest: what the compute driver opens. 14 of the kernel's 15 characters."""
+    """The device of a port of a guest: what the compute driver opens. 14 of the kernel's 15
+    characters.
+    """
     return f"tap{port_id[:11]}"
 
 

@@ -1,7 +1,8 @@
-"""What every network driver must do, as one suite: the fake's answers and real packets are asked the same questions.
+"""What every network driver must do, as one suite: the fake's answers and real packets are asked
+the same questions.
 
-A driver's tests subclass `NetworkDriverSuite` and give it a `Bench`: some hosts under the driver, and a way to ask what
-a guest or an outsider meets there.
+A driver's tests subclass `NetworkDriverSuite` and give it a `Bench`: some hosts under the driver,
+and a way to ask what a guest or an outsider meets there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The network driver without a network: the same promises, kept in memory, in microseconds.
 
-What a packet would meet is worked out from the applied documents: `reaches`, `lease`, `resolve` and `fetch` answer as
-the real driver's data plane does. Hosts that share a `Wire` see each other.
+What a packet would meet is worked out from the applied documents: `reaches`, `lease`, `resolve` and
+`fetch` answer as the real driver's data plane does. Hosts that share a `Wire` see each other.
 """
 
 from __future__ import annotations
@@ -190,7 +190,9 @@ class FakeNetworkDriver:
         return tuple(f.ip for p in ports if p.device_owner == DHCP_OWNER for f in p.fixed_ips)
 
     def _on_link(self, network_id: str, ip: str) -> tuple[FakeNetworkDriver, PortSpec] | None:
-        """The port that holds `ip` on this segment, on this host or on one whose entry we were given."""
+        """The port that holds `ip` on this segment, on this host or on one whose entry we were
+        given.
+        """
         network = self.network(network_id)
         if network is None:
             return None

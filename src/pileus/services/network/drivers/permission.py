@@ -1,4 +1,6 @@
-"""Would the security groups let this packet begin a connection? The same judgement as the rules on the wire."""
+"""Would the security groups let this packet begin a connection? The same judgement as the rules on
+the wire.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Hosts and guests of real packets for the driver suite: namespaces, and guests tied to the driver's taps."""
+"""Hosts and guests of real packets for the driver suite: namespaces, and guests tied to the
+driver's taps.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Guest:
 
 
 class LinuxBench:
-    """Each host is one namespace that is home and underlay at once, as on a laptop; a switch joins them."""
+    """Each host is one namespace that is home and underlay at once, as on a laptop; a switch joins
+    them.
+    """
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch

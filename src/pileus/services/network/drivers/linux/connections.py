@@ -1,4 +1,6 @@
-"""Connections that began under rules which no longer hold: they are forgotten, the others go on untouched."""
+"""Connections that began under rules which no longer hold: they are forgotten, the others go on
+untouched.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Place = tuple[int, str]  # conntrack zone, address
 
 @dataclass
 class Judgement:
-    """Which of the bridged connections are to go: all of `gone` places, the forbidden ones of `ports`."""
+    """Which of the bridged connections are to go: all of `gone` places, the forbidden ones of
+    `ports`.
+    """
 
     groups: Mapping[str, GroupSpec] = field(default_factory=dict)
     ports: dict[Place, PortSpec] = field(default_factory=dict)
@@ -41,7 +45,9 @@ class Judgement:
 
 
 def judge(old: Plan | None, new: Plan) -> Judgement:
-    """After a restart every connection is looked at; later only those of ports whose groups changed."""
+    """After a restart every connection is looked at; later only those of ports whose groups
+    changed.
+    """
     judgement = Judgement(groups=new.groups)
     for id, port in new.guests.items():
         before = old.guests.get(id) if old else None
@@ -66,7 +72,9 @@ def _rules(plan: Plan, port: PortSpec) -> object:
 
 
 def lost_floating(old: RouterSpec | None, new: RouterSpec) -> Unwanted | None:
-    """What a router still translates for floating addresses that have moved or gone; None if none has."""
+    """What a router still translates for floating addresses that have moved or gone; None if none
+    has.
+    """
     kept = {(f.floating_ip, f.fixed_ip) for f in new.floating_ips}
     before = {(f.floating_ip, f.fixed_ip) for f in old.floating_ips} if old else set()
     lost = before - kept

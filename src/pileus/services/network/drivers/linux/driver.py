@@ -1,4 +1,6 @@
-"""The network driver for Linux: bridges, taps, VXLAN, nftables, and this process as DHCP, DNS and metadata server."""
+"""The network driver for Linux: bridges, taps, VXLAN, nftables, and this process as DHCP, DNS and
+metadata server.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ class LinuxNetworkDriver:
                 await self._survey()
             elif self._is_whole and _without_revision(desired) == self._applied:
                 return self._observed(desired, self._plan)
-            # A large document takes a while to plan: not on the loop, which serves guests meanwhile.
+            # A large document takes a while to plan: not on the loop, which serves guests.
             planning = partial(plan.plan_for, desired, self._zones)
             goal = await self._machine.namespaces.call("", planning)
             self._is_whole = False
@@ -197,7 +199,9 @@ class LinuxNetworkDriver:
         await self._machine.at_underlay(lambda _: self._guard.remove())
 
     async def _realise(self, goal: Plan) -> None:
-        """Each object whose inputs changed since it was last made; one that fails is tried again next time."""
+        """Each object whose inputs changed since it was last made; one that fails is tried again
+        next time.
+        """
         before, self._done = self._done, {}
         for work in self._works(goal):
             if before.get(work.key) != work.inputs:

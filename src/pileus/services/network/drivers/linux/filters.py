@@ -1,10 +1,11 @@
 """What may pass the bridges: anti-spoofing, security groups, and nothing else.
 
-Two tables in the namespace of the bridges. The inet one sees bridged packets through br_netfilter: it tracks
-connections, each network in a zone of its own (tenants' addresses overlap), and marks packets of established ones.
-The bridge one decides. A frame passes `spoofing` as it enters from a device of ours, `outbound` for the security
-groups of its sender and `inbound` for those of its receiver. A device of ours without rules passes nothing, so the
-order is always: rules first, then the device joins its bridge. Frames for the host itself are dropped.
+Two tables in the namespace of the bridges. The inet one sees bridged packets through br_netfilter:
+it tracks connections, each network in a zone of its own (tenants' addresses overlap), and marks
+packets of established ones. The bridge one decides. A frame passes `spoofing` as it enters from a
+device of ours, `outbound` for the security groups of its sender and `inbound` for those of its
+receiver. A device of ours without rules passes nothing, so the order is always: rules first, then
+the device joins its bridge. Frames for the host itself are dropped.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ def bridge_table(name: str) -> Table:
 def tracking_table(name: str) -> Table:
     """Tracks the connections of bridged packets; `zone_of` maps each bridge to its zone.
 
-    The machine's own translation rules (ours for the external networks, a container engine's) see bridged packets too.
-    Translating each to its own address first settles the matter before they are asked.
+    The machine's own translation rules (ours for the external networks, a container engine's) see
+    bridged packets too. Translating each to its own address first settles the matter before they
+    are asked.
     """
     return Table(
         family="inet",
@@ -255,9 +257,11 @@ def _spoofing(port: PortSpec, service_mac: str) -> list[str]:
 
 
 def _metadata(port: PortSpec, service_mac: str) -> list[str]:
-    """The metadata addresses: to this host's service whichever router the guest meant, as itself only.
+    """The metadata addresses: to this host's service whichever router the guest meant, as itself
+    only.
 
-    The service knows a guest by its address, so this holds without port security and with address pairs too.
+    The service knows a guest by its address, so this holds without port security and with address
+    pairs too.
     """
     mac = nft.mac(port.mac)
     rules = [
@@ -303,7 +307,9 @@ def identities(port: PortSpec) -> list[tuple[str, str]]:
 
 
 def link_local(mac: str) -> str:
-    """The IPv6 link-local address that belongs to a MAC (EUI-64): the only one that a guest may use."""
+    """The IPv6 link-local address that belongs to a MAC (EUI-64): the only one that a guest may
+    use.
+    """
     octets = bytes.fromhex(mac.replace(":", ""))
     tail = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
     address = IPv6Address(b"\xfe\x80" + bytes(6) + tail)

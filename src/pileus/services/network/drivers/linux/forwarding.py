@@ -1,7 +1,7 @@
 """Guests' questions about the world outside, passed on to the resolvers that the operator named.
 
-At most MOST_PENDING questions are under way at once, each under a random id of ours and from a random port, so that an
-answer can be neither flooded nor guessed in.
+At most MOST_PENDING questions are under way at once, each under a random id of ours and from a
+random port, so that an answer can be neither flooded nor guessed in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Forwarder:
     def ask(
         self, packet: bytes, question: dns.Question, back: socket.socket, peer: tuple[Any, ...]
     ) -> None:
-        """Answer `peer` over `back` when the resolver has answered; a full queue drops the question."""
+        """Answer `peer` over `back` when the resolver has answered; a full queue drops the
+        question.
+        """
         if not self._resolvers:
             with contextlib.suppress(OSError):
                 back.sendto(dns.failure(question, dns.REFUSED), peer)

@@ -30,7 +30,9 @@ class Machine:
         self._rules: dict[str, Nftables] = {}
 
     async def start_up(self) -> None:
-        """Name the underlay if nobody has: then it is the process's own namespace. Raises Unavailable."""
+        """Name the underlay if nobody has: then it is the process's own namespace. Raises
+        Unavailable.
+        """
         if not _has_tun():
             raise Unavailable("/dev/net/tun is missing: the kernel needs the tun driver.")
         await self.namespaces.attach_own(self.underlay)

@@ -1,7 +1,7 @@
 """What our devices, namespaces and tables are called, and which of those on a machine are ours.
 
-A device has 15 characters: the instance's prefix, a letter for its kind, and the first 11 of the object's id. Its
-alias holds the whole id, so that a restarted host knows its own.
+A device has 15 characters: the instance's prefix, a letter for its kind, and the first 11 of the
+object's id. Its alias holds the whole id, so that a restarted host knows its own.
 """
 
 from __future__ import annotations

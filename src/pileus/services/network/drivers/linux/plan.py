@@ -31,7 +31,9 @@ _HIGHEST_ZONE = 65535
 
 @dataclass
 class Plan:
-    """The sound part of a document; `errors` names the rest. Zones are kept from one plan to the next."""
+    """The sound part of a document; `errors` names the rest. Zones are kept from one plan to the
+    next.
+    """
 
     segments: dict[str, Segment] = field(default_factory=dict)
     offers: dict[str, Offer] = field(default_factory=dict)

@@ -1,4 +1,6 @@
-"""A router: a namespace with an end on each of its networks, address translation, and router advertisements."""
+"""A router: a namespace with an end on each of its networks, address translation, and router
+advertisements.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Routing:
         return [*self.router.gateway.addresses, *floating]
 
     def routes(self) -> dict[str, tuple[str, str]]:
-        """Default routes and the extra ones, by destination; one without a reachable next hop is left out."""
+        """Default routes and the extra ones, by destination; one without a reachable next hop is
+        left out.
+        """
         routes: dict[str, tuple[str, str]] = {}
         gateway = self.router.gateway
         for nexthop in gateway.nexthops if gateway else ():
@@ -192,8 +196,8 @@ def floating_maps(router: RouterSpec) -> Fragment:
 def translation(routing: Routing) -> Table:
     """Floating addresses (from inside too: hairpin), source translation, and what is not forwarded.
 
-    Link-local addresses never leave a network: the machine's own may be a cloud's metadata service. With source
-    translation on, the outside can begin nothing but connections to floating addresses.
+    Link-local addresses never leave a network: the machine's own may be a cloud's metadata service.
+    With source translation on, the outside can begin nothing but connections to floating addresses.
     """
     router = routing.router
     forward = ["ip daddr 169.254.0.0/16 drop", "ip saddr 169.254.0.0/16 drop"]
@@ -241,7 +245,9 @@ def _inside(router: RouterSpec) -> list[str]:
 
 
 def advertisements(routing: Routing) -> dict[str, Advertisement]:
-    """What each inner device tells its guests about IPv6; only for subnets whose `ra_mode` asks for it."""
+    """What each inner device tells its guests about IPv6; only for subnets whose `ra_mode` asks for
+    it.
+    """
     out = {}
     for interface in routing.router.interfaces if routing.router.admin_up else ():
         network = routing.networks[interface.network_id]

@@ -12,7 +12,9 @@ from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
 
 @dataclass(frozen=True)
 class Segment:
-    """What a network's devices depend on. `local` is this host's underlay address, `peers` the others'."""
+    """What a network's devices depend on. `local` is this host's underlay address, `peers` the
+    others'.
+    """
 
     network: NetworkSpec
     zone: int
@@ -22,7 +24,9 @@ class Segment:
 
     @property
     def has_bridge(self) -> bool:
-        """Routers join an external network on its bridge in the underlay: here only guests need one."""
+        """Routers join an external network on its bridge in the underlay: here only guests need
+        one.
+        """
         return self.has_guests or not self.network.external
 
     @property

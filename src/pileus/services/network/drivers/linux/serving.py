@@ -1,7 +1,8 @@
 """DHCP, DNS and metadata for the guests of one network on this host, by this process.
 
-A namespace per network, tied to its bridge by a pair, holds the network's service addresses; the sockets are opened
-inside and served by the main loop. Every host serves its own guests, under the same addresses.
+A namespace per network, tied to its bridge by a pair, holds the network's service addresses; the
+sockets are opened inside and served by the main loop. Every host serves its own guests, under the
+same addresses.
 """
 
 from __future__ import annotations

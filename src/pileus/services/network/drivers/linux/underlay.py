@@ -1,8 +1,9 @@
 """The outer network: a bridge for each external network in the underlay namespace, and its guard.
 
-The machine holds the external subnets' gateway addresses, so it can reach floating addresses itself, and it
-translates what leaves for the world beyond. Guests reach the world, but nothing of the machine (other than the TCP
-ports that the operator opens to them), no other host's underlay address, and no link-local address.
+The machine holds the external subnets' gateway addresses, so it can reach floating addresses
+itself, and it translates what leaves for the world beyond. Guests reach the world, but nothing of
+the machine (other than the TCP ports that the operator opens to them), no other host's underlay
+address, and no link-local address.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pileus.services.network.drivers.linux.machine import Machine
 
 
 def guard(name: str, open_ports: Iterable[int]) -> Table:
-    """`outer` are the external bridges, `hosts` the hosts' underlay addresses, `blocks` what is translated."""
+    """`outer` are the external bridges, `hosts` the hosts' underlay addresses, `blocks` what is
+    translated.
+    """
     ports = ", ".join(nft.number(p, 65535) for p in sorted(set(open_ports)))
     opened = (f"tcp dport {{ {ports} }} accept",) if ports else ()
     return Table(
@@ -80,7 +83,9 @@ def host_rules(addresses: Iterable[str]) -> Fragment:
 
 
 async def want_external(machine: Machine, network: NetworkSpec, *, gateway_here: bool) -> None:
-    """The external network's bridge, with the subnets' gateway addresses if this machine is the gateway."""
+    """The external network's bridge, with the subnets' gateway addresses if this machine is the
+    gateway.
+    """
     name = machine.names.external(network.id)
     alias = machine.names.alias("external", network.id)
     addresses = {
