@@ -1,11 +1,15 @@
-"""`/v3/auth`: tokens, and where the caller's user can go."""
+"""`/v3/auth/tokens` and the catalog beside it.
+
+A subject token that is worth nothing is a 404 for everybody. Revoking the first token of a chain revokes all that were
+got from it; any other token goes alone, as it does upstream.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pileus.kernel.faults import Forbidden, NotFound
+from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.store import Record
 
@@ -43,32 +47,25 @@ class AuthTokens(Noun[Record]):
         token, tokens = ctx.headers.get("x-subject-token", ""), ctx.peer(TOKENS_KEPT)
         catalog = not ctx.query.has("nocatalog")
         window = tokens.settings.expired_window_s if ctx.query.flag("allow_expired") else 0
-        try:
-            if window:
-                standing = await tokens.subject(token, window)
-                view = await tokens.rendered(token, standing, ctx.root, catalog)
-                whose = standing.acts_as[0].id
-            else:
-                view, whose = await tokens.shown(token, ctx.root, catalog)
-        except NotFound:
-            ctx.require(rule, {})
-            raise
+        if window:
+            standing = await tokens.subject(token, window)
+            view = await tokens.rendered(token, standing, ctx.root, catalog)
+            whose = standing.acts_as[0].id
+        else:
+            view, whose = await tokens.shown(token, ctx.root, catalog)
         ctx.require(rule, _of(whose))
         return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
 
     @operation("DELETE", "/auth/tokens", AUTHENTICATED)
     async def revoke(self, ctx: Context) -> None:
         tokens = ctx.peer(TOKENS_KEPT)
-        try:
-            standing = await tokens.subject(ctx.headers.get("x-subject-token", ""))
-        except NotFound:
-            ctx.require("identity:revoke_token", {})
-            raise
+        standing = await tokens.subject(ctx.headers.get("x-subject-token", ""))
         ctx.require("identity:revoke_token", _of(standing.acts_as[0].id))
-        chain = ctx.query.flag("cascade", True)
-        audits = standing.claims.audit_ids
+        audit = standing.claims.audit_ids[0]
         async with ctx.runtime.store.tx() as tx:
-            await revoke(tx, *(("chain", audits[-1]) if chain else ("audit", audits[0])))
+            await revoke(tx, "audit", audit)
+            if ctx.query.flag("cascade", True):
+                await revoke(tx, "chain", audit)
 
     @operation("GET", "/auth/catalog", "identity:get_auth_catalog")
     async def catalog(self, ctx: Context) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _READ = "rule:admin_required or (role:reader and system_scope:all)"
 
 class CreateEndpoint(NounBody, kw_only=True):
     root: ClassVar[str] = "endpoint"
+    lax: ClassVar[bool] = False
     service_id: Id
     interface: Interface
     url: str
@@ -46,6 +47,7 @@ class CreateEndpoint(NounBody, kw_only=True):
 
 class UpdateEndpoint(NounBody, kw_only=True):
     root: ClassVar[str] = "endpoint"
+    lax: ClassVar[bool] = False
     service_id: Id | UnsetType = UNSET
     interface: Interface | UnsetType = UNSET
     url: str | UnsetType = UNSET

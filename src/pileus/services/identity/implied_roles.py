@@ -95,11 +95,11 @@ class ImpliedRoles(Noun[Role]):
 
 
 async def _check(tx: Tx, prior: Role, implied: Role) -> None:
-    """Raises Forbidden for what would imply the root role, cross domains or go round in a circle."""
+    """Raises Forbidden for what would imply the root role, lead from all domains into one or go round in a circle."""
     if implied.name.lower() == _ROOT:
         raise Forbidden(f"Role {implied.id} cannot be an implied role")
-    if implied.domain_id and implied.domain_id != prior.domain_id:
-        raise Forbidden(f"Role {implied.id} of another domain cannot be an implied role")
+    if implied.domain_id and not prior.domain_id:
+        raise Forbidden("Global role cannot imply a domain-specific role")
     steps: dict[str, set[str]] = {}
     for one in await IMPLICATIONS.all(tx):
         steps.setdefault(one.prior_id, set()).add(one.implied_id)

@@ -61,7 +61,12 @@ async def test_an_endpoint_makes_its_region_by_the_old_key_only(i: Identity) -> 
     moved = await i.admin.patch(url, {"endpoint": {"region": "West", "enabled": False}})
     assert moved.json["endpoint"]["region_id"] == "West"
     assert (await i.admin.delete("/regions/West")).status == 403
-    for bad in ({"region_id": "Nowhere"}, {"service_id": "no"}, {"interface": "odd"}):
+    for bad in (
+        {"region_id": "Nowhere"},
+        {"service_id": "no"},
+        {"interface": "odd"},
+        {"enabled": "True"},
+    ):
         reply = await i.admin.post("/endpoints", {"endpoint": {**fields, **bad}})
         assert reply.status == 400, bad
     assert (await i.admin.delete(url)).status == 204
