@@ -65,7 +65,7 @@ class KeptNetwork:
         changed = []
         async with store.tx() as tx:
             await hold(tx, "networks", *networks)
-            left = await PORTS.all(tx, guest=guest.id)
+            left = sorted(await PORTS.all(tx, guest=guest.id), key=lambda p: p.order)
             worn = await group_ids(tx, guest.project_id, groups) if requests else []
             await hold(tx, "security_groups", *worn)
             for order, request in enumerate(requests):

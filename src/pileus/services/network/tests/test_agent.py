@@ -1,0 +1,129 @@
+"""How a document travels to a host, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pileus.kernel.agents import CONTROL
+from pileus.kernel.contracts import Contract
+from pileus.kernel.faults import NotFound
+from pileus.services.network import control
+from pileus.services.network.contract import GUEST_METADATA, GuestMetadata, MetadataReply
+from pileus.services.network.wiring import NETWORK_CONTROL
+
+from .bench import Bench, run
+
+
+def _agent(b: Bench) -> Any:
+    return b.hosts._agents[0][1]
+
+
+def test_a_large_document_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_PIECE", 100)
+
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        for n in range(4):
+            await b.boot("one", f"guest-{n}", network["id"])
+        assert len(b.driver().applied.ports) == 4
+
+    run(body)
+
+
+def test_a_document_that_changes_between_pieces_is_fetched_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control, "_PIECE", 100)
+
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        await b.boot("one", "guest", network["id"])
+        kept = b.control.runtime.agents.proxy(NETWORK_CONTROL, CONTROL)
+        first = await kept.desired("fake-1", "", "", 0)
+        assert len(first.data) == 100 < first.size
+        b.control.runtime.agents._local["network_control", CONTROL].implementation._open.clear()
+        await b.as_("one").put(f"/networks/{network['id']}", {"network": {"mtu": 1400}})
+        second = await kept.desired("fake-1", "", first.digest, 100)
+        assert second.digest != first.digest
+
+    run(body)
+
+
+def test_what_the_host_has_already_is_not_sent_again() -> None:
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        await b.boot("one", "guest", network["id"])
+        await b.settle()
+        before, revision = b.driver().changes, b.driver().applied.revision
+        for _ in range(3):
+            await _agent(b).refresh()
+        assert (b.driver().changes, b.driver().applied.revision) == (before, revision)
+        piece = await b.control.runtime.agents.proxy(NETWORK_CONTROL, CONTROL).desired(
+            "fake-1", _agent(b)._digest, "", 0
+        )
+        assert piece.data == b""
+
+    run(body)
+
+
+def test_a_host_that_starts_again_has_everything_again() -> None:
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        await b.boot("one", "guest", network["id"])
+        await b.hosts.stop()
+        b.hosts._agents.clear()
+        await b.hosts.start()
+        assert [p.device_id for p in b.driver().applied.ports] == ["guest"]
+
+    run(body)
+
+
+def test_a_port_taken_down_is_reported_down() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network, _ = await api.network()
+        nic = (await b.boot("one", "guest", network["id"]))[0]
+        path = f"/ports/{nic.port_id}"
+        assert (await api.get(path)).json["port"]["status"] == "ACTIVE"
+        await api.put(path, {"port": {"admin_state_up": False}})
+        await b.settle()
+        assert (await api.get(path)).json["port"]["status"] == "DOWN"
+
+    run(body)
+
+
+class _Keeper:
+    async def answer(self, port_id: str, method: str, path: str) -> MetadataReply:
+        if path != "/openstack":
+            raise NotFound(f"no {path}")
+        body = f"{port_id} {method} {path}".encode()
+        return MetadataReply(status=200, content_type="text/plain", body=body)
+
+
+def test_metadata_is_asked_by_port_and_what_a_guest_says_of_itself_is_ignored() -> None:
+    async def body(b: Bench) -> None:
+        contract: Contract[GuestMetadata] = GUEST_METADATA
+        await b.control.runtime.agents.serve(contract, _Keeper(), CONTROL)
+        forged = {"x-instance-id": "other", "x-forwarded-for": "10.0.0.1"}
+        status, kind, text = await _agent(b).metadata("port", "/openstack", forged)
+        assert (status, kind, text) == (200, "text/plain", b"port GET /openstack")
+        assert (await _agent(b).metadata("port", "/nothing", {}))[0] == 404
+
+    run(body)
+
+
+def test_agents_and_zones_are_listed() -> None:
+    async def body(b: Bench) -> None:
+        found = await b.admin.rows("/agents")
+        assert [(a["host"], a["alive"]) for a in found] == [("fake-1", True)]
+        one = await b.admin.get(f"/agents/{found[0]['id']}")
+        assert one.json["agent"]["host"] == "fake-1"
+        assert (await b.admin.get("/agents/nothing")).status == 404
+        assert (await b.as_("one").get("/agents")).status == 403
+        assert await b.admin.rows("/agents?alive=false") == []
+        zones = await b.as_("one").rows("/availability_zones")
+        assert {z["resource"] for z in zones} == {"network", "router"}
+
+    run(body)
