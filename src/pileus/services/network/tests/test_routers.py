@@ -43,14 +43,14 @@ def test_only_administrators_choose_snat_and_outer_addresses() -> None:
         public = await b.admin.public()
         for more in (
             {"enable_snat": False},
-            {"external_fixed_ips": [{"ip_address": "172.24.4.20"}]},
+            {"external_fixed_ips": [{"ip_address": "172.24.4.252"}]},
         ):
             asked = {"router": {"external_gateway_info": {"network_id": public, **more}}}
             assert (await b.as_("one").post("/routers", asked)).status == 403
             made = (await b.admin.post("/routers", asked)).json["router"]
             info = made["external_gateway_info"]
             assert info["enable_snat"] == more.get("enable_snat", True)
-        assert info["external_fixed_ips"][0]["ip_address"] == "172.24.4.20"
+        assert info["external_fixed_ips"][0]["ip_address"] == "172.24.4.252"
         inner = await b.as_("one").make("network")
         wrong = {"router": {"external_gateway_info": {"network_id": inner["id"]}}}
         assert said(await b.as_("one").post("/routers", wrong)) == (400, "BadRequest")
@@ -215,10 +215,10 @@ def test_floating_ips_are_refused_where_no_packet_could_go() -> None:
         if there["fixed_ips"][0]["ip_address"] == "10.5.0.99":
             wrong["fixed_ip_address"] = "10.5.0.98"
         assert said(await api.post("/floatingips", {"floatingip": wrong})) == (400, "BadRequest")
-        chosen = {"floating_network_id": public, "floating_ip_address": "172.24.4.33"}
+        chosen = {"floating_network_id": public, "floating_ip_address": "172.24.4.251"}
         assert (await api.post("/floatingips", {"floatingip": chosen})).status == 403
         made = await b.as_("one", "manager").make("floatingip", **chosen)
-        assert made["floating_ip_address"] == "172.24.4.33"
+        assert made["floating_ip_address"] == "172.24.4.251"
         again = await b.as_("one", "manager").post("/floatingips", {"floatingip": chosen})
         assert said(again) == (409, "IpAddressAlreadyAllocated")
 
