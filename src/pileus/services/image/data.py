@@ -12,6 +12,7 @@ from pileus.kernel.schema import IGNORE, Body
 from . import tickets
 from .faults import RangeNotSatisfiable
 from .images.operations import ImageResource
+from .images.views import seconds
 from .keeping import METHODS, kept
 from .record import (
     ACTIVE,
@@ -22,6 +23,7 @@ from .record import (
     STORE,
     UPLOADING,
     Image,
+    ImportTask,
 )
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -86,8 +88,12 @@ class ImageData(ImageResource):
             raise Invalid(
                 f"Image {image.id} is refused, and its staged data dropped: {image.unsafe}."
             )
-        await keeping.complete_import(image.id)
+        await keeping.complete_import(image.id, _task(ctx, image, body.method.name))
         return Answer(status=202)
+
+    @operation("GET", "/images/{image_id}/tasks", "get_image")
+    async def tasks(self, ctx: Context, image: Image) -> Any:
+        return {"tasks": [_task_view(image, t) for t in reversed(image.imports)]}
 
 
 class ImageTickets(Resource[Image]):
@@ -102,6 +108,39 @@ class ImageTickets(Resource[Image]):
         if not image.has_bytes:
             raise NotFound(f"Image {image.id} has no data: its status is {image.status}.")
         return await sent(ctx, image)
+
+
+def _task(ctx: Context, image: Image, method: str) -> ImportTask:
+    now = ctx.runtime.world.clock.now()
+    asked = {"image_id": image.id, "import_req": {"method": {"name": method}}, "backend": [STORE]}
+    return ImportTask(
+        id=ctx.runtime.world.new_id(),
+        request_id=ctx.request_id,
+        user_id=ctx.caller.user_id,
+        owner=ctx.caller.project_id,
+        status="processing",
+        input=asked,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _task_view(image: Image, task: ImportTask) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "image_id": image.id,
+        "type": "api_image_import",
+        "status": task.status,
+        "owner": task.owner,
+        "user_id": task.user_id,
+        "request_id": task.request_id,
+        "input": task.input,
+        "result": {"image_id": image.id} if task.status == "success" else None,
+        "message": "",
+        "created_at": seconds(task.created_at),
+        "updated_at": seconds(task.updated_at),
+        "expires_at": None,
+    }
 
 
 async def sent(ctx: Context, image: Image) -> Answer:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from pileus.host.images import ImageFacts, inspect, require
 from pileus.kernel.auth import Caller
 from pileus.kernel.events import emit
@@ -28,6 +30,7 @@ from .record import (
     SAVING,
     UPLOADING,
     Image,
+    ImportTask,
     visible,
 )
 from .settings import ImageSettings
@@ -40,6 +43,7 @@ _LOOK_S, _SIGN_S = (
 )  # how often an upload looks whether its image is there, and says it lives
 _DEAD_S = 120.0  # an upload that has not been heard of for so long has died with its control
 _ORPHAN_S = 3600.0
+_TASKS = 10  # imports remembered of an image
 
 
 def staged(image_id: str) -> str:
@@ -174,19 +178,24 @@ class Keeping:
             if image is not None and image.uploader:
                 await IMAGES.change(tx, image, **_AS_BEFORE)
 
-    async def complete_import(self, image_id: str) -> None:
-        """Makes the staged bytes the image's. It may be asked again for an import that a crash broke off."""
+    async def complete_import(self, image_id: str, task: ImportTask | None = None) -> None:
+        """Makes the staged bytes the image's; without a task, an import that a crash broke off goes on."""
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.get(tx, image_id)
             if image.status not in (UPLOADING, IMPORTING) or image.uploader:
                 raise Conflict("Image needs to be staged before 'glance-direct' method can be used")
-            await IMAGES.change(tx, image, status=IMPORTING)
+            tasks = [*image.imports, task] if task else image.imports
+            await IMAGES.change(tx, image, status=IMPORTING, imports=tasks[-_TASKS:])
         with suppress(FileNotFoundError):  # it may have been renamed already
             await (await self.store.adopt(staged(image_id))).keep(image_id)
         async with self.runtime.store.tx() as tx:
             found = await IMAGES.find(tx, image_id)
             if found is not None and found.status == IMPORTING:
-                found = await IMAGES.change(tx, found, status=ACTIVE)
+                done = [
+                    msgspec.structs.replace(t, status="success", updated_at=tx.now)
+                    for t in found.imports
+                ]
+                found = await IMAGES.change(tx, found, status=ACTIVE, imports=done)
                 await _announce(tx, found)
         if found is None:
             await self.forget(image_id)

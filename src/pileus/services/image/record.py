@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pileus.kernel.auth import Caller
@@ -17,12 +19,12 @@ DISK_FORMATS = (
     "ari",
     "aki",
     "vhd",
-    "vhdx",
     "vmdk",
     "raw",
     "qcow2",
     "vdi",
     "iso",
+    "vhdx",
     "ploop",
 )
 CONTAINER_FORMATS = ("ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed")
@@ -38,6 +40,19 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """A project with which the image is shared."""
 
     status: str = "pending"
+    created_at: str
+    updated_at: str
+
+
+class ImportTask(msgspec.Struct, frozen=True, kw_only=True):
+    """An import that was asked for, as `/tasks` of the image shows it."""
+
+    id: str
+    request_id: str
+    user_id: str
+    owner: str
+    status: str
+    input: dict[str, Any]
     created_at: str
     updated_at: str
 
@@ -66,6 +81,7 @@ class Image(Record, kw_only=True, frozen=True):
     tags: list[str] = []
     properties: dict[str, str] = {}
     members: dict[str, Membership] = {}
+    imports: list[ImportTask] = []
     uploader: str = ""
     uploading_at: str = ""
     found_format: str = ""

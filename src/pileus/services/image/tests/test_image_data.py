@@ -333,7 +333,12 @@ async def test_staged_bytes_become_the_images_by_an_import() -> None:
         for wrong in ({"method": {"name": "web-download", "uri": "http://x"}}, {}, {"method": {}}):
             assert (await client.post(f"{URL}/{id}/import", wrong)).status == 400
         assert (await cloud.user("q").post(f"{URL}/{id}/import", direct)).status == 404
-        assert (await client.post(f"{URL}/{id}/import", direct)).status == 202
+        imported = await client.post(f"{URL}/{id}/import", direct)
+        assert imported.status == 202
+        (task,) = (await client.get(f"{URL}/{id}/tasks")).json["tasks"]
+        assert (task["status"], task["type"]) == ("success", "api_image_import")
+        assert task["request_id"] == imported.headers["x-openstack-request-id"]
+        assert task["input"]["import_req"] == direct
         active = await shown(client, id)
         assert active["status"] == "active"
         assert active["os_hash_value"] == hashlib.sha512(data).hexdigest()
