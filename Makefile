@@ -2,6 +2,7 @@
 STATE  ?= .state
 LISTEN ?= 127.0.0.1:5000
 DRIVER ?= qemu
+OPTIONS ?=
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -42,7 +43,7 @@ $(UV):
 	@touch $@
 
 up: setup ## start the cloud in the background and boot a first server
-	@$(BIN)/python -m pileus.cli.background up --state $(STATE) --listen $(LISTEN) --driver $(DRIVER)
+	@$(BIN)/python -m pileus.cli.background up --state $(STATE) --listen $(LISTEN) --driver $(DRIVER) -- $(OPTIONS)
 	@$(BIN)/python -m pileus.cli.first_server --state $(STATE) --driver $(DRIVER)
 
 down: ## stop it; the state stays in $(STATE)

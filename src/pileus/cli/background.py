@@ -170,13 +170,14 @@ def main() -> None:
 @click.option("--state", type=click.Path(path_type=Path), required=True)
 @click.option("--listen", default="127.0.0.1:5000", show_default=True)
 @click.option("--driver", type=click.Choice(["qemu", "container", "fake"]), default="qemu")
-def up(state: Path, listen: str, driver: str) -> None:
+@click.argument("options", nargs=-1)
+def up(state: Path, listen: str, driver: str, options: tuple[str, ...]) -> None:
     """Start it unless it runs, and wait until it answers."""
     if pid_of(state) is not None:
         click.echo(f"==> the cloud of {state} is running (process {pid_of(state)})")
         return
     click.echo(f"==> starting the cloud on {listen} with --driver {driver}")
-    start(state, listen, driver)
+    start(state, listen, driver, options)
     url, ms = asyncio.run(ready(state, Clock()))
     click.echo(f"==> ready: {url} in {ms} ms; log in {state / 'pileus.log'}")
 
