@@ -84,7 +84,8 @@ SERVICE = Service(
         Provided(COMPUTE_CONTROL, HostReports, remote=True),
         Provided(GUEST_METADATA, Metadata, remote=True),
     ),
-    agents=(AgentSpec(COMPUTE_HOST, ComputeAgent),),
+    # A guest that resumes opens its taps, and those are the network agent's to make.
+    agents=(AgentSpec(COMPUTE_HOST, ComputeAgent, after=("network_host",)),),
     watches=(Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),),
     bootstrap=bootstrap,
     settings=Settings,

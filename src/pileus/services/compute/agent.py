@@ -69,8 +69,9 @@ class ComputeAgent:
         for gone in await self.driver.sweep(set(orders.keep)):
             log.warning("%s: destroyed guest %s, which no server stands for", self.host.name, gone)
         self._joined.set()
+        off = {guest.id: guest for guest in guests}
         for guest_id in orders.start:
-            await self._resume(guest_id)
+            await self._resume(off[guest_id])
         self.driver.watch(self._changed)
         return {
             "hypervisor_type": inventory.hypervisor_type,
@@ -88,12 +89,13 @@ class ComputeAgent:
     def _control(self) -> ComputeControl:
         return self.host.agents.proxy(COMPUTE_CONTROL, CONTROL)
 
-    async def _resume(self, guest_id: str) -> None:
+    async def _resume(self, guest: Guest) -> None:
         """Starts again what ran before the host went down; one that can't is shown as it is."""
         try:
-            await self._control.power(self.host.name, await self.driver.start(guest_id))
+            guest = await self.driver.start(guest.id)
         except Fault as e:
-            log.warning("%s: guest %s did not resume: %s", self.host.name, guest_id, e.message)
+            log.warning("%s: guest %s did not resume: %s", self.host.name, guest.id, e.message)
+        await self._tell(guest)
 
     def _changed(self, guest: Guest) -> None:
         task = asyncio.create_task(self._tell(guest), name=f"power {guest.id}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from pileus.kernel.events import Event
 from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import Context, operation
@@ -115,9 +117,14 @@ async def _refresh(runtime: Runtime, server_ids: list[str]) -> None:
     for id in server_ids:
         nics = found.get(id, [])
         server = await SERVERS.find(runtime.store, id)
-        if server is None or server.vm_state == states.BUILDING or server.nics == nics:
+        if server is None or server.vm_state == states.BUILDING or _alike(server.nics, nics):
             continue
         async with runtime.store.tx(wait=False) as tx:
             fresh = await SERVERS.find(tx, id)
             if fresh is not None and fresh.task_state != states.DELETING:
                 await SERVERS.change(tx, fresh, nics=nics, updated_at=fresh.updated_at)
+
+
+def _alike(old: list[NicInfo], new: list[NicInfo]) -> bool:
+    """Whether a server would look the same; a port's status is asked for when it is shown."""
+    return [replace(n, status="") for n in old] == [replace(n, status="") for n in new]
