@@ -88,7 +88,7 @@ class Run(Generic[R]):
 
 @dataclass(frozen=True)
 class Step(Generic[R]):
-    """`timeout_s` bounds one try; for `patience_s` an Unavailable (a host that restarts) is tried again."""
+    """`timeout_s` bounds one try. For `patience_s` it is tried again if a host is Unavailable or a row was Stale."""
 
     do: Callable[[Run[R]], Awaitable[Changes | None]]
     undo: Callable[[Run[R]], Awaitable[None]] | None = None
@@ -279,26 +279,32 @@ class Sagas:
 
     async def _run(self, entry: Journal) -> None:
         """One saga to its end. A lost compare-and-swap means news about it: look again."""
-        tries = 0
+        tries, found = 0, entry
         while True:
             try:
-                await self._drive(entry)
+                if tries:
+                    again = await self._still_mine(entry.id)
+                    if again is None:
+                        return
+                    found = again
+                await self._drive(found)
                 return
             except (Stale, Unavailable) as e:
                 log.info(
                     "%s of %s looks again: %s", entry.saga, entry.record_id, e.internal or e.message
                 )
-                await self.runtime.world.clock.sleep(_BACKOFF_S[min(tries, 6)] if tries else 0)
-                tries += 1
+                pause = _BACKOFF_S[min(tries - 1, 6)] if tries else 0
             except Exception:  # one of the three places
                 log.exception("%s of %s stopped", entry.saga, entry.record_id)
-                await self.runtime.world.clock.sleep(_BACKOFF_S[min(tries, 6)])
-                tries += 1
-            await self.runtime.store.sync()
-            found = await JOURNAL.find(self.runtime.store, entry.id)
-            if found is None or found.owner != self.me or found.parked:
-                return
-            entry = found
+                pause = _BACKOFF_S[min(tries, 6)]
+            await self.runtime.world.clock.sleep(pause)
+            tries += 1
+
+    async def _still_mine(self, entry_id: str) -> Journal | None:
+        """The journal's entry as it stands on disk, if there is anything left to do here."""
+        await self.runtime.store.sync()
+        found = await JOURNAL.find(self.runtime.store, entry_id)
+        return None if found is None or found.owner != self.me or found.parked else found
 
     async def _drive(self, entry: Journal) -> None:
         store, saga = self.runtime.store, self.known[entry.saga]
@@ -321,10 +327,16 @@ class Sagas:
     async def _wait_for(self, entry_id: str) -> None:
         """Returns when that saga has left the journal, whoever runs it."""
         ended = self._ended.setdefault(entry_id, asyncio.Event())
+        store = self.runtime.store
         try:
             while True:
-                await self.runtime.store.sync()
-                if await JOURNAL.find(self.runtime.store, entry_id) is None:
+                await store.sync()
+                found = await JOURNAL.find(store, entry_id)
+                if found is None:
+                    return
+                if found.parked:  # its undo failed for good: we clean up instead
+                    async with store.tx() as tx:
+                        await JOURNAL.delete(tx, found)
                     return
                 try:
                     async with asyncio.timeout(1):
@@ -382,29 +394,33 @@ class Sagas:
         )
 
     async def _attempt(self, run: Run[Any], step: Step[Any], live: _Live) -> Changes | None:
-        clock = self.runtime.world.clock
-        run.step, give_up, tries = step.name, clock.monotonic() + step.patience_s, 0
+        """The step's changes; whoever takes this saga's place may break in at any moment."""
+        run.step, live.in_step = step.name, True
+        try:
+            return await self._tried(run, step)
+        except asyncio.CancelledError:
+            if not live.interrupted or self._stopping:
+                raise
+            live.task.uncancel()
+            raise Conflict(_GIVEN_UP) from None
+        finally:
+            live.in_step = False
+
+    async def _tried(self, run: Run[Any], step: Step[Any]) -> Changes | None:
+        clock, tries = self.runtime.world.clock, 0
+        give_up = clock.monotonic() + step.patience_s
         while True:
-            live.in_step = True  # who interrupts need not wait for the back-off either
             try:
-                if tries:
-                    await clock.sleep(_BACKOFF_S[min(tries - 1, 6)])
                 async with asyncio.timeout(step.timeout_s):
                     return await step.do(run)
-            except Unavailable:
+            except (Unavailable, Stale):
                 if clock.monotonic() > give_up:
                     raise
-            except asyncio.CancelledError:
-                if not live.interrupted or self._stopping:
-                    raise
-                live.task.uncancel()
-                raise Conflict(_GIVEN_UP) from None
             except TimeoutError:
                 raise Unavailable(
                     f"{step.name} did not end within {step.timeout_s:.0f} s."
                 ) from None
-            finally:
-                live.in_step = False
+            await clock.sleep(_BACKOFF_S[min(tries, 6)])
             tries += 1
 
     async def _backward(self, run: Run[Any], saga: Saga[Any]) -> bool:

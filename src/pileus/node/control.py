@@ -118,8 +118,8 @@ class Control:
                 add(standing.name, standing.period_s, _bind(standing.run, self.runtime))
         add("kernel.policy", 1.0, self._reread_policy)
         add("kernel.sweep", _SWEEP_S, self._sweep)
-        if self.store.shared:
-            add("kernel.adopt", _LEASE_S, self._adopt)
+        # Alone, too: a full disk may have lost the end of a saga whose runner is gone.
+        add("kernel.adopt", _LEASE_S if self.store.shared else _SWEEP_S, self._adopt)
 
     async def _reread_policy(self, key: str) -> None:
         self.runtime.rules = self._policy.rules
