@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pileus.testing.places import Place
 from pileus.testing.running import RunningCloud, running
 
 HERE = Path(__file__).parent
@@ -31,11 +32,15 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
         yield started
 
 
-def run_set(cloud: RunningCloud, name: str, workspace: Path, *options: str) -> dict[str, Any]:
-    """The runner's JSON for one set of tests."""
+def run_set(
+    cloud: RunningCloud, name: str, workspace: Path, *options: str, inside: Place | None = None
+) -> dict[str, Any]:
+    """The runner's JSON for one set of tests; it runs in the network namespace `inside`, if one is given."""
     out = workspace / f"{name}.json"
+    command = [str(HERE / "run.sh"), "--set", name, "--concurrency", "2", "--out", str(out)]
+    command += options
     done = subprocess.run(
-        [str(HERE / "run.sh"), "--set", name, "--concurrency", "2", "--out", str(out), *options],
+        inside.inside(command) if inside else command,
         env={**os.environ, **cloud.environment(), "YARDSTICK_WORKSPACE": str(workspace)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -6,8 +6,9 @@ On QEMU the guest is logged in to through its floating IP; on the fake driver ev
 from __future__ import annotations
 
 import asyncio
-import os
+import shlex
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -15,42 +16,55 @@ import pytest
 
 from pileus.cli import background
 from pileus.kernel.world import Clock
+from pileus.testing.places import Place, need_root, place
 from pileus.testing.running import RunningCloud, running
 from tests.e2e.shell import SSH_OPTIONS, Shell, until
+from tests.e2e.sweep import Scope, sweep
 
 SERVICES = {"identity", "image", "network", "compute", "placement"}
 
 
 @pytest.fixture(params=["fake", pytest.param("qemu", marks=pytest.mark.e2e)])
-def driver(request: pytest.FixtureRequest) -> str:
-    if request.param == "qemu" and os.geteuid() != 0:
-        pytest.skip("real guests on a real network need root")
-    return str(request.param)
+def outside(request: pytest.FixtureRequest) -> Iterator[Place | None]:
+    """Where a floating IP can be reached, if guests are real."""
+    if request.param == "fake":
+        yield None
+        return
+    need_root()
+    with place() as here:
+        yield here
 
 
 @pytest.fixture
-def cloud(driver: str, tmp_path: Path) -> Iterator[RunningCloud]:
-    with running(tmp_path / "state", driver, ["--prefix", "walk"]) as started:
-        started.wait_for_image()
-        yield started
-        asyncio.run(background.delete_servers(started.client(), Clock()))
-    assert background.kill_leftovers(tmp_path / "state") == 0
+def cloud(outside: Place | None, tmp_path: Path) -> Iterator[RunningCloud]:
+    with started(tmp_path / "state", outside) as cloud:
+        cloud.wait_for_image()
+        yield cloud
+        asyncio.run(background.delete_servers(cloud.client(), Clock()))
+
+
+def started(state: Path, outside: Place | None) -> AbstractContextManager[RunningCloud]:
+    if outside is None:
+        return running(state)
+    return running(state, "qemu", outside.options, outside.near)
 
 
 def test_the_walk_of_every_tutorial_works_with_the_standard_client(
-    cloud: RunningCloud, driver: str, tmp_path: Path
+    cloud: RunningCloud, outside: Place | None, tmp_path: Path
 ) -> None:
-    shell = Shell(cloud, f"cli_walk_{driver}")
+    shell = Shell(cloud, "cli_walk_qemu" if outside else "cli_walk_fake")
     look_around(shell)
     add_image(shell, tmp_path)
     lay_network(shell)
     address = boot(shell, tmp_path)
-    if driver == "qemu":
-        log_in(shell, tmp_path, address)
+    if outside:
+        log_in(shell, outside, tmp_path, address)
     stop_start_and_reboot(shell)
-    if driver == "qemu":
-        log_in(shell, tmp_path, address)
+    if outside:
+        log_in(shell, outside, tmp_path, address)
     clear_up(shell, address)
+    if outside:
+        assert sweep(Scope(cloud.state, outside.prefix, outside.name), cloud.environment()) == []
 
 
 def look_around(shell: Shell) -> None:
@@ -103,9 +117,10 @@ def boot(shell: Shell, tmp_path: Path) -> str:
     return address
 
 
-def log_in(shell: Shell, tmp_path: Path, address: str) -> None:
+def log_in(shell: Shell, outside: Place, tmp_path: Path, address: str) -> None:
     """The guest answers to its name with the key it was given, over its floating IP."""
-    command = f"ssh -i {tmp_path / 'key'} {SSH_OPTIONS} cirros@{address} hostname"
+    ssh = f"ssh -i {tmp_path / 'key'} {SSH_OPTIONS} cirros@{address} hostname"
+    command = shlex.join(outside.inside(shlex.split(ssh)))
 
     def answers() -> bool:
         return shell.attempt(command).returncode == 0

@@ -70,6 +70,9 @@ def _options(*names: str) -> Callable[[F], F]:
         "off": click.option(
             "--off", multiple=True, metavar="TYPE", help="A service type to leave out."
         ),
+        "set": click.option(
+            "--set", multiple=True, metavar="SERVICE.NAME=VALUE", help="A setting of a service."
+        ),
         "verbose": click.option(
             "-v", "--verbose", is_flag=True, help="Log what happens, not only what fails."
         ),
@@ -87,14 +90,14 @@ _HOST = ("driver", "bus", "hosts", "host_name", "address", "underlay", "prefix",
 
 
 @main.command()
-@_options("listen", "store", "public_url", *_HOST)
+@_options("listen", "store", "public_url", "set", *_HOST)
 def up(**given: Any) -> None:
     """Run the whole cloud in the foreground until SIGTERM."""
     _run(given, control=True, host=True)
 
 
 @main.command()
-@_options("listen", "store", "bus", "public_url", "off", "verbose")
+@_options("listen", "store", "bus", "public_url", "set", "off", "verbose")
 def control(**given: Any) -> None:
     """Run the control role alone: no privileges needed."""
     _run({**given, "driver": "none"}, control=True, host=False)
@@ -114,12 +117,16 @@ def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    from pileus.kernel.faults import Invalid
     from pileus.node.run import Options, run
 
     given["off"] = tuple(given.get("off", ()))
+    given["set"] = tuple(given.get("set", ()))
     given["state"] = given["state"].absolute()
     try:
         run(Options(began=_BEGAN, **given), control=control, host=host)
+    except Invalid as e:
+        raise click.ClickException(e.message) from e
     except OSError as e:
         raise click.ClickException(
             f"{e.strerror or e}: {given.get('listen', '')}. Is another cloud running there?"

@@ -129,7 +129,11 @@ class HostAgent(Protocol):
 
 @dataclass(frozen=True)
 class AgentSpec:
-    """An agent that every host runs. What `make` gives is a HostAgent and keeps `contract`."""
+    """An agent that every host runs. What `make` gives is a HostAgent and keeps `contract`.
+
+    `after` names contracts whose agents start before it: what they set up is what it builds on.
+    """
 
     contract: Contract[Any]
     make: Callable[[HostRuntime], Any]
+    after: tuple[str, ...] = ()

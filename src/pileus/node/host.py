@@ -10,11 +10,24 @@ from typing import Any
 
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.faults import Fault
-from pileus.kernel.hosts import BEAT_S, HOST_REGISTRY, Beat, HostRuntime
+from pileus.kernel.hosts import BEAT_S, HOST_REGISTRY, AgentSpec, Beat, HostRuntime
 from pileus.kernel.resources import Service
 
 log = logging.getLogger(__name__)
 _RETRY_S = 1.0
+
+
+def in_order(specs: Sequence[AgentSpec]) -> list[AgentSpec]:
+    """Each after those it names, else as given. Raises ValueError if they wait for each other."""
+    left, found = list(specs), list[AgentSpec]()
+    while left:
+        waiting = {spec.contract.name for spec in left}
+        ready = [spec for spec in left if not waiting.intersection(spec.after)]
+        if not ready:
+            raise ValueError(f"agents that wait for each other: {', '.join(sorted(waiting))}")
+        found += ready
+        left = [spec for spec in left if spec not in ready]
+    return found
 
 
 @dataclass
@@ -32,7 +45,7 @@ class Hosts:
         for host in self.hosts:
             contracts: dict[str, int] = {}
             facts: dict[str, Any] = {}
-            for spec in (a for s in self.services for a in s.agents):
+            for spec in in_order([a for s in self.services for a in s.agents]):
                 agent = spec.make(host)
                 await host.agents.serve(spec.contract, agent, host.name)
                 self._agents.append((host, agent))

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -15,7 +16,6 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pileus.kernel.agents import Agents
 from pileus.kernel.bus import Bus, MemoryBus
@@ -26,6 +26,7 @@ from pileus.node import first_image
 from pileus.node.control import Control, find_services
 from pileus.node.host import Hosts
 from pileus.node.server import Server, listen_on
+from pileus.node.settings import chosen
 from pileus.node.status import Operations
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Options:
     underlay: str = ""
     prefix: str = ""
     off: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
+    set: tuple[str, ...] = ()  # SERVICE.NAME=VALUE
     began: float = field(default_factory=time.monotonic)
 
 
@@ -126,6 +127,8 @@ class Node:
 
     async def _control(self, stack: AsyncExitStack, bus: Bus, agents: Agents) -> None:
         options, world = self.options, self.world
+        services = find_services(options.off)
+        settings = chosen(options.set, services)
         sock = listen_on(options.listen)
         stack.callback(sock.close)
         admin_password(options.state)
@@ -138,8 +141,8 @@ class Node:
             options.state,
             url_of(options),
             name=socket.gethostname(),
-            services=find_services(options.off),
-            settings=options.settings,
+            services=services,
+            settings=settings,
         )
         await control.start()
         stack.push_async_callback(control.stop)
@@ -196,11 +199,18 @@ def _tune_malloc() -> None:
         mallopt(top_pad, 16 << 20)
 
 
+def _allow_many_files() -> None:
+    """A host holds several descriptors for each network and guest, and most shells allow 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def run(options: Options, *, control: bool, host: bool) -> None:
     """Runs until SIGTERM or SIGINT."""
     import uvloop
 
     _tune_malloc()
+    _allow_many_files()
 
     async def main() -> None:
         await Node(options, control=control, host=host).run()

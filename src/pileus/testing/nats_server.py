@@ -17,21 +17,25 @@ from pileus.kernel.nats_bus import NatsSettings
 class NatsServer:
     """A `nats-server` of its own on a free port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self._folder, self.options = folder, options
+    def __init__(self, folder: Path, *options: str, address: str = "127.0.0.1") -> None:
+        self._folder, self.options, self.address = folder, options, address
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((address, 0))
             self.port = free.getsockname()[1]
         self.start()
 
+    @property
+    def url(self) -> str:
+        return f"nats://{self.address}:{self.port}"
+
     def start(self) -> None:
-        command = ["nats-server", "-a", "127.0.0.1", "-p", str(self.port), *self.options]
+        command = ["nats-server", "-a", self.address, "-p", str(self.port), *self.options]
         with (self._folder / "nats.log").open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output)
         until = time.monotonic() + 10
         while time.monotonic() < until:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                if probe.connect_ex((self.address, self.port)) == 0:
                     return
         raise AssertionError((self._folder / "nats.log").read_text())
 
@@ -44,7 +48,7 @@ class NatsServer:
         self._process.send_signal(signal.SIGHUP)
 
     def settings(self, **more: object) -> NatsSettings:
-        servers = (f"nats://127.0.0.1:{self.port}",)
+        servers = (self.url,)
         return NatsSettings(servers=servers, longest_wait_s=0.1, **more)  # type: ignore[arg-type]
 
 

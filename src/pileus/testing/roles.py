@@ -1,6 +1,7 @@
 """The two roles apart: `pileus control` as an ordinary user and `pileus host` as root, over PostgreSQL and NATS.
 
-The processes start as an operator would start them on two machines; only loopback lies between them here.
+The processes start as an operator would start them on two machines; loopback lies between them here, or a veth pair where
+the host has a network namespace of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pileus.cli import background
 from pileus.kernel.world import Clock
 from pileus.testing.nats_server import NatsServer
+from pileus.testing.places import Place
 from pileus.testing.postgres_server import postgres
 from pileus.testing.running import RunningCloud, free_port
 
@@ -25,7 +28,9 @@ _JOINED = re.compile(r"has joined in \d+ ms")
 _PATIENCE_S = 60
 
 
-def _start(command: Sequence[str], log: Path, *, ordinary: bool) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], log: Path, *, ordinary: bool = False, machine: Place | None = None
+) -> subprocess.Popen[bytes]:
     """`ordinary`: as a user without any privilege but, where Python lies in root's home, that to read files there."""
     arguments = [sys.executable, "-m", "pileus.cli.main", *command]
     if ordinary and os.geteuid() == 0:
@@ -33,6 +38,8 @@ def _start(command: Sequence[str], log: Path, *, ordinary: bool) -> subprocess.P
         caps = [f"--bounding-set={left}", f"--inh-caps={left}", f"--ambient-caps={left}"]
         ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
         arguments = ["setpriv", *ids, *caps, *arguments]
+    if machine is not None:
+        arguments = machine.inside(arguments)
     with log.open("wb") as output:
         return subprocess.Popen(
             arguments,
@@ -53,54 +60,76 @@ async def _said(log: Path, text: re.Pattern[str], process: subprocess.Popen[byte
         await clock.sleep(0.05)
 
 
+@dataclass
+class Host:
+    """`pileus host`, which may be killed and started again. `machine`: the network namespace it runs in, or this one."""
+
+    state: Path
+    command: Sequence[str]
+    machine: Place | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it has joined."""
+        log = self.state / "pileus.log"
+        self.process = _start(self.command, log, machine=self.machine)
+        asyncio.run(_said(log, _JOINED, self.process))
+
+    def kill(self) -> None:
+        """As a power cut of that process alone; its guests run on."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            _end(self.process)
+
+
+@dataclass
+class TwoRoles:
+    """`cloud` is the control's."""
+
+    cloud: RunningCloud
+    host: Host
+
+
 @contextmanager
 def two_roles(
-    folder: Path, host_options: Sequence[str] = ("--driver", "fake")
-) -> Iterator[RunningCloud]:
-    """A cloud of one control and one host process. What it gives is the control's."""
+    folder: Path,
+    host_options: Sequence[str] = ("--driver", "fake"),
+    machine: Place | None = None,
+) -> Iterator[TwoRoles]:
+    """A cloud of one control and one host process; the host runs in the namespace `machine`, if one is given."""
     state, host_state = folder / "control", folder / "host"
-    state.mkdir()
-    host_state.mkdir()
+    for path in (state, host_state):
+        path.mkdir()
+    _open_to_ordinary_user(folder, state)
+    address = machine.near if machine else "127.0.0.1"
+    listen = f"{address}:{free_port()}"
+    with ExitStack() as stack:
+        store = stack.enter_context(postgres())
+        nats = NatsServer(folder, address=address)
+        stack.callback(nats.stop)
+        control = ["control", "--state", str(state), "--listen", listen]
+        control += ["--store", store, "--bus", nats.url]
+        process = _start(control, state / "pileus.log", ordinary=True)
+        stack.callback(_end, process)
+        (state / "pileus.pid").write_text(str(process.pid))
+        url, ready_ms = asyncio.run(background.ready(state, Clock()))
+        command = ["host", "--state", str(host_state), "--bus", nats.url, "--control-url", url]
+        host = Host(host_state, [*command, *host_options], machine)
+        stack.callback(host.stop)
+        host.start()
+        yield TwoRoles(RunningCloud(state, url, process, ready_ms), host)
+
+
+def _open_to_ordinary_user(folder: Path, state: Path) -> None:
+    """Root's temporary folders are closed to others."""
     if os.geteuid() == 0:
         for path in (folder, *list(folder.parents)[:2]):
             path.chmod(path.stat().st_mode | 0o055)
         os.chown(state, NOBODY, NOBODY)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with ExitStack() as stack:
-        store = stack.enter_context(postgres())
-        nats = NatsServer(folder)
-        stack.callback(nats.stop)
-        bus = f"nats://127.0.0.1:{nats.port}"
-        control = [
-            "control",
-            "--state",
-            str(state),
-            "--listen",
-            f"127.0.0.1:{port}",
-            "--store",
-            store,
-            "--bus",
-            bus,
-        ]
-        process = _start(control, state / "pileus.log", ordinary=True)
-        stack.callback(_end, process)
-        (state / "pileus.pid").write_text(str(process.pid))
-        found = asyncio.run(background.ready(state, Clock()))
-        host = [
-            "host",
-            "--state",
-            str(host_state),
-            "--bus",
-            bus,
-            "--control-url",
-            url,
-            *host_options,
-        ]
-        joining = _start(host, host_state / "pileus.log", ordinary=False)
-        stack.callback(_end, joining)
-        asyncio.run(_said(host_state / "pileus.log", _JOINED, joining))
-        yield RunningCloud(state, found[0], process, found[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -84,10 +84,14 @@ def free_port() -> int:
 
 
 def start(
-    state: Path, driver: str = "fake", options: Sequence[str] = (), port: int | None = None
+    state: Path,
+    driver: str = "fake",
+    options: Sequence[str] = (),
+    port: int | None = None,
+    address: str = "127.0.0.1",
 ) -> RunningCloud:
     """Start a cloud and wait until it is ready; the caller ends it. Raises ClickException with the log's end."""
-    listen = f"127.0.0.1:{port or free_port()}"
+    listen = f"{address}:{port or free_port()}"
     process = background.start(state, listen, driver, options)
     try:
         url, ms = asyncio.run(background.ready(state, Clock()))
@@ -100,10 +104,13 @@ def start(
 
 @contextmanager
 def running(
-    state: Path, driver: str = "fake", options: Sequence[str] = ()
+    state: Path,
+    driver: str = "fake",
+    options: Sequence[str] = (),
+    address: str = "127.0.0.1",
 ) -> Iterator[RunningCloud]:
     """A cloud for the length of a block."""
-    cloud = start(state, driver, options)
+    cloud = start(state, driver, options, address=address)
     try:
         yield cloud
     finally:

@@ -153,6 +153,12 @@ def _driver(host: HostRuntime, metadata: Any) -> NetworkDriver:
 
         return FakeNetworkDriver(metadata)
     from .drivers.linux.driver import LinuxNetworkDriver, Options
+    from .drivers.linux.forwarding import system_resolvers
 
-    options = Options(prefix=host.prefix or "pl", underlay=host.underlay or "underlay")
+    # Guests reach no port of this machine: nothing of the cloud needs it, metadata comes to them.
+    options = Options(
+        prefix=host.prefix or "pl",
+        underlay=host.underlay or "underlay",
+        resolvers=system_resolvers(),
+    )
     return LinuxNetworkDriver(metadata, options=options, world=host.world)

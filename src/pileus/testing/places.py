@@ -1,0 +1,75 @@
+"""A network of its own for a cloud under test: a namespace, tied to this machine's by a veth pair.
+
+It serves as the underlay of a real host, so that clouds on one machine do not meet: each has external networks, floating
+IPs and gateways of its own there. From inside both the cloud's API and its floating IPs can be reached.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+_numbers = itertools.count(os.getpid())
+
+
+@dataclass(frozen=True)
+class Place:
+    """`near` is this machine's address on the pair, `far` the namespace's; `prefix` is free for a cloud's devices."""
+
+    name: str
+    prefix: str
+    near: str
+    far: str
+
+    def inside(self, command: list[str]) -> list[str]:
+        """The command as run in the namespace."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", *command]
+
+    @property
+    def options(self) -> list[str]:
+        """What `pileus up` or `pileus host` is told to have its outer network here."""
+        return ["--underlay", self.name, "--prefix", self.prefix]
+
+
+def need_root() -> None:
+    """Skips the test for anybody else."""
+    if os.geteuid() != 0:
+        pytest.skip("real guests on a real network need root")
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """Needs root. The namespace goes with the block, and with it whatever is left inside."""
+    number = next(_numbers)
+    tens, ones = divmod(number % (len(_LETTERS) ** 2), len(_LETTERS))
+    prefix = f"e{_LETTERS[tens]}{_LETTERS[ones]}"
+    high, low = divmod(number % (1 << 14) * 4, 256)  # a /30 of 100.64.0.0/16
+    near, far = (f"100.64.{high}.{low + end}" for end in (1, 2))
+    here = Place(f"{prefix}-outside", prefix, near, far)
+    _ip("netns", "add", here.name)
+    try:
+        device, peer = f"{prefix}pair", f"{prefix}far"
+        _ip("link", "add", device, "type", "veth", "peer", peer, "netns", here.name)
+        _ip("address", "add", f"{near}/30", "dev", device)
+        _ip("link", "set", device, "up")
+        for words in (
+            ("address", "add", f"{far}/30", "dev", peer),
+            ("link", "set", peer, "up"),
+            ("link", "set", "lo", "up"),
+            ("route", "add", "default", "via", near),
+        ):
+            _ip("-netns", here.name, *words)
+        yield here
+    finally:
+        _ip("netns", "del", here.name)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)

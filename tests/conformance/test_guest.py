@@ -1,0 +1,39 @@
+"""The official suite's scenarios that log in to a guest, on QEMU: the tester sits where floating IPs can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pileus.testing.places import Place, need_root, place
+from pileus.testing.running import RunningCloud, running
+from tests.conformance.test_first import ledger, run_set, surprises
+from tests.e2e.sweep import Scope, sweep
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def outside() -> Iterator[Place]:
+    need_root()
+    with place() as here:
+        yield here
+
+
+@pytest.fixture
+def cloud(outside: Place, tmp_path: Path) -> Iterator[RunningCloud]:
+    with running(tmp_path / "state", "qemu", outside.options, outside.near) as started:
+        started.wait_for_image()
+        yield started
+
+
+def test_every_scenario_of_the_guest_set_passes_but_those_in_the_ledger(
+    cloud: RunningCloud, outside: Place, tmp_path: Path
+) -> None:
+    result = run_set(cloud, "guest", tmp_path, "--guest", inside=outside)
+    assert len(result["tests"]) == 11
+    assert surprises(result, ledger()) == []
+    assert result["cleanup_errors"] == {}
+    assert sweep(Scope(cloud.state, outside.prefix, outside.name), cloud.environment()) == []
