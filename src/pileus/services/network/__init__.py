@@ -14,9 +14,9 @@ from .contract import NETWORK
 from .control import KeptControl
 from .discovery import CoreResources, Versions
 from .extensions import Extensions
-from .floating_ips.operations import FloatingIps
+from .floating_ips import FloatingIps
 from .guests.kept import KeptNetwork
-from .networks.operations import Networks
+from .networks import Networks
 from .ports.operations import Ports
 from .quotas import Quotas
 from .routers.operations import Routers

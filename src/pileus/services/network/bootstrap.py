@@ -6,9 +6,9 @@ from pileus.kernel.runtime import Runtime
 from pileus.services.identity.contract import IDENTITY
 
 from .addressing import address, block, checked_pools
-from .networks.record import FLAT, NETWORKS, Network, add_network
+from .network import FLAT, NETWORKS, Network, add_network
 from .settings import SETTINGS
-from .subnets.record import SUBNETS, Subnet, of_network, pools_of
+from .subnet import SUBNETS, Subnet, of_network, pools_of
 
 PHYSICAL_NETWORK = "public"
 

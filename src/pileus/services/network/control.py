@@ -12,9 +12,9 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Tx
 
 from .desired import HostDocument, host_document
-from .floating_ips.record import FLOATING_IPS, tell_floating
+from .floating_ip import FLOATING_IPS, tell_floating
+from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
-from .ports.record import ACTIVE, DOWN, PORTS
 from .wiring import Piece
 
 _PIECE = 192 * 1024  # a bus message is at most 256 KiB

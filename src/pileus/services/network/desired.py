@@ -33,13 +33,13 @@ from .driver import (
     RuleSpec,
     SubnetSpec,
 )
-from .floating_ips.record import FLOATING_IPS, FloatingIp
-from .networks.record import NETWORKS, Network
-from .ports.record import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
-from .routers.record import ROUTERS, Router
-from .security_groups.record import RULES, SecurityGroupRule
+from .floating_ip import FLOATING_IPS, FloatingIp
+from .network import NETWORKS, Network
+from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
+from .router import ROUTERS, Router
+from .security_group import RULES, SecurityGroupRule
 from .settings import SETTINGS
-from .subnets.record import SUBNETS, Subnet
+from .subnet import SUBNETS, Subnet
 from .wiring import NETWORK_HOST
 
 _ALL = 1 << 30

@@ -15,14 +15,14 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Reader, Table
 
 from .attributes import Attributes
-from .floating_ips.record import FLOATING_IPS
-from .networks.record import NETWORKS
-from .ports.record import PORTS
+from .floating_ip import FLOATING_IPS
+from .network import NETWORKS
+from .port import PORTS
 from .resource import ADMIN
-from .routers.record import ROUTERS
-from .security_groups.record import GROUPS, RULES
+from .router import ROUTERS
+from .security_group import GROUPS, RULES
+from .subnet import SUBNETS
 from .subnetpools import SUBNETPOOLS
-from .subnets.record import SUBNETS
 
 _SERVICE = "network"
 _TABLES: tuple[Table[Any], ...] = (

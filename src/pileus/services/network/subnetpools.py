@@ -32,7 +32,7 @@ from .resource import (
     sees_all,
     standard,
 )
-from .subnets.record import SUBNETS
+from .subnet import SUBNETS
 
 _LEAST = {4: 8, 6: 64}
 _MOST = {4: 32, 6: 128}

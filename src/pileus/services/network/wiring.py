@@ -15,8 +15,8 @@ from pileus.kernel.sql import member_of
 from pileus.kernel.store import Page, Reader
 
 from .driver import Observed
-from .ports.record import PORTS, Port
-from .security_groups.record import RULES
+from .port import PORTS, Port
+from .security_group import RULES
 
 
 class NetworkHost(Protocol):

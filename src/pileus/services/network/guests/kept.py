@@ -14,6 +14,7 @@ from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Tx
 
+from .. import security_group as groups_record
 from ..addressing import address
 from ..contract import (
     FixedIp,
@@ -24,15 +25,14 @@ from ..contract import (
     SecurityGroupRule,
 )
 from ..driver import COMPUTE_OWNER
-from ..floating_ips.record import FLOATING_IPS
-from ..networks.record import NETWORKS
+from ..floating_ip import FLOATING_IPS
+from ..network import NETWORKS
+from ..port import DOWN, PORTS, Port
 from ..ports.bodies import FixedRequest
 from ..ports.lifecycle import add_port, remove_port, tell
-from ..ports.record import DOWN, PORTS, Port
 from ..resource import hold
-from ..security_groups import record as groups_record
+from ..security_group import GROUPS, RULES, default_group, group_target, rules_of
 from ..security_groups.operations import drop_group, new_group, refuse_rename
-from ..security_groups.record import GROUPS, RULES, default_group, group_target, rules_of
 from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
 from ..settings import SETTINGS
 from ..wiring import NETWORK_HOST, hosts_of_groups, wake, wake_for_ports

@@ -13,10 +13,10 @@ from pileus.kernel.store import Page, Reader
 
 from ..addressing import address
 from ..contract import NicRequest
-from ..networks.record import NETWORKS, Network, network_target
-from ..ports.record import PORTS, port_target
-from ..security_groups.record import DEFAULT, GROUPS
-from ..subnets.record import ALLOCATIONS, SUBNETS
+from ..network import NETWORKS, Network, network_target
+from ..port import PORTS, port_target
+from ..security_group import DEFAULT, GROUPS
+from ..subnet import ALLOCATIONS, SUBNETS
 
 
 @dataclass(frozen=True)

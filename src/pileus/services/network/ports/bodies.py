@@ -13,8 +13,8 @@ from msgspec import UNSET, UnsetType, field
 from pileus.kernel.faults import Conflict, Invalid
 
 from ..attributes import Attributes, domain_name, printable, text
+from ..port import AddressPairing, ExtraDhcpOpt
 from ..refusals import bad_input
-from .record import AddressPairing, ExtraDhcpOpt
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
 _MOST_PAIRS = 10  # upstream's max_allowed_address_pair

@@ -12,14 +12,14 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
 from ..addressing import address, eui64, usable
-from ..floating_ips.record import FLOATING_IPS, disassociate
-from ..floating_ips.record import release as release_floating
-from ..networks.record import Network
+from ..floating_ip import FLOATING_IPS, disassociate
+from ..floating_ip import release as release_floating
+from ..network import Network
+from ..port import PORTS, ROUTER_OWNERS, Fixed, Port
 from ..refusals import bad_input, no_addresses
-from ..security_groups.record import default_group
-from ..subnets.record import SUBNETS, Subnet, auto_prefix, give_back, take, take_free
+from ..security_group import default_group
+from ..subnet import SUBNETS, Subnet, auto_prefix, give_back, take, take_free
 from .bodies import FixedRequest
-from .record import PORTS, ROUTER_OWNERS, Fixed, Port
 
 _MOST_FIXED = 5  # upstream's max_fixed_ips_per_port
 _MAC_DRAWS = 32

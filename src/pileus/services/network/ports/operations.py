@@ -15,13 +15,14 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
 from ..attributes import domain_name
-from ..networks.operations import Networks
-from ..networks.record import NETWORKS, Network
+from ..network import NETWORKS, Network
+from ..networks import Networks
+from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, port_target
 from ..refusals import service_port_in_use
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all, standard
-from ..routers.record import ROUTERS
+from ..router import ROUTERS
+from ..security_group import GROUPS
 from ..security_groups.operations import SecurityGroups
-from ..security_groups.record import GROUPS
 from ..settings import SETTINGS
 from ..wiring import wake_for_ports, wake_networks
 from .bodies import (
@@ -37,7 +38,6 @@ from .bodies import (
     vnic_type,
 )
 from .lifecycle import add_port, readdress, remove_port, tell
-from .record import DOWN, PORTS, SERVICE_OWNERS, Port, port_target
 from .rules import PORT_RULES
 
 

@@ -13,7 +13,7 @@ from pileus.kernel.faults import Invalid
 from ..addressing import address, block
 from ..attributes import Attributes
 from ..ports.bodies import FixedRequest
-from ..subnets.record import Route
+from ..subnet import Route
 
 _MOST_ROUTES = 30  # upstream's max_routes
 _FIXED = frozenset(

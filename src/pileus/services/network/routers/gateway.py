@@ -11,12 +11,12 @@ from pileus.kernel.faults import Conflict
 from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
-from ..floating_ips.record import FLOATING_IPS
-from ..networks.record import NETWORKS
+from ..floating_ip import FLOATING_IPS
+from ..network import NETWORKS
+from ..port import PORTS, ROUTER_GATEWAY, Port
 from ..ports.lifecycle import add_port, readdress, remove_port
-from ..ports.record import PORTS, ROUTER_GATEWAY, Port
+from ..router import Gateway, OuterIp, Router
 from .bodies import GatewayRequest, bad_router
-from .record import Gateway, OuterIp, Router
 
 
 async def set_gateway(

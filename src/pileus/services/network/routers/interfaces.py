@@ -10,16 +10,16 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
 from ..addressing import address
-from ..floating_ips.record import FLOATING_IPS
-from ..networks.record import NETWORKS
+from ..floating_ip import FLOATING_IPS
+from ..network import NETWORKS
+from ..port import DOWN, PORTS, ROUTER_INTERFACE, Port
 from ..ports.bodies import FixedRequest
 from ..ports.lifecycle import add_port, remove_port, tell
-from ..ports.record import DOWN, PORTS, ROUTER_INTERFACE, Port
 from ..refusals import missing, port_in_use
-from ..subnets.record import SUBNETS, Route, Subnet
+from ..router import Router
+from ..subnet import SUBNETS, Route, Subnet
 from .bodies import bad_router
 from .placement import legs
-from .record import Router
 
 
 def interface_view(router: Router, port: Port) -> dict[str, Any]:

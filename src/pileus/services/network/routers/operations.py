@@ -15,9 +15,9 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
 from ..attributes import text
-from ..networks.operations import Networks
+from ..networks import Networks
+from ..port import ROUTER_INTERFACE, Port, port_target
 from ..ports.operations import Ports
-from ..ports.record import ROUTER_INTERFACE, Port, port_target
 from ..refusals import router_in_use
 from ..resource import (
     ADMIN,
@@ -30,6 +30,7 @@ from ..resource import (
     sees_all,
     standard,
 )
+from ..router import ROUTERS, Router
 from ..subnets.operations import Subnets
 from ..wiring import wake, wake_networks
 from .bodies import (
@@ -43,7 +44,6 @@ from .bodies import (
 from .gateway import drop_gateway, gateway_view, set_gateway
 from .interfaces import add_by_port, add_by_subnet, interface_view, refuse_unconnected, remove
 from .placement import choose_host, legs
-from .record import ROUTERS, Router
 
 _GATEWAY = "external_gateway_info"
 

@@ -8,9 +8,9 @@ from pileus.kernel.hosts import hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page, Reader, Tx
 
-from ..ports.record import DOWN, PORTS, ROUTER_OWNERS, Port
+from ..port import DOWN, PORTS, ROUTER_OWNERS, Port
+from ..router import ROUTERS, Router
 from ..wiring import NETWORK_HOST, wake, wake_networks
-from .record import ROUTERS, Router
 
 log = logging.getLogger(__name__)
 PERIOD_S = 5.0

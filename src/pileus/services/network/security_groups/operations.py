@@ -16,7 +16,7 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
 from ..attributes import Attributes, text
-from ..ports.record import PORTS
+from ..port import PORTS
 from ..resource import (
     OWNER,
     READER,
@@ -27,7 +27,7 @@ from ..resource import (
     page_links,
     projected,
 )
-from .record import (
+from ..security_group import (
     DEFAULT,
     GROUPS,
     RULES,

@@ -19,9 +19,9 @@ from ..attributes import Attributes, text
 from ..checks import PROTOCOLS, WITH_PORTS
 from ..refusals import bad_input
 from ..resource import NetworkResource, listing, owner_of, project_of, sees_all
+from ..security_group import GROUPS, RULES, SecurityGroup, SecurityGroupRule, rule_view
 from ..wiring import hosts_of_groups, wake
 from .operations import SecurityGroups
-from .record import GROUPS, RULES, SecurityGroup, SecurityGroupRule, rule_view
 
 _ANY = (None, "", "any", "0", 0)
 _ONLY_IPV6 = frozenset({41, 43, 44, 58, 59, 60})

@@ -15,9 +15,9 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
 from ..attributes import Attributes, text
-from ..networks.operations import Networks
-from ..networks.record import NETWORKS, network_target
-from ..ports.record import PORTS, SERVICE_OWNERS
+from ..network import NETWORKS, network_target
+from ..networks import Networks
+from ..port import PORTS, SERVICE_OWNERS
 from ..refusals import subnet_in_use
 from ..resource import (
     ADMIN,
@@ -29,10 +29,7 @@ from ..resource import (
     sees_all,
     standard,
 )
-from ..subnetpools import SubnetPool, SubnetPools, cut
-from ..wiring import wake_networks
-from .plan import Wanted, options, planned
-from .record import (
+from ..subnet import (
     SUBNETS,
     PoolRange,
     Route,
@@ -43,6 +40,9 @@ from .record import (
     subnet_target,
     used_of,
 )
+from ..subnetpools import SubnetPool, SubnetPools, cut
+from ..wiring import wake_networks
+from .plan import Wanted, options, planned
 
 _FIXED = frozenset(
     ["id", "created_at", "updated_at", "revision_number", "tags", "shared", "router:external"]

@@ -24,9 +24,9 @@ from ..addressing import (
     overlaps,
     same_version,
 )
-from ..networks.record import Network
+from ..network import Network
 from ..refusals import bad_input
-from .record import Route, Subnet, pools_of
+from ..subnet import Route, Subnet, pools_of
 
 if TYPE_CHECKING:
     from ..subnetpools import SubnetPool

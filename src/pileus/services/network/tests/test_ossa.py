@@ -8,7 +8,7 @@ import pytest
 
 from pileus.kernel.events import after
 from pileus.kernel.faults import Bug
-from pileus.services.network.security_groups.record import GROUPS
+from pileus.services.network.security_group import GROUPS
 
 from .bench import Bench, Row, run
 

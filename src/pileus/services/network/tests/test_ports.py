@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pileus.services.network.subnets.record import ALLOCATIONS
+from pileus.services.network.subnet import ALLOCATIONS
 
 from .bench import Bench, Row, run, said
 

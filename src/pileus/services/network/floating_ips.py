@@ -13,16 +13,17 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page, Tx
 from pileus.kernel.world import World
 
-from ..addressing import address
-from ..attributes import Attributes, domain_name, text
-from ..networks.operations import Networks
-from ..networks.record import NETWORKS, Network
-from ..ports.bodies import FixedRequest
-from ..ports.lifecycle import add_port, remove_port
-from ..ports.operations import Ports
-from ..ports.record import FLOATING_IP, PORTS, ROUTER_INTERFACE, Port
-from ..refusals import missing
-from ..resource import (
+from .addressing import address
+from .attributes import Attributes, domain_name, text
+from .floating_ip import FLOATING_IPS, FloatingIp, pair_taken, release, tell_floating
+from .network import NETWORKS, Network
+from .networks import Networks
+from .port import FLOATING_IP, PORTS, ROUTER_INTERFACE, Port
+from .ports.bodies import FixedRequest
+from .ports.lifecycle import add_port, remove_port
+from .ports.operations import Ports
+from .refusals import missing
+from .resource import (
     OWNER,
     READER,
     NetworkResource,
@@ -34,10 +35,9 @@ from ..resource import (
     sees_all,
     standard,
 )
-from ..routers.record import ROUTERS, Router
-from ..subnets.record import SUBNETS
-from ..wiring import wake
-from .record import FLOATING_IPS, FloatingIp, pair_taken, release, tell_floating
+from .router import ROUTERS, Router
+from .subnet import SUBNETS
+from .wiring import wake
 
 _FIXED = frozenset(
     [

@@ -9,8 +9,8 @@ from pileus.kernel.quota import Quota
 from pileus.kernel.store import Column, Many, Page, Reader, Tx, Unique
 from pileus.kernel.world import World
 
-from ..addressing import block
-from ..resource import COLUMNS, Noun, Nouns, hold, moment, standard
+from .addressing import block
+from .resource import COLUMNS, Noun, Nouns, hold, moment, standard
 
 DEFAULT = "default"
 

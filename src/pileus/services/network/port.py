@@ -7,7 +7,7 @@ import msgspec
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Many, Unique
 
-from ..resource import COLUMNS, Noun, Nouns
+from .resource import COLUMNS, Noun, Nouns
 
 ROUTER_INTERFACE = "network:router_interface"
 ROUTER_GATEWAY = "network:router_gateway"

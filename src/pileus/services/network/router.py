@@ -7,8 +7,8 @@ import msgspec
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Column, Many
 
-from ..resource import COLUMNS, Noun, Nouns
-from ..subnets.record import Route
+from .resource import COLUMNS, Noun, Nouns
+from .subnet import Route
 
 
 class OuterIp(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,10 +15,11 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Page, Tx
 from pileus.kernel.world import World
 
-from ..attributes import Attributes, domain_name, text
-from ..ports.record import PORTS
-from ..refusals import bad_input, network_in_use
-from ..resource import (
+from .attributes import Attributes, domain_name, text
+from .network import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
+from .port import PORTS
+from .refusals import bad_input, network_in_use
+from .resource import (
     ADMIN,
     OWNER,
     NetworkResource,
@@ -29,10 +30,9 @@ from ..resource import (
     sees_all,
     standard,
 )
-from ..settings import SETTINGS
-from ..subnets.record import SUBNETS, release_subnet
-from ..wiring import wake_networks
-from .record import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
+from .settings import SETTINGS
+from .subnet import SUBNETS, release_subnet
+from .wiring import wake_networks
 
 _FIXED = frozenset(
     [

@@ -12,10 +12,10 @@ from pileus.kernel.quota import Quota
 from pileus.kernel.store import Many, Page, Record, Table, Tx
 from pileus.kernel.world import World
 
-from ..addressing import AUTO_MODES, Block, Range, address, block, candidates, free, spell
-from ..networks.record import Network
-from ..refusals import address_taken
-from ..resource import COLUMNS, Noun, Nouns
+from .addressing import AUTO_MODES, Block, Range, address, block, candidates, free, spell
+from .network import Network
+from .refusals import address_taken
+from .resource import COLUMNS, Noun, Nouns
 
 _DRAWS = (
     16  # free addresses are drawn by chance first, and looked for in order only in full subnets

@@ -10,7 +10,7 @@ from pileus.kernel.quota import Quota
 from pileus.kernel.store import Column, Many, Reader, Tx, Unique
 from pileus.kernel.world import World
 
-from ..resource import COLUMNS, Noun, Nouns, hold
+from .resource import COLUMNS, Noun, Nouns, hold
 
 VXLAN, FLAT = "vxlan", "flat"
 LAST_SEGMENT = (1 << 24) - 1

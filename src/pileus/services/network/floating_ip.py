@@ -6,8 +6,8 @@ from pileus.kernel.events import emit
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Many, Tx
 
-from ..ports.record import PORTS
-from ..resource import COLUMNS, Noun, Nouns
+from .port import PORTS
+from .resource import COLUMNS, Noun, Nouns
 
 
 class FloatingIp(Noun, kw_only=True, frozen=True):
