@@ -128,15 +128,38 @@ def regex(pattern: str, field: str) -> str:
         re.compile(pattern)
     except re.error as e:
         raise Invalid(f"Invalid regular expression in {field}: {e}.") from None
-    if len(pattern) > 255 or _NESTED.search(pattern):
+    if len(pattern) > _LONGEST or _explodes(pattern):
         raise Invalid(
-            f"The regular expression in {field} may not have more than 255 characters, "
-            "nor a repetition inside a repeated group."
+            f"The regular expression in {field} takes too long: it may have {_LONGEST} characters, "
+            f"{_REPEATS} repetitions, none of them inside another, and no back references."
         )
     return pattern
 
 
-_NESTED = re.compile(r"[*+}?][^()]*\)\s*[*+{]|\([^()]*\|[^()]*\)\s*[*+{]|\)[*+{]?\)[*+{]|\\\d")
+_LONGEST, _REPEATS = 255, 3
+_PIECES = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]])*\]|\{\d*,?\d*\}|.", re.DOTALL)
+
+
+def _explodes(pattern: str) -> bool:
+    """Whether a text of some hundred characters could cost more than a moment: a look at the brackets."""
+    groups, after_group, repeats = [False], False, 0  # a group that repeats or chooses is True
+    for piece in _PIECES.findall(pattern):
+        closed, after_group = after_group, False
+        if piece[0] == "\\" and piece[1:].isdigit():
+            return True
+        if piece == "(":
+            groups.append(False)
+        elif piece == ")" and len(groups) > 1:
+            after_group = groups.pop()
+            groups[-1] = groups[-1] or after_group
+        elif piece == "|":
+            groups[-1] = True
+        elif piece in "*+" or (piece[0] == "{" and len(piece) > 2):
+            if closed:
+                return True
+            groups[-1] = True
+            repeats += 1
+    return repeats > _REPEATS
 
 
 def known_only(ctx: Context, allowed: Iterable[str], since: Version = (2, 75)) -> None:

@@ -1,0 +1,186 @@
+"""Published advisories against Nova, asked of this service: each test bears the advisory's name."""
+
+from __future__ import annotations
+
+import logging
+import struct
+
+import pytest
+
+from pileus.kernel import events
+from pileus.kernel.hosts import HostRuntime
+from pileus.kernel.sagas import JOURNAL
+from pileus.kernel.store import Page
+from pileus.services.compute.agent import CONSOLE_LIMIT, ComputeAgent
+from pileus.services.compute.drivers.fake import FakeComputeDriver
+from pileus.services.compute.tests.scene import SERVERS, Scene, Stage, make_image
+from pileus.services.network.contract import GUEST_METADATA
+
+FLAVORS = "/compute/v2.1/flavors"
+
+
+def test_ossa_2013_019_a_private_flavor_cannot_be_used_by_guessing_its_id(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        body = {"name": "hidden", "ram": 64, "vcpus": 1, "disk": 1, "id": "hidden"}
+        body["os-flavor-access:is_public"] = False
+        assert (await s.admin.post(FLAVORS, {"flavor": body})).status == 200
+        assert (await s.member.get(f"{FLAVORS}/hidden")).status == 404
+        assert (await s.member.get(f"{FLAVORS}/hidden/os-extra_specs")).status == 404
+        assert (await s.create(flavorRef="hidden")).status == 400
+        await s.admin.delete(f"{FLAVORS}/hidden")
+
+    stage.play(story)
+
+
+def test_ossa_2013_012_a_small_file_with_a_huge_virtual_size_is_refused(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        header = struct.pack(
+            ">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 0, 0, 16, 10 << 40, 0, 1, 65_536, 131_072, 1, 0, 0
+        )
+        image = await make_image(s.admin, header.ljust(256 * 1024, b"\0"), disk_format="qcow2")
+        reply = await s.create(imageRef=image)
+        if reply.status == 202:
+            await s.cloud.settle()
+            assert (await s.server(reply.json["server"]["id"]))["status"] == "ERROR"
+        else:
+            assert reply.status == 400 and "disk is too small" in reply.body.decode()
+
+    stage.play(story)
+
+
+def test_ossa_2013_026_a_console_is_cut_to_what_a_message_holds(stage: Stage) -> None:
+    class Chatty(FakeComputeDriver):
+        async def console_log(self, guest_id: str, lines: int | None) -> str:
+            return "x" * (100 << 20)
+
+    async def story(s: Scene) -> None:
+        host = next(iter(s.agents().values())).host
+        quiet = HostRuntime(
+            host.world, host.agents, "chatty", host.state / "chatty", "fake", host.control_url
+        )
+        agent = ComputeAgent(quiet, Chatty())
+        text = await agent.console_log("a", None)
+        assert len(text.encode()) == CONSOLE_LIMIT < 256 * 1024
+
+    stage.play(story)
+
+
+def test_ossa_2013_033_metadata_is_the_ports_owners_whatever_is_asked(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        mine, other = await s.boot(name="mine"), await s.boot(name="other")
+        (port,) = await s.ports(mine)
+        metadata = s.cloud.runtime.contracts.get(GUEST_METADATA)
+        answer = await metadata.answer(port["id"], "GET", "/openstack/latest/meta_data.json")
+        assert mine.encode() in answer.body and other.encode() not in answer.body
+        assert (await metadata.answer(port["id"], "GET", f"/latest/{other}")).status == 404
+        assert (await metadata.answer(other, "GET", "/latest/meta-data/")).status == 404
+        assert (await metadata.answer(port["id"], "POST", "/latest/meta-data/")).status == 405
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("pattern", ["[", "(a+)+$", "((10|1).)*x", "(.*a){20}", "x" * 300])
+def test_ossa_2014_038_address_patterns_are_bounded(stage: Stage, pattern: str) -> None:
+    async def story(s: Scene) -> None:
+        for field in ("ip", "name"):
+            quoted = pattern.replace("+", "%2B").replace("[", "%5B")
+            reply = await s.get(f"/servers?{field}={quoted}")
+            assert reply.status == 400, reply
+
+    stage.play(story)
+
+
+def test_ossa_2014_017_deleting_in_any_state_frees_everything(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        states = {
+            "SHUTOFF": "os-stop",
+            "REBOOT": {"reboot": {"type": "SOFT"}},
+            "ERROR": {"os-resetState": {"state": "error"}},
+        }
+        for action in states.values():
+            id = await s.boot()
+            await s.act(id, action, s.admin)
+            assert (await s.delete(id)).status == 204
+            assert (await s.get(f"/servers/{id}")).status == 404
+            assert id not in await s.guests() and not await s.held(id) and not await s.ports(id)
+        assert await s.used() == {"Instances": 0, "Cores": 0, "RAM": 0}
+
+    stage.play(story)
+
+
+def test_ossa_2015_017_deleting_while_power_is_switched_frees_everything(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        for driver in s.drivers():
+            driver.trouble.latency_s = 0.1
+        await s.member.post(f"{SERVERS}/{id}/action", {"reboot": {"type": "HARD"}})
+        assert (await s.delete(id)).status == 204
+        for driver in s.drivers():
+            driver.trouble.latency_s = 0.0
+        assert (await s.get(f"/servers/{id}")).status == 404
+        assert id not in await s.guests() and not await s.held(id) and not await s.ports(id)
+
+    stage.play(story)
+
+
+def test_ossa_2017_002_passwords_reach_no_log_no_event_and_no_journal(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(s: Scene) -> None:
+        for driver in s.drivers():
+            driver.trouble.failures["spawn"] = [RuntimeError("broken")]
+        with caplog.at_level(logging.DEBUG):
+            id = await s.boot(adminPass="canary-password", user_data="Y2FuYXJ5LWRhdGE=")
+        for driver in s.drivers():
+            driver.trouble.failures.clear()
+        store = s.cloud.runtime.store
+        told = [e for e in await events.after(store, 0, 100_000) if e.payload.get("id") == id]
+        assert told
+        kept = await JOURNAL.list(store, Page({"record_id": id}, deleted=None))
+        for text in (caplog.text, str(told), str(kept)):
+            assert "canary-password" not in text and "Y2FuYXJ5LWRhdGE=" not in text
+
+    stage.play(story)
+
+
+def test_ossa_2019_003_a_fault_keeps_the_inside_story_from_users(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        for driver in s.drivers():
+            driver.trouble.failures["spawn"] = [RuntimeError("canary /etc/canary on host-7")]
+        id = await s.boot()
+        for driver in s.drivers():
+            driver.trouble.failures.clear()
+        mine = await s.get(f"/servers/{id}")
+        assert mine.json["server"]["status"] == "ERROR" and b"canary" not in mine.body
+        assert "canary" in (await s.server(id, client=s.admin))["fault"]["details"]
+        listed = (await s.get(f"/servers/{id}/os-instance-actions", "2.84")).json
+        action = listed["instanceActions"][0]["request_id"]
+        one = await s.get(f"/servers/{id}/os-instance-actions/{action}", "2.84")
+        assert one.status == 200 and b"canary" not in one.body
+
+    stage.play(story)
+
+
+def test_ossa_2026_022_internal_hints_are_refused_and_every_server_is_claimed(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        server = {
+            "name": "x",
+            "imageRef": s.image,
+            "flavorRef": "42",
+            "networks": [{"uuid": s.network}],
+        }
+        for hint in ("_nova_check_type", "force_hosts", "requested_destination"):
+            for key in ("os:scheduler_hints", "OS-SCH-HNT:scheduler_hints"):
+                reply = await s.member.post(SERVERS, {"server": server, key: {hint: ["x"]}})
+                assert reply.status == 400, reply
+        fine = await s.member.post(
+            SERVERS, {"server": server, "os:scheduler_hints": {"colour": "red"}}
+        )
+        await s.cloud.settle()
+        id = fine.json["server"]["id"]
+        assert (await s.server(id, "2.100"))["scheduler_hints"] == {"colour": "red"}
+        assert await s.held(id)
+
+    stage.play(story)
