@@ -173,7 +173,7 @@ def folders(scope: Scope) -> set[str]:
 
 
 def taps(scope: Scope) -> set[str]:
-    return {name for name, kind, _ in _devices(scope, scope.home) if kind == "port"}
+    return {name for name, kind, _ in devices(scope, scope.home) if kind == "port"}
 
 
 def namespaces(scope: Scope) -> set[str]:
@@ -192,11 +192,11 @@ def _namespaces(scope: Scope, told: Told) -> set[str]:
 
 def strange_devices(scope: Scope, told: Told) -> list[str]:
     places = {scope.home, scope.underlay}
-    rows = [row for place in places for row in _devices(scope, place)]
+    rows = [row for place in places for row in devices(scope, place)]
     return sorted(name for name, _, id in rows if id not in told.known)
 
 
-def _devices(scope: Scope, namespace: str) -> list[tuple[str, str, str]]:
+def devices(scope: Scope, namespace: str) -> list[tuple[str, str, str]]:
     """Our devices in a namespace as (name, kind, id of the object): what their aliases say."""
     rows = json.loads(_run("ip", "-json", "-details", "link", namespace=namespace))
     found = []

@@ -7,46 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-import pytest
-
-from pileus.cli import background
-from pileus.kernel.world import Clock
-from pileus.testing.places import Place, need_root, place
-from pileus.testing.running import RunningCloud, running
+from pileus.testing.places import Place
+from pileus.testing.running import RunningCloud
 from tests.e2e.shell import SSH_OPTIONS, Shell, until
 from tests.e2e.sweep import Scope, sweep
 
 SERVICES = {"identity", "image", "network", "compute", "placement"}
-
-
-@pytest.fixture(params=["fake", pytest.param("qemu", marks=pytest.mark.e2e)])
-def outside(request: pytest.FixtureRequest) -> Iterator[Place | None]:
-    """Where a floating IP can be reached, if guests are real."""
-    if request.param == "fake":
-        yield None
-        return
-    need_root()
-    with place() as here:
-        yield here
-
-
-@pytest.fixture
-def cloud(outside: Place | None, tmp_path: Path) -> Iterator[RunningCloud]:
-    with started(tmp_path / "state", outside) as cloud:
-        cloud.wait_for_image()
-        yield cloud
-        asyncio.run(background.delete_servers(cloud.client(), Clock()))
-
-
-def started(state: Path, outside: Place | None) -> AbstractContextManager[RunningCloud]:
-    if outside is None:
-        return running(state)
-    return running(state, "qemu", outside.options, outside.near)
 
 
 def test_the_walk_of_every_tutorial_works_with_the_standard_client(
