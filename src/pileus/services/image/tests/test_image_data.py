@@ -242,10 +242,11 @@ async def test_a_quota_of_bytes_refuses_the_image_that_passes_it() -> None:
         client = cloud.user("p")
         async with cloud.runtime.store.tx() as tx:
             await quota.set_limits(tx, "image", "p", {"image_size_total": 2})
-        await uploaded(client, random_bytes(MIB))
+        first = await uploaded(client, random_bytes(MIB))
         id = (await made(client))["id"]
         assert (await put(client, id, random_bytes(MIB + 1))).status == 413
         assert (await shown(client, id))["status"] == "queued"
+        assert files(cloud.runtime) == {first["id"]}
         assert (await put(client, id, random_bytes(MIB))).status == 204
 
 
