@@ -49,9 +49,9 @@ class Agents(Resource[Any]):
         now = runtime.world.clock.time()
         return [_view(h, now) for h in await hosts_of(runtime.store, NETWORK_HOST)]
 
-    @operation("GET", "/agents", "get_agent")
+    @operation("GET", "/agents", "regular_user")
     async def index(self, ctx: Context) -> Any:
-        found = await self._all(ctx)
+        found = await self._all(ctx) if ctx.allows("get_agent") else []
         for name in ("id", "host", "agent_type", "binary", "availability_zone"):
             if wanted := ctx.query.all(name):
                 found = [a for a in found if a[name] in wanted]

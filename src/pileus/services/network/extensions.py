@@ -63,13 +63,11 @@ def _view(alias: str) -> dict[str, Any]:
 
 
 class Extensions(Resource[Any]):
-    rules = {"get_extension": "@"}
-
-    @operation("GET", "/extensions", "get_extension")
+    @operation("GET", "/extensions", "regular_user")
     async def index(self, ctx: Context) -> Any:
         return {"extensions": [_view(alias) for alias in EXTENSIONS]}
 
-    @operation("GET", "/extensions/{alias}", "get_extension")
+    @operation("GET", "/extensions/{alias}", "regular_user")
     async def show(self, ctx: Context, alias: str) -> Any:
         if alias not in EXTENSIONS:
             raise NotFound(f"Extension with alias {alias} does not exist", code="HTTPNotFound")

@@ -16,6 +16,7 @@ from pileus.kernel.store import Page, Tx
 from pileus.kernel.world import World
 
 from .attributes import Attributes, domain_name, text
+from .floating_ip import FLOATING_IPS, tell_floating
 from .network import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
 from .port import PORTS
 from .refusals import bad_input, network_in_use
@@ -31,7 +32,7 @@ from .resource import (
     standard,
 )
 from .settings import SETTINGS
-from .subnet import SUBNETS, release_subnet
+from .subnet import SUBNETS, give_back, release_subnet
 from .wiring import wake_networks
 
 _FIXED = frozenset(
@@ -224,6 +225,7 @@ class Networks(NetworkResource[Network]):
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id)
             network = await NETWORKS.get(tx, network.id)
+            await drop_unused(tx, network.id)
             if await PORTS.one(tx, network_id=network.id) is not None:
                 raise network_in_use(network.id)
             for subnet in await SUBNETS.all(tx, network_id=network.id):
@@ -311,3 +313,15 @@ async def _visibility(tx: Tx, network: Network, changes: dict[str, Any]) -> None
     if moved:
         for subnet in await SUBNETS.all(tx, network_id=network.id):
             await SUBNETS.change(tx, subnet, **moved)
+
+
+async def drop_unused(tx: Tx, network_id: str) -> None:
+    """Floating IPs that stand for nobody go with their outer network."""
+    for fip in await FLOATING_IPS.all(tx, floating_network_id=network_id, port_id=""):
+        await FLOATING_IPS.delete(tx, fip)
+        holder = await PORTS.find(tx, fip.holder_id)
+        if holder is not None:
+            for fixed in holder.fixed_ips:
+                await give_back(tx, network_id, fixed.ip_address)
+            await PORTS.delete(tx, holder)
+        await tell_floating(tx, "delete", fip)

@@ -10,6 +10,7 @@ BASE_RULES = {
     "context_is_advsvc": "role:advsvc",
     "service_api": "role:service",
     "network_owner": "project_id:%(network:project_id)s",
+    "regular_user": "",
     "admin_only": "rule:context_is_admin",
     "shared": "field:networks:shared=True",
     "sg_owner": "project_id:%(security_group:project_id)s",

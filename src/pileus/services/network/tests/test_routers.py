@@ -261,3 +261,22 @@ def test_routers_spread_over_the_hosts_and_leave_one_that_is_gone() -> None:
         assert {(p["binding:host_id"], p["status"]) for p in ports} == {("fake-1", "ACTIVE")}
 
     run(body, hosts=2)
+
+
+def test_an_outer_network_goes_with_the_floating_ips_that_stand_for_nobody() -> None:
+    async def body(b: Bench) -> None:
+        api, public = b.as_("one"), await b.as_("one").public()
+        network, _, _ = await api.routed()
+        port = await api.make("port", network_id=network["id"])
+        used = await api.make("floatingip", floating_network_id=public, port_id=port["id"])
+        idle = await api.make("floatingip", floating_network_id=public)
+        assert said(await b.admin.delete(f"/networks/{public}")) == (409, "NetworkInUse")
+        assert (await api.get(f"/floatingips/{idle['id']}")).status == 200, "nothing was done"
+        other = await b.admin.make("network", router__external=True)
+        await b.admin.make("subnet", network_id=other["id"], cidr="203.0.113.0/24", ip_version=4)
+        fip = await api.make("floatingip", floating_network_id=other["id"])
+        assert (await b.admin.delete(f"/networks/{other['id']}")).status == 204
+        assert (await api.get(f"/floatingips/{fip['id']}")).status == 404
+        assert (await api.get(f"/floatingips/{used['id']}")).status == 200
+
+    run(body, hosts=0)
