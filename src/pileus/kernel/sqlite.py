@@ -102,10 +102,13 @@ class SqliteStore:
         return _SqliteTx(self, wait)
 
     async def sync(self) -> None:
-        while self._group is not None or self._committing is not None:
-            if self._group is not None and self._committing is None:
-                self._flush_soon()
-            await asyncio.shield(self._committing or self._group)  # type: ignore[arg-type]
+        """Waits for what was written before it, not for what others go on to write."""
+        pending = self._committing  # while it is under way no other group is open
+        if pending is None and self._group is not None:
+            pending = self._group
+            self._flush_soon()
+        if pending is not None:
+            await asyncio.shield(pending)
 
     async def _turn(self) -> None:
         """Waits until the writer is free and opens a group if none is open."""
