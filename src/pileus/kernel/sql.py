@@ -24,6 +24,10 @@ class member_of(sa.ColumnElement[bool]):
     def __init__(self, column: sa.ColumnElement[Any], name: str) -> None:
         self.column, self.param = column, sa.bindparam(name, type_=sa.Text)
 
+    def self_group(self, against: Any = None) -> Any:
+        """Itself: SQLAlchemy would write `(...) = 1` on SQLite, and no index would be used."""
+        return self
+
 
 @compiles(member_of, "sqlite")
 def _(e: member_of, compiler: Any, **kw: Any) -> str:
