@@ -6,6 +6,7 @@ the attempt it belongs to, and an older attempt than one already seen is refused
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
@@ -81,6 +82,7 @@ class Agents:
     def __init__(self, bus: Bus, *, timeout_s: float = 120) -> None:
         self.bus, self.timeout_s = bus, timeout_s
         self._local: dict[tuple[str, str], _Server] = {}
+        self._waiting: dict[str, set[asyncio.Task[bytes]]] = {}
 
     async def serve(self, contract: Contract[P], implementation: P, address: str) -> None:
         """Answers the contract's calls to `address` (a host's name, or CONTROL: any one of the controls)."""
@@ -117,7 +119,7 @@ class Agents:
         if local is not None:
             return await local.invoke(method.name, args, fence)
         payload = _encode(_Call(method.name, msgspec.Raw(_encode(args)), fence))
-        raw = await self.bus.request(_subject(contract, address), payload, timeout_s=self.timeout_s)
+        raw = await self._request(_subject(contract, address), address, payload)
         reply = msgspec.msgpack.decode(raw, type=_Reply)
         if reply.fault:
             kind = _FAULTS.get(reply.fault, Unavailable)
@@ -125,6 +127,32 @@ class Agents:
             Fault.__init__(fault, reply.message, code=reply.code, internal=reply.internal)
             raise fault
         return msgspec.msgpack.decode(reply.result, type=method.result)
+
+
+    async def _request(self, subject: str, address: str, payload: bytes) -> bytes:
+        request = self.bus.request(subject, payload, timeout_s=self.timeout_s)
+        task = asyncio.create_task(request, name=f"request {subject}")
+        waiting = self._waiting.setdefault(address, set())
+        waiting.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if me is not None and me.cancelling():
+                raise
+            raise Unavailable(
+                "A part of the cloud started anew and has forgotten what it was asked.",
+                internal=f"request to {subject}",
+            ) from None
+        finally:
+            waiting.discard(task)
+            if not waiting and self._waiting.get(address) is waiting:
+                del self._waiting[address]
+
+    def restarted(self, address: str) -> None:
+        """Whoever was there is gone, and what it was asked will not be answered: those calls raise Unavailable."""
+        for task in self._waiting.get(address, ()):
+            task.cancel()
 
 
 def _subject(contract: Contract[Any], address: str) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 5.0
 LEASE_S = 20.0  # three beats may be lost
+_JOINED = "hosts.joined"
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,12 +62,24 @@ HOST_REGISTRY = Contract("hosts", HostRegistry)  # type: ignore[type-abstract]
 
 
 class Registry:
-    """Control's side: keeps the table, and tells the services when a host joins."""
+    """Control's side: keeps the table, and tells every control when a host joins."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
+    async def start(self) -> None:
+        """Calls that a host was given before it started anew end, so that their sagas ask again."""
+
+        async def joined(subject: str, payload: bytes) -> None:
+            for host in msgspec.json.decode(payload, type=list[str]):
+                self.runtime.agents.restarted(host)
+
+        await self.runtime.bus.subscribe(_JOINED, joined)
+
     async def beat(self, beats: list[Beat], joining: bool) -> None:
+        if joining:
+            names = msgspec.json.encode([b.host for b in beats])
+            await self.runtime.bus.publish(_JOINED, names)
         now = self.runtime.world.clock.time()
         async with self.runtime.store.tx(wait=joining) as tx:
             for b in beats:

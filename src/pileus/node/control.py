@@ -76,11 +76,13 @@ class Control:
             name=self.name,
             services=self.services,
         )
-        defaults = {k: v for s in self.services for k, v in s.all_rules().items()}
-        scopes = {k: v for s in self.services for k, v in s.all_scopes().items()}
-        self._policy = PolicyFile(self.world, defaults, self.data / "policy.yaml", scopes=scopes)
-        self.runtime.rules = self._policy.rules
         for service in self.services:
+            self.runtime.policies[service.type] = PolicyFile(
+                self.world,
+                service.all_rules(),
+                self.data / "policy" / f"{service.type}.yaml",
+                scopes=service.all_scopes(),
+            )
             self.runtime.settings[service.type] = (
                 self.settings.get(service.type) or service.settings()
             )
@@ -92,7 +94,9 @@ class Control:
     async def start(self) -> None:
         runtime = self.runtime
         await self.store.start()
-        await self.agents.serve(HOST_REGISTRY, Registry(runtime), CONTROL)
+        registry = Registry(runtime)
+        await registry.start()
+        await self.agents.serve(HOST_REGISTRY, registry, CONTROL)
         for service in self.services:
             for provided in service.provides:
                 await provided.offer(runtime)
@@ -116,13 +120,9 @@ class Control:
         for service in self.services:
             for standing in service.reconcilers:
                 add(standing.name, standing.period_s, _bind(standing.run, self.runtime))
-        add("kernel.policy", 1.0, self._reread_policy)
         add("kernel.sweep", _SWEEP_S, self._sweep)
         # Alone, too: a full disk may have lost the end of a saga whose runner is gone.
         add("kernel.adopt", _LEASE_S if self.store.shared else _SWEEP_S, self._adopt)
-
-    async def _reread_policy(self, key: str) -> None:
-        self.runtime.rules = self._policy.rules
 
     async def _adopt(self, key: str) -> None:
         """Renews our lease and takes over the sagas of controls whose lease has run out."""

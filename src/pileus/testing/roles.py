@@ -99,6 +99,7 @@ def two_roles(
     folder: Path,
     host_options: Sequence[str] = ("--driver", "fake"),
     machine: Place | None = None,
+    control_options: Sequence[str] = (),
 ) -> Iterator[TwoRoles]:
     """A cloud of one control and one host process; the host runs in the namespace `machine`, if one is given."""
     state, host_state = folder / "control", folder / "host"
@@ -112,7 +113,7 @@ def two_roles(
         nats = NatsServer(folder, address=address)
         stack.callback(nats.stop)
         control = ["control", "--state", str(state), "--listen", listen]
-        control += ["--store", store, "--bus", nats.url]
+        control += ["--store", store, "--bus", nats.url, *control_options]
         process = _start(control, state / "pileus.log", ordinary=True)
         stack.callback(_end, process)
         (state / "pileus.pid").write_text(str(process.pid))
