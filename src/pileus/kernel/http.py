@@ -148,6 +148,8 @@ def _responder(
             _render(resp, op, answer)
         except Fault as e:
             _refuse(runtime, dialect, resp, e, request_id)
+        except falcon.HTTPError:  # a header that Falcon cannot read
+            raise
         except Exception:  # one of the three places
             log.exception("%s %s %s", request_id, req.method, req.path)
             _refuse(runtime, dialect, resp, _bug(service, request_id), request_id)

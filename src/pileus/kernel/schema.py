@@ -147,13 +147,24 @@ def extras_of(cls: type[Body], document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(raw: bytes) -> Any:
-    """JSON, without the NULs that one of the databases cannot store. Raises Invalid."""
+    """JSON, without the NULs and the long integers that databases cannot store. Raises Invalid."""
     if b"\\u0000" in raw and _NUL.search(raw):
         raise Invalid("Strings may not contain NUL characters.")
     try:
-        return msgspec.json.decode(raw)
+        document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Invalid("Malformed request body: it is not valid JSON.") from None
+    if _LONG.search(raw):
+        _refuse_long(document)
+    return document
+
+
+def _refuse_long(value: Any) -> None:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise Invalid(f"Integers must fit 64 bits; {_short(value)} does not.")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inner:
+        _refuse_long(item)
 
 
 def unwrap(cls: type[Body], document: Any) -> Any:
@@ -199,6 +210,7 @@ def _refuse_hidden(value: Any, at: Version) -> None:
                 _refuse_hidden(item, at)
 
 
+_LONG = re.compile(rb"[:,\[]\s*-?\d{19}")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?")
 _MISSING = re.compile(r"Object missing required field `(.*?)`(?: - at `\$\.?(.*)`)?")

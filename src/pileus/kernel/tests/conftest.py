@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pileus.kernel.tests.databases import Database, PostgresDatabase, SqliteData
 from pileus.testing.postgres_server import postgres, programs
 
 PATIENCE_S = 30
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,6 +32,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(bounded())
     return True
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where the machine has such a folder: hundreds of databases need no disk."""
+    with tempfile.TemporaryDirectory(prefix="pileus-kernel-", dir=IN_MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _temporary_files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    if IN_MEMORY:
+        monkeypatch.setattr(tempfile, "tempdir", IN_MEMORY)
 
 
 @pytest.fixture(scope="session")

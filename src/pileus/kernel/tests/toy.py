@@ -17,7 +17,7 @@ from pileus.kernel.agents import Agents
 from pileus.kernel.auth import NOT_AUTHENTICATED, Caller, Callers
 from pileus.kernel.bus import MemoryBus
 from pileus.kernel.faults import NOVA, Unauthenticated
-from pileus.kernel.policy import Rules
+from pileus.kernel.policy import PolicyFile
 from pileus.kernel.query import Filter, Listing
 from pileus.kernel.quota import Quota
 from pileus.kernel.reconcile import Reconcilers
@@ -240,7 +240,7 @@ async def toy(
             "toy",
             (SERVICE,),
         )
-        runtime.rules = Rules(SERVICE.all_rules())
+        runtime.policies["toy"] = PolicyFile(world, SERVICE.all_rules())
         runtime.callers = Callers(kept, world, AnyProject())
         runtime.settings["toy"] = ground or Ground()
         runtime.sagas.register(*SERVICE.all_sagas())
