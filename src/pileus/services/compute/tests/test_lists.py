@@ -147,3 +147,35 @@ def test_usage_rows_equal_a_count(stage: Stage) -> None:
         }
 
     stage.play(story)
+
+
+def test_a_floating_address_shows_and_goes(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        (port,) = await s.ports(id)
+        external = await s.member.get("/network/v2.0/networks?router:external=true")
+        public = external.json["networks"][0]["id"]
+        router = {"router": {"name": "r", "external_gateway_info": {"network_id": public}}}
+        made = await s.member.post("/network/v2.0/routers", router)
+        url = f"/network/v2.0/routers/{made.json['router']['id']}/add_router_interface"
+        subnet = port["fixed_ips"][0]["subnet_id"]
+        assert (await s.member.put(url, {"subnet_id": subnet})).status == 200
+        body = {"floatingip": {"floating_network_id": public, "port_id": port["id"]}}
+        fip = (await s.member.post("/network/v2.0/floatingips", body)).json["floatingip"]
+
+        async def kinds(wanted: list[str]) -> list[dict[str, object]]:
+            for _ in range(100):
+                found = (await s.server(id))["addresses"]["private"]
+                if [a["OS-EXT-IPS:type"] for a in found] == wanted:
+                    return list(found)
+                await asyncio.sleep(0.02)
+            raise AssertionError(f"{found}")
+
+        both = await kinds(["fixed", "floating"])
+        assert both[1]["addr"] == fip["floating_ip_address"]
+        public_ip = fip["floating_ip_address"].replace(".", "%5C.")
+        assert await _names(s, f"ip=^{public_ip}$") == ["web"]
+        await s.member.delete(f"/network/v2.0/floatingips/{fip['id']}")
+        await kinds(["fixed"])
+
+    stage.play(story)
