@@ -128,7 +128,6 @@ class Agents:
             raise fault
         return msgspec.msgpack.decode(reply.result, type=method.result)
 
-
     async def _request(self, subject: str, address: str, payload: bytes) -> bytes:
         request = self.bus.request(subject, payload, timeout_s=self.timeout_s)
         task = asyncio.create_task(request, name=f"request {subject}")

@@ -82,8 +82,8 @@ class Context:
 
     def allows(self, rule: str, target: Mapping[str, object] | None = None) -> bool:
         """Whether the caller may, with `target` (default: the caller's own project and user)."""
-        runtime = self.runtime
-        return runtime.rules.allows(rule, self.caller, self.own if target is None else target)
+        rules = self.runtime.rules(self.service.type)
+        return rules.allows(rule, self.caller, self.own if target is None else target)
 
     def require(self, rule: str, target: Mapping[str, object] | None = None) -> None:
         """Raises Forbidden in the service's words."""
@@ -279,7 +279,7 @@ class Resource(Generic[R]):
 
 
 def _authorize(ctx: Context, rule: str, target: Mapping[str, object]) -> None:
-    if not ctx.runtime.rules.allows(rule, ctx.caller, target):
+    if not ctx.allows(rule, target):
         raise ctx.service.dialect.forbidden(rule)
 
 

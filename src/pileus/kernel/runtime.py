@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .agents import CONTROL, Agents
 from .contracts import Contract, Contracts
-from .policy import Rules
+from .policy import PolicyFile, Rules
 from .sagas import Sagas
 from .store import Store
 from .world import World
@@ -35,13 +35,17 @@ class Runtime:
     name: str  # this control's own, e.g. its machine's
     services: Sequence[Service] = ()
     contracts: Contracts = field(default_factory=Contracts)
-    rules: Rules = field(default_factory=lambda: Rules({}))
+    policies: dict[str, PolicyFile] = field(default_factory=dict)  # service type -> its rules
     settings: dict[str, Any] = field(default_factory=dict)  # service type -> its settings
     callers: Callers = None  # type: ignore[assignment]  # set once a service provides TOKENS
     sagas: Sagas = field(init=False)
 
     def __post_init__(self) -> None:
         self.sagas = Sagas(self, self.world.new_id())
+
+    def rules(self, service_type: str) -> Rules:
+        """The policy in force: each service's rules have a namespace of their own."""
+        return self.policies[service_type].rules
 
 
 @dataclass(frozen=True)

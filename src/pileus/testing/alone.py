@@ -19,7 +19,7 @@ from pileus.kernel.agents import Agents
 from pileus.kernel.auth import Caller, Callers
 from pileus.kernel.bus import MemoryBus
 from pileus.kernel.faults import Unauthenticated
-from pileus.kernel.policy import Rules
+from pileus.kernel.policy import PolicyFile
 from pileus.kernel.reconcile import Reconcilers
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Runtime
@@ -103,7 +103,9 @@ async def alone(
             services=(service,),
         )
         runtime.settings[service.type] = settings or service.settings()
-        runtime.rules = Rules(service.all_rules(), scopes=service.all_scopes())
+        runtime.policies[service.type] = PolicyFile(
+            world, service.all_rules(), scopes=service.all_scopes()
+        )
         tokens = Tokens()
         await store.start()
         for provided in service.provides:

@@ -138,7 +138,7 @@ def _single(port: Port) -> Iterable[str]:
 
 
 async def _rows(db: Reader, table: Any, **filters: Any) -> list[Any]:
-    found: list[Any] = await table.list(db, Page(filters, (("id", False),), limit=_ALL))
+    found: list[Any] = await table.recall(db, Page(filters, (("id", False),), limit=_ALL))
     return found
 
 

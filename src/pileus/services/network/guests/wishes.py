@@ -27,7 +27,7 @@ class Acting:
     caller: Caller
 
     def allows(self, rule: str, target: Mapping[str, object]) -> bool:
-        return self.runtime.rules.allows(rule, self.caller, target)
+        return self.runtime.rules("network").allows(rule, self.caller, target)
 
     def require(self, rule: str, target: Mapping[str, object]) -> None:
         if not self.allows(rule, target):

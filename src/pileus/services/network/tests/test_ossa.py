@@ -192,7 +192,7 @@ def test_ossa_2026_016_readers_write_no_tags_and_unknown_rules_deny() -> None:
             assert (await reader.put(f"/{kind}/{row['id']}/tags/x")).status == 403
             assert (await reader.get(f"/{kind}/{row['id']}/tags")).status == 200
         with pytest.raises(Bug):
-            b.control.runtime.rules.check("update_networks:tag")
+            b.control.runtime.rules("network").check("update_networks:tag")
 
     run(body, hosts=0)
 
