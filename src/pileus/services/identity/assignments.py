@@ -36,7 +36,7 @@ ASSIGNMENTS = NounTable(
     "identity_assignments",
     Assignment,
     columns=("actor", "target", "role_id", "inherited", Column("place", _place)),
-    indexes=(("actor", "place"), ("target",), ("role_id",)),
+    indexes=(("actor", "place"), ("target",), ("role_id",), ("created_at", "id")),
     noun="role assignment",
 )
 

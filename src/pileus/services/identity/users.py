@@ -69,7 +69,7 @@ USERS = NounTable(
         Column("name_key", lambda u: u.name.lower()),
     ),
     unique=(Unique(("domain_id", "name_key"), _taken),),
-    indexes=(("default_project_id",), ("domain_id", "created_at", "id")),
+    indexes=(("default_project_id",), ("domain_id", "created_at", "id"), ("created_at", "id")),
     noun="user",
 )
 
