@@ -22,6 +22,7 @@ from .wiring import NETWORK_CONTROL, NETWORK_HOST
 
 log = logging.getLogger(__name__)
 _PERIOD_S = 30.0  # hints may be lost
+_GATHER_S = 0.03  # hints come in swarms; whoever cannot wait calls `sync`
 _TRIES = 8
 _AT_ONCE = 2000  # ids in one report
 
@@ -69,6 +70,7 @@ class NetworkAgent:
         )
 
     async def _run(self, key: str) -> None:
+        await self.host.world.clock.sleep(_GATHER_S)
         await self.refresh()
 
     async def refresh(self) -> None:
