@@ -101,7 +101,7 @@ class Control:
             for provided in service.provides:
                 await provided.offer(runtime)
         runtime.callers = Callers(self.store, self.world, runtime.contracts.get(TOKENS))
-        for service in self.services:
+        for service in sorted(self.services, key=_knows_tokens, reverse=True):
             await service.bootstrap(runtime)
         self._add_reconcilers()
         await self._outbox.start()
@@ -150,6 +150,11 @@ class Control:
             for table in [t.info["table"] for t in METADATA.sorted_tables if "table" in t.info]:
                 if table.tombstone_s:
                     await table.sweep(tx, stamp(now - table.tombstone_s))
+
+
+def _knows_tokens(service: Service) -> bool:
+    """Whoever keeps users and projects starts first: the others' first rows belong to some."""
+    return any(p.contract is TOKENS for p in service.provides)
 
 
 def _bind(run: Any, runtime: Runtime) -> Any:
