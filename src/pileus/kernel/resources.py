@@ -238,10 +238,7 @@ class Resource(Generic[R]):
             except Stale:
                 if tries + 1 == _STALE_TRIES or stream is not None:
                     raise
-                await ctx.runtime.store.sync()  # or the load may not see what was first yet
-                await (
-                    ctx.runtime.store.sync()
-                )  # who was first may not be on disk yet, so not to be read
+                await ctx.runtime.store.sync()  # or the load may not see yet who was first
         raise AssertionError("unreachable")
 
     async def _once(
