@@ -31,6 +31,7 @@ class Claims:
     async def report(
         self, host: str, inventories: dict[str, Inventory], traits: frozenset[str]
     ) -> None:
+        await self.runtime.store.sync()  # claims may not be on disk yet, so not to be read
         known = await PROVIDERS.one(self.runtime.store, name=host)
         if known is not None and not _changes(known, inventories, traits):
             return
@@ -46,7 +47,7 @@ class Claims:
     async def claim(
         self, consumer_id: str, demand: Demand, among: list[str], project_id: str, user_id: str
     ) -> str:
-        async with self.runtime.store.tx() as tx:
+        async with self.runtime.store.tx(wait=False) as tx:  # a saga waits before it acts on it
             await tx.lock("placement.allocations")
             held = await CONSUMERS.find(tx, consumer_id)
             if held is not None:
@@ -65,7 +66,7 @@ class Claims:
         raise NoCapacity(await self._why_not(demand, among))
 
     async def release(self, consumer_id: str) -> None:
-        async with self.runtime.store.tx() as tx:
+        async with self.runtime.store.tx(wait=False) as tx:
             consumer = await CONSUMERS.find(tx, consumer_id)
             if consumer is not None:
                 await drop(tx, consumer)

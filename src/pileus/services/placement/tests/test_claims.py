@@ -104,6 +104,7 @@ async def test_asking_again_gives_the_same_host_and_holds_no_more() -> None:
             await placement.report(name, SMALL, NODE)
         first = await placement.claim("c", ONE, ["host-1"], "p", "u")
         assert await placement.claim("c", ONE, ["host-2"], "p", "u") == first == "host-1"
+        await cloud.runtime.store.sync()
         await check_books(cloud)
         assert len(await CONSUMERS.all(cloud.runtime.store)) == 1
 
@@ -116,6 +117,7 @@ async def test_a_release_gives_everything_back_and_a_second_one_does_nothing() -
         await placement.claim("c", ONE, ["host-1"], "p", "u")
         await placement.release("c")
         await placement.release("c")
+        await cloud.runtime.store.sync()
         provider = await PROVIDERS.one(cloud.runtime.store, name="host-1")
         assert provider is not None and not provider.in_use
         assert await CONSUMERS.all(cloud.runtime.store) == []
