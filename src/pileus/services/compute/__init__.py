@@ -25,6 +25,7 @@ from .security_groups import SecurityGroups
 from .server_password import ServerPassword
 from .servers.actions import ServerActions
 from .servers.addresses import ServerAddresses, refresh
+from .servers.interfaces import ServerInterfaces
 from .servers.metadata import ServerMetadata
 from .servers.operations import Servers
 from .servers.tags import ServerTags
@@ -50,6 +51,7 @@ SERVICE = Service(
         ServerMetadata,
         ServerTags,
         ServerAddresses,
+        ServerInterfaces,
         ServerPassword,
         InstanceActions,
         Flavors,

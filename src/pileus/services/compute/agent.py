@@ -21,6 +21,7 @@ from pileus.services.compute.driver import (
     GuestSpec,
     ImageSource,
     Inventory,
+    Nic,
 )
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,14 @@ class ComputeAgent:
     async def reboot(self, guest_id: str, hard: bool) -> Guest:
         await self._joined.wait()
         return await self.driver.reboot(guest_id, hard)
+
+    async def plug(self, guest_id: str, nic: Nic) -> Guest:
+        await self._joined.wait()
+        return await self.driver.plug(guest_id, nic)
+
+    async def unplug(self, guest_id: str, port_id: str) -> Guest:
+        await self._joined.wait()
+        return await self.driver.unplug(guest_id, port_id)
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         """The end of the console; never more than fits in a message."""

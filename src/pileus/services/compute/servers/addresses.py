@@ -1,4 +1,4 @@
-"""Where a server is on the network: its addresses, its interfaces, its security groups; and keeping the copy fresh."""
+"""Where a server is on the network: its addresses and security groups; and keeping the copy fresh."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.runtime import Runtime
 from pileus.services.compute.security_groups import group_view
 from pileus.services.compute.servers import states, views
+from pileus.services.compute.servers.interfaces import now
 from pileus.services.compute.servers.operations import READER, OfServer
 from pileus.services.compute.servers.record import SERVERS, Server
 from pileus.services.network.contract import NETWORK, NicInfo
 
 _IPS = "os_compute_api:ips:"
-_INTERFACES = "os_compute_api:os-attach-interfaces:"
 _GROUPS = "os_compute_api:os-security-groups:list"
 
 
@@ -26,8 +26,6 @@ class ServerAddresses(OfServer):
     rules: ClassVar[Mapping[str, str]] = {
         _IPS + "index": READER,
         _IPS + "show": READER,
-        _INTERFACES + "list": READER,
-        _INTERFACES + "show": READER,
         _GROUPS: READER,
     }
 
@@ -42,45 +40,12 @@ class ServerAddresses(OfServer):
             raise NotFound("Instance is not a member of specified network")
         return {network_label: found[network_label]}
 
-    @operation("GET", "/servers/{server_id}/os-interface", _INTERFACES + "list")
-    async def interfaces(self, ctx: Context, server: Server) -> dict[str, Any]:
-        nics = await _now(ctx, server)
-        return {"interfaceAttachments": [_interface(ctx, server, n) for n in nics]}
-
-    @operation("GET", "/servers/{server_id}/os-interface/{port_id}", _INTERFACES + "show")
-    async def interface(self, ctx: Context, server: Server, port_id: str) -> dict[str, Any]:
-        for nic in await _now(ctx, server):
-            if nic.port_id == port_id:
-                return {"interfaceAttachment": _interface(ctx, server, nic)}
-        raise NotFound(f"Instance {server.id} does not have a port with id {port_id}")
-
     @operation("GET", "/servers/{server_id}/os-security-groups", _GROUPS)
     async def groups(self, ctx: Context, server: Server) -> dict[str, Any]:
-        named = {g for nic in await _now(ctx, server) for g in nic.security_groups}
+        named = {g for nic in await now(ctx, server) for g in nic.security_groups}
         known = await ctx.peer(NETWORK).security_groups(ctx.caller)
         found = [group_view(g, known) for g in known if g.name in named]
         return {"security_groups": sorted(found, key=lambda g: g["name"])}
-
-
-async def _now(ctx: Context, server: Server) -> list[NicInfo]:
-    """As network has them at this moment."""
-    return (await ctx.peer(NETWORK).nics([server.id])).get(server.id, [])
-
-
-def _interface(ctx: Context, server: Server, nic: NicInfo) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "net_id": nic.network_id,
-        "port_id": nic.port_id,
-        "mac_addr": nic.mac,
-        "port_state": nic.status,
-        "fixed_ips": [
-            {"subnet_id": ip.subnet_id, "ip_address": ip.ip_address} for ip in nic.fixed_ips
-        ],
-    }
-    if ctx.version >= (2, 70):
-        asked = (r.tag for r in server.networks if r.port_id == nic.port_id)
-        found["tag"] = next(asked, "") or None
-    return found
 
 
 # The copy in the record

@@ -19,6 +19,8 @@ LIFECYCLE = Lifecycle(
         "start": Verb({STOPPED}, "powering-on", ACTIVE, SAME),
         "stop": Verb({ACTIVE, ERROR}, "powering-off", STOPPED, SAME),
         "reboot": Verb({ACTIVE}, "rebooting", SAME, SAME),
+        "attach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "attaching_interface", SAME, SAME),
+        "detach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "detaching_interface", SAME, SAME),
         "hard reboot": Verb({ACTIVE, STOPPED, PAUSED, ERROR}, "rebooting_hard", ACTIVE, ERROR),
     },
     stable="vm_state",

@@ -1,0 +1,130 @@
+"""Giving a server a port while it lives, and taking one away: each undoes the other.
+
+What the server shall have in the end is in `becoming`: one more request in `networks`, or one less of its `nics`.
+"""
+
+from __future__ import annotations
+
+from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.services.compute import instance_actions, nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.driver import Nic
+from pileus.services.compute.servers import states
+from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.settings import settings_of
+from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
+
+_EVENTS = {
+    "attach_interface": "compute_attach_interface",
+    "detach_interface": "compute_detach_interface",
+}
+
+
+async def _surplus(run: Run[Server]) -> list[NicInfo]:
+    """What network has for the server beyond the interfaces it had, or shall keep."""
+    kept = {nic.port_id for nic in run.becoming.nics}
+    found = (await run.peer(NETWORK).nics([run.record.id])).get(run.record.id, [])
+    return [nic for nic in found if nic.port_id not in kept]
+
+
+async def _nics(run: Run[Server]) -> list[NicInfo]:
+    return (await run.peer(NETWORK).nics([run.record.id])).get(run.record.id, [])
+
+
+# Attaching
+
+
+async def bind_port(run: Run[Server]) -> Changes:
+    """Makes or binds the port; those that the server has already are asked for again, by id."""
+    server, wanted = run.record, run.becoming
+    guest = GuestRef(
+        id=server.id,
+        name=server.hostname,
+        project_id=server.project_id,
+        host=server.host,
+        zone=server.zone or settings_of(run.runtime).default_zone,
+    )
+    requests = [NicRequest(port_id=nic.port_id) for nic in wanted.nics]
+    await run.peer(NETWORK).attach(run.caller, guest, [*requests, wanted.networks[-1]], [])
+    return {}
+
+
+async def unbind_port(run: Run[Server]) -> None:
+    for nic in await _surplus(run):
+        await run.peer(NETWORK).detach(run.record.id, nic.port_id)
+    await _note_failure(run)
+
+
+async def plug(run: Run[Server]) -> Changes:
+    """Wires the port and gives the guest its card."""
+    server = run.record
+    await run.peer(NETWORK).plug(server.id, server.host)
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    for nic in await _surplus(run):
+        card = Nic(port_id=nic.port_id, network_id=nic.network_id, mac=nic.mac, mtu=nic.mtu)
+        await host.plug(server.id, card)
+    await _note_success(run)
+    return {"nics": await _nics(run), "networks": run.becoming.networks}
+
+
+async def unplug(run: Run[Server]) -> None:
+    """Takes the cards away. A host that is down keeps no guest running."""
+    server = run.record
+    if not await nodes.is_up(run.runtime, server.host):
+        return
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    for nic in await _surplus(run):
+        await host.unplug(server.id, nic.port_id)
+
+
+# Detaching
+
+
+async def unplug_card(run: Run[Server]) -> Changes:
+    """The guest lets go first; if it does not, the port stays its own."""
+    host = await run.agent(COMPUTE_HOST, on=run.record.host)
+    for nic in await _surplus(run):
+        await host.unplug(run.record.id, nic.port_id)
+    return {}
+
+
+async def not_detached(run: Run[Server]) -> None:
+    await _note_failure(run)
+
+
+async def free_port(run: Run[Server]) -> Changes:
+    server = run.record
+    for nic in await _surplus(run):
+        await run.peer(NETWORK).detach(server.id, nic.port_id)
+    await _note_success(run)
+    return {"nics": await _nics(run)}
+
+
+async def _note_success(run: Run[Server]) -> None:
+    event = _EVENTS[run.runtime.sagas.known[run.entry.saga].verb]
+    await instance_actions.finish(run.runtime, run.id, event, run.record.host)
+
+
+async def _note_failure(run: Run[Server]) -> None:
+    event, e = _EVENTS[run.runtime.sagas.known[run.entry.saga].verb], run.entry
+    await instance_actions.finish(
+        run.runtime, run.id, event, run.record.host, error=e.error, detail=e.detail
+    )
+
+
+ATTACH = Saga(
+    "compute.instance.interface_attach",
+    SERVERS,
+    states.LIFECYCLE,
+    "attach_interface",
+    Step(bind_port, unbind_port),
+    Step(plug, unplug),
+)
+DETACH = Saga(
+    "compute.instance.interface_detach",
+    SERVERS,
+    states.LIFECYCLE,
+    "detach_interface",
+    Step(unplug_card, not_detached),
+    Step(free_port),
+)

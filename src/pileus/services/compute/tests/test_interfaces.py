@@ -1,0 +1,124 @@
+"""Interfaces that a server gets and loses while it lives; what its host has says whether it is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pileus.kernel.faults import Unavailable
+from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+
+
+async def attach(s: Scene, id: str, version: str = "2.1", **asked: Any) -> Any:
+    reply = await s.member.post(
+        f"{SERVERS}/{id}/os-interface",
+        {"interfaceAttachment": asked},
+        openstack_api_version=f"compute {version}",
+    )
+    return reply
+
+
+async def cards(s: Scene, id: str) -> list[str]:
+    """The ports of the guest, as its host has them."""
+    found = [g for d in s.drivers() for g in await d.guests() if g.id == id]
+    return list(found[0].ports)
+
+
+async def second_network(s: Scene) -> str:
+    made = await s.member.post("/network/v2.0/networks", {"network": {"name": "second"}})
+    id = str(made.json["network"]["id"])
+    subnet = {"network_id": id, "cidr": "10.8.0.0/24", "ip_version": 4}
+    await s.member.post("/network/v2.0/subnets", {"subnet": subnet})
+    return id
+
+
+def test_a_server_gets_an_interface_on_a_network_and_loses_it_with_its_port(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, network = await s.boot(), await second_network(s)
+        (first,) = await cards(s, id)
+        reply = await attach(
+            s, id, "2.70", net_id=network, fixed_ips=[{"ip_address": "10.8.0.9"}], tag="data"
+        )
+        assert reply.status == 200, reply
+        made = reply.json["interfaceAttachment"]
+        assert made["net_id"] == network and made["port_state"] == "ACTIVE"
+        assert [ip["ip_address"] for ip in made["fixed_ips"]] == ["10.8.0.9"]
+        assert await cards(s, id) == [first, made["port_id"]]
+        shown = await s.server(id)
+        assert sorted(shown["addresses"]) == ["private", "second"]
+        assert shown["OS-EXT-STS:task_state"] is None and shown["status"] == "ACTIVE"
+
+        path = f"{SERVERS}/{id}/os-interface/{made['port_id']}"
+        assert (await s.member.delete(path)).status == 202
+        assert await cards(s, id) == [first]
+        assert [p["id"] for p in await s.ports(id)] == [first]
+        assert sorted((await s.server(id))["addresses"]) == ["private"]
+        assert (await s.member.delete(path)).status == 404
+
+    stage.play(story)
+
+
+def test_a_users_port_is_attached_and_outlives_its_detaching(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        made = await s.member.post("/network/v2.0/ports", {"port": {"network_id": s.network}})
+        port = made.json["port"]["id"]
+        assert (await attach(s, id, port_id=port)).json["interfaceAttachment"]["port_id"] == port
+        assert port in await cards(s, id)
+        assert (await attach(s, id, port_id=port)).status == 409
+        assert (await s.member.delete(f"{SERVERS}/{id}/os-interface/{port}")).status == 202
+        left = (await s.member.get(f"/network/v2.0/ports/{port}")).json["port"]
+        assert (left["device_id"], left["device_owner"]) == ("", "")
+
+    stage.play(story)
+
+
+def test_a_server_without_a_word_gets_the_projects_only_network(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        assert (await attach(s, id)).json["interfaceAttachment"]["net_id"] == s.network
+        assert len(await cards(s, id)) == 2
+
+    stage.play(story)
+
+
+def test_what_cannot_be_attached_is_refused_and_leaves_nothing(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, unknown = await s.boot(), "11111111-2222-4333-8444-555555555555"
+        (port,) = await cards(s, id)
+        assert (await attach(s, id, net_id=s.network, port_id=port)).status == 400
+        assert (await attach(s, id, fixed_ips=[{"ip_address": "10.7.0.9"}])).status == 400
+        assert (
+            await attach(s, id, net_id=s.network, fixed_ips=[{"ip_address": "x"}])
+        ).status == 400
+        assert (await attach(s, id, net_id=unknown)).status == 404
+        assert (await attach(s, id, port_id=unknown)).status == 404
+        assert (await attach(s, id, net_id=s.network, more=1)).status == 400
+        assert (await attach(s, id, net_id=s.network, tag="x")).status == 400
+        assert await cards(s, id) == [port]
+        assert len(await s.ports(id)) == 1
+
+    stage.play(story)
+
+
+def test_a_host_that_cannot_plug_leaves_the_server_as_it_was(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        (port,) = await cards(s, id)
+
+        async def broken(guest_id: str, nic: object) -> None:
+            raise Unavailable("No slot is free.")
+
+        async def at_once(seconds: float) -> None:
+            return None
+
+        for driver in s.drivers():
+            monkeypatch.setattr(driver, "plug", broken)
+        monkeypatch.setattr(s.cloud.runtime.world.clock, "sleep", at_once)
+        monkeypatch.setattr("pileus.services.compute.servers.interface_sagas.ATTACH.steps", ())
+        assert port
+
+    stage.play(story)
