@@ -7,7 +7,7 @@ from pileus.services.identity.contract import IDENTITY
 
 from .addressing import address, block, checked_pools
 from .network import FLAT, NETWORKS, Network, add_network
-from .settings import SETTINGS
+from .settings import settings_of
 from .subnet import SUBNETS, Subnet, of_network, pools_of
 
 PHYSICAL_NETWORK = "public"
@@ -15,7 +15,8 @@ PHYSICAL_NETWORK = "public"
 
 async def bootstrap(runtime: Runtime) -> None:
     """Makes the public network if there is none; an operator who wants none says so in the settings."""
-    if not SETTINGS.public_name:
+    chosen = settings_of(runtime)
+    if not chosen.public_name:
         return
     store, world = runtime.store, runtime.world
     if await NETWORKS.one(store, segment=f"{FLAT}:{PHYSICAL_NETWORK}") is not None:
@@ -24,19 +25,19 @@ async def bootstrap(runtime: Runtime) -> None:
     network = Network(
         id=world.new_id(),
         project_id=owner.id,
-        name=SETTINGS.public_name,
+        name=chosen.public_name,
         external=True,
         is_default=True,
-        mtu=SETTINGS.underlay_mtu,
+        mtu=chosen.underlay_mtu,
         network_type=FLAT,
         physical_network=PHYSICAL_NETWORK,
     )
-    of, gateway = block(SETTINGS.public_cidr), address(SETTINGS.public_gateway)
-    pool = (SETTINGS.public_pool_start, SETTINGS.public_pool_end)
+    of, gateway = block(chosen.public_cidr), address(chosen.public_gateway)
+    pool = (chosen.public_pool_start, chosen.public_pool_end)
     subnet = Subnet(
         id=world.new_id(),
         project_id=owner.id,
-        name=f"{SETTINGS.public_name}-subnet",
+        name=f"{chosen.public_name}-subnet",
         cidr=str(of),
         ip_version=of.version,
         gateway_ip=str(gateway),

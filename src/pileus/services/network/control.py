@@ -15,6 +15,7 @@ from .desired import HostDocument, host_document
 from .floating_ip import FLOATING_IPS, tell_floating
 from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
+from .settings import settings_of
 from .wiring import Piece
 
 _PIECE = 192 * 1024  # a bus message is at most 256 KiB
@@ -34,7 +35,8 @@ class KeptControl:
         kept = self._open.get(host)
         if offset and kept is not None and kept[0] == digest:
             return self._piece(host, *kept, offset)
-        data = _encode(await host_document(self.runtime.store, host))
+        domain = settings_of(self.runtime).dns_domain
+        data = _encode(await host_document(self.runtime.store, host, domain))
         now = hashlib.blake2b(data, digest_size=16).hexdigest()
         if now == known:
             return Piece(digest=now, size=len(data))

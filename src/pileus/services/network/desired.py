@@ -38,7 +38,6 @@ from .network import NETWORKS, Network
 from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
 from .router import ROUTERS, Router
 from .security_group import RULES, SecurityGroupRule
-from .settings import SETTINGS
 from .subnet import SUBNETS, Subnet
 from .wiring import NETWORK_HOST
 
@@ -57,6 +56,7 @@ class _Facts:
     """The rows that concern one host."""
 
     host: str
+    domain: str = ""
     peers: tuple[Peer, ...] = ()
     guests: list[Port] = field(default_factory=list)
     routers: list[Router] = field(default_factory=list)
@@ -69,8 +69,10 @@ class _Facts:
     members: dict[str, set[str]] = field(default_factory=dict)
 
 
-async def host_document(db: Reader, host: str) -> HostDocument:
+async def host_document(db: Reader, host: str, domain: str) -> HostDocument:
+    """`domain` is that of networks which name none."""
     facts = await _facts(db, host)
+    facts.domain = domain
     network = HostNetwork(
         host=host,
         revision=0,  # hosts count for themselves: they fetch one after the other
@@ -153,7 +155,7 @@ def _network(facts: _Facts, n: Network) -> NetworkSpec:
         mtu=n.mtu,
         external=n.external,
         admin_up=n.admin_state_up,
-        dns_domain=(n.dns_domain or SETTINGS.dns_domain).rstrip("."),
+        dns_domain=(n.dns_domain or facts.domain).rstrip("."),
         subnets=tuple(_subnet(s) for s in facts.subnets.values() if s.network_id == n.id),
         remote_ports=tuple(_remote(p) for p in facts.remote if p.network_id == n.id),
     )

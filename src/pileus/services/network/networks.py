@@ -11,9 +11,9 @@ from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Page, Tx
-from pileus.kernel.world import World
 
 from .attributes import Attributes, domain_name, text
 from .floating_ip import FLOATING_IPS, tell_floating
@@ -31,7 +31,7 @@ from .resource import (
     sees_all,
     standard,
 )
-from .settings import SETTINGS
+from .settings import NetworkSettings, settings_of
 from .subnet import SUBNETS, give_back, release_subnet
 from .wiring import wake_networks
 
@@ -186,7 +186,7 @@ class Networks(NetworkResource[Network]):
             target = {"project_id": owner, "shared": item.shared}
             ctx.require("create_network", target)
             self.guard(ctx, "create", raw, target, CreateNetwork)
-            wanted.append(_network(ctx.runtime.world, item, owner))
+            wanted.append(_network(ctx.runtime, item, owner))
         async with ctx.runtime.store.tx() as tx:
             made = [await add_network(tx, ctx.runtime.world, n) for n in wanted]
         return self.made(ctx, made, body.single)
@@ -209,7 +209,7 @@ class Networks(NetworkResource[Network]):
         _checked(changes.get("name", ""), changes.get("description", ""))
         domain_name(changes.get("dns_domain", ""), "dns_domain")
         if "mtu" in changes:
-            changes["mtu"] = _mtu(changes["mtu"], network.network_type)
+            changes["mtu"] = _mtu(settings_of(ctx.runtime), changes["mtu"], network.network_type)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id)
             network = await NETWORKS.get(tx, network.id)
@@ -239,9 +239,9 @@ def _checked(name: str, description: str) -> None:
     text(description, "description")
 
 
-def _mtu(value: int, network_type: str) -> int:
+def _mtu(chosen: NetworkSettings, value: int, network_type: str) -> int:
     """Raises Invalid. 0 means what the network's type can carry."""
-    most = SETTINGS.tenant_mtu if network_type == VXLAN else SETTINGS.underlay_mtu
+    most = chosen.tenant_mtu if network_type == VXLAN else chosen.underlay_mtu
     if value == 0:
         return most
     if not 68 <= value <= 65535:
@@ -251,7 +251,7 @@ def _mtu(value: int, network_type: str) -> int:
     return value
 
 
-def _network(world: World, body: CreateNetwork, owner: str) -> Network:
+def _network(runtime: Runtime, body: CreateNetwork, owner: str) -> Network:
     """The record that a body asks for. Raises Invalid."""
     _checked(body.name, body.description)
     kind = body.network_type or VXLAN
@@ -266,7 +266,7 @@ def _network(world: World, body: CreateNetwork, owner: str) -> Network:
     if body.segmentation_id is not None and not 1 <= body.segmentation_id <= LAST_SEGMENT:
         raise bad_input(f"segmentation_id out of range (1 through {LAST_SEGMENT})")
     return Network(
-        id=world.new_id(),
+        id=runtime.world.new_id(),
         project_id=owner,
         name=body.name,
         description=body.description,
@@ -274,7 +274,7 @@ def _network(world: World, body: CreateNetwork, owner: str) -> Network:
         shared=body.shared,
         external=body.external,
         is_default=body.is_default,
-        mtu=_mtu(body.mtu, kind),
+        mtu=_mtu(settings_of(runtime), body.mtu, kind),
         port_security_enabled=body.port_security_enabled,
         dns_domain=domain_name(body.dns_domain, "dns_domain"),
         network_type=kind,

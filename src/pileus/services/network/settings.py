@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from pileus.kernel.runtime import Runtime
+
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Each field with its reason."""
@@ -23,4 +25,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.underlay_mtu - self.vxlan_overhead
 
 
-SETTINGS = NetworkSettings()
+def settings_of(runtime: Runtime) -> NetworkSettings:
+    """What the operator of this cloud chose."""
+    chosen: NetworkSettings = runtime.settings["network"]
+    return chosen

@@ -34,7 +34,7 @@ from ..resource import hold
 from ..security_group import GROUPS, RULES, default_group, group_target, rules_of
 from ..security_groups.operations import drop_group, new_group, refuse_rename
 from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
-from ..settings import SETTINGS
+from ..settings import settings_of
 from ..wiring import NETWORK_HOST, hosts_of_groups, wake, wake_for_ports
 from .wishes import Acting, group_ids, settled
 
@@ -153,26 +153,28 @@ class KeptNetwork:
         if not wanted:
             return
         agent = self.runtime.agents.proxy(NETWORK_HOST, host)
+        patience = settings_of(self.runtime).plug_timeout_s
         try:
-            async with asyncio.timeout(SETTINGS.plug_timeout_s):
+            async with asyncio.timeout(patience):
                 observed = await agent.sync(wanted)
         except TimeoutError:
             raise Unavailable(
-                f"Host {host} did not wire the ports of {guest_id} in {SETTINGS.plug_timeout_s:.0f} s."
+                f"Host {host} did not wire the ports of {guest_id} in {patience:.0f} s."
             ) from None
         for id in wanted:
             if not observed.ports.get(id):
                 reason = observed.errors.get(id, "its host does not have it")
                 raise Unavailable(f"Port {id} could not be wired on {host}: {reason}")
 
-    async def detach(self, guest_id: str) -> None:
+    async def detach(self, guest_id: str, port_id: str = "") -> None:
         store = self.runtime.store
-        networks = {p.network_id for p in await PORTS.all(store, guest=guest_id)}
+        which = {"guest": guest_id, "id": port_id} if port_id else {"guest": guest_id}
+        networks = {p.network_id for p in await PORTS.all(store, **which)}
         if not networks:
             return
         async with store.tx() as tx:
             await hold(tx, "networks", *networks)
-            ports = await PORTS.all(tx, guest=guest_id)
+            ports = await PORTS.all(tx, **which)
             for port in ports:
                 if port.made:
                     await remove_port(tx, port)

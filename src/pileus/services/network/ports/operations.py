@@ -23,7 +23,7 @@ from ..resource import NetworkResource, hold, listing, owner_of, project_of, see
 from ..router import ROUTERS
 from ..security_group import GROUPS
 from ..security_groups.operations import SecurityGroups
-from ..settings import SETTINGS
+from ..settings import settings_of
 from ..wiring import wake_for_ports, wake_networks
 from .bodies import (
     CreatePort,
@@ -94,7 +94,7 @@ class Ports(NetworkResource[Port]):
             "extra_dhcp_opts": p.extra_dhcp_opts,
             "dns_name": p.dns_name,
             "dns_domain": p.dns_domain,
-            "dns_assignment": _dns_assignment(p),
+            "dns_assignment": _dns_assignment(p, settings_of(ctx.runtime).dns_domain),
             "binding:vnic_type": p.vnic_type,
             "binding:host_id": p.host,
             "binding:profile": p.profile,
@@ -335,8 +335,7 @@ def _still_secured(port: Port, changes: Mapping[str, Any]) -> None:
     secured(False, groups, changes.get("allowed_address_pairs", port.allowed_address_pairs))
 
 
-def _dns_assignment(port: Port) -> list[dict[str, str]]:
-    domain = SETTINGS.dns_domain
+def _dns_assignment(port: Port, domain: str) -> list[dict[str, str]]:
     found = []
     for fixed in port.fixed_ips:
         name = port.dns_name or hostname_of(fixed.ip_address)
