@@ -324,20 +324,16 @@ class Sagas:
                 return
         await self._finish(run, saga)
 
-    async def _wait_for(self, entry_id: str) -> None:
-        """Returns when that saga has left the journal, whoever runs it."""
+    async def over(self, entry_id: str) -> Journal | None:
+        """Returns when that saga has left the journal, whoever runs it, or was parked: then its entry."""
         ended = self._ended.setdefault(entry_id, asyncio.Event())
         store = self.runtime.store
         try:
             while True:
                 await store.sync()
                 found = await JOURNAL.find(store, entry_id)
-                if found is None:
-                    return
-                if found.parked:  # its undo failed for good: we clean up instead
-                    async with store.tx() as tx:
-                        await JOURNAL.delete(tx, found)
-                    return
+                if found is None or found.parked:
+                    return found
                 try:
                     async with asyncio.timeout(1):
                         await ended.wait()
@@ -345,6 +341,13 @@ class Sagas:
                     continue  # another control may be running it
         finally:
             self._ended.pop(entry_id, None)
+
+    async def _wait_for(self, entry_id: str) -> None:
+        """Returns when that saga has ended; one whose undo failed for good is cleaned up by ours."""
+        parked = await self.over(entry_id)
+        if parked is not None:
+            async with self.runtime.store.tx() as tx:
+                await JOURNAL.delete(tx, parked)
 
     async def _forward(self, run: Run[Any], saga: Saga[Any]) -> None:
         step = saga.steps[run.entry.step]

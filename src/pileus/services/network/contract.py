@@ -88,8 +88,11 @@ class Network(Protocol):
     async def plug(self, guest_id: str, host: str) -> None:
         """Returns when the host has wired the guest's ports. Raises Unavailable if it does not in time."""
 
-    async def detach(self, guest_id: str) -> None:
-        """Deletes the ports made for the guest and unbinds the others; the host unwires them."""
+    async def detach(self, guest_id: str, port_id: str = "") -> None:
+        """Deletes the ports made for the guest and unbinds the others; the host unwires them.
+
+        `port_id`: that one alone, if it is the guest's.
+        """
 
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         """The interfaces of each guest, in the order they were asked for; no key for a guest without any."""

@@ -5,6 +5,9 @@ What the server shall have in the end is in `becoming`: one more request in `net
 
 from __future__ import annotations
 
+import contextlib
+
+from pileus.kernel.faults import NotFound
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.compute import instance_actions, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
@@ -68,13 +71,14 @@ async def plug(run: Run[Server]) -> Changes:
 
 
 async def unplug(run: Run[Server]) -> None:
-    """Takes the cards away. A host that is down keeps no guest running."""
+    """Takes the cards away. A host that is down runs no guest, and a guest that is gone has no card."""
     server = run.record
     if not await nodes.is_up(run.runtime, server.host):
         return
     host = await run.agent(COMPUTE_HOST, on=server.host)
-    for nic in await _surplus(run):
-        await host.unplug(server.id, nic.port_id)
+    with contextlib.suppress(NotFound):
+        for nic in await _surplus(run):
+            await host.unplug(server.id, nic.port_id)
 
 
 # Detaching

@@ -150,6 +150,8 @@ def parse(ctx: Context, tenants_rule: str) -> Page | None:
             checks.regex(value, key)
     listing = _ALL if everything else _MEMBERS_2_83 if ctx.version >= (2, 83) else _MEMBERS
     _check_sorts(ctx)
+    if ctx.query.get("limit") == "0":
+        return None
     asked = listing.parse(_sortable(ctx.query), **_tenant(ctx, tenants_rule))
     page = _by_status(ctx, _by_deletion(ctx, asked, everything))
     if page is None:

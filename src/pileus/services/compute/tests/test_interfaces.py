@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
-from pileus.kernel.faults import Unavailable
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
 
 
@@ -102,23 +99,17 @@ def test_what_cannot_be_attached_is_refused_and_leaves_nothing(stage: Stage) -> 
     stage.play(story)
 
 
-def test_a_host_that_cannot_plug_leaves_the_server_as_it_was(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_a_guest_that_is_gone_gets_no_interface_and_the_port_made_for_it_goes(
+    stage: Stage,
 ) -> None:
     async def story(s: Scene) -> None:
         id = await s.boot()
-        (port,) = await cards(s, id)
-
-        async def broken(guest_id: str, nic: object) -> None:
-            raise Unavailable("No slot is free.")
-
-        async def at_once(seconds: float) -> None:
-            return None
-
         for driver in s.drivers():
-            monkeypatch.setattr(driver, "plug", broken)
-        monkeypatch.setattr(s.cloud.runtime.world.clock, "sleep", at_once)
-        monkeypatch.setattr("pileus.services.compute.servers.interface_sagas.ATTACH.steps", ())
-        assert port
+            await driver.destroy(id)
+        reply = await attach(s, id, net_id=s.network)
+        assert reply.status == 500 and "Failed to attach" in str(reply.json)
+        assert len(await s.ports(id)) == 1
+        actions = (await s.get(f"/servers/{id}/os-instance-actions")).json["instanceActions"]
+        assert (actions[0]["action"], actions[0]["message"]) == ("attach_interface", "Error")
 
     stage.play(story)
