@@ -18,11 +18,17 @@ from typing import Any
 from pileus.cli import background
 from pileus.cli.client import ApiError, Client, Unreachable
 from pileus.kernel.world import Clock
+from pileus.testing.places import Place
 from pileus.testing.running import RunningCloud, free_port, start
+from tests.e2e.sweep import Scope, sweep
 
 MICROVERSION = {"X-OpenStack-Nova-API-Version": "2.60", "OpenStack-API-Version": "compute 2.60"}
 SETTLE_S = 60
 ROUND_CREATES = 8
+WINDOW_S = 0.4
+# Real guests take seconds to be made, and two processors are soon busy with them.
+QEMU_CREATES = 2
+QEMU_WINDOW_S = 4.0
 
 
 @dataclass
@@ -35,8 +41,9 @@ class Ledger:
 
 
 class Killer:
-    def __init__(self, state: Path, seed: int, driver: str = "fake") -> None:
-        self.state, self.driver, self.port = state, driver, free_port()
+    def __init__(self, state: Path, seed: int, outside: Place | None = None) -> None:
+        """`outside`: with real guests, whose outer network is there."""
+        self.state, self.outside, self.port = state, outside, free_port()
         self.random = random.Random(seed)
         self.ledger = Ledger()
         self.cloud: RunningCloud | None = None
@@ -45,7 +52,11 @@ class Killer:
 
     def up(self) -> Client:
         """Start (again) and log in."""
-        self.cloud = start(self.state, self.driver, port=self.port)
+        if self.outside is None:
+            self.cloud = start(self.state, port=self.port)
+        else:
+            options, address = self.outside.options, self.outside.near
+            self.cloud = start(self.state, "qemu", options, self.port, address)
         self.client = self.cloud.client()
         return self.client
 
@@ -75,10 +86,13 @@ class Killer:
     def round(self) -> None:
         """Make and delete servers until the kill falls, then start again."""
         assert self.cloud is not None
-        kill = threading.Timer(self.random.uniform(0.0, 0.4), self.cloud.kill)
+        creates, window_s = ROUND_CREATES, WINDOW_S
+        if self.outside is not None:
+            creates, window_s = QEMU_CREATES, QEMU_WINDOW_S
+        kill = threading.Timer(self.random.uniform(0.0, window_s), self.cloud.kill)
         kill.start()
         try:
-            for _ in range(ROUND_CREATES):
+            for _ in range(creates):
                 self._create()
                 if self.random.random() < 0.4:
                     self._delete()
@@ -139,6 +153,14 @@ class Killer:
         for id, row in rows.items():
             assert row["status"] in ("ACTIVE", "ERROR"), (id, row["status"])
             assert row["status"] == "ACTIVE" or row["fault"]["message"], id
+        self.sweep()
+
+    def sweep(self) -> None:
+        """The machine holds what the API says and nothing else."""
+        if self.outside is not None:
+            assert self.cloud is not None
+            scope = Scope(self.state, self.outside.prefix, self.outside.name)
+            assert sweep(scope, self.cloud.environment()) == []
 
     def clear(self) -> None:
         """Delete every server; nothing that served them is left, as every API and `pileus status` say."""
@@ -160,6 +182,7 @@ class Killer:
         command = [sys.executable, "-m", "pileus.cli.main", "status", "--state", str(self.state)]
         status = subprocess.run(command, capture_output=True, text=True, check=False)
         assert status.returncode == 0, status.stdout
+        self.sweep()
 
     def end(self) -> None:
         if self.cloud is not None and self.cloud.process.poll() is None:
@@ -167,9 +190,9 @@ class Killer:
         background.kill_leftovers(self.state)
 
 
-def survive(state: Path, seed: int, rounds: int, driver: str = "fake") -> Ledger:
+def survive(state: Path, seed: int, rounds: int, outside: Place | None = None) -> Ledger:
     """So many kills at seeded moments; everything holds after each and at the end."""
-    killer = Killer(state, seed, driver)
+    killer = Killer(state, seed, outside)
     try:
         killer.prepare()
         for _ in range(rounds):

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from pileus.testing.places import need_root, place
 from tests.e2e.kills import survive
 
 
@@ -9,3 +12,13 @@ def test_a_cloud_killed_while_booting_and_deleting_loses_and_leaves_nothing(tmp_
     ledger = survive(tmp_path / "state", seed=1, rounds=5)
     assert ledger.kills == 5
     assert ledger.created, "the kills fell before anything was acknowledged: nothing was tested"
+
+
+@pytest.mark.e2e
+def test_a_cloud_killed_while_real_guests_boot_and_go_loses_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    need_root()
+    with place() as outside:
+        ledger = survive(tmp_path / "state", seed=2, rounds=3, outside=outside)
+    assert ledger.kills == 3 and ledger.created
