@@ -108,7 +108,7 @@ class Aggregates(Resource[Aggregate]):
     rules: ClassVar[Mapping[str, str]] = {_RULE + v: "rule:context_is_admin" for v in _VERBS}
 
     async def load(self, ctx: Context, id: str) -> Aggregate:
-        if not id.isdecimal():
+        if not id.removeprefix("-").isdecimal():
             raise Invalid(f"id must be an integer, not '{id}'")
         return await super().load(ctx, id)
 

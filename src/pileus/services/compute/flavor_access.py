@@ -38,6 +38,11 @@ class FlavorAccess(OfFlavor):
         _ACCESS + ":remove_tenant_access": "rule:context_is_admin",
     }
 
+    async def load(self, ctx: Context, id: str) -> Flavor:
+        """Whoever may not is told so before anything is looked up."""
+        ctx.require(_ACCESS)
+        return await super().load(ctx, id)
+
     @operation("GET", "/flavors/{flavor_id}/os-flavor-access", _ACCESS)
     async def access(self, ctx: Context, flavor: Flavor) -> dict[str, Any]:
         if flavor.is_public:

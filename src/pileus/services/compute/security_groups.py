@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.faults import Forbidden, Invalid, NotFound, OverQuota
+from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, OverQuota
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.schema import Body
+from pileus.services.compute import checks
 from pileus.services.compute.checks import Name, Text
 from pileus.services.compute.flavors import FLAVORS
 from pileus.services.network.contract import NETWORK, SecurityGroup, SecurityGroupRule
@@ -126,10 +127,15 @@ class SecurityGroups(Resource[Any]):
 
     @operation("DELETE", "/os-security-groups/{group_id}", _RULE + "delete", status=202, until=END)
     async def delete(self, ctx: Context, group_id: str) -> None:
-        await ctx.peer(NETWORK).delete_security_group(ctx.caller, group_id)
+        try:
+            await ctx.peer(NETWORK).delete_security_group(ctx.caller, group_id)
+        except Conflict as e:  # Nova knows no 409 here
+            raise Invalid(e.message) from None
 
     @operation("POST", "/os-security-group-rules", _RULE + "rule:create", status=200, until=END)
     async def create_rule(self, ctx: Context, body: CreateRule) -> dict[str, Any]:
+        if not checks.is_uuid(body.parent_group_id):
+            raise Invalid(f"Security group id {body.parent_group_id} is not a UUID.")
         network = ctx.peer(NETWORK)
         known = await network.security_groups(ctx.caller)
         parent = _find(known, body.parent_group_id)
@@ -140,6 +146,8 @@ class SecurityGroups(Resource[Any]):
             made = await network.create_security_group_rule(ctx.caller, parent.id, asked)
         except OverQuota:
             raise _too_many() from None
+        except Conflict as e:  # Nova knows no 409 here
+            raise Invalid(e.message) from None
         return {"security_group_rule": rule_view(made, parent.id, known)}
 
     @operation(

@@ -71,7 +71,7 @@ def test_a_private_flavor_is_for_its_projects(stage: Stage) -> None:
         await s.admin.post(URL, {"flavor": body})
         assert (await s.member.get(f"{URL}/p-1")).status == 404
         give = {"addTenantAccess": {"tenant": s.member.project_id}}
-        assert (await s.member.post(f"{URL}/p-1/action", give)).status == 404
+        assert (await s.member.post(f"{URL}/p-1/action", give)).status == 403
         assert (await s.admin.post(f"{URL}/p-1/action", give)).status == 200
         assert (await s.admin.post(f"{URL}/p-1/action", give)).status == 409
         assert (await s.member.get(f"{URL}/p-1")).status == 200

@@ -38,6 +38,7 @@ def test_filters_find_what_they_say(stage: Stage) -> None:
         assert (await s.get("/servers?sort_key=host")).status == 403
         assert (await s.get("/servers?sort_key=nonsense")).status == 400
         assert (await s.get("/servers?limit=-1")).status == 400
+        assert await _names(s, "limit=0") == []
         await s.act(first, "lock")
         assert await _names(s, "locked=true", "2.73") == ["alpha"]
 
