@@ -222,7 +222,8 @@ def strange_rules(scope: Scope, told: Told) -> set[str]:
 def listeners(scope: Scope, emulators: set[int]) -> list[str]:
     """TCP ports on which the host's process listens where others may reach it, but for the API's; guests' QEMUs on none."""
     note = scope.state / "cloud.json"
-    cloud = json.loads(note.read_text()) if note.exists() else {"pid": 0, "url": ":0"}
+    text = note.read_text() if note.exists() else '{"pid": 0, "url": ":0"}'
+    cloud = json.loads(text)
     api = cloud["url"].rpartition(":")[2]
     ours = {cloud["pid"], *emulators}
     found = []

@@ -5,113 +5,19 @@ After each the outside sweep must find exactly what the API says.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import shlex
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pileus.cli import background, first_server
-from pileus.cli.client import Client
-from pileus.kernel.world import Clock
-from pileus.testing.places import Place, need_root, place
-from pileus.testing.running import RunningCloud, free_port, start
-from tests.e2e.shell import SSH_OPTIONS, until
-from tests.e2e.sweep import Scope, devices, processes, sweep
+from tests.e2e.guests import World, world
+from tests.e2e.sweep import Scope, devices, processes
 
 pytestmark = pytest.mark.e2e
-BOOT_S = 180
 CRASHED = 6
-
-
-@dataclass
-class World:
-    """A cloud with one server that can be logged in to; the cloud may be stopped and started."""
-
-    state: Path
-    outside: Place
-    cloud: RunningCloud
-    client: Client
-    guest: first_server.FirstServer
-
-    @property
-    def id(self) -> str:
-        return str(self.guest.server["id"])
-
-    @property
-    def scope(self) -> Scope:
-        return Scope(self.state, self.outside.prefix, self.outside.name)
-
-    def up(self, *options: str) -> None:
-        """Start it again."""
-        port = int(self.cloud.url.rpartition(":")[2])
-        self.cloud = launch(self.state, self.outside, port, *options)
-        self.client = self.cloud.client()
-
-    def server(self) -> dict[str, Any]:
-        return dict(self.client.call("GET", "compute", f"/servers/{self.id}")["server"])
-
-    def is_(self, status: str) -> None:
-        """Waits until the server has that status and nothing is going on."""
-
-        def holds() -> bool:
-            server = self.server()
-            return bool(server["status"] == status and server["OS-EXT-STS:task_state"] is None)
-
-        asyncio.run(until(f"server is {status}", holds, BOOT_S))
-
-    def act(self, action: str) -> None:
-        self.client.call("POST", "compute", f"/servers/{self.id}/action", {action: None})
-
-    def log_in(self, command: str = "hostname") -> str:
-        """What the guest answers over its floating IP; waits until it does."""
-        ssh = f"ssh -i {self.guest.key} {SSH_OPTIONS} cirros@{self.guest.floating_ip} {command}"
-        said = ""
-
-        def answers() -> bool:
-            nonlocal said
-            line = self.outside.inside(shlex.split(ssh))
-            done = subprocess.run(line, capture_output=True, text=True, check=False)
-            said = done.stdout.strip()
-            return done.returncode == 0
-
-        asyncio.run(until(f"ssh to {self.guest.floating_ip}", answers, BOOT_S))
-        return said
-
-    def is_swept(self) -> None:
-        assert sweep(self.scope, self.cloud.environment()) == []
-
-
-def launch(state: Path, outside: Place, port: int, *options: str) -> RunningCloud:
-    return start(state, "qemu", [*outside.options, *options], port, outside.near)
-
-
-@contextmanager
-def world(state: Path) -> Iterator[World]:
-    need_root()
-    with place() as outside:
-        cloud = launch(state, outside, free_port())
-        try:
-            cloud.wait_for_image()
-            client, clock = cloud.client(), Clock()
-            boot = first_server.boot(client, clock, state / "key", lambda step: None)
-            found = World(state, outside, cloud, client, asyncio.run(boot))
-            yield found
-            cloud = found.cloud
-            asyncio.run(background.delete_servers(cloud.client(), clock))
-            found.is_swept()
-        finally:
-            if cloud.process.poll() is None:
-                cloud.stop()
-            background.kill_leftovers(state)
 
 
 def test_guests_live_through_whatever_happens_to_their_cloud(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def ports(client: Client, status: str) -> list[str]:
 
 def servers(client: Client) -> set[str]:
     """The states they are in."""
-    found, marker = set(), ""
+    found: set[str] = set()
+    marker = ""
     while True:
         path = f"/servers/detail?limit=1000{marker}"
         rows = client.call("GET", "compute", path)["servers"]
