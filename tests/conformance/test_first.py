@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pileus.testing.places import Place
+from pileus.testing.roles import two_roles
 from pileus.testing.running import RunningCloud, running
 
 HERE = Path(__file__).parent
@@ -25,9 +27,16 @@ def ledger() -> set[str]:
     return {line.split("\t")[0] for line in lines if line and not line.startswith("#")}
 
 
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    with running(tmp_path_factory.mktemp("conformance") / "state") as started:
+@pytest.fixture(scope="module", params=["one process, SQLite", "two processes, PostgreSQL, NATS"])
+def cloud(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningCloud]:
+    folder = tmp_path_factory.mktemp("conformance")
+    with ExitStack() as stack:
+        if request.param == "one process, SQLite":
+            started = stack.enter_context(running(folder / "state"))
+        else:
+            started = stack.enter_context(two_roles(folder)).cloud
         started.wait_for_image()
         yield started
 
