@@ -11,6 +11,7 @@ UV          := .cache/uv/bin/uv
 SAY         := printf '==> %s\n'
 export DEBIAN_FRONTEND := noninteractive
 export STATE DRIVER
+export PYTHONDONTWRITEBYTECODE :=  # bytecode is most of a quick start
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down clean format check test soak mutate docs figures
@@ -29,7 +30,8 @@ $(UV):
 
 .venv/.synced: pyproject.toml uv.lock | $(UV)
 	@$(SAY) "setup 2/4: .venv, exactly what uv.lock names"
-	@$(UV) sync --quiet --locked --python python3
+	@$(UV) sync --quiet --locked --compile-bytecode --python python3
+	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 .venv/.ready-fake: .venv/.synced
