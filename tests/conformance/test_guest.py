@@ -29,11 +29,22 @@ def cloud(outside: Place, tmp_path: Path) -> Iterator[RunningCloud]:
         yield started
 
 
+def test_the_basic_scenarios_of_network_and_server_pass(
+    cloud: RunningCloud, outside: Place, tmp_path: Path
+) -> None:
+    passes(cloud, outside, tmp_path, 2, "--regex", r"[.]test_(server|network)_basic_ops\[")
+
+
+@pytest.mark.slow
 def test_every_scenario_of_the_guest_set_passes_but_those_in_the_ledger(
     cloud: RunningCloud, outside: Place, tmp_path: Path
 ) -> None:
-    result = run_set(cloud, "guest", tmp_path, "--guest", inside=outside)
-    assert len(result["tests"]) == 11
+    passes(cloud, outside, tmp_path, 11)
+
+
+def passes(cloud: RunningCloud, outside: Place, workspace: Path, count: int, *options: str) -> None:
+    result = run_set(cloud, "guest", workspace, "--guest", *options, inside=outside)
+    assert len(result["tests"]) == count
     assert surprises(result, ledger()) == []
     assert result["cleanup_errors"] == {}
     assert sweep(Scope(cloud.state, outside.prefix, outside.name), cloud.environment()) == []
