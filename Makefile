@@ -52,7 +52,7 @@ down: ## stop it; the state stays in $(STATE)
 	@$(BIN)/python -m pileus.cli.background down --state $(STATE)
 
 clean: ## stop it and forget its state
-	@if [ -d $(STATE) ]; then $(BIN)/python -m pileus.cli.background down --guests --state $(STATE); fi
+	@if [ -e $(STATE)/cloud.json ]; then $(BIN)/pileus down --state $(STATE); $(BIN)/pileus forget --state $(STATE); fi
 	@rm -rf $(STATE)
 
 format: .venv/.synced ## let ruff write its format

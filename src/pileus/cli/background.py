@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from pileus.cli.client import ApiError, Client, Credentials, Unreachable
+from pileus.cli.client import ApiError, Client
 from pileus.kernel.world import Clock
 
 PATIENCE_S = 120
@@ -184,20 +184,10 @@ def up(state: Path, listen: str, driver: str, options: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--state", type=click.Path(path_type=Path), required=True)
-@click.option("--guests", is_flag=True, help="delete the servers first: nothing shall be left")
-def down(state: Path, guests: bool) -> None:
-    """Stop it. Guests keep running and the state stays, unless --guests."""
-    clock = Clock()
-    if guests and pid_of(state) is not None:
-        try:
-            count = asyncio.run(delete_servers(Client(Credentials.of(environment(state))), clock))
-            click.echo(f"==> deleted {count} servers")
-        except (ApiError, Unreachable, click.ClickException) as e:
-            click.echo(f"==> could not delete the servers through the API ({e}); ending them")
-    was = asyncio.run(stop(state, clock))
+def down(state: Path) -> None:
+    """Stop it. Guests keep running and the state stays."""
+    was = asyncio.run(stop(state, Clock()))
     click.echo("==> stopped" if was else "==> nothing was running")
-    if guests and (ended := kill_leftovers(state)):
-        click.echo(f"==> ended {ended} processes that used {state}")
 
 
 if __name__ == "__main__":

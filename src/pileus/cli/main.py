@@ -149,6 +149,21 @@ def down(state: Path) -> None:
 
 @main.command()
 @_STATE
+def forget(state: Path) -> None:
+    """Remove what a stopped cloud left on this machine: guests, devices, namespaces, rules. The folder stays."""
+    from pileus.cli import background
+    from pileus.node import run
+
+    found = _cloud(state)
+    if background.pid_of(state) is not None:
+        raise click.ClickException(f"it is running; stop it first: pileus down --state {state}")
+    kept = {n: found[n] for n in ("driver", "host_name", "underlay", "prefix", "hosts")}
+    run.forget(run.Options(state=state.absolute(), **kept))
+    click.echo("forgotten")
+
+
+@main.command()
+@_STATE
 @click.option(
     "--format",
     "form",

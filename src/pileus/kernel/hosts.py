@@ -139,6 +139,9 @@ class HostAgent(Protocol):
     async def stop(self) -> None:
         """Lets go; guests and packets go on."""
 
+    async def forget(self) -> None:
+        """Removes all that this host holds. Instead of `start`, with nobody to ask."""
+
 
 @dataclass(frozen=True)
 class AgentSpec:

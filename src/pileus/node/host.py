@@ -45,7 +45,7 @@ class Hosts:
         for host in self.hosts:
             contracts: dict[str, int] = {}
             facts: dict[str, Any] = {}
-            for spec in in_order([a for s in self.services for a in s.agents]):
+            for spec in self._specs():
                 agent = spec.make(host)
                 await host.agents.serve(spec.contract, agent, host.name)
                 self._agents.append((host, agent))
@@ -55,6 +55,9 @@ class Hosts:
             )
         await self._join()
         self._task = asyncio.create_task(self._beat(), name="heartbeat")
+
+    def _specs(self) -> list[AgentSpec]:
+        return in_order([a for s in self.services for a in s.agents])
 
     async def _join(self) -> None:
         """The registry hears of the hosts first, so that what the agents report has somewhere to go."""
@@ -78,6 +81,12 @@ class Hosts:
             await asyncio.gather(self._task, return_exceptions=True)
         for _, agent in self._agents:
             await agent.stop()
+
+    async def forget(self) -> None:
+        """Guests go before the devices they use."""
+        for host in self.hosts:
+            for spec in reversed(self._specs()):
+                await spec.make(host).forget()
 
     async def _say(self, *, joining: bool) -> None:
         host = self.hosts[0]

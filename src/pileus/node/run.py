@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ctypes
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -91,12 +93,17 @@ def admin_password(state: Path) -> str:
     return path.read_text().strip()
 
 
-def note_url(options: Options) -> None:
-    """Writes where the cloud is, for `pileus env`."""
+def note(options: Options) -> None:
+    """Writes where the cloud is, for `pileus env`, and how it was asked to run, for `pileus forget`."""
     path = options.state / "cloud.json"
-    path.write_text(
-        json.dumps({"url": url_of(options), "pid": os.getpid(), "driver": options.driver})
-    )
+    kept = {n: getattr(options, n) for n in ("driver", "host_name", "underlay", "prefix", "hosts")}
+    path.write_text(json.dumps({"url": url_of(options), "pid": os.getpid(), **kept}))
+
+
+def prefix_of(options: Options) -> str:
+    """What the names of this cloud's devices, namespaces and rules begin with: its own, unless one is asked for."""
+    digest = hashlib.sha256(str(options.state.absolute()).encode()).digest()
+    return options.prefix or "p" + base64.b32encode(digest)[:2].decode().lower()
 
 
 class Node:
@@ -121,6 +128,7 @@ class Node:
             if self.is_control:
                 await self._control(stack, bus, agents)
             else:
+                note(options)
                 await self._start_hosts(stack, agents)
                 print(f"host {', '.join(self._names())} has joined in {self._age()} ms", flush=True)
                 await self.stop.wait()
@@ -146,7 +154,7 @@ class Node:
         )
         await control.start()
         stack.push_async_callback(control.stop)
-        note_url(options)
+        note(options)
         server = Server(Operations(control.app, control.runtime), sock, world)
 
         async def ready() -> None:
@@ -159,8 +167,13 @@ class Node:
         await server.run(self.stop, ready)
 
     async def _start_hosts(self, stack: AsyncExitStack, agents: Agents) -> None:
+        hosts = Hosts(self._runtimes(agents), find_services(self.options.off))
+        await hosts.start()
+        stack.push_async_callback(hosts.stop)
+
+    def _runtimes(self, agents: Agents) -> list[HostRuntime]:
         options = self.options
-        runtimes = [
+        return [
             HostRuntime(
                 self.world,
                 agents,
@@ -170,13 +183,15 @@ class Node:
                 options.control_url or url_of(options),
                 address=options.address,
                 underlay=options.underlay,
-                prefix=options.prefix,
+                prefix=prefix_of(options),
             )
             for name in self._names()
         ]
-        hosts = Hosts(runtimes, find_services(options.off))
-        await hosts.start()
-        stack.push_async_callback(hosts.stop)
+
+    async def forget(self) -> None:
+        """Removes guests, devices, namespaces and rules; the state folder is the caller's to remove."""
+        runtimes = self._runtimes(Agents(MemoryBus(self.world)))
+        await Hosts(runtimes, find_services(self.options.off)).forget()
 
     def _names(self) -> list[str]:
         options = self.options
@@ -217,3 +232,8 @@ def run(options: Options, *, control: bool, host: bool) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+def forget(options: Options) -> None:
+    """Removes what the hosts of a stopped process left on this machine."""
+    asyncio.run(Node(options, control=False, host=True).forget())

@@ -86,6 +86,12 @@ class ComputeAgent:
         await asyncio.gather(*self._told, return_exceptions=True)
         await self.driver.close()
 
+    async def forget(self) -> None:
+        """Destroys every guest of this host."""
+        await self.driver.start_up()
+        await self.driver.sweep(set())
+        await self.driver.close()
+
     @property
     def _control(self) -> ComputeControl:
         return self.host.agents.proxy(COMPUTE_CONTROL, CONTROL)

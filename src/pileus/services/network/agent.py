@@ -59,6 +59,13 @@ class NetworkAgent:
         await self._loop.stop()
         await self.driver.close()
 
+    async def forget(self) -> None:
+        """Removes every device, namespace and rule of this host."""
+        await self.driver.start_up()
+        await self.driver.apply(HostNetwork(host=self.host.name, revision=0))
+        await self.driver.sweep()
+        await self.driver.close()
+
     async def sync(self, port_ids: list[str]) -> Observed:
         await self.refresh()
         seen = self.observed
