@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import platform
 import shutil
@@ -23,7 +24,6 @@ from pathlib import Path
 from uuid import UUID
 
 import msgspec
-import structlog
 
 from pileus.host import files, qemu
 from pileus.host.image_cache import CachedImage, ImageCache
@@ -69,7 +69,7 @@ _TRAITS = (
     "COMPUTE_GRAPHICS_MODEL_VGA",
 )
 _STATES = {"running": RUNNING, "paused": PAUSED, "shutdown": SHUTDOWN, "guest-panicked": CRASHED}
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 class Acceleration(msgspec.Struct, frozen=True, kw_only=True):
@@ -367,7 +367,7 @@ class QemuComputeDriver:
         resident.emulator = resident.follower = None
         resident.power_state = SHUTDOWN if emulator.was_asked_off else CRASHED
         if not resident.is_in_hand:
-            log.info("guest ended", guest=resident.spec.id, power_state=resident.power_state)
+            log.info("guest %s ended: %s", resident.spec.id, resident.power_state)
             self._tell(resident)
 
     def _heard(self, resident: Resident, event: str) -> None:
@@ -451,7 +451,7 @@ class QemuComputeDriver:
             await self._take(resident, emulator)
         except Unavailable as silent:
             await emulator.close()
-            log.warning("guest does not answer", guest=resident.spec.id, reason=silent.internal)
+            log.warning("guest %s does not answer: %s", resident.spec.id, silent.internal)
             resident.power_state = CRASHED
         else:
             resident.folder.finish()
@@ -467,7 +467,7 @@ class QemuComputeDriver:
             self.accelerator = await qemu.choose_accelerator(self._state_dir, prefix)
             found = Acceleration(accelerator=self.accelerator, version=self._version)
             files.write_atomically(note, msgspec.json.encode(found))
-        log.info("accelerator", accelerator=self.accelerator, version=self._version)
+        log.info("accelerator %s of QEMU %s", self.accelerator, self._version)
 
     def _prefix(self, *, is_trial: bool = False) -> list[str]:
         """What makes QEMU an ordinary user's; only that of KVM guests may open /dev/kvm."""
