@@ -344,6 +344,7 @@ class Emulator:
             "mac": card.mac,
             "host_mtu": card.mtu,
             "romfile": "",
+            "addr": "0",  # QEMU would take the next one on a port in use; no guest looks there
         }
         for port in sorted(name for name in present if name.startswith("port")):
             try:
