@@ -32,6 +32,8 @@ SIZE_LIMIT = 1 << 40  # bytes of a download whose size nobody told us
 _CHUNK = 1 << 20
 _PATIENCE_S = 60  # without a byte
 _STANDS = {"raw": "raw", "iso": "raw", "qcow2": "qcow2"}  # what QEMU is told the base of a disk is
+# Threads of their own: the image service may be this very process, and answers with the common ones.
+_LOOKS = ThreadPoolExecutor(DOWNLOADS, "look")
 _REWRITTEN = {"vmdk": "vmdk", "vdi": "vdi", "vhd": "vpc"}  # and qemu-img's names of the others
 
 
@@ -151,7 +153,7 @@ class ImageCache:
 
 async def look(url: str, size: int = 0) -> ImageFacts:
     """The facts of a remote image from its first 64 KiB, without fetching the rest."""
-    return await asyncio.to_thread(_look, url, size)
+    return await asyncio.get_running_loop().run_in_executor(_LOOKS, _look, url, size)
 
 
 def _look(url: str, size: int) -> ImageFacts:

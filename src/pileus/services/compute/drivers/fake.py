@@ -223,10 +223,11 @@ class FakeComputeDriver:
 
     async def _inspect(self, image: ImageSource) -> ImageFacts:
         key = (image.id, image.checksum_sha512)
-        facts = self._facts.get(key)
-        if facts is None:
-            facts = await self._probe(image) if self._probe else ImageFacts(image.disk_format, 0)
-            self._facts[key] = facts
+        async with self.turns.of(f"image {image.id}"):  # a hundred boots at once look once
+            facts = self._facts.get(key)
+            if facts is None:
+                trusted = ImageFacts(image.disk_format, 0)
+                facts = self._facts[key] = await self._probe(image) if self._probe else trusted
         require(facts, image.disk_format)
         return facts
 
