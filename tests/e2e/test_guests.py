@@ -6,15 +6,14 @@ After each the outside sweep must find exactly what the API says.
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from pileus.testing.places import forget
 from tests.e2e.guests import World, world
-from tests.e2e.sweep import Scope, devices, processes
+from tests.e2e.sweep import processes
 
 pytestmark = pytest.mark.e2e
 CRASHED = 6
@@ -74,23 +73,4 @@ def power_cut(here: World) -> None:
     here.cloud.kill()
     for pid in processes(here.scope).values():
         os.kill(pid, signal.SIGKILL)
-    forget_network(here.scope)
-
-
-def forget_network(scope: Scope) -> None:
-    """What a reboot forgets: namespaces, links and rules of that prefix."""
-    for line in _said("ip", "netns").splitlines():
-        if line.startswith((f"{scope.prefix}-net-", f"{scope.prefix}-router-")):
-            _said("ip", "netns", "del", line.split()[0])
-    for namespace in (scope.home, scope.underlay):
-        inside = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
-        for name, _, _ in devices(scope, namespace):
-            # The other end of a pair goes with the first.
-            subprocess.run([*inside, "ip", "link", "del", name], check=False, capture_output=True)
-        tables = _said(*inside, "nft", "list", "tables")
-        for table in re.findall(rf"table (\w+ pileus_{scope.prefix}\w*)", tables):
-            _said(*inside, "nft", "delete", "table", *table.split())
-
-
-def _said(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    forget(here.outside)

@@ -7,7 +7,9 @@ IPs and gateways of its own there. From inside both the cloud's API and its floa
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +48,7 @@ def need_root() -> None:
 
 @contextmanager
 def place() -> Iterator[Place]:
-    """Needs root. The namespace goes with the block, and with it whatever is left inside."""
+    """Needs root. The namespace goes with the block, and with it all that bears its prefix."""
     number = next(_numbers)
     tens, ones = divmod(number % (len(_LETTERS) ** 2), len(_LETTERS))
     prefix = f"e{_LETTERS[tens]}{_LETTERS[ones]}"
@@ -68,7 +70,28 @@ def place() -> Iterator[Place]:
             _ip("-netns", here.name, *words)
         yield here
     finally:
+        forget(here)
         _ip("netns", "del", here.name)
+
+
+def forget(place: Place) -> None:
+    """What a reboot of a machine forgets: the namespaces, devices and rules of that prefix, here and in the place."""
+    for line in _said("ip", "netns").splitlines():
+        if line.startswith((f"{place.prefix}-net-", f"{place.prefix}-router-")):
+            _ip("netns", "del", line.split()[0])
+    for inside in ([], place.inside([])):
+        for row in json.loads(_said(*inside, "ip", "-json", "-details", "link")):
+            if row.get("ifalias", "").startswith(f"pileus/{place.prefix}/"):
+                # The other end of a pair goes with the first.
+                command = [*inside, "ip", "link", "del", row["ifname"]]
+                subprocess.run(command, check=False, capture_output=True)
+        tables = _said(*inside, "nft", "list", "tables")
+        for table in re.findall(rf"table (\w+ pileus_{place.prefix}\w*)", tables):
+            _said(*inside, "nft", "delete", "table", *table.split())
+
+
+def _said(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _ip(*words: str) -> None:
