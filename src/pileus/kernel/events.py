@@ -13,42 +13,57 @@ import sqlalchemy as sa
 from sqlalchemy.sql.base import Executable
 
 from .faults import Stale
-from .sql import TEXT
+from .sql import TEXT, current_epoch, is_settled
 from .store import METADATA, Reader, Record, Table, Tx
 
 if TYPE_CHECKING:
     from .runtime import Runtime
 
 log = logging.getLogger(__name__)
-_SEQ = sa.BigInteger().with_variant(
-    sa.Integer(), "sqlite"
-)  # only INTEGER PRIMARY KEY counts up there
+# Only INTEGER PRIMARY KEY counts up by itself in SQLite.
+_SEQ = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _COLUMNS = ("at", "kind", "project_id", "payload")
 _T = sa.Table(
     "events",
     METADATA,
     sa.Column("seq", _SEQ, primary_key=True, autoincrement=True),
+    sa.Column("epoch", sa.BigInteger(), nullable=False),
     *(sa.Column(c, TEXT, nullable=False) for c in _COLUMNS),
+    sa.Index("ix_events_epoch_seq", "epoch", "seq"),
 )
+Position = tuple[int, int]
+START: Position = (0, 0)
 
 
 class Event(msgspec.Struct, frozen=True):
-    """`kind` is the notification's upstream name: `compute.instance.create.end`."""
+    """`kind` is the notification's upstream name: `compute.instance.create.end`.
+
+    `epoch` is the writing transaction's number where several can be open at once (0 elsewhere): numbers are drawn
+    before the commit, so readers who went by `seq` alone would miss what an older transaction commits later.
+    """
 
     seq: int
+    epoch: int
     at: str
     kind: str
     project_id: str
     payload: dict[str, Any]
 
+    @property
+    def position(self) -> Position:
+        return self.epoch, self.seq
+
 
 def _insert() -> Executable:
-    return sa.insert(_T).values({c: sa.bindparam(c) for c in _COLUMNS})
+    given: dict[str, Any] = {c: sa.bindparam(c) for c in _COLUMNS}
+    return sa.insert(_T).values({"epoch": current_epoch(), **given})
 
 
 def _after() -> Executable:
-    limit = sa.bindparam("limit", type_=sa.BigInteger())
-    return sa.select(_T).where(_T.c.seq > sa.bindparam("seq")).order_by(_T.c.seq).limit(limit)
+    number = sa.BigInteger()
+    here = sa.tuple_(sa.bindparam("epoch", type_=number), sa.bindparam("seq", type_=number))
+    rows = sa.select(_T).where(sa.tuple_(_T.c.epoch, _T.c.seq) > here, is_settled(_T.c.epoch))
+    return rows.order_by(_T.c.epoch, _T.c.seq).limit(sa.bindparam("limit", type_=number))
 
 
 async def emit(tx: Tx, kind: str, project_id: str, **payload: Any) -> None:
@@ -58,10 +73,22 @@ async def emit(tx: Tx, kind: str, project_id: str, **payload: Any) -> None:
     await tx.run(tx.sql("events.insert", _insert), values)
 
 
-async def after(db: Reader, seq: int, limit: int = 100) -> list[Event]:
-    """Events with a higher number, in order."""
-    rows = await db.rows(db.sql("events.after", _after), {"seq": seq, "limit": limit})
-    return [Event(r[0], r[1], r[2], r[3], msgspec.json.decode(r[4])) for r in rows]
+async def after(db: Reader, position: Position, limit: int = 100) -> list[Event]:
+    """Events behind that position, in an order in which none turns up before one already read."""
+    values = {"epoch": position[0], "seq": position[1], "limit": limit}
+    rows = await db.rows(db.sql("events.after", _after), values)
+    return [Event(r[0], r[1], r[2], r[3], r[4], msgspec.json.decode(r[5])) for r in rows]
+
+
+async def newest(db: Reader) -> Position:
+    """Where the events end now."""
+
+    def build() -> Executable:
+        last = sa.select(_T.c.epoch, _T.c.seq).where(is_settled(_T.c.epoch))
+        return last.order_by(_T.c.epoch.desc(), _T.c.seq.desc()).limit(1)
+
+    rows = await db.rows(db.sql("events.newest", build), {})
+    return (rows[0][0], rows[0][1]) if rows else START
 
 
 async def prune(tx: Tx, before: str) -> int:
@@ -82,6 +109,7 @@ class Watch:
 class Cursor(Record, kw_only=True, frozen=True):
     """How far a watch has read; its name is the id."""
 
+    epoch: int = 0
     seq: int = 0
 
 
@@ -124,20 +152,19 @@ class Outbox:
     async def _catch_up(self, watch: Watch) -> None:
         store = self.runtime.store
         cursor = await CURSORS.find(store, watch.name)
-        while events := await after(store, cursor.seq if cursor else 0):
+        while events := await after(store, (cursor.epoch, cursor.seq) if cursor else START):
             for event in events:
                 if event.kind.startswith(watch.prefixes):
                     try:
                         await watch.run(self.runtime, event)
-                    except (
-                        Exception
-                    ):  # a reconciler's part of the three places: the next event must not wait
-                        log.exception(
-                            "watch %s failed at event %d %s", watch.name, event.seq, event.kind
-                        )
+                    except Exception:  # as in a reconciler: the next event must not wait
+                        text = "watch %s failed at event %d %s"
+                        log.exception(text, watch.name, event.seq, event.kind)
+            epoch, seq = events[-1].position
             async with store.tx(wait=False) as tx:
                 if cursor is None:
-                    cursor = await CURSORS.insert(tx, Cursor(id=watch.name, seq=events[-1].seq))
+                    new = Cursor(id=watch.name, epoch=epoch, seq=seq)
+                    cursor = await CURSORS.insert(tx, new)
                 else:
-                    cursor = await CURSORS.change(tx, cursor, seq=events[-1].seq)
+                    cursor = await CURSORS.change(tx, cursor, epoch=epoch, seq=seq)
             await store.sync()

@@ -61,6 +61,44 @@ def _(e: regex_match, compiler: Any, **kw: Any) -> str:
     return f"{compiler.process(e.column)} ~ {compiler.process(e.param)}"
 
 
+class current_epoch(sa.ColumnElement[int]):
+    """The number of this transaction, where several may be open at once; 0 where there is one writer."""
+
+    inherit_cache = True
+    type = sa.BigInteger()
+
+
+@compiles(current_epoch, "sqlite")
+def _(e: current_epoch, compiler: Any, **kw: Any) -> str:
+    return "0"
+
+
+@compiles(current_epoch, "postgresql")
+def _(e: current_epoch, compiler: Any, **kw: Any) -> str:
+    return "pg_current_xact_id()::text::bigint"
+
+
+class is_settled(sa.ColumnElement[bool]):
+    """No transaction with the column's number or an older one is still open."""
+
+    inherit_cache = False
+    type = sa.Boolean()
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        self.column = column
+
+
+@compiles(is_settled, "sqlite")
+def _(e: is_settled, compiler: Any, **kw: Any) -> str:
+    return "1 = 1"
+
+
+@compiles(is_settled, "postgresql")
+def _(e: is_settled, compiler: Any, **kw: Any) -> str:
+    oldest_open = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+    return f"{compiler.process(e.column)} < {oldest_open}"
+
+
 @lru_cache(256)
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(text)

@@ -49,7 +49,7 @@ class Toy:
         }
 
     async def kinds(self) -> list[str]:
-        return [e.kind for e in await events.after(self.store, 0)]
+        return [e.kind for e in await events.after(self.store, events.START)]
 
 
 def healthy(*ids: str, size: int = 3) -> dict[str, Any]:
@@ -271,7 +271,7 @@ async def test_a_step_that_fails_has_everything_undone(t: Toy, at: int, after: b
     patch.undo()
     assert await t.all_held() == failed("t1")
     assert (await THINGS.get(t.store, "t1")).fault == "there is no room"
-    *_, last = await events.after(t.store, 0)
+    *_, last = await events.after(t.store, events.START)
     assert (last.kind, last.project_id) == ("toy.create.error", "p1")
     assert last.payload == {"id": "t1", "reason": "there is no room"}
     undone = [c for c in t.ground.calls if c in ("tear_down", "let_go")]

@@ -134,7 +134,9 @@ def test_ossa_2017_002_passwords_reach_no_log_no_event_and_no_journal(
         for driver in s.drivers():
             driver.trouble.failures.clear()
         store = s.cloud.runtime.store
-        told = [e for e in await events.after(store, 0, 100_000) if e.payload.get("id") == id]
+        told = [
+            e for e in await events.after(store, events.START, 100_000) if e.payload.get("id") == id
+        ]
         assert told
         kept = await JOURNAL.list(store, Page({"record_id": id}, deleted=None))
         for text in (caplog.text, str(told), str(kept)):

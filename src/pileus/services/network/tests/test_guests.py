@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pileus.kernel.auth import Caller
-from pileus.kernel.events import after
+from pileus.kernel.events import START, after
 from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, OverQuota, Unavailable
 from pileus.services.network.contract import GuestRef, NicRequest, SecurityGroupRule
 from pileus.services.network.driver import HostNetwork, Observed
@@ -206,7 +206,7 @@ def test_floating_ips_show_on_the_guest_and_their_changes_are_told() -> None:
         assert seen.floating_ips == {nic.fixed_ips[0].ip_address: fip["floating_ip_address"]}
         await api.put(f"/floatingips/{fip['id']}", {"floatingip": {"port_id": None}})
         assert (await b.contract.nics(["guest"]))["guest"][0].floating_ips == {}
-        events = await after(b.control.runtime.store, 0, 1000)
+        events = await after(b.control.runtime.store, START, 1000)
         told = [e for e in events if e.kind.startswith(("floatingip.", "port.update"))]
         assert {e.payload["device_id"] for e in told if e.kind.startswith("float")} == {"guest"}
         assert any(e.payload["status"] == "ACTIVE" for e in told if e.kind == "port.update.end")

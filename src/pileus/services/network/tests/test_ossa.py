@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pileus.kernel.events import after
+from pileus.kernel.events import START, after
 from pileus.kernel.faults import Bug
 from pileus.services.network.security_group import GROUPS
 
@@ -50,7 +50,7 @@ def test_ossa_2014_021_no_token_is_in_any_event() -> None:
     async def body(b: Bench) -> None:
         network, _, _ = await b.as_("one").routed()
         await b.boot("one", "guest", network["id"])
-        events = await after(b.control.runtime.store, 0, 1000)
+        events = await after(b.control.runtime.store, START, 1000)
         assert len(events) > 5
         assert not any("one/member" in str(e) for e in events)
 
