@@ -1,0 +1,116 @@
+"""Servers, for generated tests: a network, an image, and the requests that begin each saga."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.testing.cloud import Cloud
+from pileus.testing.grounds import Ground, Scenario
+
+SERVERS = "/compute/v2.1/servers"
+FLAVOR = "42"
+VERSION = "compute 2.87"
+
+
+async def ready(cloud: Cloud, name: str = "ground") -> Ground:
+    """A project with a network and a subnet, in which a server has been; a public image."""
+    ground = Ground(cloud, await cloud.project(name))
+    made = await ground.ask("POST", "/network/v2.0/networks", {"network": {"name": name}})
+    ground.ids["network"] = made.json["network"]["id"]
+    subnet = {"network_id": ground.ids["network"], "cidr": "10.9.0.0/22", "ip_version": 4}
+    await ground.ask("POST", "/network/v2.0/subnets", {"subnet": subnet})
+    ground.ids["image"] = await _image(cloud)
+    await clean(ground, await booted(ground))  # what the first server makes for good is there now
+    return ground
+
+
+async def _image(cloud: Cloud) -> str:
+    body = {"name": "ground", "disk_format": "raw", "container_format": "bare"}
+    made = await cloud.admin.post("/image/v2/images", {**body, "visibility": "public"})
+    id = str(made.json["id"])
+    bytes_ = {"content-type": "application/octet-stream"}
+    put = await cloud.admin.request(
+        "PUT", f"/image/v2/images/{id}/file", raw=b"x" * 1024, headers=bytes_
+    )
+    if put.status != 204:
+        raise AssertionError(put)
+    return id
+
+
+async def create(ground: Ground, id: str = "") -> str:
+    """Begins a server on the ground's network; its id."""
+    body = {
+        "name": "ground",
+        "imageRef": ground.ids["image"],
+        "flavorRef": FLAVOR,
+        "networks": [{"uuid": ground.ids["network"]}],
+    }
+    reply = await ground.ask("POST", SERVERS, {"server": body})
+    return str(reply.json["server"]["id"])
+
+
+async def booted(ground: Ground) -> str:
+    """A server that runs."""
+    id = await create(ground)
+    await ground.cloud.settle()
+    return id
+
+
+async def stopped(ground: Ground) -> str:
+    id = await booted(ground)
+    await act(ground, id, {"os-stop": None})
+    await ground.cloud.settle()
+    return id
+
+
+async def nothing(ground: Ground) -> str:
+    return ""
+
+
+async def act(ground: Ground, id: str, action: Any) -> str:
+    await ground.ask("POST", f"{SERVERS}/{id}/action", action, openstack_api_version=VERSION)
+    return id
+
+
+async def delete(ground: Ground, id: str) -> str:
+    await ground.ask("DELETE", f"{SERVERS}/{id}")
+    return id
+
+
+async def clean(ground: Ground, id: str) -> None:
+    """Deletes the server, if there is one still."""
+    if (await ground.member.get(f"{SERVERS}/{id}")).status == 200:
+        await delete(ground, id)
+        await ground.cloud.settle()
+
+
+async def plug(ground: Ground, id: str) -> str:
+    body = {"interfaceAttachment": {"net_id": ground.ids["network"]}}
+    await ground.ask("POST", f"{SERVERS}/{id}/os-interface", body)
+    return id
+
+
+async def unplug(ground: Ground, id: str) -> str:
+    found = await ground.ask("GET", f"{SERVERS}/{id}/os-interface")
+    port = found.json["interfaceAttachments"][0]["port_id"]
+    await ground.ask("DELETE", f"{SERVERS}/{id}/os-interface/{port}")
+    return id
+
+
+def _action(action: Any) -> Any:
+    async def begin(ground: Ground, id: str) -> str:
+        return await act(ground, id, action)
+
+    return begin
+
+
+SCENARIOS = {
+    "compute_servers.create": Scenario(nothing, create, clean),
+    "compute_servers.delete": Scenario(booted, delete, clean, destroys=True),
+    "compute_servers.start": Scenario(stopped, _action({"os-start": None}), clean),
+    "compute_servers.stop": Scenario(booted, _action({"os-stop": None}), clean),
+    "compute_servers.reboot": Scenario(booted, _action({"reboot": {"type": "SOFT"}}), clean),
+    "compute_servers.hard reboot": Scenario(booted, _action({"reboot": {"type": "HARD"}}), clean),
+    "compute_servers.attach_interface": Scenario(booted, plug, clean),
+    "compute_servers.detach_interface": Scenario(booted, unplug, clean, destroys=True),
+}
