@@ -63,7 +63,7 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 	@$(SAY) "lint";      $(BIN)/ruff check --quiet .
 	@$(SAY) "types";     $(BIN)/mypy
 	@$(SAY) "contracts"; $(BIN)/lint-imports --no-logo >.cache/contracts || { cat .cache/contracts; exit 1; }
-	@$(SAY) "tests";     $(BIN)/pytest --floor check -m "not e2e and not slow" src tests/architecture
+	@$(SAY) "tests";     $(BIN)/pytest --floor check -m "not e2e and not slow" src tests/architecture tests/generated
 
 test: setup check ## check, then the official suite, simulation and end to end (< 20 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"
