@@ -230,6 +230,7 @@ class _Kitchen:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         for link in ("sbin", "usr/bin", "usr/sbin"):
             (self.root / link).symlink_to("/bin")
+        (self.root / "var/run").symlink_to("/run")  # where udhcpc's process id is looked for
         self._lay_programs(libraries, applets)
         shutil.copytree(_TREE / "root", self.root, dirs_exist_ok=True)
         for path in (_TREE / "root").rglob("*"):
