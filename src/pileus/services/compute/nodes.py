@@ -79,9 +79,12 @@ async def places(runtime: Runtime, db: Reader | None = None) -> list[Place]:
     found = []
     for node in await NODES.list(reader, Page({}, (("number", False),), limit=100_000)):
         beat = beats.get(node.host)
-        alive = beat is not None and beat.is_up(now) and not node.forced_down
-        found.append(Place(node, beat, zones.get(node.host, default), alive))
+        found.append(Place(node, beat, zones.get(node.host, default), _is_up(node, beat, now)))
     return found
+
+
+def _is_up(node: Node, beat: Host | None, now: float) -> bool:
+    return beat is not None and beat.is_up(now) and not node.forced_down
 
 
 async def is_up(runtime: Runtime, host: str) -> bool:
@@ -93,3 +96,14 @@ async def is_up(runtime: Runtime, host: str) -> bool:
 async def host_statuses(runtime: Runtime) -> dict[str, str]:
     """`UP`, `DOWN`, `UNKNOWN` or `MAINTENANCE` by host."""
     return {p.node.host: p.shown for p in await places(runtime)}
+
+
+async def host_status(runtime: Runtime, host: str) -> str:
+    """The same of one host, "" if none has that name; it doesn't cost more the more hosts there are."""
+    node = await NODES.one(runtime.store, host=host)
+    if node is None:
+        return ""
+    beat = await HOSTS.find(runtime.store, host)
+    if beat is not None and COMPUTE_HOST.name not in beat.contracts:
+        beat = None
+    return Place(node, beat, "", _is_up(node, beat, runtime.world.clock.time())).shown

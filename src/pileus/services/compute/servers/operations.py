@@ -60,8 +60,8 @@ async def status_of(ctx: Context, server: Server, seen: views.Sight) -> str:
     """The state of the server's host, as far as the caller may know it."""
     if ctx.version < (2, 16) or not (seen.host_status or seen.unknown_only):
         return ""
-    statuses = await nodes.host_statuses(ctx.runtime) if server.host else {}
-    return views.host_status_for(seen, statuses.get(server.host, ""))
+    status = await nodes.host_status(ctx.runtime, server.host) if server.host else ""
+    return views.host_status_for(seen, status)
 
 
 class Servers(OfServer):
