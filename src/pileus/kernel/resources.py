@@ -361,12 +361,18 @@ class Service:
     def made(self) -> tuple[Resource[Any], ...]:
         return tuple(kind() for kind in self.resources)
 
-    def operations(self) -> Iterator[tuple[Resource[Any], Operation]]:
+    def operations(self) -> Sequence[tuple[Resource[Any], Operation]]:
         """Every operation with its resource; the path is the whole one."""
+        return self._operations
+
+    @cached_property
+    def _operations(self) -> Sequence[tuple[Resource[Any], Operation]]:
+        found = []
         for resource in self.made:
             api = self.api if resource.api is None else resource.api
             for op in resource.operations():
-                yield resource, replace(op, path=self.prefix + api + op.path)
+                found.append((resource, replace(op, path=self.prefix + api + op.path)))
+        return tuple(found)
 
     def all_rules(self) -> dict[str, str]:
         found = dict(self.rules)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 USER = "postgres"
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+INITDB = ("-U", "pileus", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
 
 def programs() -> Path | None:
@@ -34,7 +36,7 @@ def postgres(*, durable: bool = False) -> Iterator[str]:
         raise FileNotFoundError(
             "PostgreSQL is not installed; install it: apt-get install postgresql"
         )
-    folder = Path(tempfile.mkdtemp(prefix="pileus-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="pileus-postgres-", dir=None if durable else IN_MEMORY))
     port = _free_port()
     account = pwd.getpwnam(USER) if os.geteuid() == 0 else None
     if account is not None:
@@ -42,7 +44,7 @@ def postgres(*, durable: bool = False) -> Iterator[str]:
     ids: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid} if account else {}
     data = folder / "data"
     subprocess.run(
-        [bin_ / "initdb", "-D", data, "-U", "pileus", "--auth=trust", "-E", "UTF8", "--locale=C"],
+        [bin_ / "initdb", "-D", data, *INITDB],
         check=True,
         capture_output=True,
         cwd=folder,
@@ -61,7 +63,7 @@ def postgres(*, durable: bool = False) -> Iterator[str]:
         _wait(bin_, folder, port)
         yield f"postgresql://pileus@127.0.0.1:{port}/postgres"
     finally:
-        server.send_signal(signal.SIGINT)  # its fast shutdown, which waits for no client
+        server.send_signal(signal.SIGQUIT)  # its immediate shutdown: nothing is read from it again
         server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
