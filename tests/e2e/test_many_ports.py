@@ -16,7 +16,7 @@ PORTS = 2000
 AT_ONCE = 250
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_host_of_two_thousand_ports_is_wired_over_the_bus(tmp_path: Path) -> None:
     options = ["--driver", "fake", "--hosts", "1"]
     room = ["--set", "compute.cpu_ratio=100"]
@@ -27,7 +27,7 @@ def test_a_host_of_two_thousand_ports_is_wired_over_the_bus(tmp_path: Path) -> N
         begun = time.monotonic()
         for _ in range(PORTS // AT_ONCE):
             client.call("POST", "compute", "/servers", {"server": body})
-        asyncio.run(until("every port works", lambda: len(ports(client, "ACTIVE")) == PORTS, 240))
+        asyncio.run(until("every port works", lambda: len(ports(client, "ACTIVE")) == PORTS, 400))
         print(f"{PORTS} servers in {time.monotonic() - begun:.1f} s")
         assert servers(client) == {"ACTIVE"}
         roles.host.kill()
