@@ -12,6 +12,8 @@ from pathlib import Path
 from pileus.kernel.resources import PUBLIC, Operation, Service
 from pileus.kernel.versions import NO_VERSION, spelled
 from pileus.node.control import find_services
+from pileus.testing import advisories
+from pileus.testing import coverage as surface
 
 PACKAGE = Path(__file__).parents[1]
 NOTE = "*Written by `make docs`; do not edit.*"
@@ -77,9 +79,22 @@ def states() -> str:
     return "\n".join(lines)
 
 
+def coverage() -> str:
+    """What upstream's reference lists, and what of it is declared."""
+    return surface.page(find_services(), NOTE)
+
+
+def security() -> str:
+    """Published advisories, and the tests that are named after them."""
+    folders = [PACKAGE, PACKAGE.parents[1] / "tests"]
+    return advisories.page(find_services(), advisories.tests(folders), NOTE)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
+    "docs/coverage.md": coverage,
     "docs/modules.md": modules,
     "docs/operations.md": operations,
+    "docs/security.md": security,
     "docs/states.md": states,
 }
 
