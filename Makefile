@@ -78,7 +78,7 @@ mutate: setup ## break the kernel on purpose; the suite must notice
 	@$(BIN)/python -m tests.mutation
 
 docs: .venv/.synced ## write the generated pages again
-	@$(BIN)/python -m pileus.cli.docs
+	@$(BIN)/python -m pileus.testing.docs
 
 figures: setup ## measure this machine and write docs/performance.md
 	@$(BIN)/python -m bench.figures

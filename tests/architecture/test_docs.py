@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pileus.cli.docs import GENERATORS
+from pileus.testing.docs import GENERATORS
 from tests.architecture.sources import ROOT
 
 

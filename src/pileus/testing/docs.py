@@ -12,8 +12,9 @@ from pathlib import Path
 from pileus.kernel.resources import PUBLIC, Operation, Service
 from pileus.kernel.versions import NO_VERSION, spelled
 from pileus.node.control import find_services
-from pileus.testing import advisories
-from pileus.testing import coverage as surface
+
+from . import advisories
+from . import coverage as surface
 
 PACKAGE = Path(__file__).parents[1]
 NOTE = "*Written by `make docs`; do not edit.*"
