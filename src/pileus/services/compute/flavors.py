@@ -16,7 +16,7 @@ from pileus.kernel.schema import Body, since, trim, until
 from pileus.kernel.store import Many, Match, Page, Record, Table, Unique
 from pileus.services.compute import checks
 from pileus.services.compute.checks import Count, Flag, Name, Positive
-from pileus.services.compute.servers.record import FlavorCopy
+from pileus.services.compute.server import FlavorCopy
 
 READ = "os_compute_api:flavors"  # upstream asks no rule here; ours lets everybody in
 SPECS = "os_compute_api:os-flavor-extra-specs:index"

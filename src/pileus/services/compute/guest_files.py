@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pileus.services.compute.servers.record import Server
+from pileus.services.compute.server import Server
 from pileus.services.network.contract import NicInfo
 
 OPENSTACK_VERSIONS = (

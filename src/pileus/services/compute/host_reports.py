@@ -17,7 +17,7 @@ from pileus.services.compute.driver import (
 )
 from pileus.services.compute.nodes import NODES, Node
 from pileus.services.compute.servers import states
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.settings import settings_of
 from pileus.services.placement.contract import PLACEMENT
 from pileus.services.placement.contract import Inventory as Amount

@@ -16,7 +16,7 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Page
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.nodes import NODES, Node, Place
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.views import instance_name
 
 _RULE = "os_compute_api:os-hypervisors:"

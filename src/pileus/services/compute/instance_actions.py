@@ -16,8 +16,7 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Column, Page, Record, Table, Tx
 from pileus.services.compute import checks
-from pileus.services.compute.servers.record import SERVERS, TOMBSTONE_S, Server
-from pileus.services.compute.servers.views import host_id
+from pileus.services.compute.server import SERVERS, TOMBSTONE_S, Server, host_id
 
 _RULE = "os_compute_api:os-instance-actions:"
 _LIST = "/servers/{server_id}/os-instance-actions"

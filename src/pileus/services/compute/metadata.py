@@ -10,7 +10,7 @@ from pileus.services.compute.guest_files import (
     ec2_tree,
     openstack_tree,
 )
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.network.contract import NETWORK, MetadataReply
 
 

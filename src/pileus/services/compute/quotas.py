@@ -19,7 +19,7 @@ from pileus.kernel.store import Record
 from pileus.services.compute import checks
 from pileus.services.compute.checks import METADATA_LIMIT, Flag
 from pileus.services.compute.keypairs import DEFAULT_LIMIT
-from pileus.services.compute.servers.record import SERVERS
+from pileus.services.compute.server import SERVERS
 from pileus.services.identity.contract import IDENTITY
 
 _SETS = "os_compute_api:os-quota-sets:"

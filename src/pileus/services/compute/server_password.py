@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from pileus.kernel.resources import Context, operation
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 
 _RULE = "os_compute_api:os-server-password:"
 _PATH = "/servers/{server_id}/os-server-password"

@@ -18,7 +18,7 @@ from pileus.kernel.world import stamp
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.checks import Flag, Name
 from pileus.services.compute.nodes import NODES, Node, Place
-from pileus.services.compute.servers.record import SERVERS
+from pileus.services.compute.server import SERVERS
 
 _RULE = "os_compute_api:os-services:"
 COMPUTE = "nova-compute"

@@ -14,7 +14,7 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Page
 from pileus.kernel.world import seconds_of, stamp
 from pileus.services.compute import checks
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.states import status_of
 
 _RULE = "os_compute_api:os-simple-tenant-usage:"

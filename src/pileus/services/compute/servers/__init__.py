@@ -1,1 +1,1 @@
-"""Servers: the noun this service is about. record, states, views; listing and creation; sagas; operations."""
+"""What can be done with servers: states, views; listing and creation; sagas; operations. A server itself is `server.py`."""

@@ -32,7 +32,7 @@ from pileus.services.compute.servers.operations import (
     begin,
     unlocked,
 )
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.sagas import DELETE, HARD_REBOOT, REBOOT, START, STOP
 from pileus.services.network.contract import NETWORK
 

@@ -13,7 +13,7 @@ from pileus.services.compute import instance_actions, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import Nic
 from pileus.services.compute.servers import states
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.settings import settings_of
 from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
 

@@ -21,7 +21,7 @@ from pileus.services.compute import instance_actions
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.interface_sagas import ATTACH, DETACH
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer, unlocked
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.network.contract import NETWORK, NicInfo, NicRequest
 
 _RULE = "os_compute_api:os-attach-interfaces:"

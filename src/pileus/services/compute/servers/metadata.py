@@ -12,7 +12,7 @@ from pileus.kernel.schema import Body
 from pileus.services.compute import checks
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer, unlocked
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 
 _RULE = "os_compute_api:server-metadata:"
 _ALL = "/servers/{server_id}/metadata"

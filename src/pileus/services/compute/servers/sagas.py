@@ -9,7 +9,7 @@ from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
 from pileus.services.compute.driver import GuestSpec, ImageSource, Nic
 from pileus.services.compute.guest_files import drive_files
 from pileus.services.compute.servers import states
-from pileus.services.compute.servers.record import (
+from pileus.services.compute.server import (
     MESSAGE_LIMIT,
     SERVERS,
     FaultCopy,

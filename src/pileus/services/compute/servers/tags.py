@@ -11,7 +11,7 @@ from pileus.kernel.schema import Body
 from pileus.services.compute import checks
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer
-from pileus.services.compute.servers.record import SERVERS, Server
+from pileus.services.compute.server import SERVERS, Server
 
 _RULE = "os_compute_api:os-server-tags:"
 _ALL = "/servers/{server_id}/tags"

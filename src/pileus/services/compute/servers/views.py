@@ -6,7 +6,6 @@ see, and the URL he came by.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -16,7 +15,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import since, trim
 from pileus.services.compute import checks
-from pileus.services.compute.servers.record import Server
+from pileus.services.compute.server import Server, host_id
 from pileus.services.compute.servers.states import BUILDING, status_of
 
 _PROGRESS = frozenset(("ACTIVE", "BUILD"))
@@ -151,11 +150,6 @@ def _address(version: int, addr: str, kind: str, mac: str, extended: bool) -> di
     if extended:
         found |= {"OS-EXT-IPS:type": kind, "OS-EXT-IPS-MAC:mac_addr": mac}
     return found
-
-
-def host_id(project_id: str, host: str) -> str:
-    """A host's name that means nothing outside the project."""
-    return hashlib.sha224(f"{project_id}{host}".encode()).hexdigest() if host else ""
 
 
 def second(text: str) -> str:

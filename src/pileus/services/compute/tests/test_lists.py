@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pileus.services.compute.servers.record import SERVERS as TABLE
+from pileus.services.compute.server import SERVERS as TABLE
 from pileus.services.compute.tests.scene import Scene, Stage
 
 

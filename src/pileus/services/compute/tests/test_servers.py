@@ -9,7 +9,7 @@ import pytest
 
 from pileus.kernel.faults import Invalid
 from pileus.services.compute.driver import RUNNING, SHUTDOWN
-from pileus.services.compute.servers.record import SERVERS as TABLE
+from pileus.services.compute.server import SERVERS as TABLE
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
 
 

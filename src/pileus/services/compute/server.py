@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -97,6 +98,11 @@ class Server(Record, kw_only=True, frozen=True):
             if address
         ]
         return f" {' '.join(found)} " if found else ""
+
+
+def host_id(project_id: str, host: str) -> str:
+    """A host's name that means nothing outside the project."""
+    return hashlib.sha224(f"{project_id}{host}".encode()).hexdigest() if host else ""
 
 
 SERVERS = Table(
