@@ -39,7 +39,8 @@ def test_after_a_storm_nothing_is_left_over(folder: Path, seed: int) -> None:
         await storm.over()
         await calm(town)
         await town.world.clock.sleep(120)  # reconcilers look around
-        assert await wrong(town, ground) == []
+        problems = await wrong(town, ground)
+        assert problems == [], problems
         assert sum(len(u.mine) for u in users) > 10 and storm.kills
         await delete_all(town, ground)
         await town.world.clock.sleep(120)
@@ -57,7 +58,8 @@ def test_in_fair_weather_every_server_becomes_active(folder: Path, seed: int) ->
         await asyncio.gather(*(u.live(60) for u in users))
         await calm(town)
         await town.world.clock.sleep(60)
-        assert await wrong(town, ground) == []
+        problems = await wrong(town, ground)
+        assert problems == [], problems
         assert [r for u in users for r in u.refused] == []
         shown = await ground.member.get("/compute/v2.1/servers/detail")
         assert {s["status"] for s in shown.json["servers"]} <= {"ACTIVE", "SHUTOFF"}

@@ -14,6 +14,7 @@ from pileus.host.images import ImageFacts
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.faults import Fault
 from pileus.kernel.hosts import HostRuntime
+from pileus.kernel.reconcile import Reconcilers
 from pileus.services.compute.agent_contract import COMPUTE_CONTROL, ComputeControl
 from pileus.services.compute.driver import (
     ComputeDriver,
@@ -25,6 +26,8 @@ from pileus.services.compute.driver import (
 )
 
 log = logging.getLogger(__name__)
+_ORPHANS_S = 60.0
+_AT_ONCE = 2000  # ids in one call
 CONSOLE_LIMIT = 200_000  # bytes of a console that one call carries; a message is at most 256 KiB
 
 
@@ -57,6 +60,9 @@ class ComputeAgent:
         self.driver = driver or _driver(host)
         self._joined = asyncio.Event()
         self._told: set[asyncio.Task[None]] = set()
+        self._standing = Reconcilers(host.world)
+        self._standing.add("compute.orphans", _ORPHANS_S, self._destroy_orphans)
+        self._is_watching = False
 
     # The host's part
 
@@ -74,13 +80,28 @@ class ComputeAgent:
         for guest_id in orders.start:
             await self._resume(off[guest_id])
         self.driver.watch(self._changed)
+        if not self._is_watching:
+            self._is_watching = True
+            await self._standing.start()
         return {
             "hypervisor_type": inventory.hypervisor_type,
             "hypervisor_version": inventory.hypervisor_version,
             "cpu_arch": inventory.cpu_arch,
         }
 
+    async def _destroy_orphans(self, key: str) -> None:
+        """Control that took this host for dead did not ask it to destroy what was deleted meanwhile."""
+        ids = [guest.id for guest in await self.driver.guests()]
+        for at in range(0, len(ids), _AT_ONCE):
+            for gone in await self._control.unknown(self.host.name, ids[at : at + _AT_ONCE]):
+                await self.driver.destroy(gone)
+                log.warning(
+                    "%s: destroyed guest %s, which no server stands for", self.host.name, gone
+                )
+
     async def stop(self) -> None:
+        await self._standing.stop()
+        self._is_watching = False
         for task in self._told:
             task.cancel()
         await asyncio.gather(*self._told, return_exceptions=True)

@@ -45,6 +45,9 @@ class ComputeControl(Protocol):
     async def power(self, host: str, guest: Guest) -> None:
         """A guest's power changed and no verb did it."""
 
+    async def unknown(self, host: str, guest_ids: list[str]) -> list[str]:
+        """Those of a host's guests that no server stands for, so that they go."""
+
 
 COMPUTE_HOST = Contract("compute_host", ComputeHost)  # type: ignore[type-abstract]
 COMPUTE_CONTROL = Contract("compute_control", ComputeControl)  # type: ignore[type-abstract]

@@ -16,8 +16,8 @@ from pileus.services.compute.driver import (
     Inventory,
 )
 from pileus.services.compute.nodes import NODES, Node
-from pileus.services.compute.servers import states
 from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.servers import states
 from pileus.services.compute.settings import settings_of
 from pileus.services.placement.contract import PLACEMENT
 from pileus.services.placement.contract import Inventory as Amount
@@ -53,6 +53,11 @@ class HostReports:
         server = await SERVERS.find(self.runtime.store, guest.id)
         if server is not None and server.host == host:
             await self._see(server, guest)
+
+    async def unknown(self, host: str, guest_ids: list[str]) -> list[str]:
+        page = Page({"host": host, "id": guest_ids}, limit=1_000_000)
+        known = {r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))}
+        return [id for id in guest_ids if id not in known]
 
     async def _see(self, server: Server, guest: Guest | None) -> None:
         """Brings the record in line with the guest, unless a saga is about to."""
