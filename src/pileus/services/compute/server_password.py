@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from pileus.kernel.resources import Context, operation
-from pileus.services.compute.servers.operations import MEMBER, READER, OfServer
 from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.servers.operations import MEMBER, READER, OfServer
 
 _RULE = "os_compute_api:os-server-password:"
 _PATH = "/servers/{server_id}/os-server-password"

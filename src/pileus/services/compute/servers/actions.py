@@ -15,6 +15,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Saga
 from pileus.services.compute import checks, instance_actions
 from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.bodies import (
     AddGroup,
@@ -32,7 +33,6 @@ from pileus.services.compute.servers.operations import (
     begin,
     unlocked,
 )
-from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.sagas import DELETE, HARD_REBOOT, REBOOT, START, STOP
 from pileus.services.network.contract import NETWORK
 

@@ -12,10 +12,10 @@ from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.runtime import Runtime
 from pileus.services.compute.security_groups import group_view
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states, views
 from pileus.services.compute.servers.interfaces import now
 from pileus.services.compute.servers.operations import READER, OfServer
-from pileus.services.compute.server import SERVERS, Server
 from pileus.services.network.contract import NETWORK, NicInfo
 
 _IPS = "os_compute_api:ips:"

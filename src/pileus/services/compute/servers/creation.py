@@ -19,8 +19,8 @@ from pileus.kernel.store import Tx
 from pileus.services.compute import checks, instance_actions, nodes
 from pileus.services.compute.flavors import FLAVORS, Flavor
 from pileus.services.compute.keypairs import Keypair, key_of
-from pileus.services.compute.servers.bodies import AskedNetwork, CreateServer
 from pileus.services.compute.server import SERVERS, ImageCopy, Server
+from pileus.services.compute.servers.bodies import AskedNetwork, CreateServer
 from pileus.services.compute.servers.sagas import CREATE
 from pileus.services.image.contract import IMAGES, ImageInfo
 from pileus.services.network.contract import NETWORK, NicRequest

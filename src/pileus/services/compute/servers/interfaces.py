@@ -18,10 +18,10 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Saga
 from pileus.kernel.schema import Body, since
 from pileus.services.compute import instance_actions
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.interface_sagas import ATTACH, DETACH
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer, unlocked
-from pileus.services.compute.server import SERVERS, Server
 from pileus.services.network.contract import NETWORK, NicInfo, NicRequest
 
 _RULE = "os_compute_api:os-attach-interfaces:"

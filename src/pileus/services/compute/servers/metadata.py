@@ -10,9 +10,9 @@ from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.services.compute import checks
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer, unlocked
-from pileus.services.compute.server import SERVERS, Server
 
 _RULE = "os_compute_api:server-metadata:"
 _ALL = "/servers/{server_id}/metadata"

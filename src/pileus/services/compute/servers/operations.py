@@ -14,9 +14,9 @@ from pileus.kernel.resources import Answer, Context, Resource, operation
 from pileus.kernel.sagas import Saga
 from pileus.kernel.store import Page
 from pileus.services.compute import checks, instance_actions, nodes
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import creation, listing, states, views
 from pileus.services.compute.servers.bodies import CreateServer, UpdateServer
-from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.sagas import DELETE, SAGAS
 
 RULE = "os_compute_api:servers:"

@@ -8,7 +8,6 @@ from pileus.services.compute import instance_actions, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
 from pileus.services.compute.driver import GuestSpec, ImageSource, Nic
 from pileus.services.compute.guest_files import drive_files
-from pileus.services.compute.servers import states
 from pileus.services.compute.server import (
     MESSAGE_LIMIT,
     SERVERS,
@@ -16,6 +15,7 @@ from pileus.services.compute.server import (
     FlavorCopy,
     Server,
 )
+from pileus.services.compute.servers import states
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK, GuestRef

@@ -9,9 +9,9 @@ from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.schema import Body
 from pileus.services.compute import checks
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.operations import MEMBER, READER, OfServer
-from pileus.services.compute.server import SERVERS, Server
 
 _RULE = "os_compute_api:os-server-tags:"
 _ALL = "/servers/{server_id}/tags"
