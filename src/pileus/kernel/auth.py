@@ -101,7 +101,8 @@ class Callers:
             caller = await self.source.caller(token)
             if len(self._known) >= _LIMIT:
                 self._known.clear()
-            self._known[token] = caller
+            if self._revision == now:  # or it may have been revoked while we asked
+                self._known[token] = caller
         if caller.expires_at < self.world.clock.time():
             raise Unauthenticated(NOT_AUTHENTICATED)
         if service_token:

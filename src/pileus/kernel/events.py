@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.sql.base import Executable
 
-from .faults import Stale
+from .faults import Conflict, Unavailable
 from .sql import TEXT, current_epoch, is_settled
 from .store import METADATA, Reader, Record, Table, Tx
 
@@ -115,44 +115,58 @@ class Cursor(Record, kw_only=True, frozen=True):
 
 CURSORS = Table("event_cursors", Cursor)
 _POLL_S = 1.0  # other controls write events too
+_SAVE_S = 5.0
 
 
 class Outbox:
-    """Hands each event to the watches, in order, at least once."""
+    """Hands each event to the watches, in order, at least once: after a kill some again, up to a few seconds' worth."""
 
     def __init__(self, runtime: Runtime, watches: Sequence[Watch]) -> None:
         self.runtime, self.watches = runtime, watches
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._read: dict[str, Position] = {}
+        self._saved: dict[str, Position] = {}
+        self._next_save = 0.0
 
     async def start(self) -> None:
-        if self.watches:
-            self.runtime.store.on_commit(self._news.set)
-            self._task = asyncio.create_task(self._follow(), name="outbox")
+        if not self.watches:
+            return
+        for watch in self.watches:
+            cursor = await CURSORS.find(self.runtime.store, watch.name)
+            self._read[watch.name] = (cursor.epoch, cursor.seq) if cursor else START
+        self._saved = dict(self._read)
+        self.runtime.store.on_commit(self._news.set)
+        self._task = asyncio.create_task(self._follow(), name="outbox")
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            await self._save()
 
     async def _follow(self) -> None:
+        clock = self.runtime.world.clock
         while True:
+            self._news.clear()
             try:
                 for watch in self.watches:
                     await self._catch_up(watch)
-            except Stale:
-                continue  # another control reads for the same watch
+            except Unavailable as e:
+                log.warning("the outbox waits for its store: %s", e.internal or e.message)
+                await clock.sleep(_POLL_S)
+                continue
+            if clock.monotonic() >= self._next_save and self._read != self._saved:
+                self._next_save = clock.monotonic() + _SAVE_S
+                await self._save()
             try:
-                async with asyncio.timeout(_POLL_S if self.runtime.store.shared else 60):
+                async with asyncio.timeout(_POLL_S if self.runtime.store.shared else _SAVE_S):
                     await self._news.wait()
             except TimeoutError:
-                pass
-            self._news.clear()
+                continue
 
     async def _catch_up(self, watch: Watch) -> None:
-        store = self.runtime.store
-        cursor = await CURSORS.find(store, watch.name)
-        while events := await after(store, (cursor.epoch, cursor.seq) if cursor else START):
+        while events := await after(self.runtime.store, self._read[watch.name]):
             for event in events:
                 if event.kind.startswith(watch.prefixes):
                     try:
@@ -160,11 +174,19 @@ class Outbox:
                     except Exception:  # as in a reconciler: the next event must not wait
                         text = "watch %s failed at event %d %s"
                         log.exception(text, watch.name, event.seq, event.kind)
-            epoch, seq = events[-1].position
-            async with store.tx(wait=False) as tx:
-                if cursor is None:
-                    new = Cursor(id=watch.name, epoch=epoch, seq=seq)
-                    cursor = await CURSORS.insert(tx, new)
-                else:
-                    cursor = await CURSORS.change(tx, cursor, epoch=epoch, seq=seq)
-            await store.sync()
+            self._read[watch.name] = events[-1].position
+
+    async def _save(self) -> None:
+        """Notes how far each watch is; another control that is further keeps its place."""
+        try:
+            async with self.runtime.store.tx(wait=False) as tx:
+                for name, (epoch, seq) in self._read.items():
+                    known = await CURSORS.find(tx, name)
+                    if known is None:
+                        await CURSORS.insert(tx, Cursor(id=name, epoch=epoch, seq=seq))
+                    elif (known.epoch, known.seq) < (epoch, seq):
+                        await CURSORS.change(tx, known, epoch=epoch, seq=seq)
+        except (Conflict, Unavailable) as e:
+            log.info("the outbox's places are noted later: %s", e.message)
+        else:
+            self._saved = dict(self._read)

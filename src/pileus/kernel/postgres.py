@@ -113,6 +113,9 @@ class PostgresStore:
                 self._lazy += lazy
                 raise
 
+    async def visible(self) -> None:
+        """A commit can be read at once, on disk or not."""
+
     def committed(self, *, waited: bool) -> None:
         self._lazy = 0 if waited else self._lazy + 1
         for wake in self._wakes:

@@ -110,6 +110,11 @@ class SqliteStore:
         if pending is not None:
             await asyncio.shield(pending)
 
+    async def visible(self) -> None:
+        pending = self._committing or self._group
+        if pending is not None:
+            await asyncio.shield(pending)
+
     async def _turn(self) -> None:
         """Waits until the writer is free and opens a group if none is open."""
         while self._committing is not None or self._inside:

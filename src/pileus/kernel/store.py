@@ -90,6 +90,9 @@ class Store(Reader, Protocol):
     async def sync(self) -> None:
         """Returns when everything committed so far is on disk."""
 
+    async def visible(self) -> None:
+        """Returns when everything written so far can be read by others. Hurries nothing, unlike `sync`."""
+
     def on_commit(self, wake: Callable[[], None]) -> None:
         """Calls `wake` after every commit here."""
 

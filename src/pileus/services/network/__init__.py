@@ -28,7 +28,7 @@ from .settings import NetworkSettings
 from .subnetpools import SubnetPools
 from .subnets.operations import Subnets
 from .tags import tags_of
-from .wiring import NETWORK_CONTROL, NETWORK_HOST
+from .wiring import NETWORK_CONTROL, NETWORK_HOST, WAKER, hint_host
 
 SERVICE = Service(
     type="network",
@@ -68,7 +68,10 @@ SERVICE = Service(
         Provided(NETWORK_CONTROL, KeptControl, remote=True),
     ),
     agents=(AgentSpec(NETWORK_HOST, NetworkAgent),),
-    reconcilers=(Standing(RECONCILER, PERIOD_S, place_routers),),
+    reconcilers=(
+        Standing(RECONCILER, PERIOD_S, place_routers),
+        Standing(WAKER, 0, hint_host),
+    ),
     bootstrap=bootstrap,
     settings=NetworkSettings,
 )

@@ -91,9 +91,18 @@ async def hosts_of_groups(db: Reader, group_ids: Iterable[str]) -> set[str]:
     return {row[0] for row in rows}
 
 
+WAKER = "network.wake"
+
+
 async def wake(runtime: Runtime, hosts: Iterable[str]) -> None:
-    """Hints only: a host that misses one looks again by itself."""
+    """Hints only: a host that misses one looks again by itself. They go out when there is something to read."""
     for host in sorted(set(hosts) - {""}):
+        runtime.reconcilers.hint(WAKER, host)
+
+
+async def hint_host(runtime: Runtime, host: str) -> None:
+    if host:
+        await runtime.store.visible()
         await runtime.agents.hint(NETWORK_HOST, host)
 
 

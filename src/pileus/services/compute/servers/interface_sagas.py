@@ -12,8 +12,8 @@ from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.compute import instance_actions, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import Nic
-from pileus.services.compute.servers import states
 from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.servers import states
 from pileus.services.compute.settings import settings_of
 from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
 
@@ -26,11 +26,11 @@ _EVENTS = {
 async def _surplus(run: Run[Server]) -> list[NicInfo]:
     """What network has for the server beyond the interfaces it had, or shall keep."""
     kept = {nic.port_id for nic in run.becoming.nics}
-    found = (await run.peer(NETWORK).nics([run.record.id])).get(run.record.id, [])
-    return [nic for nic in found if nic.port_id not in kept]
+    return [nic for nic in await _nics(run) if nic.port_id not in kept]
 
 
 async def _nics(run: Run[Server]) -> list[NicInfo]:
+    await run.runtime.store.visible()  # what network has just written counts
     return (await run.peer(NETWORK).nics([run.record.id])).get(run.record.id, [])
 
 
@@ -61,8 +61,8 @@ async def unbind_port(run: Run[Server]) -> None:
 async def plug(run: Run[Server]) -> Changes:
     """Wires the port and gives the guest its card."""
     server = run.record
-    await run.peer(NETWORK).plug(server.id, server.host)
     host = await run.agent(COMPUTE_HOST, on=server.host)
+    await run.peer(NETWORK).plug(server.id, server.host)
     for nic in await _surplus(run):
         card = Nic(port_id=nic.port_id, network_id=nic.network_id, mac=nic.mac, mtu=nic.mtu)
         await host.plug(server.id, card)

@@ -12,7 +12,7 @@ import msgspec
 from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Page, Tx
+from pileus.kernel.store import Page, Reader, Tx
 
 from .. import security_group as groups_record
 from ..addressing import address
@@ -63,7 +63,7 @@ class KeptNetwork:
         networks = {r.network_id for r in requests if r.network_id}
         networks |= {p.network_id for p in (*given, *known)}
         changed = []
-        async with store.tx() as tx:
+        async with store.tx(wait=False) as tx:  # a saga waits before it acts on it
             await hold(tx, "networks", *networks)
             left = sorted(await PORTS.all(tx, guest=guest.id), key=lambda p: p.order)
             worn = await group_ids(tx, guest.project_id, groups) if requests else []
@@ -78,8 +78,9 @@ class KeptNetwork:
                     changed.append(await self._bind(tx, free, guest, order, request))
                 else:
                     changed.append(await self._make(tx, guest, request, order, worn, groups))
+            nics = await _nics(tx, [guest.id])
         await self._tell_others(changed, guest.host)
-        return (await self.nics([guest.id])).get(guest.id, [])
+        return nics.get(guest.id, [])
 
     async def _tell_others(self, ports: Sequence[Port], host: str) -> None:
         """The guest's own host fetches by itself when the ports are plugged."""
@@ -148,6 +149,7 @@ class KeptNetwork:
         return await add_port(tx, world, network, port, fixed, wear_default=wears_default)
 
     async def plug(self, guest_id: str, host: str) -> None:
+        await self.runtime.store.visible()
         ports = await PORTS.all(self.runtime.store, guest=guest_id)
         wanted = [p.id for p in ports if p.admin_state_up and p.host == host]
         if not wanted:
@@ -168,11 +170,12 @@ class KeptNetwork:
 
     async def detach(self, guest_id: str, port_id: str = "") -> None:
         store = self.runtime.store
+        await store.visible()  # what was just attached must be found
         which = {"guest": guest_id, "id": port_id} if port_id else {"guest": guest_id}
         networks = {p.network_id for p in await PORTS.all(store, **which)}
         if not networks:
             return
-        async with store.tx() as tx:
+        async with store.tx(wait=False) as tx:
             await hold(tx, "networks", *networks)
             ports = await PORTS.all(tx, **which)
             for port in ports:
@@ -187,35 +190,7 @@ class KeptNetwork:
         await wake_for_ports(self.runtime, *ports)
 
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
-        store = self.runtime.store
-        sorts = (("created_at", False), ("id", False))
-        page = Page({"guest": guest_ids}, sorts, limit=1 << 30)
-        ports = await PORTS.list(store, page) if guest_ids else []
-        if not ports:
-            return {}
-        networks = await _by_id(store, NETWORKS, {p.network_id for p in ports})
-        groups = await _by_id(store, GROUPS, {g for p in ports for g in p.security_groups})
-        floating: dict[str, dict[str, str]] = {}
-        filters = Page({"port_id": [p.id for p in ports]}, sorts, limit=1 << 30)
-        for fip in await FLOATING_IPS.list(store, filters):
-            floating.setdefault(fip.port_id, {})[fip.fixed_ip_address] = fip.floating_ip_address
-        found: dict[str, list[NicInfo]] = {}
-        for port in sorted(ports, key=lambda p: p.order):
-            network = networks[port.network_id]
-            nic = NicInfo(
-                port_id=port.id,
-                network_id=port.network_id,
-                network_name=network.name,
-                mac=port.mac_address,
-                mtu=network.mtu,
-                fixed_ips=[_fixed(f.subnet_id, f.ip_address) for f in port.fixed_ips],
-                floating_ips=floating.get(port.id, {}),
-                security_groups=[groups[g].name for g in port.security_groups if g in groups],
-                made=port.made,
-                status=port.status,
-            )
-            found.setdefault(port.guest, []).append(nic)
-        return found
+        return await _nics(self.runtime.store, guest_ids)
 
     async def guest_of(self, port_id: str) -> str:
         port = await PORTS.find(self.runtime.store, port_id)
@@ -357,6 +332,37 @@ def _match(ports: Sequence[Port], request: NicRequest) -> Port | None:
 def hostname(name: str) -> str:
     """A guest's name as a DNS label; "" if nothing of it is left."""
     return _NOT_IN_NAMES.sub("-", name.lower())[:63].strip("-")
+
+
+async def _nics(db: Reader, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
+    sorts = (("created_at", False), ("id", False))
+    page = Page({"guest": guest_ids}, sorts, limit=1 << 30)
+    ports = await PORTS.list(db, page) if guest_ids else []
+    if not ports:
+        return {}
+    networks = await _by_id(db, NETWORKS, {p.network_id for p in ports})
+    groups = await _by_id(db, GROUPS, {g for p in ports for g in p.security_groups})
+    floating: dict[str, dict[str, str]] = {}
+    filters = Page({"port_id": [p.id for p in ports]}, sorts, limit=1 << 30)
+    for fip in await FLOATING_IPS.list(db, filters):
+        floating.setdefault(fip.port_id, {})[fip.fixed_ip_address] = fip.floating_ip_address
+    found: dict[str, list[NicInfo]] = {}
+    for port in sorted(ports, key=lambda p: p.order):
+        network = networks[port.network_id]
+        nic = NicInfo(
+            port_id=port.id,
+            network_id=port.network_id,
+            network_name=network.name,
+            mac=port.mac_address,
+            mtu=network.mtu,
+            fixed_ips=[_fixed(f.subnet_id, f.ip_address) for f in port.fixed_ips],
+            floating_ips=floating.get(port.id, {}),
+            security_groups=[groups[g].name for g in port.security_groups if g in groups],
+            made=port.made,
+            status=port.status,
+        )
+        found.setdefault(port.guest, []).append(nic)
+    return found
 
 
 def _fixed(subnet_id: str, ip: str) -> FixedIp:

@@ -80,6 +80,7 @@ def test_a_users_port_survives_its_guest() -> None:
         with pytest.raises(Conflict):
             await b.contract.resolve(_caller(), [NicRequest(port_id=port["id"])], [])
         await b.contract.detach("guest")
+        await b.settle()
         left = (await api.get(f"/ports/{port['id']}")).json["port"]
         assert (left["device_id"], left["device_owner"], left["status"]) == ("", "", "DOWN")
         assert left["fixed_ips"] == port["fixed_ips"]
@@ -124,6 +125,7 @@ def test_wishes_are_judged_as_the_caller() -> None:
             await resolve(_caller(), [NicRequest(network_id=network["id"])] * 2, [])
         asked = NicRequest(network_id=network["id"], fixed_ip="10.0.0.9")
         nics = await b.contract.attach(_caller(), _guest(), [asked], [])
+        await b.settle()
         assert nics[0].fixed_ips[0].ip_address == "10.0.0.9"
         with pytest.raises(Conflict):
             await resolve(_caller(), [asked], [])

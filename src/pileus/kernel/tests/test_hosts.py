@@ -1,0 +1,66 @@
+"""Hosts: a heartbeat is a lease."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.contracts import Contract
+from pileus.kernel.hosts import HOSTS, LEASE_S, Beat, Host, HostRegistry, Registry, hosts_of
+from pileus.kernel.tests.toy import toy
+from pileus.kernel.world import Clock, World
+
+
+class Set(Clock):
+    """A clock that stands."""
+
+    at = 1000.0
+
+    def time(self) -> float:
+        return self.at
+
+
+ENGINE = Contract("engine", object)
+WINGS = Contract("wings", object)
+
+
+def beat(name: str, *contracts: str, **facts: Any) -> Beat:
+    return Beat(host=name, contracts=dict.fromkeys(contracts, 1), address="::1", facts=facts)
+
+
+async def test_the_first_beat_makes_a_host_and_later_ones_renew_it() -> None:
+    clock = Set()
+    async with toy(world=World(clock=clock)) as (r, _):
+        registry: HostRegistry = Registry(r)
+        await registry.beat([beat("a", "engine", cores=4)], True)
+        first = await HOSTS.get(r.store, "a")
+        assert (first.contracts, first.address, first.facts) == ({"engine": 1}, "::1", {"cores": 4})
+        assert (first.seen_at, first.started) == (1000.0, 1)
+        clock.at += 7
+        await registry.beat([beat("a", "engine", "wings", cores=8)], False)
+        await r.store.sync()
+        again = await HOSTS.get(r.store, "a")
+        assert (again.seen_at, again.started, again.facts) == (1007.0, 1, {"cores": 8})
+        assert set(again.contracts) == {"engine", "wings"}
+
+
+async def test_a_host_that_joins_anew_is_counted() -> None:
+    async with toy() as (r, _):
+        registry = Registry(r)
+        for _n in range(3):
+            await registry.beat([beat("a")], True)
+        await registry.beat([beat("a")], False)
+        await r.store.sync()
+        assert (await HOSTS.get(r.store, "a")).started == 3
+
+
+def test_a_host_is_up_while_its_lease_lasts() -> None:
+    host = Host(id="a", contracts={}, seen_at=100.0)
+    assert host.is_up(100.0) and host.is_up(100.0 + LEASE_S - 0.1)
+    assert not host.is_up(100.0 + LEASE_S)
+
+
+async def test_one_message_may_speak_for_many_hosts_and_those_of_a_contract_are_found() -> None:
+    async with toy() as (r, _):
+        await Registry(r).beat([beat("b", "engine"), beat("a", "engine", "wings"), beat("c")], True)
+        assert [h.id for h in await hosts_of(r.store, ENGINE)] == ["a", "b"]
+        assert [h.id for h in await hosts_of(r.store, WINGS)] == ["a"]
