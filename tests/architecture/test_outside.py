@@ -56,11 +56,10 @@ def reaches(source: Source) -> Iterator[str]:
     """Each use of something outside, as `module.name`."""
     known = imported(source.tree)
     for node in ast.walk(source.tree):
-        spelled = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
-        if not spelled:
+        if not isinstance(node, ast.Attribute | ast.Name) or _first(node) not in known:
             continue
-        first, _, rest = spelled.partition(".")
-        full = f"{known.get(first, '')}.{rest}".rstrip(".") if first in known else ""
+        first, _, rest = ast.unparse(node).partition(".")
+        full = f"{known[first]}.{rest}".rstrip(".")
         owner, _, name = full.rpartition(".")
         owner = owner.rpartition(".")[2]
         if owner not in REACHES or _harmless(full) or _zero_sleep(node, source, full):
@@ -68,6 +67,13 @@ def reaches(source: Source) -> Iterator[str]:
         wanted = REACHES[owner]
         if wanted is None or name in wanted:
             yield f"{owner}.{name}"
+
+
+def _first(node: ast.expr) -> str:
+    """The name that `name.of.something` begins with, or "" if it begins with anything else."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _harmless(full: str) -> bool:

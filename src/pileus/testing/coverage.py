@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pileus.kernel.resources import Operation, Service
@@ -54,8 +55,9 @@ def answers(op: Operation, service: Service, asked: Upstream) -> bool:
     )
 
 
-def _parts(path: str) -> list[str]:
-    return _PARAM.sub("{}", path).strip("/").split("/")
+@cache
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(_PARAM.sub("{}", path).strip("/").split("/"))
 
 
 def noun(asked: Upstream) -> str:
