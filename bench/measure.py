@@ -75,8 +75,10 @@ class Figure:
             return "for the record"
         return "kept" if self.median <= self.bar else "MISSED"
 
-    def row(self) -> str:
+    def row(self, bars: bool = True) -> str:
+        """A line of a table; without `bars`, for the record."""
         low, high = min(self.values), max(self.values)
-        bar = "" if self.bar is None else f"{self.bar:g}"
+        bar = "" if self.bar is None or not bars else f"{self.bar:g}"
+        verdict = self.verdict if bars else ""
         cells = [self.name, self.unit, f"{low:.1f}", f"{self.median:.1f}", f"{high:.1f}"]
-        return "| " + " | ".join([*cells, str(len(self.values)), bar, self.verdict]) + " |"
+        return "| " + " | ".join([*cells, str(len(self.values)), bar, verdict]) + " |"

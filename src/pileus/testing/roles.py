@@ -100,16 +100,20 @@ def two_roles(
     host_options: Sequence[str] = ("--driver", "fake"),
     machine: Place | None = None,
     control_options: Sequence[str] = (),
+    durable: bool = False,
 ) -> Iterator[TwoRoles]:
-    """A cloud of one control and one host process; the host runs in the namespace `machine`, if one is given."""
+    """A cloud of one control and one host process; the host runs in the namespace `machine`, if one is given.
+
+    `durable`: PostgreSQL waits for the disk.
+    """
     state, host_state = folder / "control", folder / "host"
     for path in (state, host_state):
-        path.mkdir()
+        path.mkdir(parents=True)
     _open_to_ordinary_user(folder, state)
     address = machine.near if machine else "127.0.0.1"
     listen = f"{address}:{free_port()}"
     with ExitStack() as stack:
-        store = stack.enter_context(postgres())
+        store = stack.enter_context(postgres(durable=durable))
         nats = NatsServer(folder, address=address)
         stack.callback(nats.stop)
         control = ["control", "--state", str(state), "--listen", listen]
