@@ -1,7 +1,7 @@
 """A very small HTTP/1.1 server for guests, on a listening socket made elsewhere (in a namespace).
 
-It does GET and HEAD, one request a connection, within fixed limits: whoever talks to it is a
-stranger.
+It does GET, HEAD and small POSTs, one request a connection, within fixed limits: whoever talks to
+it is a stranger.
 """
 
 from __future__ import annotations
@@ -10,10 +10,23 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from typing import NamedTuple
 
 Answer = tuple[int, str, bytes]  # status, content type, body
-Handler = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]  # peer address, path, headers
+
+
+class Request(NamedTuple):
+    """What was asked. The headers' names are in small letters."""
+
+    path: str
+    headers: Mapping[str, str] = {}
+    method: str = "GET"
+    body: bytes = b""
+
+
+Handler = Callable[[str, Request], Awaitable[Answer]]  # peer address, request
 LONGEST_HEAD = 16 * 1024
+LONGEST_BODY = 4 * 1024
 MOST_CONNECTIONS = 64
 PATIENCE_S = 10.0
 
@@ -59,20 +72,29 @@ class MetadataServer:
         except asyncio.LimitOverrunError:
             writer.write(_response("GET", (431, "text/plain", b"Header too large\n")))
             return await writer.drain()
-        parsed = _parse(head)
-        if parsed is None:
-            answer: Answer = (400, "text/plain", b"Not an HTTP request\n")
-            method = "GET"
+        request = _parse(head)
+        if request is None:
+            writer.write(_response("GET", (400, "text/plain", b"Not an HTTP request\n")))
         else:
-            method, path, headers = parsed
-            answer = (405, "text/plain", b"Only GET and HEAD\n")
-            if method in ("GET", "HEAD"):
-                answer = await self._handler(peer, path, headers)
-        writer.write(_response(method, answer))
+            answer = await self._answer(peer, request, reader)
+            writer.write(_response(request.method, answer))
         await writer.drain()
 
+    async def _answer(self, peer: str, request: Request, reader: asyncio.StreamReader) -> Answer:
+        if request.method in ("GET", "HEAD"):
+            return await self._handler(peer, request)
+        if request.method != "POST":
+            return 405, "text/plain", b"Only GET, HEAD and POST\n"
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            return 411, "text/plain", b"Content-Length is missing\n"
+        if int(length) > LONGEST_BODY:
+            return 413, "text/plain", b"Body too large\n"
+        body = await reader.readexactly(int(length))
+        return await self._handler(peer, request._replace(body=body))
 
-def _parse(head: bytes) -> tuple[str, str, dict[str, str]] | None:
+
+def _parse(head: bytes) -> Request | None:
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
     if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):
@@ -82,7 +104,7 @@ def _parse(head: bytes) -> tuple[str, str, dict[str, str]] | None:
         key, colon, value = line.partition(":")
         if colon:
             headers[key.strip().lower()] = value.strip()
-    return words[0], words[1], headers
+    return Request(words[1], headers, words[0])
 
 
 def _response(method: str, answer: Answer) -> bytes:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
 
-from pileus.host.metadata import LONGEST_HEAD, MOST_CONNECTIONS, Answer, MetadataServer
+from pileus.host.metadata import (
+    LONGEST_BODY,
+    LONGEST_HEAD,
+    MOST_CONNECTIONS,
+    Answer,
+    MetadataServer,
+    Request,
+)
 
 
-async def echo(peer: str, path: str, headers: Mapping[str, str]) -> Answer:
-    return 200, "text/plain", f"{peer} {path} {headers.get('x-thing', '')}".encode()
+async def echo(peer: str, request: Request) -> Answer:
+    return (
+        200,
+        "text/plain",
+        request.body or f"{peer} {request.path} {request.headers.get('x-thing', '')}".encode(),
+    )
 
 
 async def _exchange(sent: bytes, *, crowd: int = 0) -> bytes:
@@ -48,6 +58,14 @@ def test_head_has_the_length_and_no_body() -> None:
     answer = exchange(b"HEAD / HTTP/1.1\r\n\r\n")
     assert b"Content-Length: 12" in answer
     assert answer.endswith(b"\r\n\r\n")
+
+
+def test_a_post_hands_on_its_body_if_that_is_small() -> None:
+    answer = exchange(b"POST /x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+    assert answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nabc")
+    assert exchange(b"POST /x HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 411 ")
+    long = f"POST /x HTTP/1.1\r\nContent-Length: {LONGEST_BODY + 1}\r\n\r\n".encode()
+    assert exchange(long).startswith(b"HTTP/1.1 413 ")
 
 
 def test_other_methods_nonsense_and_long_heads_are_refused() -> None:

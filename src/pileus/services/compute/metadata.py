@@ -20,6 +20,7 @@ def _reply(
     return MetadataReply(status=status, content_type=kind, body=body)
 
 
+_LONGEST_PASSWORD = 4 * 255  # what Nova keeps
 _NOT_FOUND = _reply(b"404 Not Found", 404)
 
 
@@ -29,11 +30,15 @@ class Metadata:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    async def answer(self, port_id: str, method: str, path: str) -> MetadataReply:
+    async def answer(
+        self, port_id: str, method: str, path: str, body: bytes = b""
+    ) -> MetadataReply:
         server = await self._server(port_id)
         if server is None:
             return _NOT_FOUND
         parts = [p for p in path.partition("?")[0].split("/") if p]
+        if method == "POST" and parts[:1] == ["openstack"] and parts[2:] == ["password"]:
+            return await self._keep_password(server, body)
         if method not in ("GET", "HEAD"):
             return _reply(b"405 Method Not Allowed", 405)
         found = _walk(_root(server), parts)
@@ -42,6 +47,17 @@ class Metadata:
         if isinstance(found, bytes):
             return _reply(found, kind=_kind(parts[-1]))
         return _reply(_listing(found, parts))
+
+    async def _keep_password(self, server: Server, body: bytes) -> MetadataReply:
+        """A guest leaves its password once, encrypted with its owner's key."""
+        if len(body) > _LONGEST_PASSWORD:
+            return _reply(b"Request is too large.", 400)
+        async with self.runtime.store.tx() as tx:
+            fresh = await SERVERS.get(tx, server.id)
+            if fresh.password:
+                return _reply(b"409 Conflict", 409)
+            await SERVERS.change(tx, fresh, password=body.decode("latin-1"))
+        return _reply(b"")
 
     async def _server(self, port_id: str) -> Server | None:
         id = await self.runtime.contracts.get(NETWORK).guest_of(port_id)

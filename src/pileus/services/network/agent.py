@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from pileus.host.metadata import Answer, Request
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.faults import Fault, Unavailable
 from pileus.kernel.hosts import HostRuntime
@@ -17,7 +17,7 @@ from pileus.kernel.reconcile import Reconcilers
 from .contract import GUEST_METADATA
 from .control import decode_document
 from .desired import HostDocument
-from .driver import Answer, HostNetwork, NetworkDriver, Observed
+from .driver import HostNetwork, NetworkDriver, Observed
 from .wiring import NETWORK_CONTROL, NETWORK_HOST
 
 log = logging.getLogger(__name__)
@@ -132,11 +132,11 @@ class NetworkAgent:
             part = slice(at, at + _AT_ONCE)
             await control.observed(self.host.name, up[part], down[part])
 
-    async def metadata(self, port_id: str, path: str, headers: Mapping[str, str]) -> Answer:
+    async def metadata(self, port_id: str, request: Request) -> Answer:
         """What a guest behind that port is told about itself. Its own headers count for nothing."""
         try:
             keeper = self.host.agents.proxy(GUEST_METADATA, CONTROL)
-            reply = await keeper.answer(port_id, "GET", path)
+            reply = await keeper.answer(port_id, request.method, request.path, request.body)
         except Fault as fault:
             log.info("metadata for port %s: %s", port_id, fault.internal or fault.message)
             return fault.status, "text/plain", fault.title.encode()

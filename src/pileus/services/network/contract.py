@@ -132,7 +132,9 @@ class MetadataReply(msgspec.Struct, frozen=True, kw_only=True):
 class GuestMetadata(Protocol):
     """Kept by the service that runs guests; the hosts' metadata servers ask it."""
 
-    async def answer(self, port_id: str, method: str, path: str) -> MetadataReply: ...
+    async def answer(
+        self, port_id: str, method: str, path: str, body: bytes = b""
+    ) -> MetadataReply: ...
 
 
 GUEST_METADATA = Contract("guest_metadata", GuestMetadata)  # type: ignore[type-abstract]

@@ -8,10 +8,12 @@ a driver finds its work by comparing objects for equality.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
+
+from pileus.host.metadata import Answer, Request
 
 DHCP_OWNER = "network:dhcp"
 COMPUTE_OWNER = "compute:"
@@ -183,8 +185,7 @@ class Observed(Spec, frozen=True, kw_only=True):
     errors: dict[str, str] = {}
 
 
-Answer = tuple[int, str, bytes]  # status, content type, body
-Metadata = Callable[[str, str, Mapping[str, str]], Awaitable[Answer]]  # port id, path, headers
+Metadata = Callable[[str, Request], Awaitable[Answer]]  # port id, request
 
 
 class NetworkDriver(Protocol):

@@ -88,3 +88,24 @@ def test_a_config_drive_holds_the_same_files(stage: Stage) -> None:
         assert (await s.create(user_data=binary)).status == 202
 
     stage.play(story)
+
+
+def test_a_guest_leaves_its_password_once_and_its_owner_reads_and_clears_it(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await _boot(s)
+        (port,) = await s.ports(id)
+        metadata = s.cloud.runtime.contracts.get(GUEST_METADATA)
+
+        async def post(body: bytes, path: str = "/openstack/2013-10-17/password") -> int:
+            return (await metadata.answer(port["id"], "POST", path, body)).status
+
+        assert await post(b"x" * 1021) == 400
+        assert await post(b"secret", "/openstack/latest/meta_data.json") == 405
+        assert await post(b"secret") == 200
+        assert await post(b"other") == 409
+        path = f"/servers/{id}/os-server-password"
+        assert (await s.get(path)).json == {"password": "secret"}
+        assert (await s.member.delete("/compute/v2.1" + path)).status == 204
+        assert (await s.get(path)).json == {"password": ""}
+
+    stage.play(story)

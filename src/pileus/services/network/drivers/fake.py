@@ -6,15 +6,15 @@ What a packet would meet is worked out from the applied documents: `reaches`, `l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
+from pileus.host.metadata import Answer, Request
 from pileus.kernel.faults import Invalid
 from pileus.services.network.checks import flaws, protocol_number, unsound
 from pileus.services.network.driver import (
     DHCP_OWNER,
-    Answer,
     GroupSpec,
     HostNetwork,
     Metadata,
@@ -47,7 +47,7 @@ class Wire:
     hosts: dict[str, FakeNetworkDriver] = field(default_factory=dict)
 
 
-async def _nothing(port_id: str, path: str, headers: Mapping[str, str]) -> Answer:
+async def _nothing(port_id: str, request: Request) -> Answer:
     return 404, "text/plain", b""
 
 
@@ -149,7 +149,7 @@ class FakeNetworkDriver:
         """What 169.254.169.254 answers the port's guest."""
         if self.port(port_id) is None:
             return None
-        status, _, body = await self._metadata(port_id, path, {})
+        status, _, body = await self._metadata(port_id, Request(path))
         return status, body
 
     def reaches(self, source: str, ip: str, protocol: str = "icmp", number: int = 8) -> bool:

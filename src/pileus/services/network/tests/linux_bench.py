@@ -11,17 +11,17 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pileus.host.metadata import Answer, Request
 from pileus.host.netlink import Netlink
 from pileus.host.netns import Namespaces
 from pileus.services.network.driver import (
     METADATA_IPV4,
-    Answer,
     HostNetwork,
     NetworkSpec,
     Observed,
@@ -40,8 +40,8 @@ exit 0
 """
 
 
-async def echo(port_id: str, path: str, headers: Mapping[str, str]) -> Answer:
-    return 200, "text/plain", f"{port_id} {path}".encode()
+async def echo(port_id: str, request: Request) -> Answer:
+    return 200, "text/plain", f"{port_id} {request.path}".encode()
 
 
 @dataclass

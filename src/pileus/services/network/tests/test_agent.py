@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pileus.host.metadata import Request
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import NotFound
@@ -95,7 +96,9 @@ def test_a_port_taken_down_is_reported_down() -> None:
 
 
 class _Keeper:
-    async def answer(self, port_id: str, method: str, path: str) -> MetadataReply:
+    async def answer(
+        self, port_id: str, method: str, path: str, body: bytes = b""
+    ) -> MetadataReply:
         if path != "/openstack":
             raise NotFound(f"no {path}")
         body = f"{port_id} {method} {path}".encode()
@@ -107,9 +110,9 @@ def test_metadata_is_asked_by_port_and_what_a_guest_says_of_itself_is_ignored() 
         contract: Contract[GuestMetadata] = GUEST_METADATA
         await b.control.runtime.agents.serve(contract, _Keeper(), CONTROL)
         forged = {"x-instance-id": "other", "x-forwarded-for": "10.0.0.1"}
-        status, kind, text = await _agent(b).metadata("port", "/openstack", forged)
+        status, kind, text = await _agent(b).metadata("port", Request("/openstack", forged))
         assert (status, kind, text) == (200, "text/plain", b"port GET /openstack")
-        assert (await _agent(b).metadata("port", "/nothing", {}))[0] == 404
+        assert (await _agent(b).metadata("port", Request("/nothing")))[0] == 404
 
     run(body)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import astuple
 
-from pileus.services.network.driver import Answer, HostNetwork, Observed
+from pileus.host.metadata import Answer, Request
+from pileus.services.network.driver import HostNetwork, Observed
 from pileus.services.network.drivers.fake import FakeNetworkDriver, Wire
 from pileus.testing.drivers.network import Bench, LeaseSeen, NetworkDriverSuite
 
 
-async def echo(port_id: str, path: str, headers: Mapping[str, str]) -> Answer:
-    return 200, "text/plain", f"{port_id} {path}".encode()
+async def echo(port_id: str, request: Request) -> Answer:
+    return 200, "text/plain", f"{port_id} {request.path}".encode()
 
 
 class FakeBench:

@@ -11,21 +11,19 @@ import asyncio
 import contextlib
 import socket
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 
 import msgspec
 
 from pileus.host import dhcp, dns
-from pileus.host.metadata import MetadataServer
+from pileus.host.metadata import Answer, MetadataServer, Request
 from pileus.host.netlink import Netlink
 from pileus.host.netns import sysctl
 from pileus.kernel.faults import Invalid
 from pileus.services.network.driver import (
     METADATA_IPV4,
     METADATA_IPV6,
-    Answer,
     DhcpOption,
     FixedIP,
     Metadata,
@@ -274,11 +272,11 @@ class NetworkService:
             return dns.failure(question, dns.NO_SUCH_NAME)
         return None
 
-    async def _on_http(self, peer: str, path: str, headers: Mapping[str, str]) -> Answer:
+    async def _on_http(self, peer: str, request: Request) -> Answer:
         port = self._by_ip.get(peer)
         if port is None:
             return 404, "text/plain", b"Not found\n"
-        return await self._metadata(port.id, path, headers)
+        return await self._metadata(port.id, request)
 
 
 def lease_of(offer: Offer, port: PortSpec, subnet: SubnetSpec, fixed: FixedIP) -> dhcp.Lease:
