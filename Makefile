@@ -9,6 +9,7 @@ SHELL       := /bin/bash
 BIN         := .venv/bin
 UV          := .cache/uv/bin/uv
 SAY         := printf '==> %s\n'
+MEMORY      := $(if $(wildcard /dev/shm/.),/dev/shm,/tmp)
 export DEBIAN_FRONTEND := noninteractive
 export STATE DRIVER
 export PYTHONDONTWRITEBYTECODE :=  # bytecode is most of a quick start
@@ -63,7 +64,8 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 	@$(SAY) "lint";      $(BIN)/ruff check --quiet .
 	@$(SAY) "types";     $(BIN)/mypy
 	@$(SAY) "contracts"; $(BIN)/lint-imports --no-logo >.cache/contracts || { cat .cache/contracts; exit 1; }
-	@$(SAY) "tests";     $(BIN)/pytest --floor check -m "not e2e and not slow" src tests/architecture tests/generated
+	@$(SAY) "tests";     TMPDIR=$(MEMORY) $(BIN)/pytest --floor check -n auto --dist loadfile \
+		-m "not e2e and not slow" src tests/architecture tests/generated
 
 test: setup check ## check, then the official suite, simulation and end to end (< 20 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"

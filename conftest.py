@@ -27,7 +27,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran, floor = len(terminalreporter.stats.get("passed", [])), _floor(name)
     terminalreporter.write_line(f"{ran} cases passed; at least {floor} must ({name})")
     if ran < floor:
-        terminalreporter.write_line("fewer than recorded: where did they go?", red=True)
+        skipped = len(terminalreporter.stats.get("skipped", []))
+        terminalreporter.write_line(
+            f"fewer than recorded: where did they go? {skipped} were skipped: make setup", red=True
+        )
 
 
 def _passed(session: pytest.Session) -> int:
