@@ -10,10 +10,11 @@ SOURCE = """
 async def f(a, b):
     '''Says something.'''
     log.info("not a lie")
-    if a == b and not a:
+    if a == 3 and not a:
         raise ValueError(a)
     await undo(a)
     b += 1
+    c = b - 1 if a else b
     return True
 """
 
@@ -28,6 +29,8 @@ def test_each_lie_changes_the_code_in_one_place() -> None:
 
 def test_rules_checks_undos_and_counts_are_all_lied_about() -> None:
     assert sorted(lie.what for lie in lies(ast.parse(SOURCE))) == [
+        "be off by one",
+        "count the other way",
         "count the other way",
         "drop a not",
         "flip a comparison",
@@ -35,5 +38,6 @@ def test_rules_checks_undos_and_counts_are_all_lied_about() -> None:
         "raise nothing",
         "return the other truth",
         "swap and with or",
+        "take the other branch",
         "turn a condition round",
     ]
