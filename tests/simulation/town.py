@@ -113,7 +113,8 @@ class Town:
         await node.bus.kill()
         if node.control is not None:
             _power_off(node.control.runtime.store, was_lucky=self.random.random() < 0.5)
-        tasks = [t for t in asyncio.all_tasks() if getattr(t, "node", "") == name]
+        mine = [t for t in asyncio.all_tasks() if getattr(t, "node", "") == name]
+        tasks = [t for t in mine if not _is_thread(t)]  # threads end by themselves
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -156,6 +157,10 @@ class Town:
             if node.hosts is not None:
                 found._agents += node.hosts._agents
         return found
+
+
+def _is_thread(task: asyncio.Task[Any]) -> bool:
+    return getattr(task.get_coro(), "__name__", "") == SimLoop._as_thread.__name__
 
 
 def _power_off(store: Any, *, was_lucky: bool) -> None:
