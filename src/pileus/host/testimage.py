@@ -102,7 +102,7 @@ _FOLDERS = [
     "var/lib/cloud",
 ]
 _AS_ROOT = {"bin/sudo": "/usr/libexec/sudo", "bin/ping": "/usr/libexec/ping"}
-_AS_ROOT["bin/ping6"] = "/usr/libexec/ping6"
+_AS_ROOT |= {f"bin/{name}": f"/usr/libexec/{name}" for name in ("ping6", "blkid")}
 _SHADOW = (  # the password of people at the console, gocubsgo
     "root:*:19000:0:99999:7:::\n"
     "cirros:$6$pileus$1BUTPjBk5FPfSDnhPhr.l8.j.FK/bmlzy6.fpilute.N/"
