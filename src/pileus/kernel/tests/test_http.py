@@ -478,7 +478,7 @@ async def test_streams_go_in_and_out() -> None:
         assert out.headers["content-type"] == "application/x-part" and out.headers["etag"] == "e"
 
 
-async def test_a_crash_is_500_in_the_dialect_with_nothing_of_the_inside(
+async def test_ossa_2017_001_a_crash_is_500_in_the_dialect_with_nothing_of_the_inside(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with site() as (_, c):
@@ -488,6 +488,7 @@ async def test_a_crash_is_500_in_the_dialect_with_nothing_of_the_inside(
         request_id = reply.headers["x-openstack-request-id"]
         assert request_id in reply.json["NeutronError"]["message"]
         assert request_id in caplog.text and "hunter2" in caplog.text
+        assert MEMBER not in caplog.text
         assert (await c.get("/parts/v1/public")).status == 200
 
 

@@ -29,8 +29,14 @@ from pileus.kernel.schema import (
 )
 
 
+class Knob(Struct, kw_only=True):
+    turns: Annotated[int | UnsetType, since("2.7")] = UNSET
+
+
 class Lid(Struct, kw_only=True):
     color: str = "red"
+    knob: Knob | UnsetType = UNSET
+    knobs: list[Knob] | UnsetType = UNSET
     shine: Annotated[int | UnsetType, since("2.5")] = UNSET
 
 
@@ -153,6 +159,11 @@ def test_fields_of_other_versions_are_refused_inside_too() -> None:
     ):
         assert "('shine' was unexpected)" in refusal(Pot.take, document, (2, 4))
         Pot.take(document, (2, 5))
+    for deeper in ({"knob": {"turns": 1}}, {"knobs": [{}, {"turns": 1}]}):
+        assert "('turns' was unexpected)" in refusal(
+            Pot.take, {"name": "a", "lids": [deeper]}, (2, 6)
+        )
+        Pot.take({"name": "a", "lids": [deeper]}, (2, 7))
 
 
 def test_the_versions_at_which_a_body_changes_are_known() -> None:
