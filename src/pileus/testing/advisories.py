@@ -56,7 +56,7 @@ def named(test: str) -> Iterator[str]:
 def tests(folders: Iterable[Path]) -> dict[str, list[str]]:
     """The tests of each id, from the sources."""
     found: dict[str, list[str]] = {}
-    files = sorted(path for folder in folders for path in folder.rglob("test_*.py"))
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     for path in files:
         for test in _TEST.findall(path.read_text()):
             for id in named(test):

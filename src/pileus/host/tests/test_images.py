@@ -80,7 +80,7 @@ def test_a_single_sparse_vmdk_is_safe() -> None:
     assert (facts.format, facts.virtual_size, facts.unsafe) == ("vmdk", 1 << 20, None)
 
 
-def test_a_raw_image_that_is_a_qcow2_in_truth_is_refused() -> None:
+def test_ossa_2024_002_a_raw_image_that_is_a_qcow2_in_truth_is_refused() -> None:
     with pytest.raises(Invalid, match="said to be raw and is qcow2"):
         require(inspect_bytes(qcow2(), 4096), "raw")
 
@@ -138,7 +138,7 @@ def test_an_image_is_fetched_once_for_all_who_want_it(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_bad_images_leave_nothing_in_the_cache(tmp_path: Path) -> None:
+def test_ossa_2024_004_bad_images_leave_nothing_in_the_cache(tmp_path: Path) -> None:
     async def story() -> None:
         cache = cache_in(tmp_path)
         body = qcow2(backing=100)

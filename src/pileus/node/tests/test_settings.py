@@ -35,6 +35,18 @@ def test_a_wrong_setting_is_refused_with_what_would_be_right(word: str, says: st
         chosen([word], find_services())
 
 
+@pytest.mark.parametrize("word", ["false", "False", "0"])
+def test_ossa_2014_030_and_2015_007_a_false_that_is_spelled_is_not_true(word: str) -> None:
+    assert (
+        chosen([f"compute.resume_guests={word}"], find_services())["compute"].resume_guests is False
+    )
+
+
+def test_ossa_2014_030_and_2015_007_what_is_neither_true_nor_false_is_refused() -> None:
+    with pytest.raises(Invalid, match="Setting of compute"):
+        chosen(["compute.resume_guests=insecure"], find_services())
+
+
 def spec(name: str, *after: str) -> AgentSpec:
     contract: Contract[Any] = Contract(name, object)
     return AgentSpec(contract, lambda host: host, after=after)

@@ -19,7 +19,9 @@ from pileus.services.network.contract import GUEST_METADATA
 FLAVORS = "/compute/v2.1/flavors"
 
 
-def test_ossa_2013_019_a_private_flavor_cannot_be_used_by_guessing_its_id(stage: Stage) -> None:
+def test_ossa_2013_019_and_024_a_private_flavor_cannot_be_used_by_guessing_its_id(
+    stage: Stage,
+) -> None:
     async def story(s: Scene) -> None:
         body = {"name": "hidden", "ram": 64, "vcpus": 1, "disk": 1, "id": "hidden"}
         body["os-flavor-access:is_public"] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -76,6 +77,45 @@ async def test_ossa_2013_009_a_revoked_token_is_refused_on_every_path(i: Identit
 
 
 @alone
+async def test_ossa_2013_010_keys_lie_in_the_stores_private_file(i: Identity) -> None:
+    await i.cloud.runtime.store.sync()
+    folder = i.cloud.runtime.data
+    made = [p for p in folder.rglob("*") if p.is_file() and p.name != "admin-password"]
+    assert {p.name.partition(".")[0] for p in made} == {"cloud"}
+    assert [p.name for p in made if p.stat().st_mode & 0o077] == []
+
+
+@alone
+async def test_ossa_2013_017_and_025_no_byte_of_a_token_can_be_changed(i: Identity) -> None:
+    who = await i.who("u", "member", f"projects/{await i.project('p')}")
+    assert (await who.get("/auth/projects")).status == 200  # it is remembered now
+    token = who.token
+    for at in range(0, len(token) - 4, 5):
+        other = token[:at] + ("B" if token[at] == "A" else "A") + token[at + 1 :]
+        changed = i.anybody.client.as_(other)
+        assert (await changed.get(f"{V3}/auth/projects")).status == 401, at
+        assert (await i.admin.get("/auth/tokens", x_subject_token=other)).status == 404, at
+    assert (await i.admin.delete("/auth/tokens", x_subject_token=token)).status == 204
+    assert (await who.get("/auth/projects")).status == 401
+    assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 404
+
+
+@alone
+async def test_ossa_2014_007_callers_at_once_are_not_taken_for_each_other(i: Identity) -> None:
+    project = await i.project("p")
+    callers = [await i.who(f"u{n}", "member", f"projects/{project}") for n in range(20)]
+
+    async def asks(who: Who) -> None:
+        for _ in range(5):
+            reply = await who.get("/auth/tokens", x_subject_token=who.token)
+            assert reply.json["token"]["user"]["id"] == who.user_id
+            mine = await who.get(f"/users/{who.user_id}")
+            assert mine.json["user"]["id"] == who.user_id
+
+    await asyncio.gather(*(asks(who) for who in callers for _ in range(2)))
+
+
+@alone
 async def test_ossa_2013_011_a_deleted_users_token_ends_at_once(i: Identity) -> None:
     who = await i.who("u", "member", f"projects/{await i.project('p')}")
     assert (await who.get("/auth/projects")).status == 200
@@ -121,10 +161,10 @@ async def test_ossa_2013_028_taking_away_what_is_not_held_gives_nothing(i: Ident
 
 
 @alone
-async def test_ossa_2013_032_2026_005_and_2020_004_a_lent_token_makes_no_credential(
+async def test_ossa_2013_032_2026_005_2020_004_and_cve_2026_90460_a_lent_token_makes_no_credential(
     i: Identity,
 ) -> None:
-    """CVE-2026-90460 too: nor does it read, change or delete any."""
+    """Nor does it read, change or delete any."""
     trust, trustor, trustee = await trusted(i)
     reply = await by_trust(i, trust, trustee)
     _, by_cred = await lent(i, trustor)

@@ -178,7 +178,7 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
         self.play_here(scenario)
 
-    def test_a_guest_cannot_poison_its_neighbours(self) -> None:
+    def test_ossa_2016_009_2021_001_and_2021_004_a_guest_cannot_poison_its_neighbours(self) -> None:
         """ARP and neighbour discovery under another's address, and answers of a DHCP server (R12)."""
 
         async def scenario(bench: LinuxBench) -> None:
@@ -271,7 +271,7 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
         self.play_here(scenario)
 
-    def test_a_rule_taken_away_ends_the_connections_it_allowed_and_no_other(self) -> None:
+    def test_ossa_2015_021_a_rule_taken_away_ends_the_connections_it_allowed_and_no_other(self) -> None:
         async def scenario(bench: LinuxBench) -> None:
             ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
             both = RuleSpec(direction="ingress", protocol="tcp", cidr="10.0.0.13/32")

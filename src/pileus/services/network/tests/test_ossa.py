@@ -13,6 +13,23 @@ from pileus.services.network.security_group import GROUPS
 from .bench import Bench, Row, run
 
 
+def test_ossa_2013_008_ports_and_their_addresses_are_counted() -> None:
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        await b.admin.put("/quotas/one", {"quota": {"port": 5}})
+        asked = {"port": {"network_id": network["id"]}}
+        statuses = [(await b.as_("one").post("/ports", asked)).status for _ in range(7)]
+        assert statuses == [201] * 5 + [409] * 2
+        many = [{"ip_address": f"10.0.0.{n}"} for n in range(100, 110)]
+        port = (await b.as_("one").rows(f"/ports?network_id={network['id']}"))[0]
+        change = {"port": {"fixed_ips": many}}
+        assert (await b.as_("one").put(f"/ports/{port['id']}", change)).status == 400
+        held = [ip for p in await b.admin.rows("/ports") for ip in p["fixed_ips"]]
+        assert len(held) == 5
+
+    run(body, hosts=0)
+
+
 def test_ossa_2014_008_no_port_becomes_an_interface_of_anothers_router() -> None:
     async def body(b: Bench) -> None:
         router = await b.as_("one").make("router")

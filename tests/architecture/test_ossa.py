@@ -1,0 +1,97 @@
+"""Published advisories whose flaw is a thing that must not stand in the code at all."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from pileus.kernel.resources import PUBLIC
+from pileus.node.control import find_services
+from tests.architecture.sources import Source, sources
+
+OURS = [source for source in sources() if not source.is_test]
+XML = {"xml", "lxml", "defusedxml", "xmltodict", "pyexpat"}
+SHELLS = {"os.system", "os.popen", "asyncio.create_subprocess_shell", "subprocess.getoutput"}
+CODE = {"eval", "exec", "pickle.loads", "pickle.load", "marshal.loads", "yaml.load"}
+# Version documents, logging in, and what bears a secret of its own: a ticket, or the password that it changes.
+ANYBODY = {
+    "GET /compute",
+    "GET /compute/v2",
+    "GET /compute/v2.1",
+    "GET /identity",
+    "GET /identity/v3",
+    "GET /image",
+    "GET /image/tickets/{ticket}",
+    "GET /image/versions",
+    "GET /network",
+    "GET /network/v2.0",
+    "GET /placement",
+    "POST /identity/v3/auth/tokens",
+    "POST /identity/v3/users/{user_id}/password",
+}
+
+
+def imported(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name.partition(".")[0] for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").partition(".")[0]
+
+
+def calls(source: Source) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_ossa_2013_004_and_023_nothing_here_reads_xml() -> None:
+    assert [s.name for s in OURS if XML & set(imported(s))] == []
+
+
+def test_ossa_2014_012_no_string_reaches_a_shell_or_is_run_as_code() -> None:
+    found = []
+    for source in OURS:
+        for name, call in calls(source):
+            shell = any(k.arg == "shell" for k in call.keywords)
+            if name in SHELLS | CODE or shell:
+                found.append(f"{source.name}:{call.lineno}: {name}")
+    assert found == []
+
+
+def test_ossa_2014_024_whoever_signs_compares_in_constant_time() -> None:
+    signers = [s for s in OURS if "hmac" in imported(s)]
+    assert signers
+    for source in signers:
+        assert "hmac.compare_digest" in [name for name, _ in calls(source)], source.name
+        equals = [
+            ast.unparse(node)
+            for node in ast.walk(source.tree)
+            if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq)
+            if "sign" in ast.unparse(node) or "digest" in ast.unparse(node)
+        ]
+        assert equals == [], source.name
+
+
+def test_ossa_2024_003_one_module_lets_qemu_img_read_what_a_tenant_sent() -> None:
+    """Others make disks, or rewrite what we built ourselves."""
+    found = {s.name for s in OURS for name, call in converts(s)}
+    assert found == {"host/image_cache.py", "host/testimage.py"}
+
+
+def converts(source: Source) -> Iterator[tuple[str, ast.List]]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.List) and node.elts:
+            words = [e.value for e in node.elts if isinstance(e, ast.Constant)]
+            if words[:1] == ["qemu-img"] and words[1:2] != ["create"]:
+                yield source.name, node
+
+
+def test_ossa_2014_011_only_these_operations_ask_nobody() -> None:
+    asks_nobody = {
+        f"{op.method} {op.path}"
+        for service in find_services()
+        for _, op in service.operations()
+        if op.rule == PUBLIC
+    }
+    assert asks_nobody == ANYBODY
