@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pileus.kernel import events
+from pileus.kernel import events, watch
+from pileus.kernel.auth import revise
 from pileus.kernel.events import START, Event, Outbox, Watch, after, emit
-from pileus.kernel.faults import Forbidden, Invalid, Unauthenticated
+from pileus.kernel.faults import Forbidden, Invalid, RateLimited, Unauthenticated
 from pileus.kernel.query import Query
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.tests.toy import toy
@@ -117,3 +118,42 @@ async def test_a_stream_is_for_who_may_and_for_ids_that_are_some() -> None:
         await heard(everything)
         await tell(r, "toy.theirs", "p2")
         assert "event: toy.theirs" in await heard(everything)
+
+
+async def test_a_stream_breathes_and_ends_when_its_token_is_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_BREATH_S", 0.05)
+    async with toy() as (r, _):
+        streams = Streams(r)
+        streams.start()
+        stream = await streams.follow("p1:member", Query(""), "")
+        await heard(stream)
+        assert streams._open == 1
+        for _ in range(3):
+            assert await heard(stream) == ":\n\n"
+        r.callers.source = Refusing()
+        async with r.store.tx() as tx:
+            await revise(tx, "auth")
+        with pytest.raises(StopAsyncIteration):
+            await heard(stream)
+            await heard(stream)
+        assert streams._open == 0 and not streams._waiting
+
+
+class Refusing:
+    """Knows no token any more."""
+
+    async def caller(self, token: str) -> Any:
+        raise Unauthenticated("revoked")
+
+
+async def test_only_so_many_streams_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_MOST", 2)
+    async with toy() as (r, _):
+        streams = Streams(r)
+        held = [await streams.follow("p1:member", Query(""), "") for _ in range(2)]
+        for stream in held:
+            await heard(stream)
+        with pytest.raises(RateLimited, match="2 streams are open already"):
+            await streams.follow("p1:member", Query(""), "")

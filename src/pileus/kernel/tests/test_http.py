@@ -7,13 +7,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from pileus.kernel import http
 from pileus.kernel.auth import NOT_AUTHENTICATED, Callers, revise
-from pileus.kernel.faults import NEUTRON, NOVA, Conflict, Unauthenticated
+from pileus.kernel.faults import NEUTRON, NOVA, Conflict, Stale, Unauthenticated
 from pileus.kernel.policy import PolicyFile
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Service, Stream, operation
 from pileus.kernel.runtime import Runtime
@@ -82,6 +82,24 @@ class Parts(Resource[Record]):
     @operation("GET", "/conflict", "parts")
     async def conflict(self, ctx: Context) -> Any:
         raise Conflict("no <b>", code="Taken", headers={"x-more": "1"}, internal="inside story")
+
+    lost: ClassVar[list[str]] = []
+
+    @operation("POST", "/lost", "parts")
+    async def lose(self, ctx: Context, body: CreatePart) -> Any:
+        self.lost.append(body.name)
+        if len(self.lost) < int(body.name):
+            raise Stale("somebody was first")
+        return {}
+
+    @operation("PUT", "/lost", "parts")
+    async def lose_bytes(self, ctx: Context, data: Stream) -> Any:
+        self.lost.append("bytes")
+        raise Stale("somebody was first")
+
+    @operation("GET", "/headers", "parts")
+    async def headers(self, ctx: Context) -> Any:
+        return {"names": sorted(ctx.headers), "count": len(ctx.headers)}
 
     @operation("GET", "/secret", "parts:secret")
     async def secret(self, ctx: Context) -> Any:
@@ -552,6 +570,29 @@ async def test_a_request_that_lost_a_race_looks_again() -> None:
         await r.sagas.settled()
         await r.store.sync()
         assert await THINGS.all(r.store) == []
+
+
+@pytest.mark.parametrize(("wins_at", "status", "calls"), [(8, 200, 8), (9, 409, 8)])
+async def test_a_race_that_is_always_lost_is_a_conflict_in_the_end(
+    wins_at: int, status: int, calls: int
+) -> None:
+    async with site() as (_, c):
+        Parts.lost.clear()
+        reply = await c.post("/parts/v1/lost", {"part": {"name": str(wins_at)}})
+        assert (reply.status, len(Parts.lost)) == (status, calls)
+
+
+async def test_bytes_that_went_by_cannot_be_asked_for_again() -> None:
+    async with site() as (_, c):
+        Parts.lost.clear()
+        assert (await c.request("PUT", "/parts/v1/lost", raw=b"x")).status == 409
+        assert Parts.lost == ["bytes"]
+
+
+async def test_an_operation_sees_the_requests_headers() -> None:
+    async with site() as (_, c):
+        told = (await c.get("/parts/v1/headers", x_more="1")).json
+        assert told == {"names": ["host", "x-auth-token", "x-more"], "count": 3}
 
 
 async def test_of_two_deletes_at_once_one_is_told_that_the_other_is_under_way() -> None:

@@ -111,6 +111,26 @@ async def test_two_controls_each_hear_everything_and_neither_stops_the_other(
         assert (cursor.epoch, cursor.seq) == await newest(store)
 
 
+async def test_what_another_control_wrote_is_heard_soon(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing wakes us then: on a shared store we look every second, on one's own seldom."""
+    async with started(database) as store, toy(_kept(store)) as (r, _):
+        monkeypatch.setattr(store, "on_commit", lambda wake: None)
+        noted = Noted()
+        outbox = Outbox(r, [noted.watch])
+        await outbox.start()
+        await asyncio.sleep(0.05)
+        await tell(store, "toy.a")
+        try:
+            async with asyncio.timeout(2):
+                heard = await noted.next()
+        except TimeoutError:
+            heard = ""
+        assert heard == ("toy.a" if store.shared else "")
+        await outbox.stop()
+
+
 async def test_the_outbox_outlives_the_absence_of_its_store(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

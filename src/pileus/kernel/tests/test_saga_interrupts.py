@@ -9,7 +9,7 @@ import pytest
 
 from pileus.kernel.faults import Conflict, Stale, Unavailable
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.sagas import Journal, Run
+from pileus.kernel.sagas import JOURNAL, Journal, Run
 from pileus.kernel.tests.saga_bench import (
     NOTHING,
     Patch,
@@ -41,10 +41,10 @@ async def test_an_undo_that_fails_a_few_times_is_tried_again(t: Toy) -> None:
     assert 2 <= t.ground.calls.count("tear_down") <= 5
 
 
-async def parked(t: Toy, r: Runtime) -> Journal:
+async def parked(t: Toy, r: Runtime, id: str = "t1") -> Journal:
     """A create whose undo failed for good."""
     t.ground.broken |= {"build", "tear_down"}
-    await begin(r, CREATE, thing())
+    await begin(r, CREATE, thing(id))
     await r.sagas.settled()
     await r.store.sync()
     (entry,) = await r.sagas.parked()
@@ -103,7 +103,9 @@ async def test_a_delete_during_a_create_undoes_it_first(t: Toy, at: int, after: 
         patch.undo()
         busy = await begin(r, DELETE, await THINGS.get(r.store, "t1"))
         assert busy.status == "deleting"
+        began = r.world.clock.monotonic()
         await r.sagas.settled()
+        assert r.world.clock.monotonic() - began < 0.5, "it was told, and did not have to look"
     assert await t.all_held() == NOTHING
     kinds = await t.kinds()
     assert kinds.index("toy.create.error") < kinds.index("toy.delete.end")
@@ -226,3 +228,24 @@ async def test_a_verb_that_does_not_interrupt_is_refused_meanwhile(t: Toy) -> No
         with pytest.raises(Conflict, match="Cannot 'grow' t1 while it is in status growing"):
             await begin(r, GROW, busy, becoming=busy)
         patch.undo()
+
+
+@in_simulation
+async def test_whoever_waits_for_a_saga_hears_of_its_end_and_of_its_parking(t: Toy) -> None:
+    async with on(t) as (r, _):
+        assert await r.sagas.over("nobody") is None
+        patch = Patch()
+        reached = hanging(patch, CREATE, 0, after=False, undo=False)
+        await begin(r, CREATE, thing())
+        await until_it_hangs(r, reached)
+        (entry,) = await JOURNAL.all(r.store)
+        waiting = [asyncio.create_task(r.sagas.over(entry.id)) for _ in range(2)]
+        await asyncio.sleep(5)
+        assert not any(w.done() for w in waiting)
+        patch.undo()
+        await begin(r, DELETE, await THINGS.get(r.store, "t1"))
+        assert await asyncio.gather(*waiting) == [None, None]
+        await r.sagas.settled()
+        owing = await parked(t, r, "t2")
+        found = await r.sagas.over(owing.id)
+        assert found is not None and found.parked == "build"

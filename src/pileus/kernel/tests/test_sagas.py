@@ -452,6 +452,18 @@ async def test_a_record_in_the_wrong_state_or_generation_begins_nothing(t: Toy) 
 
 
 @in_simulation
+async def test_a_saga_of_a_transaction_that_nobody_waited_for_runs_at_once(t: Toy) -> None:
+    async with on(t) as (r, _):
+        async with r.store.tx(wait=False) as tx:
+            _, entry = await r.sagas.begin(tx, CREATE, thing())
+        r.sagas.launch(entry)
+        began = r.world.clock.monotonic()
+        await r.sagas.settled()
+        assert r.world.clock.monotonic() - began < 0.1
+    assert await t.all_held() == healthy("t1")
+
+
+@in_simulation
 async def test_many_records_may_begin_in_one_transaction(t: Toy) -> None:
     async with on(t) as (r, _):
         with pytest.raises(OverQuota):
