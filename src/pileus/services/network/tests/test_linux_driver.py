@@ -271,7 +271,9 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
         self.play_here(scenario)
 
-    def test_ossa_2015_021_a_rule_taken_away_ends_the_connections_it_allowed_and_no_other(self) -> None:
+    def test_ossa_2015_021_a_rule_taken_away_ends_the_connections_it_allowed_and_no_other(
+        self,
+    ) -> None:
         async def scenario(bench: LinuxBench) -> None:
             ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
             both = RuleSpec(direction="ingress", protocol="tcp", cidr="10.0.0.13/32")
