@@ -6,7 +6,6 @@ READ COMMITTED is enough because every write is a compare-and-swap and quotas ar
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -19,6 +18,7 @@ from sqlalchemy.sql.base import Executable
 from . import sql as spelling
 from .faults import Invalid, Stale, Unavailable
 from .store import METADATA, Duplicate, Row, Sql, Statements
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .world import World
@@ -45,7 +45,7 @@ class PostgresStore:
     def __init__(self, url: str, world: World, size: int = _POOL) -> None:
         self.url, self.world, self.size = url, world, size
         self.statements = Statements(dialect.dialect())  # type: ignore[no-untyped-call]
-        self._free: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
+        self._free: Turns[Any] = Turns()
         self._wakes: list[Callable[[], None]] = []
         self._lazy = 0  # commits not waited for since the last one that was
 
@@ -59,7 +59,7 @@ class PostgresStore:
 
     async def start(self) -> None:
         for _ in range(self.size):
-            self._free.put_nowait(None)  # opened when first needed
+            self._free.give(None)  # opened when first needed
         async with self.connection() as c:
             await c.execute(f"SELECT pg_advisory_lock({_SCHEMA_LOCK})")
             try:
@@ -69,15 +69,15 @@ class PostgresStore:
 
     async def stop(self) -> None:
         await self.sync()
-        while not self._free.empty():
-            c = self._free.get_nowait()
+        while len(self._free):
+            c = await self._free.take()
             if c is not None:
                 await c.close()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """A connection of the pool, opened again if it was lost. Raises Unavailable."""
-        c = await self._free.get()
+        c = await self._free.take()
         try:
             if c is None or c.is_closed():
                 c = None
@@ -90,7 +90,7 @@ class PostgresStore:
                 "The database cannot be reached at the moment.", internal=repr(e)
             ) from e
         finally:
-            self._free.put_nowait(c)
+            self._free.give(c)
 
     def sql(self, key: Hashable, build: Callable[[], Executable]) -> Sql:
         return self.statements.sql(key, build)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .faults import Fault
+from .turns import BACKGROUND
 from .world import World
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Reconcilers:
             await self.world.clock.sleep(one.period_s * self.world.random.uniform(0.9, 1.1))
 
     async def _work(self, one: _Reconciler, key: str) -> None:
+        BACKGROUND.set(True)
         failed = 0
         try:
             while key in one.wanted:

@@ -23,6 +23,7 @@ from .events import emit
 from .faults import Conflict, Fault, Stale, Unavailable
 from .states import Lifecycle
 from .store import Page, R, Record, Table, Tx
+from .turns import BACKGROUND
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -279,6 +280,7 @@ class Sagas:
 
     async def _run(self, entry: Journal) -> None:
         """One saga to its end. A lost compare-and-swap means news about it: look again."""
+        BACKGROUND.set(True)
         tries, found = 0, entry
         while True:
             try:
