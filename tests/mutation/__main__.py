@@ -27,7 +27,7 @@ from tests.mutation.mutants import Lie, lies, told
 ROOT = Path(__file__).parents[2]
 KERNEL = Path("src/pileus/kernel")
 BAR = 0.9
-PATIENCE_S = 90.0
+PATIENCE_S = 60.0
 SERVERS = frozenset({"postgres.py", "nats_bus.py"})
 SAGAS = ("sagas", "saga_deaths", "saga_interrupts")
 # Which tests know a module best. What is not named has a test of its own name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -76,12 +77,49 @@ class Filter:
                 raise Invalid(f"Invalid input for {name}: '{text}' is not an integer.")
             return int(text)
         if self.op == "regex":
-            try:
-                re.compile(text)
-            except re.error as e:
-                raise Invalid(f"Invalid regular expression in {name}: {e}.") from None
+            _check_pattern(name, text)
         return text.lower() if self.fold else text
 
+
+def _check_pattern(name: str, text: str) -> None:
+    """Refuses what does not compile, and what could take for ever on one row: our loop would stand still."""
+    try:
+        re.compile(text)
+        repeats = _repeats(_parser.parse(text), within=False)
+    except (re.error, RecursionError, OverflowError) as e:
+        raise Invalid(f"Invalid regular expression in {name}: {e}.") from None
+    if repeats > _REPEATS:
+        raise Invalid(
+            f"The regular expression in {name} is too costly: repeat no group that repeats or has "
+            f"alternatives, refer back to none, and use at most {_REPEATS} repetitions."
+        )
+
+
+def _repeats(parsed: Any, *, within: bool) -> int:
+    """How many parts may match at many lengths; more than allowed for those whose time can explode."""
+    found = 0
+    for kind, value in parsed:
+        if kind in (_parser.MAX_REPEAT, _parser.MIN_REPEAT, _parser.POSSESSIVE_REPEAT):
+            low, high, inner = value
+            if high != low:
+                found += _REPEATS + 1 if within else 1
+            found += _repeats(inner, within=within or high > 1)
+        elif kind is _parser.BRANCH:
+            found += _REPEATS + 1 if within else max(_repeats(b, within=within) for b in value[1])
+        elif kind is _parser.SUBPATTERN:
+            found += _repeats(value[-1], within=within)
+        elif kind not in (
+            _parser.LITERAL,
+            _parser.NOT_LITERAL,
+            _parser.ANY,
+            _parser.IN,
+            _parser.AT,
+        ):
+            found += _REPEATS + 1
+    return found
+
+
+_REPEATS = 3
 
 TAG_FILTERS: Mapping[str, Filter] = {
     "tags": Filter("tags", op="all"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -116,6 +117,33 @@ def test_declared_filters_become_columns(text: str, filters: dict[str, Any]) -> 
 )
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
     assert refusal(text).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+$",
+        "(a|a)*$",
+        "(a*)*b",
+        "((a?){20})+",
+        "a*a*a*a*b",
+        "(a+){9}b",
+        "(x)\\1",
+        "(?=a)b",
+        ".*" * 9,
+    ],
+)
+def test_a_pattern_that_could_take_for_ever_is_refused(pattern: str) -> None:
+    assert "too costly" in refusal("like=" + quote(pattern))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["web", "^web-[0-9]+$", "web|db", "(web|db)-.*", "a.*b.*c.*", "a{3}b?", "[^x]+", "(ab){2}"],
+)
+def test_patterns_that_people_use_are_taken(pattern: str) -> None:
+    page = LIST.parse(Query("like=" + quote(pattern)))
+    assert page.filters == {"name": Match("regex", pattern)}
 
 
 def test_what_policy_fixes_wins_over_what_is_asked() -> None:

@@ -249,3 +249,4 @@ async def test_whoever_waits_for_a_saga_hears_of_its_end_and_of_its_parking(t: T
         owing = await parked(t, r, "t2")
         found = await r.sagas.over(owing.id)
         assert found is not None and found.parked == "build"
+        assert not r.sagas._ended, "nothing is remembered of those who waited"
