@@ -423,6 +423,7 @@ class Table(Generic[R]):
 
     async def delete(self, tx: Tx, old: R) -> None:
         """Gives back the quotas; the row goes, or stays as a tombstone where the table keeps those. Raises Stale."""
+        self._seen.pop(old.id, None)
         for q in self.quotas:
             await q.charge(tx, old, None)
         if self.tombstone_s:

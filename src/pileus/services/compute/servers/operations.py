@@ -167,12 +167,12 @@ async def _fragments(ctx: Context, rows: Sequence[Row]) -> list[bytes]:
     shows = ctx.version >= (2, 16) and (seen.host_status or seen.unknown_only)
     statuses = await nodes.host_statuses(ctx.runtime) if shows else {}
     known = {host: views.host_status_for(seen, status) for host, status in statuses.items()}
+    looks = {host: views.look_of(ctx, seen, status) for host, status in known.items()}
+    nowhere = views.look_of(ctx, seen, "")
     found: dict[str, bytes] = {}
     missing = []
     for id, generation, host in rows:
-        part = views.FRAGMENTS.find(
-            ctx, views.key_of(ctx, id, generation, seen, known.get(host, ""))
-        )
+        part = views.FRAGMENTS.find(ctx, id, generation, looks.get(host, nowhere))
         if part is None:
             missing.append(id)
         found[id] = part or b""

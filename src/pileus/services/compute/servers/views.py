@@ -20,7 +20,8 @@ from pileus.services.compute.servers.states import BUILDING, status_of
 
 _PROGRESS = frozenset(("ACTIVE", "BUILD"))
 _FAULTY = frozenset(("ERROR", "DELETED"))
-_REMEMBERED = 20_000
+_REMEMBERED = 4_000  # servers
+_LOOKS = 8  # of one server
 _encode = msgspec.json.Encoder().encode
 
 EXTENDED = "os_compute_api:os-extended-server-attributes"
@@ -29,6 +30,8 @@ HOST_STATUS = "os_compute_api:servers:show:host_status"
 UNKNOWN_ONLY = HOST_STATUS + ":unknown-only"
 
 Link = dict[str, str]
+Look = tuple[object, ...]
+_NEVER: tuple[int, dict[Look, bytes]] = (-1, {})
 
 
 def _ext(name: str, default: Any = UNSET) -> Any:
@@ -314,33 +317,42 @@ def updated(ctx: Context, s: Server, seen: Sight, host_status: str) -> ServerVie
 
 
 class Fragments:
-    """Rendered servers of one cloud, at most so many; all are dropped when there are more."""
+    """Rendered servers of one cloud: of each its present generation's, of at most so many servers."""
 
     def __init__(self) -> None:
         self._runtime: Runtime | None = None
-        self._known: dict[tuple[object, ...], bytes] = {}
+        self._known: dict[str, tuple[int, dict[Look, bytes]]] = {}
 
-    def find(self, ctx: Context, key: tuple[object, ...]) -> bytes | None:
+    def find(self, ctx: Context, id: str, generation: int, look: Look) -> bytes | None:
         if self._runtime is not ctx.runtime:
             self._runtime, self._known = ctx.runtime, {}
-        return self._known.get(key)
+        of, looks = self._known.get(id, _NEVER)
+        return looks.get(look) if of == generation else None
 
-    def keep(self, key: tuple[object, ...], view: ServerView) -> bytes:
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        found = self._known[key] = _encode(view)
+    def keep(self, id: str, generation: int, look: Look, view: ServerView) -> bytes:
+        of, looks = self._known.get(id, _NEVER)
+        if of != generation:
+            looks = {}
+            self._known[id] = (generation, looks)
+            if len(self._known) > _REMEMBERED:
+                del self._known[next(iter(self._known))]  # the one first rendered
+        found = looks[look] = _encode(view)
+        if len(looks) > _LOOKS:
+            del looks[next(iter(looks))]
         return found
 
 
 FRAGMENTS = Fragments()
 
 
-def key_of(ctx: Context, id: str, generation: int, seen: Sight, status: str) -> tuple[object, ...]:
-    """All that a rendered server depends on."""
-    return (id, generation, ctx.at.epoch, seen, status, ctx.root)
+def look_of(ctx: Context, seen: Sight, status: str) -> Look:
+    """All that a rendered server depends on besides itself."""
+    return (ctx.at.epoch, seen, status, ctx.root)
 
 
 def rendered(ctx: Context, s: Server, seen: Sight, host_status: str) -> bytes:
     """The server's JSON."""
-    key = key_of(ctx, s.id, s.generation, seen, host_status)
-    return FRAGMENTS.find(ctx, key) or FRAGMENTS.keep(key, full(ctx, s, seen, host_status))
+    look = look_of(ctx, seen, host_status)
+    return FRAGMENTS.find(ctx, s.id, s.generation, look) or FRAGMENTS.keep(
+        s.id, s.generation, look, full(ctx, s, seen, host_status)
+    )
