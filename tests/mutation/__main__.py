@@ -40,7 +40,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "nats_bus": ("nats_bus", "bus", "contracts"),
     "postgres": ("postgres", "store", "quota", "outbox"),
     "quota": ("quota", "sagas"),
-    "resources": ("http",),
+    "resources": ("resources", "http"),
     "runtime": ("contracts", "http"),
     "sagas": SAGAS,
     "schema": ("schema", "http"),
