@@ -41,6 +41,7 @@ INVOLVED = {
         *("mariadb", "memcached", "rabbitmq"),
     ),
 }
+NAMES = {"keystone": "Keystone", "nova": "Nova"}
 Row = dict[str, Any]
 
 
@@ -74,7 +75,7 @@ def cell(rows: Sequence[Row], key: str) -> str:
     return " / ".join(f"{v:.2f}" for v in (min(values), statistics.median(values), max(values)))
 
 
-def table(suite: str, real: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> list[str]:
+def table(real: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> list[str]:
     def by_case(reports: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
         found: dict[str, list[Row]] = {}
         for report in reports:
@@ -84,8 +85,6 @@ def table(suite: str, real: Sequence[dict[str, Any]], ours: Sequence[dict[str, A
 
     theirs, mine = by_case(real), by_case(ours)
     lines = [
-        f"### {suite}",
-        "",
         "| case | real: CPU ms | Pileus: CPU ms | ratio | real: p50 ms | Pileus: p50 ms | errors |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
@@ -130,30 +129,39 @@ def rounds(args: argparse.Namespace, bench: Bench, suite: str) -> list[str]:
         groups = real_groups(args.peers, suite)
         real.append(run_suite(suite, "real", REAL, groups, args))
         ours.append(run_suite(suite, "pileus", mine, f"pileus={bench.roots[0]}", args))
-    return table(suite, real, ours)
+    return table(real, ours)
+
+
+def part(args: argparse.Namespace, suite: str) -> str:
+    """A suite's table, with the circumstances."""
+    began = measure.load()
+    with (
+        tempfile.TemporaryDirectory(prefix="pileus-compare-") as folder,
+        one_process(Path(folder) / suite, "fake", HOSTS) as bench,
+    ):
+        unlimited(bench)
+        lines = rounds(args, bench, suite)
+    what = (
+        f"{args.rounds} rounds in turn, min / median / max; CPU ms per operation of all processes involved, database and "
+        "bus included. Pileus: driver fake, one process, SQLite with synchronous=FULL. Real: newest releases for this "
+        "Python, uWSGI with two processes, MariaDB (every commit flushed), memcached, RabbitMQ, OVN's databases, fake "
+        "hypervisor. Password hashes: argon2id (19 MiB) here, bcrypt (12 rounds) there"
+    )
+    command = (
+        f"python -m bench.compare --suites {suite} --rounds {args.rounds} --scale {args.scale}"
+    )
+    if suite == "nova":
+        command += f" --servers {args.servers}"
+    head = [f"## {NAMES[suite]}, side by side with the real one", ""]
+    return "\n".join([*head, *page.circumstances(command, what, began), "", *lines])
 
 
 def main() -> int:
     args = arguments()
-    began = measure.load()
-    lines: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="pileus-compare-") as folder:
-        for suite in args.suites.split(","):
-            with one_process(Path(folder) / suite, "fake", HOSTS) as bench:
-                unlimited(bench)
-                lines += rounds(args, bench, suite)
-                print("\n".join(lines[-40:]), flush=True)
-    what = (
-        f"{args.rounds} rounds in turn, each side once a round, min / median / max; Pileus: driver fake, one process, "
-        "SQLite with synchronous=FULL; real services: newest releases for this Python, uWSGI with two processes, MariaDB "
-        "(every commit flushed), memcached, RabbitMQ, OVN's databases, fake hypervisor; password hashes: argon2id (19 MiB) "
-        "here, bcrypt (12 rounds) there; CPU ms per operation of all processes involved"
-    )
-    command = f"python -m bench.compare --suites {args.suites} --rounds {args.rounds}"
-    head = ["## Side by side with the real services", ""]
-    head += page.circumstances(command, what, began)
-    page.write("compared", "\n".join([*head, "", *lines]), args.page)
-    print(f"wrote {args.page}")
+    for suite in args.suites.split(","):
+        text = part(args, suite)
+        print(text, flush=True)
+        page.write(f"compared {suite}", text, args.page)
     return 0
 
 

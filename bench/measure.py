@@ -42,15 +42,18 @@ def cpu_ns(pids: Sequence[int]) -> int:
     return total
 
 
-def pss_mb(pids: Sequence[int]) -> float:
-    """Proportional set size in MB (10^6 bytes): shared pages are divided among those who share them."""
+def pss_mb(pids: Sequence[int], kind: str = "Pss") -> float:
+    """Proportional set size in MB (10^6 bytes): shared pages are divided among those who share them.
+
+    `kind` "Pss_Anon" is what the processes made themselves, without pages of files, which the kernel may take back.
+    """
     kib = 0
     for pid in pids:
         try:
             lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        kib += sum(int(line.split()[1]) for line in lines if line.startswith(kind + ":"))
     return kib * 1024 / 1e6
 
 
