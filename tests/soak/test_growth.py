@@ -15,7 +15,7 @@ from tests.e2e.kills import Killer
 
 pytestmark = pytest.mark.slow
 BOOTS = 10_000
-WARM = 4_000  # caches fill once: rendered servers are remembered up to this many
+WARM = 3_000  # caches fill once: rendered servers are remembered up to this many
 AT_ONCE = 20
 TOLERANCE = 1.2
 KEPT_FOR_MINUTES = "events"  # told to late listeners for ten minutes, whatever happens

@@ -56,7 +56,7 @@ class SqliteStore:
             "journal_mode=WAL",
             "busy_timeout=10000",
             "mmap_size=268435456",
-            "cache_size=-8000",
+            "cache_size=-2000",  # KiB each; reads go through the map
         ):
             c.execute("PRAGMA " + pragma)
         c.execute("PRAGMA synchronous=FULL")

@@ -20,7 +20,7 @@ from pileus.services.compute.servers.states import BUILDING, status_of
 
 _PROGRESS = frozenset(("ACTIVE", "BUILD"))
 _FAULTY = frozenset(("ERROR", "DELETED"))
-_REMEMBERED = 4_000  # servers
+_REMEMBERED = 3_000  # servers
 _LOOKS = 8  # of one server
 _encode = msgspec.json.Encoder().encode
 
