@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bench import measure
 from pileus.cli import background
@@ -167,3 +169,43 @@ def update(bench: Bench, server: str) -> None:
     name = {"server": {"name": f"bench-{random.randrange(10**6)}"}}
     bench.compute("PUT", f"/servers/{server}", name)
     time.sleep(0.02)
+
+
+# -- many at once --------------------------------------------------------------------------------
+
+
+class Burst:
+    """Eight kept connections that ask at the same moment, so that what is measured is work and not waking up."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None and parts.port is not None
+        self.head = "".join(f"{k}: {v}\r\n" for k, v in {"Host": parts.netloc, **headers}.items())
+        address = (parts.hostname, parts.port)
+        self.sockets = [socket.create_connection(address, 30) for _ in range(8)]
+
+    def get(self, *targets: tuple[str, dict[str, str]]) -> None:
+        """Asks for paths, each with headers of its own; every answer must be 200."""
+        for at in range(0, len(targets), len(self.sockets)):
+            some = list(zip(self.sockets, targets[at : at + len(self.sockets)], strict=False))
+            for sock, (path, headers) in some:
+                more = "".join(f"{k}: {v}\r\n" for k, v in headers.items())
+                sock.sendall(f"GET {path} HTTP/1.1\r\n{self.head}{more}\r\n".encode())
+            for sock, _ in some:
+                _read(sock)
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def _read(sock: socket.socket) -> None:
+    data = b""
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        data += sock.recv(1 << 16)
+    if not data.startswith(b"HTTP/1.1 200 "):
+        raise SystemExit(f"an answer was {data[:200]!r}")
+    length = int(data[:end].lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    left = end + 4 + length - len(data)
+    while left > 0:
+        left -= len(sock.recv(1 << 16))
