@@ -116,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--servers", type=int, default=200, help="in the lists of nova's suite")
     peers = os.environ.get("PEERS_HOME", str(Path.home() / ".cache/openstack-peers"))
     parser.add_argument("--peers", type=Path, default=Path(peers))
+    parser.add_argument("--note", default="", help="what else is to be known about this run")
     parser.add_argument("--page", type=Path, default=page.PAGE)
     return parser.parse_args()
 
@@ -153,7 +154,13 @@ def part(args: argparse.Namespace, suite: str) -> str:
     if suite == "nova":
         command += f" --servers {args.servers}"
     head = [f"## {NAMES[suite]}, side by side with the real one", ""]
-    return "\n".join([*head, *page.circumstances(command, what, began), "", *lines])
+    head += page.circumstances(command, what, began)
+    notes = [
+        "CPU includes what those processes do besides: whoever takes longer is charged more of it",
+        args.note,
+    ]
+    head += [f"- {note}" for note in notes if note]
+    return "\n".join([*head, "", *lines])
 
 
 def main() -> int:
