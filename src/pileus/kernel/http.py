@@ -104,6 +104,8 @@ def _responder(
     legacy = service.versions.legacy.lower().encode() if service.versions else b""
     extra_id = service.request_id_header
     dialect, public = service.dialect, all(not op.rule for op, _, _ in found)
+    streaming = any(op.stream_param for op, _, _ in found)
+    most = max(op.max_body for op, _, _ in found) or service.max_body
 
     async def respond(req: Request, resp: Response, **params: str) -> None:
         headers: dict[bytes, bytes] = req._asgi_headers  # get_header() decodes at every call
@@ -136,11 +138,10 @@ def _responder(
                 req.path,
             )
             raw = b""
-            streaming = any(op.stream_param for op, _, _ in found)
             if not streaming and (
                 req.method not in ("GET", "HEAD", "DELETE") or headers.get(b"content-length")
             ):
-                raw = await _read(req, max(op.max_body for op, _, _ in found) or service.max_body)
+                raw = await _read(req, most)
             op, resource, names = _choose(found, ctx, raw)
             stream = _stream(req, headers) if op.stream_param else None
             values = dict(zip(names, params.values(), strict=True))
