@@ -114,7 +114,8 @@ class Killer:
         if not left:
             return
         server = self.random.choice(left)
-        self.ledger.doubtful.add(server)  # until answered: a kill may fall between commit and answer
+        # Until answered: a kill may fall between commit and answer.
+        self.ledger.doubtful.add(server)
         try:
             self.client.call("DELETE", "compute", f"/servers/{server}")
         except ApiError as e:
