@@ -72,7 +72,8 @@ class ComputeAgent:
         (self.host.state / "compute").mkdir(parents=True, exist_ok=True)
         await self.driver.start_up()
         inventory, guests = await self.driver.inventory(), await self.driver.guests()
-        orders = await self._control.joined(self.host.name, inventory, guests)
+        powers = {guest.id: guest.power_state for guest in guests}
+        orders = await self._control.joined(self.host.name, inventory, powers)
         for gone in await self.driver.sweep(set(orders.keep)):
             log.warning("%s: destroyed guest %s, which no server stands for", self.host.name, gone)
         self._joined.set()

@@ -39,8 +39,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 class ComputeControl(Protocol):
     """Kept by control; hosts call it."""
 
-    async def joined(self, host: str, inventory: Inventory, guests: list[Guest]) -> Orders:
-        """A host's agent has started and found these guests."""
+    async def joined(self, host: str, inventory: Inventory, powers: dict[str, int]) -> Orders:
+        """A host's agent has started and found these guests, with their power states: some 5,000 fit in a message."""
 
     async def power(self, host: str, guest: Guest) -> None:
         """A guest's power changed and no verb did it."""

@@ -31,41 +31,42 @@ class HostReports:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    async def joined(self, host: str, inventory: Inventory, guests: list[Guest]) -> Orders:
+    async def joined(self, host: str, inventory: Inventory, powers: dict[str, int]) -> Orders:
         """Keeps what servers stand for; a server whose guest is gone is off."""
         await self._note(host, inventory)
         await self._report(host, inventory)
-        found = {g.id: g for g in guests}
         resume = settings_of(self.runtime).resume_guests
         keep, start = [], []
         page = Page({"host": host}, limit=1_000_000)
         for server in await SERVERS.list(self.runtime.store, page):
             keep.append(server.id)
-            guest = found.get(server.id)
-            is_off = guest is not None and guest.power_state in (SHUTDOWN, CRASHED)
+            power = powers.get(server.id, NO_STATE)
+            is_off = power in (SHUTDOWN, CRASHED)
             if resume and is_off and server.vm_state == states.ACTIVE and not server.task_state:
                 start.append(server.id)
             else:
-                await self._see(server, guest)
+                await self._see(server, power)
         return Orders(keep=keep, start=start)
 
     async def power(self, host: str, guest: Guest) -> None:
         server = await SERVERS.find(self.runtime.store, guest.id)
         if server is not None and server.host == host:
-            await self._see(server, guest)
+            await self._see(server, guest.power_state)
 
     async def unknown(self, host: str, guest_ids: list[str]) -> list[str]:
         page = Page({"host": host, "id": guest_ids}, limit=1_000_000)
         known = {r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))}
         return [id for id in guest_ids if id not in known]
 
-    async def _see(self, server: Server, guest: Guest | None) -> None:
-        """Brings the record in line with the guest, unless a saga is about to."""
+    async def _see(self, server: Server, power: int) -> None:
+        """Brings the record in line with the guest (NO_STATE: there is none), unless a saga is about to."""
+        if not _observed(server, power):
+            return
         async with self.runtime.store.tx() as tx:
             fresh = await SERVERS.find(tx, server.id)
             if fresh is None or fresh.task_state or fresh.vm_state == states.BUILDING:
                 return
-            changes = _observed(fresh, guest)
+            changes = _observed(fresh, power)
             if changes:
                 await SERVERS.change(tx, fresh, **changes)
                 await emit(tx, "compute.instance.update", fresh.project_id, id=fresh.id)
@@ -92,8 +93,7 @@ class HostReports:
         await placement.report(host, usable, frozenset(inventory.traits))
 
 
-def _observed(server: Server, guest: Guest | None) -> dict[str, object]:
-    power = guest.power_state if guest is not None else NO_STATE
+def _observed(server: Server, power: int) -> dict[str, object]:
     changes: dict[str, object] = {} if power == server.power_state else {"power_state": power}
     state = server.vm_state
     if state in (states.ACTIVE, states.PAUSED) and power in (SHUTDOWN, CRASHED, NO_STATE):
