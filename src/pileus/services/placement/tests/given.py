@@ -88,13 +88,15 @@ def code_of(reply: Reply) -> str:
 
 async def check_books(cloud: Alone) -> None:
     """What providers say is used is what consumers hold, and nothing is used beyond its capacity."""
+    async with cloud.runtime.store.tx() as tx:  # two reads outside could have a commit between them
+        consumers, providers = await CONSUMERS.all(tx), await PROVIDERS.all(tx)
     held: dict[tuple[str, str], int] = {}
-    for consumer in await CONSUMERS.all(cloud.runtime.store):
+    for consumer in consumers:
         for id, amounts in consumer.allocations.items():
             for resource_class, amount in amounts.items():
                 key = id, resource_class
                 held[key] = held.get(key, 0) + amount
-    for provider in await PROVIDERS.all(cloud.runtime.store):
+    for provider in providers:
         for resource_class, stock in provider.inventories.items():
             assert stock.used == held.pop((provider.id, resource_class), 0)
             assert 0 <= stock.used <= stock.capacity
