@@ -8,12 +8,14 @@ qcow2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import os
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -26,6 +28,7 @@ from pileus.host import files
 from pileus.host.images import HEAD, ImageFacts, inspect, inspect_bytes, require
 from pileus.host.process import Limits, ProcessFailed, run
 from pileus.kernel.faults import Invalid, TooLarge, Unavailable
+from pileus.kernel.world import Clock
 
 DOWNLOADS = 4  # at a time; more would only share the same disk and link
 SIZE_LIMIT = 1 << 40  # bytes of a download whose size nobody told us
@@ -49,8 +52,9 @@ class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
 class ImageCache:
     """The images in `folder`. Two callers that want the same one wait for one download."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.folder = folder
+        self._clock = clock or Clock()
         self._busy: dict[str, asyncio.Task[CachedImage]] = {}
         self._threads = ThreadPoolExecutor(DOWNLOADS, "image")
 
@@ -80,6 +84,7 @@ class ImageCache:
             raise Invalid(f"Image id {image_id!r} cannot name a file; a UUID would.")
         known = self._noted(image_id)
         if known and checksum_sha512 in ("", known.checksum_sha512):
+            self._used(image_id)
             return known
         task = self._busy.get(image_id)
         if task is None:
@@ -87,6 +92,30 @@ class ImageCache:
             task = self._busy[image_id] = asyncio.create_task(fetching)
             task.add_done_callback(lambda done: self._busy.pop(image_id, None))
         return await asyncio.shield(task)
+
+    async def forget(self, unused_s: float, needed: Container[str]) -> list[str]:
+        """Drop the images that nobody asked for in so long and that no disk in `needed` stands on.
+
+        Their ids: everybody may upload images, and a host that kept each would fill up.
+        """
+        before = self._clock.time() - unused_s
+        gone, doomed = [], []
+        for note in sorted(self.folder.glob("*.json")):
+            id = note.stem
+            if id not in needed and id not in self._busy and note.stat().st_mtime <= before:
+                aside = self.folder / f"{id}.gone{files.PART}"  # its name is free for a download
+                with contextlib.suppress(FileNotFoundError):
+                    (self.folder / id).rename(aside)
+                note.unlink()
+                gone.append(id)
+                doomed.append(aside)
+        await asyncio.to_thread(_unlink, doomed)
+        return gone
+
+    def _used(self, image_id: str) -> None:
+        """A note is as old as the last use of its image."""
+        now = self._clock.time()
+        os.utime(self.folder / f"{image_id}.json", (now, now))
 
     def _noted(self, image_id: str) -> CachedImage | None:
         note = self.folder / f"{image_id}.json"
@@ -119,19 +148,20 @@ class ImageCache:
 
     async def _rewrite(self, part: Path, facts: ImageFacts) -> None:
         """Turn an inspected image into qcow2 in place, within limits."""
-        if facts.format not in _REWRITTEN:
-            return
         target = part.with_name(f"{part.name}.qcow2{files.PART}")
-        limits = Limits(cpu_s=600, file_size=facts.virtual_size + (64 << 20))
+        room = shutil.disk_usage(self.folder).free // 2  # the other half stays the guests'
+        limits = Limits(cpu_s=600, file_size=min(facts.virtual_size + (64 << 20), room))
         source = _REWRITTEN[facts.format]
         command = ["qemu-img", "convert", "-f", source, "-O", "qcow2", str(part), str(target)]
         try:
             await run(command, limits=limits, timeout_s=1800)
+            target.replace(part)
         except ProcessFailed as failed:
             raise Invalid(
                 f"Image of format {facts.format} cannot be read.", internal=failed.reason
             ) from failed
-        target.replace(part)
+        finally:
+            target.unlink(missing_ok=True)
 
     def _keep(self, image_id: str, part: Path, facts: ImageFacts, digest: str) -> CachedImage:
         descriptor = os.open(part, os.O_RDONLY)
@@ -148,7 +178,13 @@ class ImageCache:
         )
         files.settle(part, self.path(image))
         files.write_atomically(self.folder / f"{image_id}.json", msgspec.json.encode(image))
+        self._used(image_id)
         return image
+
+
+def _unlink(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 async def look(url: str, size: int = 0) -> ImageFacts:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_NAMED = r"[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|auth)[-_]?key)"
+_VALUE = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\S+)"""
+_SECRETS = (
+    re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)\S+(?=@)"),
+    re.compile(rf"""(?i)({_NAMED}["']?\s*[=:]\s*){_VALUE}"""),
+    re.compile(rf"""(?i)(--?{_NAMED}["']?,?\s+){_VALUE}"""),  # one argument, then another
+)
 OUTPUT_LIMIT = 4 << 20  # bytes of one command's output that we keep; more is a mistake of ours
 
 
@@ -44,6 +52,13 @@ class Limits:
         if self.file_size is not None:
             argv.append(f"--fsize={self.file_size}")
         return argv
+
+
+def masked(text: str) -> str:
+    """The text with `***` for what is said to be a password or the like, in a word or a URL."""
+    for secret in _SECRETS:
+        text = secret.sub(r"\1***", text)
+    return text
 
 
 def as_user(uid: int, groups: Sequence[int] = ()) -> list[str]:
@@ -95,7 +110,7 @@ async def run(
                 process.kill()
             await process.wait()
     if process.returncode:
-        said = errors.decode(errors="replace").strip()[-2000:]
+        said = masked(errors.decode(errors="replace")).strip()[-2000:]
         reason = f"ended with {process.returncode}: {said}"
         raise ProcessFailed(argv, reason, process.returncode)
     if len(output) > OUTPUT_LIMIT:

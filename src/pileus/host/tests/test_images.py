@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from pileus.host.image_cache import ImageCache, look
 from pileus.host.images import HEAD, inspect_bytes, require
 from pileus.kernel.faults import Invalid, TooLarge, Unavailable
+from pileus.kernel.world import Clock
 
 GIB = 1 << 30
 
@@ -170,5 +172,89 @@ def test_look_reads_the_head_only() -> None:
             facts = await look(url)
         assert (facts.format, facts.virtual_size) == ("qcow2", GIB)
         assert f"Range: bytes=0-{HEAD - 1}" in seen[0]
+
+    asyncio.run(story())
+
+
+GREEDY = """#!/bin/sh
+for last; do :; done
+head -c 200000000 /dev/zero > "$last"
+"""
+TELLING = """#!/bin/sh
+for last; do :; done
+{ ulimit -v; ulimit -t; ulimit -f; } > "$(dirname "$0")/limits"
+: > "$last"
+"""
+
+
+def stand_in(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `qemu-img` of our own, found before the real one."""
+    folder.mkdir()
+    program = folder / "qemu-img"
+    program.write_text(script)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_ossa_2013_029_what_unpacks_to_more_than_it_said_is_cut_off_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "bin", GREEDY, monkeypatch)
+
+    async def story() -> None:
+        cache = cache_in(tmp_path)
+        async with serving(vmdk("streamOptimized")) as (url, _):  # of 1 MiB, it says
+            with pytest.raises(Invalid, match="cannot be read"):
+                await cache.get("bomb", url, "vmdk")
+        await cache.close()
+
+    asyncio.run(story())
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_ossa_2016_012_the_image_tool_has_little_memory_time_and_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "bin", TELLING, monkeypatch)
+
+    async def story() -> None:
+        cache = cache_in(tmp_path)
+        async with serving(vmdk("streamOptimized")) as (url, _):
+            await cache.get("one", url, "vmdk")
+        await cache.close()
+
+    asyncio.run(story())
+    memory_kib, cpu_s, file_blocks = map(int, (tmp_path / "bin/limits").read_text().split())
+    assert memory_kib <= 1 << 20
+    assert cpu_s <= 600
+    assert file_blocks * 512 <= 65 << 20
+
+
+class Later(Clock):
+    """A clock that a test can move."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+def test_ossa_2013_037_images_that_no_disk_stands_on_do_not_pile_up(tmp_path: Path) -> None:
+    async def story() -> None:
+        clock = Later()
+        cache = ImageCache(tmp_path, clock)
+        cache.start_up()
+        async with serving(qcow2()) as (url, _):
+            for name in ("stood-on", "asked-for", *(f"odd-{n}" for n in range(100))):
+                await cache.get(name, url, "qcow2")
+            assert await cache.forget(3600, {"stood-on"}) == []
+            clock.ahead = 4000
+            await cache.get("asked-for", url, "qcow2")
+            assert len(await cache.forget(3600, {"stood-on"})) == 100
+            kept = {Path(name).stem for name in os.listdir(tmp_path)}
+            assert kept == {"stood-on", "asked-for"}
+            await cache.get("odd-7", url, "qcow2")
+            assert (tmp_path / "odd-7").read_bytes() == qcow2()
+        await cache.close()
 
     asyncio.run(story())

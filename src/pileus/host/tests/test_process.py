@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import signal
 import subprocess
+import traceback
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pileus.host import process
-from pileus.host.process import Limits, ProcessFailed, run
+from pileus.host.process import Limits, ProcessFailed, masked, run
 
 
 def test_run_answers_with_the_output() -> None:
@@ -43,6 +48,46 @@ def test_limits_hold() -> None:
         asyncio.run(run(["python3", "-c", "'x' * 2**30"], limits=Limits(address_space=1 << 28)))
     with pytest.raises(ProcessFailed):
         asyncio.run(run(["dd", "if=/dev/zero", "of=/dev/null"], limits=Limits(cpu_s=1)))
+
+
+PRINTED = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\"'")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "--password WORD",
+        "--os-password=WORD --user me",
+        "-secret WORD more",
+        "['mysql', '--password', JSON]",
+        "password=WORD",
+        "password = JSON",
+        "Token: WORD",
+        "auth_key: WORD",
+        '{"admin_password": JSON, "user": "me"}',
+        "{'api-key': JSON}",
+        "postgresql://me:WORD@host/db",
+        "https://:WORD@host:5000",
+    ],
+)
+@given(secret=st.text(PRINTED, min_size=4))
+def test_ossa_2014_036_no_spelling_of_a_password_is_shown(form: str, secret: str) -> None:
+    spelled = form.replace("JSON", json.dumps(f'"{secret}')).replace("WORD", secret)
+    hidden = form.replace("JSON", "***").replace("WORD", "***")
+    assert masked(f"before {spelled}") == f"before {hidden}"
+
+
+def test_ossa_2014_036_a_command_that_fails_tells_neither_its_arguments_nor_its_input(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script = 'echo "me: bad option --password $1, password=$1" >&2; exit 3'
+    secret = "canary"
+    command = ["sh", "-c", script, "me", secret]
+    with caplog.at_level(logging.DEBUG), pytest.raises(ProcessFailed) as failed:
+        asyncio.run(run(command, stdin=secret.encode(), env={"SECRET": secret}))
+    told = "".join(traceback.format_exception(failed.value)) + repr(failed.value)
+    assert "bad option --password ***" in told
+    assert secret not in told + caplog.text
 
 
 def test_a_launched_process_has_a_session_of_its_own_and_can_be_killed(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ from pileus.services.compute.drivers.guest_folder import GuestFolder
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot pulls the plug
 BUTTON_S = 10  # between two presses of the power button: a guest that boots does not hear the first
 TRIM_S = 5  # between two looks at the logs
+IMAGES_S = 600  # between two looks for images that no guest needs
+IMAGE_KEPT_S = 86_400  # of an image without a guest: another server of it may follow
 
 _TRAITS = (
     "COMPUTE_NODE",
@@ -110,17 +112,17 @@ class QemuComputeDriver:
         self._netns = netns
         self._clock = clock or Clock()
         self._owner = qemu.UNPRIVILEGED if os.geteuid() == 0 else None
-        self._images = ImageCache(state_dir / "images")
+        self._images = ImageCache(state_dir / "images", self._clock)
         self._residents: dict[str, Resident] = {}
         self._strays: dict[str, int] = {}  # QEMUs in folders that say nothing: id -> pid
         self._turns = Turns()
         self._watchers: list[Watcher] = []
         self._version = 0
-        self._trimmer: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
 
     async def start_up(self) -> None:
         """Raises Unavailable where QEMU is missing. When it is up already, nothing happens."""
-        if self._trimmer:
+        if self._chores:
             return
         for folder in (self._state_dir, self._guests_dir, self._images.folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -135,13 +137,14 @@ class QemuComputeDriver:
                 "QEMU cannot run here; `make setup` installs it.", internal=missing.reason
             ) from None
         await self._adopt()
-        self._trimmer = asyncio.create_task(self._trim_logs())
+        self._chores = [
+            asyncio.create_task(self._trim_logs()),
+            asyncio.create_task(self._drop_images()),
+        ]
 
     async def close(self) -> None:
-        tasks = [r.follower for r in self._residents.values() if r.follower]
-        if self._trimmer:
-            tasks.append(self._trimmer)
-            self._trimmer = None
+        tasks = [r.follower for r in self._residents.values() if r.follower] + self._chores
+        self._chores = []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -478,6 +481,17 @@ class QemuComputeDriver:
             with contextlib.suppress(FileNotFoundError):
                 groups = [os.stat("/dev/kvm").st_gid]
         return as_user(self._owner, [group for group in groups if group])
+
+    async def drop_images(self) -> list[str]:
+        """Forget the images that no guest has needed for a day; their ids."""
+        specs = [resident.spec for resident in self._residents.values()]
+        return await self._images.forget(IMAGE_KEPT_S, {s.image.id for s in specs if s.image})
+
+    async def _drop_images(self) -> None:
+        while True:
+            await self._clock.sleep(IMAGES_S)
+            for image_id in await self.drop_images():
+                log.info("image %s was dropped: no guest needs it", image_id)
 
     async def _trim_logs(self) -> None:
         while True:

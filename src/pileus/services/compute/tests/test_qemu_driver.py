@@ -24,7 +24,7 @@ from pileus.host import process, qemu
 from pileus.host.netns import Namespaces
 from pileus.host.testimage import build
 from pileus.kernel.faults import Conflict
-from pileus.kernel.world import World
+from pileus.kernel.world import Clock, World
 from pileus.services.compute.driver import (
     CRASHED,
     RUNNING,
@@ -292,6 +292,29 @@ def test_a_guest_whose_monitor_somebody_holds_is_adopted_by_the_spare_one(
         await again.destroy(spec.id)
         await again.close()
         await driver.close()
+
+    asyncio.run(story())
+
+
+def test_an_image_without_a_guest_is_dropped_after_a_day(bench: Bench, tmp_path: Path) -> None:
+    class Tomorrow(Clock):
+        def time(self) -> float:
+            return super().time() + 90_000
+
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec()
+        await driver.spawn(spec)
+        await driver.close()
+        again = QemuComputeDriver(tmp_path / "state", clock=Tomorrow())
+        await again.start_up()
+        assert await again.drop_images() == []
+        assert os.listdir(tmp_path / "state/images")
+        await again.destroy(spec.id)
+        assert await again.drop_images() == ["good"]
+        assert os.listdir(tmp_path / "state/images") == []
+        await again.close()
 
     asyncio.run(story())
 
