@@ -13,7 +13,8 @@ from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.store import Record
 
-from .authentication import AUTHENTICATION, Authenticate
+from .auth_request import Authenticate
+from .authentication import AUTHENTICATION, Issued
 from .revocations import revoke
 from .tokens import TOKENS_KEPT
 from .wire import AUTHENTICATED, Noun
@@ -36,10 +37,8 @@ class AuthTokens(Noun[Record]):
 
     @operation("POST", "/auth/tokens", PUBLIC, status=201)
     async def authenticate(self, ctx: Context, body: Authenticate) -> Answer:
-        token, standing = await ctx.peer(AUTHENTICATION).authenticate(body)
-        tokens = ctx.peer(TOKENS_KEPT)
-        view = await tokens.rendered(token, standing, ctx.root, not ctx.query.has("nocatalog"))
-        return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
+        found = await ctx.peer(AUTHENTICATION).authenticate(ctx, body)
+        return await answered(ctx, found)
 
     @operation("GET", "/auth/tokens", AUTHENTICATED)
     async def validate(self, ctx: Context) -> Answer:
@@ -76,6 +75,16 @@ class AuthTokens(Noun[Record]):
             ctx.runtime.store, ctx.root, caller.project_id, caller.user_id
         )
         return {"catalog": view, "links": {"self": f"{ctx.base}/auth/catalog"}}
+
+
+async def answered(ctx: Context, found: Issued | Answer, status: int = 201) -> Answer:
+    """The answer that gives somebody his token, or asks him for another factor."""
+    if isinstance(found, Answer):
+        return found
+    catalog = not ctx.query.has("nocatalog")
+    view = await ctx.peer(TOKENS_KEPT).rendered(found.token, found.standing, ctx.root, catalog)
+    headers = {"x-subject-token": found.token, "vary": "X-Auth-Token"}
+    return Answer(view, status=status, headers=headers)
 
 
 def _of(user_id: str) -> Mapping[str, object]:

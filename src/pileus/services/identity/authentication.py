@@ -6,322 +6,113 @@ https://docs.openstack.org/api-ref/identity/v3/#authentication-and-token-managem
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
-from pileus.kernel.auth import NOT_AUTHENTICATED
 from pileus.kernel.contracts import Contract
-from pileus.kernel.faults import Forbidden, Invalid, Unauthenticated
+from pileus.kernel.faults import Forbidden
+from pileus.kernel.resources import Answer, Context
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.schema import IGNORE, Body, Extra
 
-from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
-from .claims import METHODS, Claims, new_audit_id
-from .passwords import PASSWORDS, Passwords
+from . import receipts
+from .auth_methods import METHODS
+from .auth_request import Authenticate, Scope, methods_of, part_of
+from .claims import Claims, new_audit_id, pack_methods, unpack_methods
+from .proof import Proof, refused
+from .scoping import aim
 from .tokens import TOKENS_KEPT, Standing, Tokens, Worthless
-from .tree import PROJECTS, Project, named
+from .tree import PROJECTS
 from .trusts import TRUSTS
-from .users import RULES, USERS, User
-
-
-class DomainRef(msgspec.Struct):
-    id: str = ""
-    name: str = ""
-
-
-class UserRef(msgspec.Struct):
-    id: str = ""
-    name: str = ""
-    domain: DomainRef | None = None
-    password: str | None = None
-
-
-class PasswordMethod(msgspec.Struct):
-    user: UserRef
-
-
-class TokenMethod(msgspec.Struct):
-    id: str
-
-
-class CredentialMethod(msgspec.Struct):
-    secret: str
-    id: str = ""
-    name: str = ""
-    user: UserRef | None = None
-
-
-class IdentityPart(msgspec.Struct):
-    methods: list[str]
-    password: PasswordMethod | None = None
-    token: TokenMethod | None = None
-    application_credential: CredentialMethod | None = None
-
-
-class ProjectRef(msgspec.Struct):
-    id: str = ""
-    name: str = ""
-    domain: DomainRef | None = None
-
-
-class TrustRef(msgspec.Struct):
-    id: str
-
-
-class SystemRef(msgspec.Struct):
-    all: bool = False
-
-
-class Scope(msgspec.Struct):
-    """At most one is set."""
-
-    project: ProjectRef | None = None
-    domain: DomainRef | None = None
-    system: SystemRef | None = None
-    trust: TrustRef | None = msgspec.field(default=None, name="OS-TRUST:trust")
-    unscoped: dict[str, Any] | None = None
-
-
-class Authenticate(Body, kw_only=True):
-    """`scope` is an object, or the text "unscoped"."""
-
-    root: ClassVar[str] = "auth"
-    unknown: ClassVar[Extra] = IGNORE
-    lax: ClassVar[bool] = False
-    identity: IdentityPart
-    scope: Scope | str | None = None
 
 
 @dataclass(frozen=True)
-class Proof:
-    """Who somebody proved to be, and what limits the token that he gets."""
+class Issued:
+    """A new token and what it stands for."""
 
-    user: User
-    parent: Claims | None = None  # the token he came with
-    credential: ApplicationCredential | None = None
+    token: str
+    standing: Standing
 
 
 class Authentication:
-    """Checks every method that a request names; each is evaluated once, however often it is named."""
+    """Checks every method that a request names, then the user's rules, then the scope."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._ways: dict[str, Callable[[IdentityPart], Awaitable[Proof]]] = {
-            "password": self._by_password,
-            "token": self._by_token,
-            "application_credential": self._by_credential,
-        }
 
     @property
     def tokens(self) -> Tokens:
         return self.runtime.contracts.get(TOKENS_KEPT)
 
-    @property
-    def passwords(self) -> Passwords:
-        return self.runtime.contracts.get(PASSWORDS)
+    async def authenticate(self, ctx: Context, asked: Authenticate) -> Issued | Answer:
+        """A token, or the 401 with a receipt. Raises Unauthenticated, Forbidden, Invalid."""
+        proof = await self._prove(ctx, asked.identity)
+        proof = await self._with_receipt(ctx, proof)
+        rules = receipts.rules_of(proof.user, METHODS)
+        if rules and not any(rule <= set(proof.methods) for rule in rules):
+            return await self._more(proof, rules)
+        return await self.issue(proof, asked.scope)
 
-    async def authenticate(self, asked: Authenticate) -> tuple[str, Standing]:
-        """A new token and what it stands for. Raises Unauthenticated, Forbidden, Invalid."""
-        methods = list(dict.fromkeys(asked.identity.methods))
-        proof = await self._prove(methods, asked.identity)
-        claims = await self._claims(methods, proof, asked.scope)
-        _check_factors(proof, claims)
+    async def issue(self, proof: Proof, scope: Scope | str | None = None) -> Issued:
+        """The token for what was proved. Raises Unauthenticated, Forbidden, Invalid."""
+        claims = await aim(self.tokens, self._claims(proof), proof, scope)
         try:
             standing = await self.tokens.standing(claims)
         except Worthless as why:
             raise refused(str(why)) from None
         if standing.trust:
             await self._use(standing)
-        return await self.tokens.issue(claims), standing
+        return Issued(await self.tokens.issue(claims), standing)
 
-    async def _prove(self, methods: list[str], identity: IdentityPart) -> Proof:
-        if not methods:
-            raise Invalid("Invalid input for field 'identity/methods': it must name a method.")
+    async def _prove(self, ctx: Context, identity: Mapping[str, Any]) -> Proof:
         proof: Proof | None = None
-        for method in methods:
-            if method not in self._ways:
-                raise refused(f"method {method!r} is not supported")
-            found = await self._ways[method](identity)
-            if proof is not None and proof.user.id != found.user.id:
-                raise refused("the methods name different users")
-            merged = (
-                found
-                if proof is None
-                else replace(
-                    proof,
-                    parent=proof.parent or found.parent,
-                    credential=proof.credential or found.credential,
-                )
-            )
-            proof = merged
+        for name in methods_of(identity):
+            method = METHODS.get(name)
+            if method is None:
+                raise refused(f"method {name[:64]!r} is not supported")
+            found = await method.prove(self, ctx, part_of(identity, name, method.part))
+            proof = found if proof is None else _both(proof, found)
         assert proof is not None
         return proof
 
-    async def _by_password(self, identity: IdentityPart) -> Proof:
-        if identity.password is None:
-            raise Invalid("Expecting to find password in identity. The server could not comply.")
-        given = identity.password.user
-        user = await self.user(given)
-        good = await self.passwords.fits(user.password_hash if user else "", given.password or "")
-        if user is None or not good:
-            raise refused("unknown user or wrong password")
-        return Proof(user)
+    async def _with_receipt(self, ctx: Context, proof: Proof) -> Proof:
+        """What a receipt says was proved before counts too."""
+        text = ctx.headers.get(receipts.HEADER, "")
+        if not text:
+            return proof
+        met = await receipts.met(self.runtime, text, proof.user, self.tokens.now_us())
+        if met is None:
+            raise refused("the receipt is worth nothing")
+        return replace(proof, methods=(*proof.methods, *met))
 
-    async def _by_token(self, identity: IdentityPart) -> Proof:
-        if identity.token is None:
-            raise Invalid("Expecting to find token in identity. The server could not comply.")
-        claims = await self.tokens.open(identity.token.id)
-        if claims is None:
-            raise refused("not a token")
-        try:
-            standing = await self.tokens.standing(claims)
-        except Worthless as why:
-            raise refused(str(why)) from None
-        if claims.is_delegated:
-            raise Forbidden(
-                "A token got by a trust or an application credential cannot be rescoped."
-            )
-        return Proof(standing.user, parent=claims)
+    async def _more(self, proof: Proof, rules: list[set[str]]) -> Answer:
+        """The 401 that says what else would let the user in. Who is disabled is not told."""
+        domain = await PROJECTS.find(self.runtime.store, proof.user.domain_id)
+        if not proof.user.enabled or domain is None or not domain.enabled:
+            raise refused(f"user {proof.user.id} or his domain is disabled")
+        life_s = self.tokens.settings.receipt_s
+        receipt = receipts.made(proof.user, proof.methods, self.tokens.now_us(), life_s)
+        text = await receipts.seal(self.runtime, receipt)
+        body = receipts.view(proof.user, domain, receipt, rules)
+        return Answer(body, status=401, headers={receipts.HEADER: text})
 
-    async def _by_credential(self, identity: IdentityPart) -> Proof:
-        given = identity.application_credential
-        if given is None:
-            raise Invalid(
-                "Expecting to find application_credential in identity. The server could not comply."
-            )
-        known = await self._credential(given)
-        good = await self.passwords.fits(known.secret_hash if known else "", given.secret)
-        if known is None or not good or self.tokens.is_past(known.expires_at):
-            raise refused("unknown application credential or wrong secret")
-        user = await USERS.find(self.runtime.store, known.user_id)
-        if user is None:
-            raise refused("the application credential's user is gone")
-        return Proof(user, credential=known)
-
-    async def _credential(self, given: CredentialMethod) -> ApplicationCredential | None:
-        store = self.runtime.store
-        if given.id:
-            known = await APPLICATION_CREDENTIALS.find(store, given.id)
-            if known is not None and given.user is not None and given.user.id:
-                return known if known.user_id == given.user.id else None
-            return known
-        user = await self.user(given.user) if given.user is not None else None
-        if user is None or not given.name:
-            return None
-        return await APPLICATION_CREDENTIALS.one(store, user_id=user.id, name=given.name)
-
-    async def user(self, given: UserRef) -> User | None:
-        """The user named, by id or by name and domain; both given must agree."""
-        store = self.runtime.store
-        if given.id:
-            return await USERS.find(store, given.id)
-        if not given.name or given.domain is None:
-            raise Invalid("Expecting to find a user's id, or name and domain, in password.user.")
-        domain = await self.domain(given.domain)
-        if domain is None:
-            return None
-        return await USERS.one(store, domain_id=domain.id, name_key=given.name.lower())
-
-    async def domain(self, given: DomainRef) -> Project | None:
-        store = self.runtime.store
-        if given.id:
-            found = await PROJECTS.find(store, given.id)
-        else:
-            found = await named(store, given.name, "") if given.name else None
-        return found if found is not None and found.is_domain else None
-
-    async def _claims(self, methods: list[str], proof: Proof, scope: Scope | str | None) -> Claims:
-        runtime, now = self.runtime, self.tokens.now_us()
-        audit, parent = new_audit_id(runtime.world), proof.parent
+    def _claims(self, proof: Proof) -> Claims:
+        now, parent = self.tokens.now_us(), proof.parent
+        audit = new_audit_id(self.runtime.world)
         audits: tuple[str, ...] = (audit,)
         expires = now + self.tokens.settings.token_s * 1_000_000
         if parent is not None:  # the chain and its end are the first token's
             audits, expires = (audit, parent.audit_ids[-1]), parent.expires_us
-            methods = list(dict.fromkeys((*methods, *parent.methods)))
         claims = Claims(
             user_id=proof.user.id,
-            methods=tuple(m for m in METHODS if m in methods),
+            methods=unpack_methods(pack_methods(proof.methods)),
             issued_us=now,
             expires_us=expires,
             audit_ids=audits,
         )
-        if proof.credential is not None:
-            return self._narrow(claims, proof.credential, scope)
-        return await self._aim(claims, proof.user, scope)
-
-    def _narrow(
-        self, claims: Claims, credential: ApplicationCredential, scope: Scope | str | None
-    ) -> Claims:
-        if scope is not None and scope != "unscoped":
-            asked = scope.project.id if isinstance(scope, Scope) and scope.project else ""
-            if asked != credential.project_id:
-                raise refused("an application credential cannot ask for a scope")
-        return msgspec.structs.replace(
-            claims,
-            scope="project",
-            scope_id=credential.project_id,
-            application_credential_id=credential.id,
-        )
-
-    async def _aim(self, claims: Claims, user: User, scope: Scope | str | None) -> Claims:
-        """The claims with the scope asked for, or the user's default project if he can use it."""
-        if scope is None:
-            return await self._by_default(claims, user)
-        if isinstance(scope, str):
-            if scope != "unscoped":
-                raise Invalid(
-                    "Invalid input for field 'scope': it must be an object or 'unscoped'."
-                )
-            return claims
-        if _names(scope) == 0 and scope.unscoped is not None:
-            return claims
-        if _names(scope) != 1:
-            raise Invalid("Invalid input for field 'scope': it must name one scope.")
-        if scope.trust:
-            return await self._by_trust(claims, scope.trust)
-        if scope.system:
-            if not scope.system.all:
-                raise Invalid("Invalid input for field 'scope/system': it must be {\"all\": true}.")
-            return msgspec.structs.replace(claims, scope="system", scope_id="all")
-        place = await self._place(scope)
-        if place is None:
-            raise refused("there is no such scope")
-        kind = "project" if scope.project else "domain"
-        return msgspec.structs.replace(claims, scope=kind, scope_id=place.id)
-
-    async def _place(self, scope: Scope) -> Project | None:
-        if scope.domain:
-            return await self.domain(scope.domain)
-        asked = scope.project
-        assert asked is not None
-        if asked.id:
-            return await PROJECTS.find(self.runtime.store, asked.id)
-        if not asked.name or asked.domain is None:
-            raise Invalid("Expecting to find a project's id, or name and domain, in scope.project.")
-        domain = await self.domain(asked.domain)
-        return await named(self.runtime.store, asked.name, domain.id) if domain else None
-
-    async def _by_default(self, claims: Claims, user: User) -> Claims:
-        if not user.default_project_id:
-            return claims
-        there = msgspec.structs.replace(claims, scope="project", scope_id=user.default_project_id)
-        try:
-            await self.tokens.standing(there)
-        except Worthless:
-            return claims
-        return there
-
-    async def _by_trust(self, claims: Claims, asked: TrustRef) -> Claims:
-        trust = await TRUSTS.find(self.runtime.store, asked.id)
-        if trust is None or trust.trustee_user_id != claims.user_id:
-            raise Forbidden("Could not use the trust: it does not exist or is for another user.")
-        scope = "project" if trust.project_id else ""
-        return msgspec.structs.replace(
-            claims, scope=scope, scope_id=trust.project_id, trust_id=trust.id
-        )
+        return msgspec.structs.replace(claims, **proof.fields)
 
     async def _use(self, standing: Standing) -> None:
         """Takes one of the uses that a trust has left. Raises Forbidden."""
@@ -337,25 +128,15 @@ class Authentication:
 AUTHENTICATION = Contract("identity.authentication", Authentication)
 
 
-def refused(why: str) -> Unauthenticated:
-    """The one answer to whatever is wrong; why goes to the log."""
-    return Unauthenticated(NOT_AUTHENTICATED, internal=why)
-
-
-def _names(scope: Scope) -> int:
-    """How many scopes are asked for."""
-    return sum(1 for s in (scope.project, scope.domain, scope.system, scope.trust) if s)
-
-
-def _check_factors(proof: Proof, claims: Claims) -> None:
-    """A user with multi-factor rules must have met one of them, counting what his former token met."""
-    options = proof.user.options
-    rules = options.get(RULES) or []
-    if (
-        proof.credential is not None
-        or not rules
-        or not options.get("multi_factor_auth_enabled", True)
-    ):
-        return
-    if not any(set(rule) <= set(claims.methods) for rule in rules):
-        raise refused(f"none of the multi-factor rules of user {proof.user.id} is met")
+def _both(one: Proof, other: Proof) -> Proof:
+    """Both together, if they do not contradict each other. Raises Unauthenticated."""
+    if one.user.id != other.user.id:
+        raise refused("the methods name different users")
+    if any(one.fields.get(k, v) != v for k, v in other.fields.items()):
+        raise refused("the methods are for different places")
+    return Proof(
+        one.user,
+        (*one.methods, *other.methods),
+        {**one.fields, **other.fields},
+        one.parent or other.parent,
+    )

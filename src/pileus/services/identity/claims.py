@@ -6,6 +6,7 @@ A token is a Fernet message of a small msgpack array, ids as 16 bytes each: abou
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -27,9 +28,23 @@ METHODS = (
     "totp",
     "mapped",
     "oauth1",
+    "openid",
+    "saml2",
+    "oauth2_credential",
+)
+_LENT = frozenset(
+    {"application_credential", "trust", "ec2credential", "oauth1", "oauth2_credential"}
 )
 _SCOPES = ("", "project", "domain", "system")
 _HEX = frozenset("0123456789abcdef")
+
+
+class Federation(msgspec.Struct, frozen=True, array_like=True):
+    """By which provider and protocol a user was vouched for, and the groups that its mapping gave him."""
+
+    identity_provider_id: str
+    protocol_id: str
+    group_ids: tuple[str, ...] = ()
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +59,18 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     audit_ids: tuple[str, ...]
     application_credential_id: str = ""
     trust_id: str = ""
+    access_token_id: str = ""  # of OAuth 1.0a
+    federation: Federation | None = None
 
     @property
     def is_delegated(self) -> bool:
-        """Lent by a trust or an application credential: it never becomes more than it is."""
-        return bool(self.application_credential_id or self.trust_id)
+        """Lent by a trust, a credential or an access token: it never becomes more than it is."""
+        return bool(
+            self.application_credential_id
+            or self.trust_id
+            or self.access_token_id
+            or not _LENT.isdisjoint(self.methods)
+        )
 
     @property
     def issued_at(self) -> str:
@@ -68,10 +90,19 @@ def new_audit_id(world: World) -> str:
     return base64.urlsafe_b64encode(world.random.randbytes(16)).decode().rstrip("=")
 
 
+def pack_methods(methods: Collection[str]) -> int:
+    """Those known, a bit each."""
+    return sum(1 << n for n, m in enumerate(METHODS) if m in methods)
+
+
+def unpack_methods(bits: int) -> tuple[str, ...]:
+    return tuple(m for n, m in enumerate(METHODS) if bits >> n & 1)
+
+
 def pack(c: Claims) -> bytes:
-    fields = [
+    fields: list[Any] = [
         _FORMAT,
-        sum(1 << METHODS.index(m) for m in c.methods),
+        pack_methods(c.methods),
         _short(c.user_id),
         _SCOPES.index(c.scope),
         _short(c.scope_id),
@@ -81,18 +112,21 @@ def pack(c: Claims) -> bytes:
         _short(c.application_credential_id),
         _short(c.trust_id),
     ]
+    if c.access_token_id or c.federation:  # most tokens are spared these
+        fields += [_short(c.access_token_id), c.federation]
     return msgspec.msgpack.encode(fields)
 
 
 def unpack(content: bytes) -> Claims | None:
     """None for what another version of Pileus wrote."""
     fields: Any = msgspec.msgpack.decode(content)
-    if not isinstance(fields, list) or len(fields) != 10 or fields[0] != _FORMAT:
+    if not isinstance(fields, list) or len(fields) not in (10, 12) or fields[0] != _FORMAT:
         return None
-    _, methods, user, scope, scope_id, issued, expires, audits, credential, trust = fields
+    _, methods, user, scope, scope_id, issued, expires, audits, credential, trust, *rare = fields
+    access_token, federation = rare or ("", None)
     return Claims(
         user_id=_long(user),
-        methods=tuple(m for n, m in enumerate(METHODS) if methods >> n & 1),
+        methods=unpack_methods(methods),
         scope=_SCOPES[scope],
         scope_id=_long(scope_id),
         issued_us=issued,
@@ -100,6 +134,8 @@ def unpack(content: bytes) -> Claims | None:
         audit_ids=tuple(base64.urlsafe_b64encode(a).decode().rstrip("=") for a in audits),
         application_credential_id=_long(credential),
         trust_id=_long(trust),
+        access_token_id=_long(access_token),
+        federation=msgspec.convert(federation, Federation) if federation else None,
     )
 
 
@@ -131,11 +167,11 @@ async def forbid_delegated(
     claims = await opened(ctx.runtime, ctx.caller.token)
     if claims is None or not claims.is_delegated:
         return
-    if unrestricted_credential and claims.application_credential_id and not claims.trust_id:
+    if unrestricted_credential and "application_credential" in claims.methods:
         return
     raise Forbidden(
-        f"You are not authorized to perform the requested action: {what} with a token got by "
-        "a trust or an application credential."
+        f"You are not authorized to perform the requested action: {what} with a token issued "
+        "via delegation (trust, application credential, EC2 credential or access token)."
     )
 
 
