@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pileus.kernel import sqlite as sqlite_module
 from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.store import Page
@@ -214,6 +215,36 @@ async def test_the_log_is_written_back_and_the_file_is_private(tmp_path: Path) -
         await store.sync()
         await asyncio.sleep(2.2)
         assert path.stat().st_size > before
+
+
+async def test_a_log_does_not_grow_with_what_is_written_without_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_CHECKPOINT_S", 0.02)
+    monkeypatch.setattr(sqlite_module, "_LOG_PAGES", 100)
+    async with opened(tmp_path) as store:
+        log = tmp_path / "test.sqlite-wal"
+
+        async def one(n: int) -> None:
+            (cup,) = await put(store, Cup(id=str(n), name=f"n{n}"))
+            for turn in range(150):
+                async with store.tx() as tx:
+                    cup = await CUPS.change(tx, cup, name=f"n{n} {turn}" + "x" * 8_000)
+
+        await asyncio.gather(*(one(n) for n in range(8)))
+        assert log.stat().st_size < 15 << 20, "29 MB went through it"
+        assert await count(store) == 8
+
+
+async def test_a_log_that_cannot_be_written_back_fails_no_commit(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        seen = watched(store)
+        seen.refused = {"PRAGMA wal_checkpoint": "database or disk is full"}
+        store._is_long = True
+        await insert(store, 1)
+        assert seen.ran[-1] == "PRAGMA" and await count(store) == 1
+        await insert(store, 2)
+        assert seen.ran[-1] == "COMMIT", "once is enough until the log is seen to be long again"
 
 
 async def test_stop_commits_what_is_open(tmp_path: Path) -> None:
