@@ -41,6 +41,7 @@ _OFFLINE = (
 
 class PostgresStore:
     shared = True
+    memo = None
 
     def __init__(self, url: str, world: World, size: int = _POOL) -> None:
         self.url, self.world, self.size = url, world, size
@@ -131,6 +132,8 @@ async def _fetch(c: Any, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
 
 
 class _PostgresTx:
+    memo = None
+
     def __init__(self, store: PostgresStore, wait: bool) -> None:
         self.store, self.wait, self.sql = store, wait, store.sql
         self.now = ""
@@ -197,6 +200,11 @@ async def _shape_tables(c: Any, statements: Statements) -> None:
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()"
     ):
         there.setdefault(row[0], set()).add(row[1])
+    indexed: dict[str, list[str]] = {}
+    for row in await c.fetch(
+        "SELECT tablename, indexname FROM pg_indexes WHERE schemaname = current_schema()"
+    ):
+        indexed.setdefault(row[0], []).append(row[1])
     async with c.transaction():
         for table, made, indexes in spelling.creates(METADATA, statements.dialect):
             await c.execute(made)
@@ -209,7 +217,7 @@ async def _shape_tables(c: Any, statements: Statements) -> None:
                 await c.execute(spelling.add_column(column, statements.dialect))
             if missing and "table" in table.info:
                 await _fill(c, table, missing)
-            for text in indexes:
+            for text in [*spelling.unwanted(table, indexed.get(table.name, ())), *indexes]:
                 await c.execute(text)
 
 

@@ -20,6 +20,7 @@ from .contracts import Contract
 from .events import Watch
 from .faults import Dialect, NotFound, Stale
 from .hosts import AgentSpec
+from .policy import Rules
 from .query import Listing, Query, next_link
 from .runtime import Provided, Runtime, Standing
 from .sagas import Saga
@@ -66,6 +67,10 @@ class Context:
     method: str = "GET"
     path: str = ""
     document: Any = None  # the whole parsed body
+    rules: Rules = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rules = self.runtime.rules(self.service.type)
 
     @property
     def version(self) -> Version:
@@ -82,8 +87,7 @@ class Context:
 
     def allows(self, rule: str, target: Mapping[str, object] | None = None) -> bool:
         """Whether the caller may, with `target` (default: the caller's own project and user)."""
-        rules = self.runtime.rules(self.service.type)
-        return rules.allows(rule, self.caller, self.own if target is None else target)
+        return self.rules.allows(rule, self.caller, self.own if target is None else target)
 
     def require(self, rule: str, target: Mapping[str, object] | None = None) -> None:
         """Raises Forbidden in the service's words."""

@@ -52,6 +52,7 @@ class SqliteStore:
         self._dirty = False
         self._is_long = False  # the log
         self._wakes: list[Callable[[], None]] = []
+        self.memo: dict[Hashable, Any] | None = {}
 
     def on_commit(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
@@ -178,6 +179,7 @@ class SqliteStore:
         if error is not None:
             self._lost(done, error)
             return
+        self.memo = {}
         done.set_result(None)
         for wake in self._wakes:
             wake()
@@ -209,6 +211,8 @@ class SqliteStore:
 
 class _SqliteTx:
     """One savepoint of the open group."""
+
+    memo = None
 
     def __init__(self, store: SqliteStore, wait: bool) -> None:
         self.store, self.wait, self.sql = store, wait, store.sql
@@ -304,6 +308,11 @@ def _write_back(c: sqlite3.Connection) -> int:
 def _shape_tables(c: sqlite3.Connection, statements: Statements) -> None:
     """Creates what is missing and fills new columns from the documents."""
     c.execute("BEGIN IMMEDIATE")
+    indexed: dict[str, list[str]] = {}
+    for table_name, index in c.execute(
+        "SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'"
+    ):
+        indexed.setdefault(table_name, []).append(index)
     for table, made, indexes in spelling.creates(METADATA, statements.dialect):
         c.execute(made)
         there = {row[1] for row in c.execute(f'PRAGMA table_info("{table.name}")')}
@@ -311,14 +320,16 @@ def _shape_tables(c: sqlite3.Connection, statements: Statements) -> None:
         for column in missing:
             c.execute(spelling.add_column(column, statements.dialect))
         if missing and "table" in table.info:
-            owner = table.info["table"]
-            for (document,) in c.execute(f'SELECT document FROM "{table.name}"').fetchall():
-                values = owner.values(owner.decode(document))
-                pairs = ", ".join(f'"{m.name}" = ?' for m in missing)
-                c.execute(
-                    f'UPDATE "{table.name}" SET {pairs} WHERE id = ?',
-                    [*(values[m.name] for m in missing), values["id"]],
-                )
-        for text in indexes:
+            _fill(c, table, missing)
+        for text in [*spelling.unwanted(table, indexed.get(table.name, ())), *indexes]:
             c.execute(text)
     c.execute("COMMIT")
+
+
+def _fill(c: sqlite3.Connection, table: Any, missing: Sequence[Any]) -> None:
+    owner = table.info["table"]
+    pairs = ", ".join(f'"{m.name}" = ?' for m in missing)
+    for (document,) in c.execute(f'SELECT document FROM "{table.name}"').fetchall():
+        values = owner.values(owner.decode(document))
+        args = [*(values[m.name] for m in missing), values["id"]]
+        c.execute(f'UPDATE "{table.name}" SET {pairs} WHERE id = ?', args)

@@ -60,6 +60,10 @@ class Sql:
 class Reader(Protocol):
     """What can be asked: the store (committed rows only) or a transaction (its own writes too)."""
 
+    @property
+    def memo(self) -> dict[Hashable, Any] | None:
+        """What was read since the last commit, for what every request asks; None where others may commit too."""
+
     def sql(self, key: Hashable, build: Callable[[], Executable]) -> Sql: ...
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]: ...
 
@@ -198,10 +202,15 @@ class Table(Generic[R]):
         unique: tuple[Unique[R], ...] = (),
         many: tuple[Many[R], ...] = (),
         quotas: tuple[Quota[R], ...] = (),
+        history: tuple[tuple[str, ...], ...] = (),
         tombstone_s: int = 0,
         noun: str = "",
     ) -> None:
-        """`tombstone_s`: how long a deleted row can still be asked for; 0 deletes it at once."""
+        """`tombstone_s`: how long a deleted row can still be asked for; 0 deletes it at once.
+
+        Where tombstones are kept, `indexes` are of live rows only, so that lists do not wade through the dead;
+        `history`: those for questions that take tombstones too.
+        """
         self.name, self.kind, self.noun = name, kind, noun or kind.__name__
         self.quotas, self.tombstone_s, self.unique = quotas, tombstone_s, unique
         self.decode = msgspec.json.Decoder(kind).decode
@@ -215,13 +224,21 @@ class Table(Generic[R]):
             name, METADATA, *kept, sa.Column("document", TEXT, nullable=False), info={"table": self}
         )
         live = self.t.c.deleted_at == sa.literal_column("''")
+        if tombstone_s:
+            self._index(("deleted_at",), "ix", where=self.t.c.deleted_at > sa.literal_column("''"))
         for i in indexes:
-            sa.Index(f"ix_{name}_{'_'.join(i)}", *(self.t.c[c] for c in i))
+            self._index(i, "live" if tombstone_s else "ix", where=live if tombstone_s else None)
+        for i in history:
+            self._index(i, "ix")
         for u in unique:
-            index = f"uq_{name}_{'_'.join(u.columns)}"
-            columns_ = (self.t.c[c] for c in u.columns)
-            sa.Index(index, *columns_, unique=True, sqlite_where=live, postgresql_where=live)
+            self._index(u.columns, "uq", where=live, unique=True)
         self.many = {m.name: (m, _side_table(name, m.name)) for m in many}
+
+    def _index(
+        self, columns: Sequence[str], kind: str, *, where: Any = None, unique: bool = False
+    ) -> None:
+        name, of = f"{kind}_{self.name}_{'_'.join(columns)}", (self.t.c[c] for c in columns)
+        sa.Index(name, *of, unique=unique, sqlite_where=where, postgresql_where=where)
 
     # Reading
 
@@ -447,18 +464,24 @@ class Table(Generic[R]):
         ):
             raise Stale(f"{self.noun} {old.id} changed under this request.")
 
-    async def sweep(self, tx: Tx, before: str) -> int:
-        """Drops tombstones older than `before`; how many."""
+    async def sweep(self, tx: Tx, before: str, limit: int = 500) -> int:
+        """Drops some of the tombstones older than `before`; how many."""
         c = self.t.c
-        old = sa.and_(c.deleted_at != "", c.deleted_at < sa.bindparam("before"))
-        for name, (_, side) in self.many.items():
-            gone = sa.delete(side).where(side.c.id.in_(sa.select(c.id).where(old)))
-            await tx.run(
-                tx.sql((self.name, "sweep", name), partial(_same, gone)), {"before": before}
+
+        def oldest() -> Executable:
+            old = sa.and_(
+                c.deleted_at > sa.literal_column("''"), c.deleted_at < sa.bindparam("before")
             )
-        return await tx.run(
-            tx.sql((self.name, "sweep"), lambda: sa.delete(self.t).where(old)), {"before": before}
-        )
+            some = sa.bindparam("limit", type_=sa.BigInteger())
+            return sa.select(c.id).where(old).order_by(c.deleted_at).limit(some)
+
+        values = {"before": before, "limit": limit}
+        ids = [r[0] for r in await tx.rows(tx.sql((self.name, "oldest"), oldest), values)]
+        if ids:
+            for t in (*(side for _, side in self.many.values()), self.t):
+                gone = partial(_those, t)
+                await tx.run(tx.sql((t.name, "sweep"), gone), {"ids": _bound(ids, True)})
+        return len(ids)
 
     async def _swap(self, tx: Tx, old: R, new: R) -> None:
         t, values = self.t, {**self.values(new), "the_id": old.id, "was": old.generation}
@@ -538,8 +561,8 @@ def _side_table(table: str, name: str) -> sa.Table:
     )
 
 
-def _same(statement: Executable) -> Executable:
-    return statement
+def _those(t: sa.Table) -> Executable:
+    return sa.delete(t).where(member_of(t.c.id, "ids"))
 
 
 def _bound(value: Any, many: bool) -> Any:

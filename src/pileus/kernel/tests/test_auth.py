@@ -58,6 +58,16 @@ async def test_revisions_count_up_by_name(database: Database) -> None:
         assert await revision(store, "other") == 0
 
 
+async def test_a_transaction_sees_its_own_revision_before_others_do(database: Database) -> None:
+    async with started(database) as store:
+        assert await revision(store, "auth") == 0
+        async with store.tx() as tx:
+            await revise(tx, "auth")
+            assert await revision(tx, "auth") == 1
+            assert await revision(tx, "auth") == 1
+        assert await revision(store, "auth") == 1
+
+
 async def test_a_revision_undone_revokes_nothing(database: Database) -> None:
     async with started(database) as store:
         source = Tokens()

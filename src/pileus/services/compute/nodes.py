@@ -100,10 +100,19 @@ async def host_statuses(runtime: Runtime) -> dict[str, str]:
 
 async def host_status(runtime: Runtime, host: str) -> str:
     """The same of one host, "" if none has that name; it doesn't cost more the more hosts there are."""
-    node = await NODES.one(runtime.store, host=host)
+    memo, key = runtime.store.memo, ("host_status", host)
+    known = None if memo is None else memo.get(key)
+    if known is None:
+        known = await _node_and_beat(runtime.store, host)
+        if memo is not None:
+            memo[key] = known
+    node, beat = known
     if node is None:
         return ""
-    beat = await HOSTS.find(runtime.store, host)
-    if beat is not None and COMPUTE_HOST.name not in beat.contracts:
-        beat = None
     return Place(node, beat, "", _is_up(node, beat, runtime.world.clock.time())).shown
+
+
+async def _node_and_beat(db: Reader, host: str) -> tuple[Node | None, Host | None]:
+    node, beat = await NODES.one(db, host=host), await HOSTS.find(db, host)
+    serves = beat is not None and COMPUTE_HOST.name in beat.contracts
+    return node, beat if serves else None
