@@ -61,6 +61,22 @@ def test_a_call_to_another_host_goes_on() -> None:
         slow.may_answer.set()
         assert await asyncio.wait_for(call, 1) == "X"
         agents.restarted("far")  # nothing waits any more
+        assert not agents._waiting, "nothing is remembered of calls that ended"
+
+    asyncio.run(main())
+
+
+def test_of_two_calls_that_wait_the_one_that_ends_leaves_the_other_to_be_told() -> None:
+    async def main() -> None:
+        agents, slow = await two_sides()
+        first = asyncio.ensure_future(agents.proxy(WORKER, "far").work("x"))
+        second = asyncio.ensure_future(agents.proxy(WORKER, "far").work("y"))
+        await slow.asked.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        agents.restarted("far")
+        with pytest.raises(Unavailable, match="started anew"):
+            await asyncio.wait_for(second, 1)
 
     asyncio.run(main())
 

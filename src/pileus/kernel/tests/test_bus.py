@@ -384,7 +384,7 @@ def test_without_mishaps_every_request_is_served_once() -> None:
 
 def test_dropped_messages_lose_requests_and_answers_alike() -> None:
     answered, acted = simulate(3, tally(Mishaps(drop=0.2)))
-    assert answered < acted < 200
+    assert 100 < answered < acted < 190, "one in five is lost each way"
     assert (answered, acted) == simulate(3, tally(Mishaps(drop=0.2)))
     assert (answered, acted) != simulate(4, tally(Mishaps(drop=0.2)))
 
@@ -392,7 +392,7 @@ def test_dropped_messages_lose_requests_and_answers_alike() -> None:
 def test_duplicated_requests_act_twice_and_answer_once() -> None:
     answered, acted = simulate(3, tally(Mishaps(duplicate=0.3)))
     assert answered == 200
-    assert acted > 220
+    assert 220 < acted < 300, "three in ten came twice"
 
 
 def test_delays_beyond_the_timeout_are_unavailable_and_still_act() -> None:
@@ -452,6 +452,32 @@ async def test_a_message_on_its_way_to_a_server_that_left_is_lost() -> None:
     await serving.stop()
     with pytest.raises(Unavailable, match="within 10 s"):
         await asked
+    assert acted == []
+
+
+@simulated(seeds=3)
+async def test_a_node_that_stopped_reaches_nobody_though_others_are_there() -> None:
+    world = SimWorld()
+    exchange = Exchange(world)
+    here, there = MemoryBus(world, exchange), MemoryBus(world, exchange)
+    await here.start()
+    await there.start()
+    acted: list[bytes] = []
+
+    async def act(payload: bytes) -> bytes:
+        acted.append(payload)
+        return payload
+
+    async def listen(subject: str, payload: bytes) -> None:
+        acted.append(payload)
+
+    await there.serve("act", act)
+    await there.subscribe("news", listen)
+    await here.stop()
+    with pytest.raises(Unavailable, match="not there to answer"):
+        await here.request("act", b"asked", timeout_s=10)
+    await here.publish("news", b"told")
+    await asyncio.sleep(1)
     assert acted == []
 
 

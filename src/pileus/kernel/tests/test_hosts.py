@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+
+from pileus.kernel.agents import Agents
 from pileus.kernel.contracts import Contract
+from pileus.kernel.faults import Unavailable
 from pileus.kernel.hosts import HOSTS, LEASE_S, Beat, Host, HostRegistry, Registry, hosts_of
 from pileus.kernel.tests.toy import toy
 from pileus.kernel.world import Clock, World
@@ -51,6 +56,34 @@ async def test_a_host_that_joins_anew_is_counted() -> None:
         await registry.beat([beat("a")], False)
         await r.store.sync()
         assert (await HOSTS.get(r.store, "a")).started == 3
+
+
+class Engine:
+    """Never answers."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def run(self, speed: int) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def test_calls_to_a_host_end_when_it_joins_anew_and_only_then() -> None:
+    contract = Contract("motor", Engine)
+    async with toy() as (r, _):
+        registry, engine = Registry(r), Engine()
+        await registry.start()
+        await Agents(r.bus).serve(contract, engine, "a")
+        call = asyncio.create_task(r.agents.proxy(contract, "a").run(1))
+        await engine.asked.wait()
+        await registry.beat([beat("a")], False)
+        await registry.beat([beat("b")], True)
+        await asyncio.wait([call], timeout=0.05)
+        assert not call.done(), "it lives, and another's start is not its own"
+        await registry.beat([beat("b"), beat("a")], True)
+        with pytest.raises(Unavailable, match="started anew"):
+            await asyncio.wait_for(call, 1)
 
 
 def test_a_host_is_up_while_its_lease_lasts() -> None:

@@ -124,6 +124,32 @@ async def test_the_projects_limit_goes_before_the_operators_and_that_before_the_
         assert await limit() == 5 and await quota.limits(store, "dock", "p") == {}
 
 
+async def test_a_limit_or_a_usage_of_one_service_is_not_anothers(database: Database) -> None:
+    async with started(database) as store:
+        async with store.tx() as tx:
+            await quota.set_limits(tx, "shipyard", "p", {"crates": 0})
+            await quota.set_limits(tx, "dock", "p", {"tons": 7})
+            await quota.add_usage(tx, "shipyard", "crates", "p", 99)
+        await put(store, Crate(id="1"))
+        assert await used(store) == {"crates": 1, "tons": 1}
+        assert await quota.limit_of(store, "dock", "crates", "p", 10) == 10
+        assert await quota.limit_of(store, "dock", "tons", "q", 100) == 100
+        async with store.tx() as tx:
+            await quota.clear_limits(tx, "dock", "p")
+        assert await quota.limits(store, "shipyard", "p") == {"crates": 0}
+
+
+async def test_the_last_free_unit_can_be_used_and_not_one_more(database: Database) -> None:
+    async with started(database) as store:
+        (crate,) = await put(store, Crate(id="1", size=99))
+        (one,) = await put(store, Crate(id="2", size=1))
+        for old in (crate, one):
+            with pytest.raises(OverQuota) as refused:
+                async with store.tx() as tx:
+                    await CRATES.change(tx, old, size=old.size + 1)
+            assert (refused.value.asked, refused.value.used) == (1, 100)
+
+
 @pytest.mark.parametrize(("limit", "fit"), [(0, 0), (1, 1), (-1, 15)])
 async def test_zero_means_none_and_minus_one_no_limit(
     database: Database, limit: int, fit: int
