@@ -223,6 +223,21 @@ class LinuxBench:
                 return False
             return True
 
+    async def arrivals(self, source: str, at: str, frames: list[bytes]) -> set[bytes]:
+        """Which of these frames, sent by one guest, a guest hears within a quarter of a second."""
+        ears = await self.spaces.call(self._guests[at].namespace, _packet_socket)
+        mouth = await self.spaces.call(self._guests[source].namespace, _packet_socket)
+        loop = asyncio.get_running_loop()
+        seen: set[bytes] = set()
+        with ears, mouth:
+            for frame in frames:
+                mouth.send(frame)
+            with contextlib.suppress(TimeoutError):
+                while seen != set(frames):
+                    async with asyncio.timeout(0.25):
+                        seen |= {await loop.sock_recv(ears, 2048)} & set(frames)
+        return seen
+
     async def replies(self, source: str, frame: bytes, expected: bytes) -> int:
         """How many frames with these bytes in them come back within half a second."""
         ears = await self.spaces.call(self._guests[source].namespace, _packet_socket)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
+from pileus.host.ruleset import Fragment
 from pileus.kernel.events import START, after
 from pileus.kernel.faults import Bug
+from pileus.services.network.driver import GroupSpec, RuleSpec
+from pileus.services.network.drivers.linux.filters import bridge_table
+from pileus.services.network.drivers.linux.names import Names
+from pileus.services.network.drivers.linux.plan import bridge_fragments, plan_for
 from pileus.services.network.security_group import GROUPS
+from pileus.services.network.wiring import NETWORK_HOST
+from pileus.testing.drivers.network import OPEN, document, guest, uuid
 
 from .bench import Bench, Row, run
 
@@ -238,3 +246,41 @@ def test_cve_2022_3277_lists_make_no_groups_for_projects_that_do_not_exist() -> 
         assert owners == {"one"}
 
     run(body, hosts=0)
+
+
+def test_ossa_2013_020_a_new_member_of_a_group_wakes_each_host_once() -> None:
+    """However many members there are already, and whatever rules name the group."""
+
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network, _ = await api.network()
+        woken: list[str] = []
+        for host in ("fake-1", "fake-2"):
+            agents = b.control.runtime.agents
+            await agents.on_hint(NETWORK_HOST, host, partial(woken.append, host))
+        counts = []
+        for n in range(12):
+            woken.clear()
+            await b.boot("one", f"guest-{n}", network["id"], host=f"fake-{n % 2 + 1}")
+            await b.settle()
+            counts.append(len(woken))
+        assert max(counts[4:]) <= 2, counts
+
+    run(body, hosts=2)
+
+
+@pytest.mark.parametrize("members", [10, 100, 1000])
+def test_ossa_2013_020_a_new_member_costs_a_host_as_many_rules_as_the_tenth_did(
+    members: int,
+) -> None:
+    def rules(count: int) -> dict[str, Fragment]:
+        addresses = tuple(f"10.0.{n // 250}.{n % 250 + 1}" for n in range(count))
+        inward = RuleSpec(direction="ingress", remote_group=OPEN)
+        group = GroupSpec(id=OPEN, rules=(inward,), members=addresses)
+        ports = [guest(uuid(0x100 + n, n), ip) for n, ip in enumerate(addresses)]
+        return bridge_fragments(plan_for(document(*ports, groups=(group,)), {}), Names("pl"))
+
+    commands = bridge_table("t").difference(rules(members), rules(members + 1)).splitlines()
+    assert commands
+    assert len(commands) < 50
+    assert max(map(len, commands)) < 500
