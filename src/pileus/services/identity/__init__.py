@@ -10,20 +10,29 @@ from .auth_scopes import AuthScopes
 from .auth_tokens import AuthTokens
 from .authentication import AUTHENTICATION, Authentication
 from .bootstrap import bootstrap
+from .certificates import Certificates
 from .contract import IDENTITY
 from .credentials import Credentials
 from .directory import Directory
 from .discovery import Discovery
 from .domains import Domains
+from .ec2_credentials import Ec2Credentials
+from .ec2_tokens import Ec2Tokens
+from .endpoint_groups import EndpointGroups
 from .endpoints import Endpoints
 from .grants import Grants
 from .groups import Groups, UserGroups
 from .implied_roles import ImpliedRoles
 from .keys import KEYRING, Keyring
+from .limits import Limits
 from .passwords import PASSWORDS, Passwords
 from .policies import Policies
+from .policy_associations import PolicyAssociations
+from .project_endpoints import ProjectEndpoints
 from .projects import Projects, UserProjects
 from .regions import Regions
+from .registered_limits import RegisteredLimits
+from .revocation_events import RevocationEvents
 from .role_assignments import RoleAssignments
 from .roles import Roles
 from .rotation import sweep
@@ -31,6 +40,7 @@ from .services import Services
 from .settings import Settings
 from .tokens import TOKENS_KEPT, Tokens
 from .trusts import Trusts
+from .user_passwords import UserPasswords
 from .users import Users
 
 SERVICE = Service(
@@ -63,10 +73,13 @@ SERVICE = Service(
         Regions,
         Services,
         Endpoints,
+        ProjectEndpoints,
+        EndpointGroups,
         Domains,
         Projects,
         UserProjects,
         Users,
+        UserPasswords,
         Groups,
         UserGroups,
         Roles,
@@ -74,7 +87,14 @@ SERVICE = Service(
         Grants,
         RoleAssignments,
         Credentials,
+        Ec2Credentials,
+        Ec2Tokens,
         Policies,
+        PolicyAssociations,
+        RegisteredLimits,
+        Limits,
+        RevocationEvents,
+        Certificates,
         ApplicationCredentials,
         Trusts,
     ),

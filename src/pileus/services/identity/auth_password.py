@@ -10,8 +10,8 @@ from pileus.kernel.resources import Context
 
 from .auth_request import UserRef
 from .identification import find_user
-from .passwords import PASSWORDS
-from .proof import Method, Proof, refused
+from .proof import Method, Proof
+from .sign_ins import sign_in
 
 if TYPE_CHECKING:
     from .authentication import Authentication
@@ -28,11 +28,7 @@ class PasswordPart(msgspec.Struct):
 async def prove(desk: Authentication, ctx: Context, part: PasswordPart) -> Proof:
     """An unknown user costs and says the same as a wrong password."""
     user = await find_user(desk.runtime.store, part.user)
-    good = await ctx.peer(PASSWORDS).fits(
-        user.password_hash if user else "", part.user.password or ""
-    )
-    if user is None or not good:
-        raise refused("unknown user or wrong password")
+    user = await sign_in(desk.runtime, user, part.user.password or "")
     return Proof(user, ("password",))
 
 

@@ -15,7 +15,7 @@ from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
 from . import users
 from .revocations import revoke
-from .users import USERS, User, Users, check_domain
+from .users import USERS, User, check_domain
 from .wire import (
     AUTHENTICATED,
     NAME,
@@ -212,7 +212,7 @@ class Groups(Noun[Group]):
     async def members(self, ctx: Context, group: Group) -> dict[str, Any]:
         store = ctx.runtime.store
         ids = [m.user_id for m in await MEMBERSHIPS.all(store, group_id=group.id)]
-        asked = page(Users.listing, ctx.query, id=ids, **own_domain(ctx))
+        asked = users.asked_users(ctx, id=ids)
         found = await USERS.list(store, asked)
         return listed(ctx, "users", [users.view(ctx, u) for u in found], asked)
 

@@ -23,6 +23,7 @@ from .claims import Claims, opened, pack
 from .keys import KEYRING, TOKEN
 from .revocations import is_revoked
 from .roles import Role, RoleBook
+from .security_compliance import is_enabled
 from .settings import Settings
 from .tree import PROJECTS, Project
 from .trusts import TRUSTS, Trust
@@ -121,7 +122,8 @@ class Tokens:
 
     async def _user(self, id: str) -> tuple[User, Project]:
         user = await USERS.find(self.runtime.store, id)
-        if user is None or not user.enabled:
+        now = self.runtime.world.clock.now()
+        if user is None or not is_enabled(user, self.settings, now):
             raise Worthless(f"user {id} is gone or disabled")
         return user, await self._place(user.domain_id)
 
@@ -276,7 +278,7 @@ def token_view(s: Standing) -> dict[str, Any]:
             "domain": {"id": domain.id, "name": domain.name},
             "id": user.id,
             "name": user.name,
-            "password_expires_at": None,
+            "password_expires_at": user.password_expires_at[:-1] or None,
         },
         "audit_ids": list(dict.fromkeys(claims.audit_ids)),
         "expires_at": claims.expires_at,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from msgspec import UNSET, Meta, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, Invalid, NotFound, Unauthenticated
+from pileus.kernel.faults import Invalid, NotFound
 from pileus.kernel.query import Filter
-from pileus.kernel.resources import PUBLIC, Context, operation
-from pileus.kernel.schema import Body
-from pileus.kernel.store import Column, Record, Tx, Unique
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Column, Match, Page, Record, Tx, Unique
+from pileus.kernel.world import seconds_of, stamp
 
+from . import settings
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
+from .security_compliance import check_strength, is_enabled, replaced, unlocked
 from .tree import PROJECTS
 from .wire import (
     AUTHENTICATED,
@@ -40,13 +43,20 @@ from .wire import (
 
 
 class User(Record, kw_only=True, frozen=True):
-    """`password_hash` "" means no password fits."""
+    """`password_hash` "" means no password fits. `entry` is its id in the domain's directory, "" if it stands here."""
 
     name: str
     domain_id: str
     enabled: bool = True
     password_hash: str = ""
     password_at: str = ""
+    password_expires_at: str = ""
+    password_is_own: bool = False  # chosen by himself, not by an administrator
+    former_hashes: list[str] = []  # oldest first
+    failures: int = 0  # wrong passwords in a row, the last at `failed_at`
+    failed_at: str = ""
+    active_on: str = ""  # the day of his last login by password
+    entry: str = ""
     default_project_id: str = ""
     options: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -66,6 +76,7 @@ USERS = NounTable(
         "domain_id",
         "enabled",
         "default_project_id",
+        "password_expires_at",
         Column("name_key", lambda u: u.name.lower()),
     ),
     unique=(Unique(("domain_id", "name_key"), _taken),),
@@ -108,21 +119,15 @@ class UpdateUser(NounBody, kw_only=True):
     options: dict[str, Any] | UnsetType = UNSET
 
 
-class ChangePassword(Body, kw_only=True):
-    root: ClassVar[str] = "user"
-    password: Password
-    original_password: str
-
-
 def view(ctx: Context, u: User) -> dict[str, Any]:
     shown = {
         **u.extra,
         "id": u.id,
         "name": u.name,
         "domain_id": u.domain_id,
-        "enabled": u.enabled,
+        "enabled": is_enabled(u, settings.of(ctx.runtime), ctx.runtime.world.clock.now()),
         "options": u.options,
-        "password_expires_at": None,
+        "password_expires_at": u.password_expires_at[:-1] or None,
     }
     if u.default_project_id:
         shown["default_project_id"] = u.default_project_id
@@ -153,6 +158,34 @@ def _are_rules(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(rule, list) and rule and all(isinstance(m, str) for m in rule) for rule in value
     )
+
+
+_EXPIRY = {"lt": "lt", "lte": "le", "gt": "gt", "gte": "ge", "eq": "eq", "neq": "ne"}
+
+
+def asked_users(ctx: Context, **fixed: Any) -> Page:
+    """The page of users that a query asks for, `password_expires_at=lt:TIME` included. Raises Invalid."""
+    asked = page(Users.listing, ctx.query, **fixed, **own_domain(ctx))
+    text = ctx.query.get("password_expires_at")
+    if not text:
+        return asked
+    operator, colon, time = text.partition(":")
+    if not colon or len(operator) > 3:
+        operator, time = "eq", text
+    if operator not in _EXPIRY:
+        raise Invalid(
+            f"The given operator {operator} is not valid. It must be one of the following: "
+            "'eq', 'neq', 'lt', 'lte', 'gt', or 'gte'."
+        )
+    try:
+        at = stamp(seconds_of(time))
+    except ValueError:
+        raise Invalid(
+            f"Timestamp not in expected format: {time[:64]!r}; it must be as 2016-12-08T22:02:00Z."
+        ) from None
+    filters = {**asked.filters, "password_expires_at": Match(_EXPIRY[operator], at)}
+    has_one = {"password_expires_at": Match("ne", "")}  # a password for ever is none of these
+    return replace(asked, filters=filters, scopes=(has_one,))
 
 
 async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
@@ -196,7 +229,7 @@ class Users(Noun[User]):
 
     @operation("GET", "/users", "identity:list_users")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query, **own_domain(ctx))
+        asked = asked_users(ctx)
         found = await USERS.list(ctx.runtime.store, asked)
         return listed(ctx, "users", [view(ctx, u) for u in found], asked)
 
@@ -204,19 +237,16 @@ class Users(Noun[User]):
     async def create(self, ctx: Context, body: CreateUser) -> dict[str, Any]:
         domain_id = home_domain(ctx, body.domain_id)
         ctx.require("identity:create_user", {"target.user.domain_id": domain_id})
-        hashed = ""
-        if body.password is not None:
-            hashed = await ctx.peer(PASSWORDS).hashed(body.password)
+        options = merged({}, checked_options(body.options))
         user = User(
             id=ctx.runtime.world.new_hex(),
             name=body.name.strip(),
             domain_id=domain_id,
             enabled=body.enabled,
-            password_hash=hashed,
-            password_at=ctx.runtime.world.clock.now() if hashed else "",
             default_project_id=body.default_project_id or "",
-            options=merged({}, checked_options(body.options)),
+            options=options,
             extra=extras(ctx, body),
+            **await self._password(ctx, None, body.password, options),
         )
         async with ctx.runtime.store.tx() as tx:
             await check_domain(tx, domain_id)
@@ -240,22 +270,31 @@ class Users(Noun[User]):
             changes["default_project_id"] = changes["default_project_id"] or ""
         if "options" in changes:
             changes["options"] = merged(user.options, checked_options(changes["options"]))
-        if (password := changes.pop("password", None)) is not None:
-            changes |= await self._password(ctx, password)
+        if "password" in changes:
+            options = changes.get("options", user.options)
+            changes |= await self._password(ctx, user, changes.pop("password"), options)
+        if changes.get("enabled"):
+            changes |= unlocked(settings.of(ctx.runtime), ctx.runtime.world.clock.now())
         changes["extra"] = {**user.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             new = await USERS.change(tx, user, **changes)
             await changed(tx, "user", new.id, "updated")
-            if password is not None or (user.enabled and not new.enabled):
+            if "password_hash" in changes or (user.enabled and not new.enabled):
                 await revoke(tx, "user", new.id)
             if user.enabled and not new.enabled:
                 await changed(tx, "user", new.id, "disabled")
             await auth.revise(tx, "auth")
         return {"user": view(ctx, new)}
 
-    async def _password(self, ctx: Context, password: str) -> dict[str, Any]:
-        hashed = await ctx.peer(PASSWORDS).hashed(password)
-        return {"password_hash": hashed, "password_at": ctx.runtime.world.clock.now()}
+    async def _password(
+        self, ctx: Context, user: User | None, password: str | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The fields of a user who is given that password, or (None) can have none. Raises Invalid."""
+        rules, hashed = settings.of(ctx.runtime), ""
+        if password is not None:
+            check_strength(rules, password)
+            hashed = await ctx.peer(PASSWORDS).hashed(password)
+        return replaced(rules, user, hashed, options, ctx.runtime.world.clock.now(), own=False)
 
     @operation("DELETE", "/users/{user_id}", "identity:delete_user")
     async def delete(self, ctx: Context, user: User) -> None:
@@ -266,23 +305,6 @@ class Users(Noun[User]):
     @operation("DELETE", "/users/{user_id}/tokens", "identity:revoke_tokens_for_user")
     async def revoke_tokens(self, ctx: Context, user: User) -> None:
         async with ctx.runtime.store.tx() as tx:
-            await revoke(tx, "user", user.id)
-
-    @operation("POST", "/users/{user_id}/password", PUBLIC, status=204)
-    async def change_password(self, ctx: Context, user_id: str, body: ChangePassword) -> None:
-        """Whoever knows the password may change it: no token is asked for, as the old one may have expired."""
-        user = await USERS.find(ctx.runtime.store, user_id)
-        known = user.password_hash if user is not None and user.enabled else ""
-        if not await ctx.peer(PASSWORDS).fits(known, body.original_password) or user is None:
-            raise Unauthenticated(internal=f"password change of user {user_id} refused")
-        if user.options.get("lock_password"):
-            raise Forbidden("The password is locked: an administrator may change it.")
-        if body.password == body.original_password:
-            raise Invalid("The new password cannot be identical to a previous password.")
-        changes = await self._password(ctx, body.password)
-        async with ctx.runtime.store.tx() as tx:
-            await USERS.change(tx, user, **changes)
-            await changed(tx, "user", user.id, "updated")
             await revoke(tx, "user", user.id)
 
 

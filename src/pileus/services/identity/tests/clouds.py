@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pileus.kernel.world import World
 from pileus.services.identity import SERVICE
 from pileus.services.identity.claims import Claims, new_audit_id
+from pileus.services.identity.settings import Settings
 from pileus.services.identity.tokens import TOKENS_KEPT, Tokens
 from pileus.testing.client import Client, Reply
 from pileus.testing.cloud import PASSWORD, Cloud, cloud
@@ -123,9 +125,18 @@ Test = Callable[[Identity], Awaitable[None]]
 
 def alone(test: Test) -> Callable[[], None]:
     """Runs the test in a cloud that has identity and nothing else."""
+    return alone_with()(test)
 
+
+def alone_with(world: World | None = None, **settings: Any) -> Callable[[Test], Callable[[], None]]:
+    """The same with these settings of identity, and in that world."""
+    return lambda test: _run_in(test, world, settings)
+
+
+def _run_in(test: Test, world: World | None, settings: dict[str, Any]) -> Callable[[], None]:
     async def run() -> None:
-        async with cloud([SERVICE], hosts=0) as c:
+        chosen = {"identity": Settings(**settings)}
+        async with cloud([SERVICE], hosts=0, settings=chosen, world=world) as c:
             token = c.admin.headers["x-auth-token"]
             admin = Who(c.admin, c.admin.user_id, c.admin.project_id, "", token)
             await test(Identity(c, admin, Who(c.client)))

@@ -1,0 +1,76 @@
+"""Signing in with a password: who knows it gets in, unless the account is locked, disabled or its password expired.
+
+An unknown user, a wrong password and a locked account cost and say the same; why it was refused goes to the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Tx
+
+from . import settings
+from .directory_domains import DIRECTORIES
+from .passwords import PASSWORDS
+from .proof import refused
+from .security_compliance import expired, is_enabled, is_expired, is_lock_over, is_locked
+from .users import USERS, User
+
+
+async def sign_in(
+    runtime: Runtime, user: User | None, password: str, *, to_change: bool = False
+) -> User:
+    """The user, if the password is his. `to_change`: an expired one will do. Raises Unauthenticated."""
+    if user is not None and user.entry:
+        if not await runtime.contracts.get(DIRECTORIES).is_password(user, password):
+            raise refused(f"the directory refused the password of user {user.id}")
+        return user
+    known = user.password_hash if user else ""
+    fits = await runtime.contracts.get(PASSWORDS).fits(known, password)
+    # What was tried meanwhile counts too, or a hundred guesses at once would be one.
+    user = await USERS.find(runtime.store, user.id) if user else None
+    if user is None:
+        raise refused("unknown user")
+    rules, clock = settings.of(runtime), runtime.world.clock
+    if is_locked(user, rules, clock.time()):
+        raise refused(f"the account of user {user.id} is locked")
+    if not fits or user.password_hash != known:
+        await _failed(runtime, user)
+        raise refused(f"wrong password for user {user.id}")
+    if not is_enabled(user, rules, clock.now()):
+        raise refused(f"the account of user {user.id} is disabled")
+    if is_expired(user, clock.now()) and not to_change:
+        raise expired(user)
+    return await _succeeded(runtime, user)
+
+
+async def _failed(runtime: Runtime, user: User) -> None:
+    rules, now = settings.of(runtime), runtime.world.clock.time()
+    if not rules.lockout_failure_attempts:
+        return
+    async with runtime.store.tx() as tx:
+        known = await _locked_row(tx, user)
+        if known is not None:
+            before = 0 if is_lock_over(known, rules, now) else known.failures
+            await USERS.change(tx, known, failures=before + 1, failed_at=tx.now)
+
+
+async def _succeeded(runtime: Runtime, user: User) -> User:
+    changes: dict[str, Any] = {}
+    if user.failures:
+        changes |= {"failures": 0, "failed_at": ""}
+    today = runtime.world.clock.now()[:10]
+    if settings.of(runtime).disable_user_account_days_inactive and user.active_on != today:
+        changes["active_on"] = today
+    if not changes:
+        return user
+    async with runtime.store.tx() as tx:
+        known = await _locked_row(tx, user)
+        return await USERS.change(tx, known, **changes) if known is not None else user
+
+
+async def _locked_row(tx: Tx, user: User) -> User | None:
+    """The user as he is now, for whoever changes him next."""
+    await tx.lock(f"identity.user.{user.id}")
+    return await USERS.find(tx, user.id)
