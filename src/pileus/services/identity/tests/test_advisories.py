@@ -8,7 +8,6 @@ import logging
 from typing import Any
 
 import msgspec
-import pytest
 
 from pileus.services.identity.assignments import ASSIGNMENTS
 from pileus.services.identity.bootstrap import derived_id
@@ -393,15 +392,6 @@ async def test_ossa_2026_015_a_body_does_not_say_who_the_target_is(i: Identity) 
     part = {"id": made["id"], "secret": made["secret"], "user": {"id": b.user_id}}
     stolen = await i.login(application_credential=part)
     assert stolen.status == 401
-
-
-@pytest.mark.parametrize("path", ["/ec2tokens", "/s3tokens"])
-def test_ossa_2025_002_nobody_gets_a_token_for_a_signature(path: str) -> None:
-    async def once(i: Identity) -> None:
-        body = {"credentials": {"access": "a", "signature": "s"}}
-        assert (await i.anybody.post(path, body)).status in (401, 403, 404)
-
-    alone(once)()
 
 
 @alone
