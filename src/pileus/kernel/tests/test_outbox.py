@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from pileus.kernel.events import CURSORS, START, Event, Outbox, Watch, after, emit, newest
+from pileus.kernel.events import CURSORS, START, Event, Outbox, Watch, after, emit, newest, prune
 from pileus.kernel.faults import Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Store
@@ -31,6 +31,20 @@ async def test_events_keep_what_they_tell(database: Database) -> None:
         assert (event.kind, event.project_id, event.at) == ("toy.a.end", "p1", at)
         assert event.payload == {"id": "1", "text": "ä", "more": [1, None]}
         assert await newest(store) == event.position
+
+
+async def test_events_count_on_when_all_that_were_told_are_old(database: Database) -> None:
+    async with started(database) as store:
+        for n in range(3):
+            await tell(store, f"k{n}")
+        last = await newest(store)
+        dropped = []
+        for _ in range(3):
+            async with store.tx() as tx:
+                dropped.append(await prune(tx, tx.now + "~", limit=1))
+        assert dropped == [1, 1, 0], "the newest stays"
+        await tell(store, "k3")
+        assert [e.kind for e in await after(store, last)] == ["k3"]
 
 
 async def test_a_page_of_events_is_as_long_as_asked(database: Database) -> None:
@@ -109,6 +123,66 @@ async def test_two_controls_each_hear_everything_and_neither_stops_the_other(
         await store.sync()
         cursor = await CURSORS.get(store, "noted")
         assert (cursor.epoch, cursor.seq) == await newest(store)
+
+
+async def test_what_was_written_here_is_heard_at_once(database: Database) -> None:
+    async with started(database) as store, toy(_kept(store)) as (r, _):
+        noted = Noted()
+        outbox = Outbox(r, [noted.watch])
+        await outbox.start()
+        await asyncio.sleep(0.05)  # nothing to do: it waits
+        await tell(store, "toy.a")
+        async with asyncio.timeout(0.9):
+            assert await noted.next() == "toy.a"
+        await outbox.stop()
+
+
+async def test_a_control_that_is_behind_does_not_take_the_place_of_one_ahead(
+    database: Database,
+) -> None:
+    async with started(database) as store, toy(_kept(store)) as (a, _), toy(_kept(store)) as (b, _):
+        reached, go = asyncio.Event(), asyncio.Event()
+
+        async def slow(runtime: Runtime, event: Event) -> None:
+            reached.set()
+            await go.wait()
+
+        await tell(store, "toy.first")
+        behind = Outbox(a, [Watch("noted", ("toy.first",), slow)])
+        await behind.start()
+        await reached.wait()
+        await behind.stop()  # in the middle of the first event: its place is before it
+        noted = Noted()
+        ahead = Outbox(b, [noted.watch])
+        await ahead.start()
+        await tell(store, "toy.second")
+        assert [await noted.next(), await noted.next()] == ["toy.first", "toy.second"]
+        await ahead.stop()
+        await store.sync()
+        await behind._save()
+        await store.sync()
+        cursor = await CURSORS.get(store, "noted")
+        assert (cursor.epoch, cursor.seq) == await newest(store)
+
+
+async def test_places_are_noted_now_and_then_and_not_after_every_event(
+    database: Database,
+) -> None:
+    async with started(database) as store, toy(_kept(store)) as (r, _):
+        noted = Noted()
+        outbox = Outbox(r, [noted.watch])
+        await outbox.start()
+        generations = set[int]()
+        for n in range(4):
+            await tell(store, f"toy.{n}")
+            await noted.next()
+            await asyncio.sleep(0.03)
+            await store.sync()
+            generations.add((await CURSORS.get(store, "noted")).generation)
+        assert generations == {1}, "the first at once, the next seconds later"
+        await outbox.stop()
+        await store.sync()
+        assert (await CURSORS.get(store, "noted")).generation == 2
 
 
 async def test_what_another_control_wrote_is_heard_soon(

@@ -128,6 +128,9 @@ def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
         "((a?){20})+",
         "a*a*a*a*b",
         "(a+){9}b",
+        "(a+){2}b",
+        "(ab|cd)+e",
+        "a?b?c?d?",
         "(x)\\1",
         "(?=a)b",
         ".*" * 9,
@@ -153,7 +156,15 @@ def test_what_policy_fixes_wins_over_what_is_asked() -> None:
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [("", 50), ("limit=7", 7), ("limit=0", 100), ("limit=100", 100), ("limit=101", 100)],
+    [
+        ("", 50),
+        ("limit=1", 1),
+        ("limit=999999999", 100),
+        ("limit=7", 7),
+        ("limit=0", 100),
+        ("limit=100", 100),
+        ("limit=101", 100),
+    ],
 )
 def test_a_page_is_as_long_as_asked_but_not_longer_than_allowed(text: str, limit: int) -> None:
     assert LIST.parse(Query(text)).limit == limit
