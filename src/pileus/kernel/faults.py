@@ -84,6 +84,10 @@ class NoCapacity(Fault):
     status, title = 409, "Conflict"
 
 
+class Gone(Fault):
+    status, title = 410, "Gone"
+
+
 class PreconditionFailed(Fault):
     status, title = 412, "Precondition Failed"
 

@@ -11,9 +11,11 @@ from typing import Any
 from pileus.kernel import auth
 from pileus.kernel.store import Reader, Record
 
+from .endpoint_filters import Selection, any_selection, selection
 from .wire import NounTable
 
 REVISION = "identity.catalog"
+_REMEMBERED = 10_000
 PLACE = re.compile(r"[$%]\((\w+)\)s")
 PLACES = frozenset({"project_id", "tenant_id", "user_id"})
 
@@ -73,26 +75,44 @@ class Catalog:
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
+        self._endpoints: list[Endpoint] = []
+        self._selections: dict[str, Selection] | None = None  # None: no project has one
         self._revision = -1
 
     async def entries(self, db: Reader) -> tuple[list[Entry], int]:
         """Services with their endpoints, and the revision that they are of."""
         revision = await auth.revision(db, REVISION)
         if revision != self._revision:
-            endpoints = await ENDPOINTS.all(db)
+            self._endpoints = await ENDPOINTS.all(db)
             self._entries = [
-                (s, [e for e in endpoints if e.service_id == s.id and e.enabled])
+                (s, [e for e in self._endpoints if e.service_id == s.id and e.enabled])
                 for s in await SERVICES.all(db)
                 if s.enabled
             ]
+            self._selections = {} if await any_selection(db) else None
             self._revision = revision
         return self._entries, revision
+
+    async def of_project(self, db: Reader, project_id: str) -> list[Entry]:
+        """The entries that a project's catalog has: all, unless endpoints are associated with it."""
+        entries, revision = await self.entries(db)
+        if self._selections is None or not project_id:
+            return entries
+        chosen = self._selections.get(project_id)
+        if chosen is None:
+            chosen = await selection(db, project_id)
+            if self._revision == revision and len(self._selections) < _REMEMBERED:
+                self._selections[project_id] = chosen
+        if not any(chosen.has(e) for e in self._endpoints):
+            return entries
+        kept = [(s, [e for e in endpoints if chosen.has(e)]) for s, endpoints in entries]
+        return [(s, endpoints) for s, endpoints in kept if endpoints]
 
     async def render(
         self, db: Reader, root: str, project_id: str, user_id: str
     ) -> list[dict[str, Any]]:
         found = []
-        for service, endpoints in (await self.entries(db))[0]:
+        for service, endpoints in await self.of_project(db, project_id):
             views = [v for e in endpoints if (v := _view(e, root, project_id, user_id))]
             found.append(
                 {

@@ -24,7 +24,19 @@ from .catalog import (
     Region,
     rooted,
 )
-from .wire import Id, Noun, NounBody, changed, extras, linked, listed, listing, page, same_id
+from .wire import (
+    Id,
+    Noun,
+    NounBody,
+    changed,
+    extras,
+    linked,
+    listed,
+    listing,
+    page,
+    removed,
+    same_id,
+)
 
 Interface = Literal["admin", "internal", "public"]
 RegionName = Annotated[str, Meta(max_length=255)]
@@ -90,9 +102,20 @@ def checked_url(url: str) -> str:
     return url
 
 
+async def _remove(ctx: Context, tx: Tx, endpoint: Endpoint) -> None:
+    await removed(ctx, tx, "endpoint", endpoint.id)
+    await ENDPOINTS.delete(tx, endpoint)
+
+
+async def _with_service(ctx: Context, tx: Tx, id: str) -> None:
+    for endpoint in await ENDPOINTS.all(tx, service_id=id):
+        await _remove(ctx, tx, endpoint)
+
+
 class Endpoints(Noun[Endpoint]):
     table = ENDPOINTS
     id_param = "endpoint_id"
+    follows = {"service": _with_service}
     rules = {
         "identity:get_endpoint": _READ,
         "identity:list_endpoints": _READ,
@@ -154,9 +177,8 @@ class Endpoints(Noun[Endpoint]):
     @operation("DELETE", "/endpoints/{endpoint_id}", "identity:delete_endpoint")
     async def delete(self, ctx: Context, endpoint: Endpoint) -> None:
         async with ctx.runtime.store.tx() as tx:
-            await ENDPOINTS.delete(tx, endpoint)
+            await _remove(ctx, tx, endpoint)
             await auth.revise(tx, REVISION)
-            await changed(tx, "endpoint", endpoint.id, "deleted")
 
 
 async def _check(tx: Tx, endpoint: Endpoint, *, makes_region: bool) -> None:

@@ -20,6 +20,7 @@ from .wire import (
     listed,
     listing,
     page,
+    removed,
     same_id,
 )
 
@@ -96,5 +97,5 @@ class Policies(Noun[Policy]):
     @operation("DELETE", "/policies/{policy_id}", "identity:delete_policy")
     async def delete(self, ctx: Context, policy: Policy) -> None:
         async with ctx.runtime.store.tx() as tx:
+            await removed(ctx, tx, "policy", policy.id)
             await POLICIES.delete(tx, policy)
-            await changed(tx, "policy", policy.id, "deleted")

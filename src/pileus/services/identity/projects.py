@@ -15,10 +15,12 @@ from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 
+from . import limits
 from .assignments import held_on, projects_of
 from .revocations import revoke
-from .settings import Settings
+from .settings import Settings, of
 from .tree import PROJECTS, Project, ancestors, subtree
+from .unified_limits import LIMITS, TREE_DEPTHS
 from .users import USERS, User, Users
 from .wire import (
     AUTHENTICATED,
@@ -186,7 +188,7 @@ class Projects(Noun[Project]):
             extra=extras(ctx, body),
         )
         async with ctx.runtime.store.tx() as tx:
-            await _check_place(tx, project, _settings(ctx).max_tree_depth)
+            await _check_place(tx, project, of(ctx.runtime))
             project = await PROJECTS.insert(tx, project)
             await changed(tx, "project", project.id, "created")
         return {"project": view(ctx, project)}
@@ -284,11 +286,6 @@ class UserProjects(Noun[User]):
         return listed(ctx, "projects", [view(ctx, p) for p in found], asked)
 
 
-def _settings(ctx: Context) -> Settings:
-    found = ctx.runtime.settings.get("identity")
-    return found if isinstance(found, Settings) else Settings()
-
-
 def _no_tag(value: str) -> NotFound:
     return NotFound(f"Could not find project tag: {value}.")
 
@@ -297,7 +294,7 @@ def _tags_view(ctx: Context, project: Project) -> dict[str, Any]:
     return {"links": {"self": ctx.url}, "tags": project.tags}
 
 
-async def _check_place(tx: Tx, project: Project, max_depth: int) -> None:
+async def _check_place(tx: Tx, project: Project, settings: Settings) -> None:
     """Whether a project may stand where it wants to. Raises Invalid, Forbidden."""
     if project.is_domain:
         if project.parent_id:
@@ -316,10 +313,13 @@ async def _check_place(tx: Tx, project: Project, max_depth: int) -> None:
         )
     above = [parent, *await ancestors(tx, parent)]
     if not all(p.enabled for p in above):
-        raise Forbidden(
+        raise Invalid(
             f"cannot create a project in a branch containing a disabled project: {project.name}"
         )
-    if len(above) >= max_depth:
+    max_depth = settings.max_tree_depth
+    if settings.enforcement_model in TREE_DEPTHS:
+        max_depth = min(max_depth, TREE_DEPTHS[settings.enforcement_model])
+    if len(above) > max_depth:
         raise Forbidden(f"Max hierarchy depth reached for {parent.id} branch: it is {max_depth}.")
 
 
@@ -371,12 +371,20 @@ async def _relatives(ctx: Context, project: Project) -> dict[str, Any]:
         kin = await (ancestors if key == "parents" else subtree)(store, project)
         if as_list:
             mine = [p for p in kin if await held_on(store, ctx.caller.user_id, p)]
-            found[key] = [{"project": view(ctx, p)} for p in mine]
+            found[key] = [{"project": await _relative(ctx, p)} for p in mine]
         elif key == "parents":
             found[key] = _chain(kin)
         else:
             found[key] = _branches(kin, project.id)
     return found
+
+
+async def _relative(ctx: Context, project: Project) -> dict[str, Any]:
+    shown = view(ctx, project)
+    if ctx.query.flag("include_limits"):
+        found = await LIMITS.all(ctx.runtime.store, project_id=project.id)
+        shown["limits"] = [limits.view(ctx, one) for one in found]
+    return shown
 
 
 def _chain(parents: list[Project]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.store import Tx
 
 from .catalog import ENDPOINTS, REGIONS, REVISION, Region
-from .wire import Noun, NounBody, changed, extras, linked, listed, listing, page
+from .wire import Noun, NounBody, changed, extras, linked, listed, listing, page, removed
 
 RegionId = Annotated[str, Meta(max_length=255)]
 
@@ -136,9 +136,9 @@ class Regions(Noun[Region]):
                         "have associated endpoints."
                     )
             for one in below:
+                await removed(ctx, tx, "region", one.id)
                 await REGIONS.delete(tx, one)
             await auth.revise(tx, REVISION)
-            await changed(tx, "region", region.id, "deleted")
 
 
 async def _below(tx: Tx, region: Region) -> list[Region]:

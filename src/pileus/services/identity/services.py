@@ -10,17 +10,17 @@ from pileus.kernel import auth
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 
-from .catalog import ENDPOINTS, REVISION, SERVICES, CatalogService
+from .catalog import REVISION, SERVICES, CatalogService
 from .wire import (
     Noun,
     NounBody,
     changed,
-    drop_all,
     extras,
     linked,
     listed,
     listing,
     page,
+    removed,
     same_id,
 )
 
@@ -101,7 +101,6 @@ class Services(Noun[CatalogService]):
     @operation("DELETE", "/services/{service_id}", "identity:delete_service")
     async def delete(self, ctx: Context, service: CatalogService) -> None:
         async with ctx.runtime.store.tx() as tx:
-            await drop_all(tx, ENDPOINTS, service_id=service.id)
+            await removed(ctx, tx, "service", service.id)
             await SERVICES.delete(tx, service)
             await auth.revise(tx, REVISION)
-            await changed(tx, "service", service.id, "deleted")

@@ -59,7 +59,7 @@ AUTHENTICATED = "identity:authenticated"  # of operations that ask policy once t
 class Noun(Resource[R]):
     """A resource whose policy targets are Keystone's: the path's parameters and `target.<noun>.<field>`.
 
-    `follows` says what becomes of its rows when a `user`, `group`, `project`, `domain` or `role` goes.
+    `follows` says what becomes of its rows when another noun's goes: a `user`, `project`, `service`...
     """
 
     follows: ClassVar[Mapping[str, Follow]] = {}

@@ -44,15 +44,15 @@ async def test_names_have_limits_and_bodies_are_checked(i: Identity) -> None:
 @alone
 async def test_projects_stand_below_projects_to_a_depth(i: Identity) -> None:
     at, ids = "", []
-    for n in range(4):
+    for n in range(5):
         fields = {"parent_id": at} if at else {}
         at = (await i.admin.make("/projects", name=f"p{n}", **fields))["id"]
         ids.append(at)
-    deeper = await i.admin.post("/projects", {"project": {"name": "p5", "parent_id": at}})
+    deeper = await i.admin.post("/projects", {"project": {"name": "p6", "parent_id": at}})
     assert deeper.status == 403
     shown = (await i.admin.get(f"/projects/{ids[2]}?parents_as_ids&subtree_as_ids")).json
     assert shown["project"]["parents"] == {ids[1]: {ids[0]: {"default": None}}}
-    assert shown["project"]["subtree"] == {ids[3]: None}
+    assert shown["project"]["subtree"] == {ids[3]: {ids[4]: None}}
     both = await i.admin.get(f"/projects/{ids[2]}?parents_as_ids&parents_as_list")
     assert both.status == 400
     below = (await i.admin.get(f"/projects?parent_id={ids[0]}")).json["projects"]

@@ -1,0 +1,196 @@
+"""Limits: what one project or domain may have of a resource, instead of the registered limit.
+
+https://docs.openstack.org/api-ref/identity/v3/#unified-limits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from msgspec import UNSET, Meta, UnsetType, structs
+
+from pileus.kernel.faults import Forbidden, Invalid
+from pileus.kernel.query import Filter
+from pileus.kernel.resources import Answer, Context, operation
+from pileus.kernel.schema import Body
+from pileus.kernel.store import Tx
+
+from .settings import of
+from .tree import PROJECTS
+from .unified_limits import (
+    LIMITS,
+    MODELS,
+    Amount,
+    Description,
+    Limit,
+    RegionId,
+    check_model,
+    check_place,
+    registered,
+)
+from .wire import Id, Name, Noun, changed, drop_all, linked, listed, listing, page
+
+
+class CreateLimit(Body, kw_only=True, forbid_unknown_fields=True):
+    service_id: Id
+    region_id: RegionId | None = None
+    resource_name: Name
+    resource_limit: Amount
+    project_id: Id | UnsetType | None = UNSET
+    domain_id: Id | UnsetType | None = UNSET
+    description: Description | None = None
+
+
+class CreateLimits(Body, kw_only=True):
+    lax: ClassVar[bool] = False
+    limits: Annotated[list[CreateLimit], Meta(min_length=1)]
+
+
+class UpdateLimit(Body, kw_only=True):
+    root: ClassVar[str] = "limit"
+    lax: ClassVar[bool] = False
+    resource_limit: Amount | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+
+
+def view(ctx: Context, limit: Limit) -> dict[str, Any]:
+    shown = {
+        "id": limit.id,
+        "project_id": limit.project_id or None,
+        "domain_id": limit.domain_id or None,
+        "service_id": limit.service_id,
+        "region_id": limit.region_id or None,
+        "resource_name": limit.resource_name,
+        "resource_limit": limit.resource_limit,
+        "description": limit.description,
+    }
+    return linked(ctx, "limits", shown)
+
+
+def _visible(ctx: Context) -> list[dict[str, Any]]:
+    """What a list is narrowed to: a project's own, a domain's with those of its projects, or (none) nothing."""
+    caller = ctx.caller
+    if caller.system_scope or caller.is_admin or "service" in caller.roles:
+        return []
+    if caller.domain_id:
+        return [{"within": caller.domain_id}]
+    return [{"project_id": caller.project_id}] if caller.project_id else [{"id": ""}]
+
+
+async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
+    await drop_all(tx, LIMITS, project_id=id)
+
+
+async def _with_domain(ctx: Context, tx: Tx, id: str) -> None:
+    await drop_all(tx, LIMITS, within=id)
+
+
+class Limits(Noun[Limit]):
+    table = LIMITS
+    id_param = "limit_id"
+    follows = {"project": _with_project, "domain": _with_domain}
+    rules = {
+        "identity:get_limit_model": "",
+        "identity:get_limit": (
+            "rule:admin_required or (role:reader and system_scope:all) or "
+            "(domain_id:%(target.limit.domain.id)s or "
+            "domain_id:%(target.limit.project.domain_id)s) or "
+            "(project_id:%(target.limit.project_id)s and not None:%(target.limit.project_id)s)"
+        ),
+        "identity:list_limits": "",
+        "identity:create_limits": "rule:admin_required",
+        "identity:update_limit": "rule:admin_required",
+        "identity:delete_limit": "rule:admin_required",
+    }
+    scopes = {
+        f"identity:{name}": ("system", "project")
+        for name in ("create_limits", "update_limit", "delete_limit")
+    }
+    listing = listing(
+        {
+            name: Filter()
+            for name in ("service_id", "region_id", "resource_name", "project_id", "domain_id")
+        }
+    )
+
+    def target(self, ctx: Context, record: Limit) -> Mapping[str, object]:
+        if record.domain_id:
+            return {"target.limit.domain.id": record.domain_id}
+        return {
+            "target.limit.project_id": record.project_id,
+            "target.limit.project.domain_id": record.within,
+        }
+
+    @operation("GET", "/limits/model", "identity:get_limit_model")
+    async def model(self, ctx: Context) -> dict[str, Any]:
+        name = of(ctx.runtime).enforcement_model
+        return {"model": {"name": name, "description": MODELS[name]}}
+
+    @operation("GET", "/limits", "identity:list_limits")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        asked = page(self.listing, ctx.query, scopes=_visible(ctx))
+        found = await LIMITS.list(ctx.runtime.store, asked)
+        return listed(ctx, "limits", [view(ctx, one) for one in found], asked)
+
+    @operation("POST", "/limits", "identity:create_limits")
+    async def create(self, ctx: Context, body: CreateLimits) -> Answer:
+        made = []
+        async with ctx.runtime.store.tx() as tx:
+            await tx.lock("identity.limits")
+            wanted = [await _wanted(ctx, tx, asked) for asked in body.limits]
+            await check_model(tx, of(ctx.runtime).enforcement_model, wanted)
+            for limit in wanted:
+                made.append(await LIMITS.insert(tx, limit))
+                await changed(tx, "limit", limit.id, "created")
+        return Answer({"limits": [view(ctx, one) for one in made]}, status=201)
+
+    @operation("GET", "/limits/{limit_id}", "identity:get_limit")
+    async def show(self, ctx: Context, limit: Limit) -> dict[str, Any]:
+        return {"limit": view(ctx, limit)}
+
+    @operation("PATCH", "/limits/{limit_id}", "identity:update_limit")
+    async def update(self, ctx: Context, limit: Limit, body: UpdateLimit) -> dict[str, Any]:
+        async with ctx.runtime.store.tx() as tx:
+            await tx.lock("identity.limits")
+            limit = await LIMITS.change(tx, limit, **body.given())
+            await check_model(tx, of(ctx.runtime).enforcement_model, [limit])
+            await changed(tx, "limit", limit.id, "updated")
+        return {"limit": view(ctx, limit)}
+
+    @operation("DELETE", "/limits/{limit_id}", "identity:delete_limit")
+    async def delete(self, ctx: Context, limit: Limit) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await LIMITS.delete(tx, limit)
+            await changed(tx, "limit", limit.id, "deleted")
+
+
+async def _wanted(ctx: Context, tx: Tx, asked: CreateLimit) -> Limit:
+    """The limit that a body asks for. Raises Invalid, Forbidden."""
+    if (asked.project_id is UNSET) == (asked.domain_id is UNSET):
+        raise Invalid("Invalid limit: it must have either a project_id or a domain_id, not both.")
+    await check_place(tx, "limit", asked.service_id, asked.region_id or "")
+    place = await PROJECTS.find(tx, str(asked.project_id or asked.domain_id))
+    if place is None or (asked.domain_id and not place.is_domain):
+        noun = "project" if asked.project_id else "domain"
+        raise Invalid(f"Invalid limit: there is no {noun} {asked.project_id or asked.domain_id}.")
+    limit = Limit(
+        id=ctx.runtime.world.new_hex(),
+        registered_limit_id="",
+        service_id=asked.service_id,
+        region_id=asked.region_id or "",
+        resource_name=asked.resource_name,
+        project_id="" if place.is_domain else place.id,
+        domain_id=place.id if place.is_domain else "",
+        within=place.domain_id or place.id,
+        resource_limit=asked.resource_limit,
+        description=asked.description,
+    )
+    default = await registered(tx, limit)
+    if default is None:
+        raise Forbidden(
+            "Unable to create a limit that has no corresponding registered limit: there is none "
+            f"for {limit.resource_name} of service {limit.service_id} in region "
+            f"{limit.region_id or None}."
+        )
+    return structs.replace(limit, registered_limit_id=default.id)

@@ -1,0 +1,51 @@
+"""What was revoked, for services that check tokens themselves: https://docs.openstack.org/api-ref/identity/v3-ext/#os-revoke-api"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pileus.kernel.faults import Invalid
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Page
+from pileus.kernel.world import seconds_of
+
+from .claims import stamp_us
+from .revocations import REVOCATIONS, Revocation
+from .wire import Noun
+
+_KEYS = {
+    "user": "user_id",
+    "project": "project_id",
+    "domain": "domain_id",
+    "audit": "audit_id",
+    "chain": "audit_chain_id",
+}
+_OLDEST = (("created_at", False), ("id", False))
+
+
+class RevocationEvents(Noun[Revocation]):
+    table = REVOCATIONS
+    rules = {"identity:list_revoke_events": "rule:service_or_admin"}
+    scopes = {name: ("system", "project") for name in rules}
+
+    @operation("GET", "/OS-REVOKE/events", "identity:list_revoke_events")
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        since_us = _since(ctx.query.get("since"))
+        found = await REVOCATIONS.list(ctx.runtime.store, Page({}, _OLDEST, limit=100_000))
+        events = [_view(r) for r in found if r.before_us >= since_us]
+        links = {"next": None, "self": ctx.url, "previous": None}
+        return {"events": events, "links": links}
+
+
+def _since(text: str) -> int:
+    """Microseconds since the epoch. Raises Invalid."""
+    try:
+        return round(seconds_of(text) * 1_000_000) if text else 0
+    except ValueError:
+        raise Invalid(f"invalidate date format {text[:64]}: it must be ISO 8601.") from None
+
+
+def _view(r: Revocation) -> dict[str, Any]:
+    kind, _, id = r.id.partition(":")
+    at = stamp_us(r.before_us)
+    return {_KEYS[kind]: id, "issued_before": at, "revoked_at": at}
