@@ -91,10 +91,18 @@ async def newest(db: Reader) -> Position:
     return (rows[0][0], rows[0][1]) if rows else START
 
 
-async def prune(tx: Tx, before: str) -> int:
-    """Drops events older than `before`; how many."""
-    sql = tx.sql("events.prune", lambda: sa.delete(_T).where(_T.c.at < sa.bindparam("before")))
-    return await tx.run(sql, {"before": before})
+def _prune() -> Executable:
+    number = sa.BigInteger()
+    newest_seq = sa.select(sa.func.max(_T.c.seq)).scalar_subquery()
+    oldest = sa.select(_T.c.seq, _T.c.at).order_by(_T.c.seq)
+    some = oldest.limit(sa.bindparam("limit", type_=number)).subquery()
+    old = sa.and_(some.c.at < sa.bindparam("before"), some.c.seq < newest_seq)
+    return sa.delete(_T).where(_T.c.seq.in_(sa.select(some.c.seq).where(old)))
+
+
+async def prune(tx: Tx, before: str, limit: int = 1000) -> int:
+    """Drops some of the events older than `before`; how many. The newest stays, as SQLite counts on from it."""
+    return await tx.run(tx.sql("events.prune", _prune), {"before": before, "limit": limit})
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,12 @@ class Outbox:
     async def start(self) -> None:
         if not self.watches:
             return
+        last = await newest(self.runtime.store)
         for watch in self.watches:
             cursor = await CURSORS.find(self.runtime.store, watch.name)
-            self._read[watch.name] = (cursor.epoch, cursor.seq) if cursor else START
+            read = (cursor.epoch, cursor.seq) if cursor else START
+            # Events once counted anew from 1 when all had been dropped.
+            self._read[watch.name] = read if read <= last else START
         self._saved = dict(self._read)
         self.runtime.store.on_commit(self._news.set)
         self._task = asyncio.create_task(self._follow(), name="outbox")

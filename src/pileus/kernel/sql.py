@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -117,6 +117,13 @@ def creates(metadata: sa.MetaData, dialect: Dialect) -> Iterator[tuple[sa.Table,
             str(CreateIndex(i, if_not_exists=True).compile(dialect=dialect)) for i in table.indexes
         ]
         yield table, made, sorted(indexes)
+
+
+def unwanted(table: sa.Table, there: Iterable[str]) -> list[str]:
+    """Drops those of a table's indexes, given by name, that an older version declared and this one does not."""
+    declared = {i.name for i in table.indexes}
+    gone = (n for n in there if n.startswith(("ix_", "live_")) and n not in declared)
+    return [f'DROP INDEX IF EXISTS "{name}"' for name in sorted(gone)]
 
 
 def upsert(table: sa.Table, column: str, *, replace: bool = False) -> sa.TextClause:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pileus.kernel.policy import PolicyFile
 from pileus.kernel.reconcile import Reconcilers
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import METADATA, Record, Store, Table
+from pileus.kernel.store import METADATA, Record, Store, Table, Tx
 from pileus.kernel.world import World, stamp
 
 _KEEP_EVENTS_S = 600
@@ -145,11 +145,18 @@ class Control:
     async def _sweep(self, key: str) -> None:
         """Drops tombstones and events that have been kept long enough."""
         now = self.world.clock.time()
-        async with self.store.tx(wait=False) as tx:
-            await events.prune(tx, stamp(now - _KEEP_EVENTS_S))
-            for table in [t.info["table"] for t in METADATA.sorted_tables if "table" in t.info]:
-                if table.tombstone_s:
-                    await table.sweep(tx, stamp(now - table.tombstone_s))
+        await self._drop(events.prune, stamp(now - _KEEP_EVENTS_S))
+        for table in [t.info["table"] for t in METADATA.sorted_tables if "table" in t.info]:
+            if table.tombstone_s:
+                await self._drop(table.sweep, stamp(now - table.tombstone_s))
+
+    async def _drop(self, some: Callable[[Tx, str], Awaitable[int]], before: str) -> None:
+        """A slice at a time, so that nobody waits long for the writer or the loop."""
+        dropped = 1
+        while dropped:
+            async with self.store.tx(wait=False) as tx:
+                dropped = await some(tx, before)
+            await self.world.clock.sleep(0)
 
 
 def _knows_tokens(service: Service) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from pileus.kernel import events, watch
 from pileus.kernel.auth import revise
-from pileus.kernel.events import START, Event, Outbox, Watch, after, emit
+from pileus.kernel.events import CURSORS, START, Cursor, Event, Outbox, Watch, after, emit
 from pileus.kernel.faults import Forbidden, Invalid, RateLimited, Unauthenticated
 from pileus.kernel.query import Query
 from pileus.kernel.runtime import Runtime
@@ -79,10 +79,28 @@ async def test_a_watch_hears_its_kinds_even_after_one_that_it_cannot_bear() -> N
 async def test_old_events_are_pruned() -> None:
     async with toy() as (r, _):
         await tell(r, "toy.old")
+        await tell(r, "toy.newest")
         async with r.store.tx() as tx:
             assert await events.prune(tx, "0") == 0
             assert await events.prune(tx, tx.now + "~") == 1
-        assert await after(r.store, START) == []
+        assert [e.kind for e in await after(r.store, START)] == ["toy.newest"]
+
+
+async def test_a_watch_that_read_further_than_events_go_reads_from_the_start() -> None:
+    news: asyncio.Queue[str] = asyncio.Queue()
+
+    async def run(runtime: Runtime, event: Event) -> None:
+        news.put_nowait(event.kind)
+
+    async with toy() as (r, _):
+        async with r.store.tx() as tx:
+            await CURSORS.insert(tx, Cursor(id="w", seq=14_006))
+        await tell(r, "toy.first")
+        outbox = Outbox(r, [Watch("w", ("toy.",), run)])
+        await outbox.start()
+        async with asyncio.timeout(5):
+            assert await news.get() == "toy.first"
+        await outbox.stop()
 
 
 async def test_a_stream_gives_a_project_its_own_events_and_resumes_where_it_broke_off() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from pileus.kernel import sqlite as sqlite_module
+from pileus.kernel.events import prune
 from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.store import Page
-from pileus.kernel.tests.test_store import CUPS, Cup, put
+from pileus.kernel.tests.test_store import CUPS, GRAVES, Cup, put
 from pileus.kernel.world import World
 
 
@@ -245,6 +246,26 @@ async def test_a_log_that_cannot_be_written_back_fails_no_commit(tmp_path: Path)
         assert seen.ran[-1] == "PRAGMA" and await count(store) == 1
         await insert(store, 2)
         assert seen.ran[-1] == "COMMIT", "once is enough until the log is seen to be long again"
+
+
+async def test_nobody_wades_through_tombstones_or_events_to_find_what_is_live_or_old(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as store:
+        await GRAVES.list(store, Page())
+        async with store.tx() as tx:
+            await GRAVES.sweep(tx, tx.now)
+            await prune(tx, tx.now)
+        plans = []
+        for sql in store.statements._known.values():
+            asked = "EXPLAIN QUERY PLAN " + sql.text
+            rows = store._write.execute(asked, [None] * len(sql.names)).fetchall()
+            plans.append(str(rows[0][3]))
+    assert plans == [
+        "SCAN test_graves USING INDEX live_test_graves_created_at_id",
+        "SEARCH test_graves USING INDEX ix_test_graves_deleted_at (deleted_at>? AND deleted_at<?)",
+        "SEARCH events USING INTEGER PRIMARY KEY (rowid=?)",
+    ]
 
 
 async def test_stop_commits_what_is_open(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ GRAVES = Table(
     many=(Many("tags", lambda c: c.tags),),
     tombstone_s=60,
     columns=("name",),
+    indexes=(("created_at", "id"),),
     unique=(Unique(("name",), lambda c: f"{c.name} lies here."),),
 )
 
@@ -286,6 +287,22 @@ async def test_a_tombstone_can_be_asked_for_until_it_is_swept(database: Database
         await put(store, Cup(id="1", name="c", tags=["x"]), table=GRAVES)
 
 
+async def test_a_sweep_takes_the_oldest_tombstones_first_and_no_more_than_asked(
+    database: Database,
+) -> None:
+    async with started(database) as store:
+        for cup in await put(store, *(Cup(id=n, name=n, tags=["x"]) for n in "abcd"), table=GRAVES):
+            async with store.tx() as tx:
+                await GRAVES.delete(tx, cup)
+        left = []
+        for _ in range(3):
+            async with store.tx() as tx:
+                await GRAVES.sweep(tx, tx.now + "~", limit=3)
+            left.append(sorted(ids(await GRAVES.list(store, Page(deleted=True)))))
+        assert left == [["d"], [], []]
+        await put(store, Cup(id="a", name="a", tags=["x"]), table=GRAVES)
+
+
 async def test_a_tombstone_is_outside_uniqueness_and_cannot_be_deleted_twice(
     database: Database,
 ) -> None:
@@ -502,6 +519,16 @@ async def test_a_column_declared_later_is_filled_from_the_documents(database: Da
         assert await found(store, size=Match("gt", 0)) == "1234"
         with pytest.raises(Conflict, match="o1 has a cup ant"):
             await put(store, Cup(id="9", name="ant"))
+
+
+async def test_an_index_that_is_no_longer_declared_goes(database: Database) -> None:
+    async with started(database):
+        pass
+    old = "CREATE INDEX ix_test_cups_size ON test_cups (size)"
+    await _run_sql(database, [old])
+    async with started(database) as store:
+        await put(store, *SHELF)
+    await _run_sql(database, [old])
 
 
 async def _run_sql(database: Database, statements: list[str]) -> None:

@@ -129,8 +129,9 @@ def test_old_events_and_tombstones_are_swept(tmp_path: Path) -> None:
             async with store.tx() as tx:
                 thing = await THINGS.insert(tx, Thing(id="t", project_id="p1", name="n"))
                 await THINGS.delete(tx, thing)
-                await emit(tx, "toy.old", "p1")
-            for later, events_left, stones_left in ((599, 1, 1), (2, 0, 1), (3000, 0, 0)):
+                for n in range(2500):
+                    await emit(tx, f"toy.{n}", "p1")
+            for later, events_left, stones_left in ((599, 100, 1), (2, 1, 1), (3000, 1, 0)):
                 clock.at += later
                 await c._sweep("")
                 await store.sync()

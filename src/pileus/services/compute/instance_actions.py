@@ -54,7 +54,7 @@ ACTIONS = Table(
         "request_id",
         Column("changed_at", lambda a: a.updated_at or a.created_at),
     ),
-    indexes=(("server_id", "created_at"),),
+    history=(("server_id", "created_at"),),
     tombstone_s=TOMBSTONE_S,
 )
 
