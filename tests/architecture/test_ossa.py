@@ -20,6 +20,8 @@ ANYBODY = {
     "GET /compute/v2.1",
     "GET /identity",
     "GET /identity/v3",
+    "GET /identity/v3/OS-SIMPLE-CERT/ca",
+    "GET /identity/v3/OS-SIMPLE-CERT/certificates",
     "GET /image",
     "GET /image/tickets/{ticket}",
     "GET /image/versions",
