@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from typing import Any
 
 import pytest
 
@@ -186,5 +187,41 @@ def test_ossa_2026_022_internal_hints_are_refused_and_every_server_is_claimed(
         id = fine.json["server"]["id"]
         assert (await s.server(id, "2.100"))["scheduler_hints"] == {"colour": "red"}
         assert await s.held(id)
+
+    stage.play(story)
+
+
+ODD_PORTS: list[dict[str, Any] | None] = [
+    {"binding:vnic_type": "direct"},
+    {"binding:vnic_type": "macvtap", "admin_state_up": False},
+    {"binding:host_id": "a-host-that-never-was"},
+    {"binding:host_id": ""},
+    {"admin_state_up": False},
+    {"device_owner": "baremetal:none"},
+    {"device_id": "11111111-2222-4333-8444-555555555555"},
+    {"security_groups": [], "fixed_ips": []},
+    None,  # gone
+]
+
+
+@pytest.mark.parametrize("odd", ODD_PORTS, ids=str)
+def test_cve_2022_37394_an_odd_port_keeps_no_host_from_starting(
+    stage: Stage, odd: dict[str, Any] | None
+) -> None:
+    async def story(s: Scene) -> None:
+        struck, others = await s.boot(), [await s.boot() for _ in range(3)]
+        port = f"/network/v2.0/ports/{(await s.ports(struck))[0]['id']}"
+        change = s.admin.put(port, {"port": odd}) if odd else s.admin.delete(port)
+        assert (await change).status in (200, 204)
+        assert s.cloud.hosts is not None
+        for _, agent in s.cloud.hosts._agents:
+            await agent.start()
+        await s.cloud.settle()
+        for id in (*others, await s.boot()):
+            assert (await s.server(id))["status"] == "ACTIVE"
+            assert (await s.act(id, {"reboot": {"type": "HARD"}})).status == 202
+            assert [p["status"] for p in await s.ports(id)] == ["ACTIVE"]
+        assert (await s.delete(struck)).status == 204
+        assert (await s.get(f"/servers/{struck}")).status == 404
 
     stage.play(story)
