@@ -5,6 +5,7 @@ from pileus.kernel.faults import KEYSTONE
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided, Standing
 
+from .access_rules import AccessRules
 from .application_credentials import ApplicationCredentials
 from .auth_scopes import AuthScopes
 from .auth_tokens import AuthTokens
@@ -15,6 +16,7 @@ from .contract import IDENTITY
 from .credentials import Credentials
 from .directory import Directory
 from .discovery import Discovery
+from .domain_configurations import DomainConfigurations
 from .domains import Domains
 from .ec2_credentials import Ec2Credentials
 from .ec2_tokens import Ec2Tokens
@@ -52,6 +54,7 @@ SERVICE = Service(
     endpoint="/identity",
     dialect=KEYSTONE,
     hides_unknown=True,
+    unruled=frozenset({"GET /auth/tokens"}),
     scopes=("system", "domain", "project"),
     rules={
         "admin_required": "role:admin or is_admin:1",
@@ -76,6 +79,7 @@ SERVICE = Service(
         ProjectEndpoints,
         EndpointGroups,
         Domains,
+        DomainConfigurations,
         Projects,
         UserProjects,
         Users,
@@ -96,6 +100,7 @@ SERVICE = Service(
         RevocationEvents,
         Certificates,
         ApplicationCredentials,
+        AccessRules,
         Trusts,
     ),
     provides=(

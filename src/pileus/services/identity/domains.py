@@ -11,6 +11,7 @@ from pileus.kernel import auth
 from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.query import TAG_FILTERS, Filter
 from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Reader
 
 from .projects import checked_tags
 from .revocations import revoke
@@ -66,6 +67,14 @@ def view(ctx: Context, d: Project) -> dict[str, Any]:
     return linked(ctx, "domains", shown)
 
 
+async def get_domain(db: Reader, id: str) -> Project:
+    """Raises NotFound, for a project that is no domain too."""
+    found = await PROJECTS.find(db, id)
+    if found is None or not found.is_domain:
+        raise NotFound(f"Could not find domain: {id}.")
+    return found
+
+
 class Domains(Noun[Project]):
     table = PROJECTS
     id_param = "domain_id"
@@ -90,10 +99,7 @@ class Domains(Noun[Project]):
     listing = listing({"name": NAME, "enabled": Filter(kind=bool), **TAG_FILTERS})
 
     async def load(self, ctx: Context, id: str) -> Project:
-        found = await PROJECTS.find(ctx.runtime.store, id)
-        if found is None or not found.is_domain:
-            raise NotFound(f"Could not find domain: {id}.")
-        return found
+        return await get_domain(ctx.runtime.store, id)
 
     def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
         return {"target.domain.id": record.id}
