@@ -49,7 +49,7 @@ class Lamps(Resource[Record]):
         return {}
 
     @operation("HEAD", "/bulbs", "lamps", status=299)
-    async def head(self, ctx: Context) -> Any: ...
+    async def announced(self, ctx: Context) -> Any: ...
 
     @operation("GET", "/bulbs", "lamps")
     async def bulbs(self, ctx: Context) -> Any:

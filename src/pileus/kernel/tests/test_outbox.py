@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from pileus.kernel import events
 from pileus.kernel.events import CURSORS, START, Event, Outbox, Watch, after, emit, newest, prune
 from pileus.kernel.faults import Unavailable
 from pileus.kernel.runtime import Runtime
@@ -183,6 +184,23 @@ async def test_places_are_noted_now_and_then_and_not_after_every_event(
         await outbox.stop()
         await store.sync()
         assert (await CURSORS.get(store, "noted")).generation == 2
+
+
+async def test_an_outbox_without_news_writes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_SAVE_S", 0.02)
+    async with started(database) as store, toy(_kept(store)) as (r, _):
+        noted, commits = Noted(), list[int]()
+        outbox = Outbox(r, [noted.watch])
+        await outbox.start()
+        await tell(store, "toy.a")
+        await noted.next()
+        await asyncio.sleep(0.1)
+        store.on_commit(lambda: commits.append(1))
+        await asyncio.sleep(0.2)
+        assert commits == []
+        await outbox.stop()
 
 
 async def test_what_another_control_wrote_is_heard_soon(
