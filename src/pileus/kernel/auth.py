@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.sql.base import Executable
 
+from .access_rules import AccessRule
 from .contracts import Contract
 from .faults import Unauthenticated
 from .sql import TEXT, upsert
@@ -38,6 +39,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     is_admin_project: bool = False
     expires_at: float = 0.0
     token: str = ""
+    access_rules: tuple[AccessRule, ...] | None = None  # None: his roles alone say what he may
 
     @property
     def is_admin(self) -> bool:

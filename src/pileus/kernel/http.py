@@ -16,7 +16,8 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from . import faults
-from .auth import NOBODY, NOT_AUTHENTICATED
+from .access_rules import permits
+from .auth import NOBODY, NOT_AUTHENTICATED, Caller
 from .faults import Bug, Dialect, Fault, Invalid, NotFound, TooLarge, Unauthenticated
 from .query import Query
 from .resources import Answer, Context, Operation, Resource, Service, Stream
@@ -117,12 +118,8 @@ def _responder(
         try:
             at = _negotiate(service, resp, headers, legacy)
             caller = NOBODY
-            token, also = (
-                _text(headers.get(b"x-auth-token")),
-                _text(headers.get(b"x-service-token")),
-            )
             if not public:
-                caller = await runtime.callers.of(token, also)
+                caller = await _caller(runtime, service, req, headers)
             query = Query(req.scope["query_string"].decode("latin-1"))
             root = _root(runtime, req, headers)
             ctx = Context(
@@ -156,6 +153,31 @@ def _responder(
             _refuse(runtime, dialect, resp, _bug(service, request_id), request_id)
 
     return respond
+
+
+async def _caller(
+    runtime: Runtime, service: Service, req: Request, headers: dict[bytes, bytes]
+) -> Caller:
+    """Raises Unauthenticated, also where an access rule is wanting."""
+    token = _text(headers.get(b"x-auth-token")) or _bearer(headers)
+    also = _text(headers.get(b"x-service-token"))
+    caller = await runtime.callers.of(token, also)
+    if caller.access_rules is not None and "service" not in caller.service_roles:
+        whole = req.scope.get("whole_path", req.path)
+        path = whole.removeprefix(service.prefix)
+        ruled = f"{req.method} {path.removeprefix(service.api)}" not in service.unruled
+        types = (service.type, *service.aliases)
+        if ruled and not permits(caller.access_rules, types, req.method, (path, whole)):
+            raise Unauthenticated(
+                NOT_AUTHENTICATED, internal=f"no access rule permits {req.method} {whole}"
+            )
+    return caller
+
+
+def _bearer(headers: dict[bytes, bytes]) -> str:
+    """The token where OAuth 2.0 clients send it."""
+    kind, _, token = _text(headers.get(b"authorization")).partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
 
 
 def _bug(service: Service, request_id: str) -> Bug:
@@ -348,5 +370,6 @@ class _OptionalProject:
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if self.match and scope["type"] == "http" and (m := self.match(scope["path"])):
-            scope = {**scope, "path": m[1] + scope["path"][m.end() :]}
+            whole = scope["path"]
+            scope = {**scope, "path": m[1] + whole[m.end() :], "whole_path": whole}
         await self.app(scope, receive, send)

@@ -357,6 +357,9 @@ class Service:
     bootstrap: Callable[[Runtime], Awaitable[None]] = _nothing
     settings: Callable[[], Any] = dict
     hides_unknown: bool = False
+    unruled: frozenset[str] = (
+        frozenset()
+    )  # `METHOD /path` below `api` that access rules do not narrow
     optional_project: bool = False  # the project's id may stand in front of every path
     request_id_header: str = ""
     max_body: int = 114_688

@@ -16,6 +16,8 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Record, Tx, Unique
 
+from . import access_rule
+from .access_rule import AccessRule, AskedRule, kept
 from .claims import forbid_delegated, future, opened
 from .passwords import LONGEST, PASSWORDS
 from .roles import ROLES, Role, RoleBook
@@ -35,6 +37,7 @@ class ApplicationCredential(Record, kw_only=True, frozen=True):
     role_ids: list[str] = []
     unrestricted: bool = False
     expires_at: str = ""
+    access_rules: list[AccessRule] = []  # none: its roles alone say what it may
     extra: dict[str, Any] = {}
 
 
@@ -67,7 +70,11 @@ class CreateApplicationCredential(Body, kw_only=True):
     secret: Annotated[str, Meta(max_length=LONGEST)] | None = None
     expires_at: str | None = None
     roles: list[RoleRef] = []
-    unrestricted: bool = False
+    unrestricted: bool | None = False
+    access_rules: list[AskedRule] = []
+    id: str | None = None  # these three are allowed for, and not heeded
+    project_id: str | None = None
+    system: str | None = None
 
 
 _OWNER = "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner"
@@ -140,10 +147,12 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
             description=body.description,
             secret_hash=await ctx.peer(PASSWORDS).hashed(secret),
             role_ids=[r.id for r in roles],
-            unrestricted=body.unrestricted,
+            unrestricted=bool(body.unrestricted),
             expires_at=future(ctx, body.expires_at),
         )
         async with ctx.runtime.store.tx() as tx:
+            rules = await kept(ctx, tx, user_id, body.access_rules)
+            credential = msgspec.structs.replace(credential, access_rules=rules)
             credential = await APPLICATION_CREDENTIALS.insert(tx, credential)
             await changed(tx, "application_credential", credential.id, "created")
         view = await self._view(ctx, credential)
@@ -187,6 +196,8 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
             "expires_at": c.expires_at[:-1] or None,
             "unrestricted": c.unrestricted,
         }
+        if c.access_rules:
+            shown["access_rules"] = [access_rule.view(rule) for rule in c.access_rules]
         return linked(ctx, f"users/{c.user_id}/application_credentials", shown)
 
 

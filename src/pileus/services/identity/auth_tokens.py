@@ -6,13 +6,15 @@ got from it; any other token goes alone, as it does upstream.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pileus.kernel.faults import Forbidden
+from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.store import Record
 
+from . import access_rule
 from .auth_request import Authenticate
 from .authentication import AUTHENTICATION, Issued
 from .revocations import revoke
@@ -53,6 +55,7 @@ class AuthTokens(Noun[Record]):
         else:
             view, whose = await tokens.shown(token, ctx.root, catalog)
         ctx.require(rule, _of(whose))
+        _check_rules_are_heeded(ctx, view["token"])
         return Answer(view, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
 
     @operation("DELETE", "/auth/tokens", AUTHENTICATED)
@@ -85,6 +88,16 @@ async def answered(ctx: Context, found: Issued | Answer, status: int = 201) -> A
     view = await ctx.peer(TOKENS_KEPT).rendered(found.token, found.standing, ctx.root, catalog)
     headers = {"x-subject-token": found.token, "vary": "X-Auth-Token"}
     return Answer(view, status=status, headers=headers)
+
+
+def _check_rules_are_heeded(ctx: Context, token: Mapping[str, Any]) -> None:
+    """Who does not know access rules gets no token that has some, or he would take it for a wider one. Raises NotFound."""
+    if "access_rules" in token.get("application_credential", {}):
+        known = ctx.headers.get(access_rule.HEADER, "")
+        if not re.fullmatch(r"[1-9]\d{0,3}(\.\d{1,4})?", known):
+            raise NotFound(
+                "Failed to validate token", internal="who validates does not heed access rules"
+            )
 
 
 def _of(user_id: str) -> Mapping[str, object]:

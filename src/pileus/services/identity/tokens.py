@@ -16,6 +16,7 @@ from pileus.kernel.faults import NotFound, Unauthenticated
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.world import seconds_of
 
+from . import access_rule
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
 from .assignments import held_on
 from .catalog import Catalog
@@ -225,6 +226,7 @@ class Tokens:
             is_admin_project=True,
             expires_at=claims.expires_us / 1_000_000,
             token=token,
+            access_rules=access_rule.narrowing(s.credential.access_rules) if s.credential else None,
         )
 
     async def rendered(self, token: str, s: Standing, root: str, catalog: bool) -> dict[str, Any]:
@@ -299,6 +301,9 @@ def token_view(s: Standing) -> dict[str, Any]:
             "name": s.credential.name,
             "restricted": not s.credential.unrestricted,
         }
+        if s.credential.access_rules:
+            shown = [access_rule.view(rule) for rule in s.credential.access_rules]
+            view["application_credential"]["access_rules"] = shown
     if s.trust:
         view["OS-TRUST:trust"] = {
             "id": s.trust.id,
