@@ -265,7 +265,10 @@ def _render(resp: Response, op: Operation, answer: Any) -> None:
             or (204 if answer.body is None and answer.stream is None else 200)
         )
         for name, value in answer.headers.items():
-            resp.set_header(name, value)
+            if name == "set-cookie":
+                resp.append_header(name, value)
+            else:
+                resp.set_header(name, value)
         if answer.content_type:
             resp.content_type = answer.content_type
         if answer.stream is not None:
