@@ -40,8 +40,6 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 R = TypeVar("R", bound=Record)
-_REMEMBERED = 50_000
-_UNSEEN: Any = Record(id="", generation=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +212,6 @@ class Table(Generic[R]):
         self.name, self.kind, self.noun = name, kind, noun or kind.__name__
         self.quotas, self.tombstone_s, self.unique = quotas, tombstone_s, unique
         self.decode = msgspec.json.Decoder(kind).decode
-        self._seen: dict[str, R] = {}
         self.columns = _columns(kind, columns)
         kept = [
             sa.Column(n, _type(t), primary_key=n == "id", nullable=False)
@@ -274,19 +271,6 @@ class Table(Generic[R]):
         return await self.list(
             db, Page(filters, (("created_at", False), ("id", False)), limit=1_000_000)
         )
-
-    async def recall(self, db: Reader, page: Page) -> list[R]:
-        """As `list`, but decodes only rows that changed since it last saw them: for what is read again and again."""
-        keys = await self.page(db, page, select=("id", "generation"))
-        seen = self._seen
-        missing = [id for id, generation in keys if seen.get(id, _UNSEEN).generation != generation]
-        if missing:
-            if len(seen) > _REMEMBERED:
-                seen.clear()
-                missing = [id for id, _ in keys]
-            wanted = Page({"id": missing}, limit=len(missing), deleted=None)
-            seen.update((r.id, r) for r in await self.list(db, wanted))
-        return [seen[id] for id, _ in keys if id in seen]  # gone between the two reads: not there
 
     async def list(self, db: Reader, page: Page) -> list[R]:
         return [self.decode(r[0]) for r in await self.page(db, page)]
@@ -440,7 +424,6 @@ class Table(Generic[R]):
 
     async def delete(self, tx: Tx, old: R) -> None:
         """Gives back the quotas; the row goes, or stays as a tombstone where the table keeps those. Raises Stale."""
-        self._seen.pop(old.id, None)
         for q in self.quotas:
             await q.charge(tx, old, None)
         if self.tombstone_s:

@@ -13,6 +13,7 @@ from pileus.kernel.store import Page, Tx
 
 from .desired import HostDocument, host_document
 from .floating_ip import FLOATING_IPS, tell_floating
+from .memory import Memory
 from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
 from .settings import settings_of
@@ -28,7 +29,7 @@ class KeptControl:
     """Network's side of `wiring.NetworkControl`."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+        self.runtime, self.memory = runtime, Memory(runtime.store)
         self._open: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
 
     async def desired(self, host: str, known: str, digest: str, offset: int) -> Piece:
@@ -36,7 +37,7 @@ class KeptControl:
         if offset and kept is not None and kept[0] == digest:
             return self._piece(host, *kept, offset)
         domain = settings_of(self.runtime).dns_domain
-        data = _encode(await host_document(self.runtime.store, host, domain))
+        data = _encode(await host_document(self.memory, host, domain))
         now = hashlib.blake2b(data, digest_size=16).hexdigest()
         if now == known:
             return Piece(digest=now, size=len(data))

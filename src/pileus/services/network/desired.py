@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
-from typing import Any
 
 import msgspec
 
 from pileus.kernel.hosts import hosts_of
-from pileus.kernel.store import Page, Reader
 
 from .addressing import block
 from .driver import (
@@ -34,14 +32,13 @@ from .driver import (
     SubnetSpec,
 )
 from .floating_ip import FLOATING_IPS, FloatingIp
+from .memory import Memory
 from .network import NETWORKS, Network
 from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
 from .router import ROUTERS, Router
 from .security_group import RULES, SecurityGroupRule
 from .subnet import SUBNETS, Subnet
 from .wiring import NETWORK_HOST
-
-_ALL = 1 << 30
 
 
 class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +66,9 @@ class _Facts:
     members: dict[str, set[str]] = field(default_factory=dict)
 
 
-async def host_document(db: Reader, host: str, domain: str) -> HostDocument:
+async def host_document(memory: Memory, host: str, domain: str) -> HostDocument:
     """`domain` is that of networks which name none."""
-    facts = await _facts(db, host)
+    facts = await _facts(memory, host)
     facts.domain = domain
     network = HostNetwork(
         host=host,
@@ -87,44 +84,44 @@ async def host_document(db: Reader, host: str, domain: str) -> HostDocument:
     return HostDocument(network=network, waiting=tuple(waiting))
 
 
-async def _facts(db: Reader, host: str) -> _Facts:
+async def _facts(memory: Memory, host: str) -> _Facts:
     facts = _Facts(host)
-    known = await hosts_of(db, NETWORK_HOST)
+    known = await hosts_of(memory.db, NETWORK_HOST)
     facts.peers = tuple(Peer(host=h.id, address=h.address) for h in known if h.address)
-    bound = await _rows(db, PORTS, host=host)
+    bound = await memory.rows(PORTS, host=host)
     facts.guests = [p for p in bound if p.guest and p.device_owner.startswith(COMPUTE_OWNER)]
-    facts.routers = await _rows(db, ROUTERS, host=host)
+    facts.routers = await memory.rows(ROUTERS, host=host)
     ids = [r.id for r in facts.routers]
     if ids:
-        legs = await _rows(db, PORTS, device_id=ids)
+        legs = await memory.rows(PORTS, device_id=ids)
         facts.legs = [p for p in legs if p.device_owner in ROUTER_OWNERS]
-        facts.floating = await _rows(db, FLOATING_IPS, router_id=ids)
+        facts.floating = await memory.rows(FLOATING_IPS, router_id=ids)
     network_ids = sorted({p.network_id for p in (*facts.guests, *facts.legs)})
     if network_ids:
-        facts.networks = {n.id: n for n in await _rows(db, NETWORKS, id=network_ids)}
-        subnets = await _rows(db, SUBNETS, network_id=network_ids)
+        facts.networks = {n.id: n for n in await memory.rows(NETWORKS, id=network_ids)}
+        subnets = await memory.rows(SUBNETS, network_id=network_ids)
         facts.subnets = {s.id: s for s in subnets}
         inner = [n.id for n in facts.networks.values() if not n.external]
-        others = await _rows(db, PORTS, network_id=inner) if inner else []
+        others = await memory.rows(PORTS, network_id=inner) if inner else []
         facts.remote = [p for p in others if p.host and p.host != host]
-    await _groups(db, facts)
+    await _groups(memory, facts)
     return facts
 
 
-async def _groups(db: Reader, facts: _Facts) -> None:
+async def _groups(memory: Memory, facts: _Facts) -> None:
     """The groups that the guests wear, those that their rules name, and everybody's addresses in them."""
     worn = {g for p in facts.guests if p.port_security_enabled for g in p.security_groups}
     if not worn:
         return
     facts.rules = {g: [] for g in worn}
-    for rule in await _rows(db, RULES, security_group_id=sorted(worn)):
+    for rule in await memory.rows(RULES, security_group_id=sorted(worn)):
         facts.rules[rule.security_group_id].append(rule)
     named = {r.remote_group_id for rules in facts.rules.values() for r in rules} - {""}
     facts.rules |= {g: [] for g in named - worn}
     if not named:
         return
     facts.members = {g: set() for g in named}
-    for port in await _rows(db, PORTS, security_groups=sorted(named)):
+    for port in await memory.rows(PORTS, security_groups=sorted(named)):
         addresses = {f.ip_address for f in port.fixed_ips} | set(_single(port))
         for group in port.security_groups:
             if group in facts.members:
@@ -137,11 +134,6 @@ def _single(port: Port) -> Iterable[str]:
         found = ip_interface(pair.ip_address)
         if found.network.num_addresses == 1:
             yield str(found.ip)
-
-
-async def _rows(db: Reader, table: Any, **filters: Any) -> list[Any]:
-    found: list[Any] = await table.recall(db, Page(filters, (("id", False),), limit=_ALL))
-    return found
 
 
 def _sorted(networks: Iterable[Network]) -> list[Network]:

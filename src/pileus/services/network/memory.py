@@ -1,0 +1,72 @@
+"""Rows that are read again and again, of which few have changed: only those are decoded.
+
+What is remembered is what is in use, and no more than about as much again: what was used lately moves to a new
+shelf, and when enough was learnt the old one is cleared and the new one is old. So what nobody asks for goes by
+itself, whoever deleted it and wherever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic
+
+from pileus.kernel.store import Page, R, Reader, Table
+
+_ALL = 1 << 30
+_LEAST = 200  # records learnt before any is forgotten
+
+
+class Shelves(Generic[R]):
+    """A table's records by id. One of another generation than asked for is not the one."""
+
+    def __init__(self) -> None:
+        self._new: dict[str, R] = {}
+        self._old: dict[str, R] = {}
+        self._room = _LEAST
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+    def known(self, keys: Iterable[Sequence[Any]]) -> dict[str, R]:
+        """Those of the (id, generation) that are remembered."""
+        new, old, found = self._new, self._old, dict[str, R]()
+        for id, generation in keys:
+            record = new.get(id)
+            if record is None and (record := old.pop(id, None)) is not None:
+                new[id] = record
+            if record is not None and record.generation == generation:
+                found[id] = record
+        return found
+
+    def learn(self, records: dict[str, R]) -> None:
+        self._new |= records
+        self._room -= len(records)
+        if self._room < 0:
+            self._old, self._new = self._new, {}
+            self._room = max(_LEAST, len(self._old))
+
+
+class Memory:
+    """Reads as `Table.list` does."""
+
+    def __init__(self, db: Reader) -> None:
+        self.db = db
+        self._shelves: dict[str, Shelves[Any]] = {}
+
+    def of(self, table: Table[R]) -> Shelves[R]:
+        return self._shelves.setdefault(table.name, Shelves())
+
+    async def rows(self, table: Table[R], **filters: Any) -> list[R]:
+        """Every live row that matches, by id."""
+        page = Page(filters, (("id", False),), limit=_ALL)
+        keys = await table.page(self.db, page, select=("id", "generation"))
+        found = self.of(table).known(keys)
+        missing = [id for id, _ in keys if id not in found]
+        if missing:
+            wanted = Page({"id": missing}, (("id", False),), limit=len(missing), deleted=None)
+            fresh = {r.id: r for r in await table.list(self.db, wanted)}
+            self.of(table).learn(fresh)
+            found |= fresh
+        return [
+            found[id] for id, _ in keys if id in found
+        ]  # gone between the two readings: not there
