@@ -15,18 +15,29 @@ from .certificates import Certificates
 from .contract import IDENTITY
 from .credentials import Credentials
 from .directory import Directory
+from .directory_domains import DIRECTORIES
 from .discovery import Discovery
-from .domain_configurations import DomainConfigurations
+from .domain_configurations import RECONCILER, DomainConfigurations
 from .domains import Domains
 from .ec2_credentials import Ec2Credentials
 from .ec2_tokens import Ec2Tokens
 from .endpoint_groups import EndpointGroups
 from .endpoints import Endpoints
+from .federated_logins import Logins
+from .federation.identity_providers import IdentityProviders
+from .federation.mappings import Mappings
+from .federation.openid_login import OPENID, OpenId
+from .federation.protocols import Protocols
+from .federation.service_providers import ServiceProviders
 from .grants import Grants
 from .groups import Groups, UserGroups
 from .implied_roles import ImpliedRoles
 from .keys import KEYRING, Keyring
+from .ldap_directories import LdapDirectories, keep_directories
 from .limits import Limits
+from .oauth1.access_tokens import AccessTokens
+from .oauth1.access_tokens import sweep as sweep_oauth1
+from .oauth1.consumers import Consumers
 from .passwords import PASSWORDS, Passwords
 from .policies import Policies
 from .policy_associations import PolicyAssociations
@@ -37,7 +48,7 @@ from .registered_limits import RegisteredLimits
 from .revocation_events import RevocationEvents
 from .role_assignments import RoleAssignments
 from .roles import Roles
-from .rotation import sweep
+from .rotation import Keys, sweep
 from .services import Services
 from .settings import Settings
 from .tokens import TOKENS_KEPT, Tokens
@@ -99,19 +110,33 @@ SERVICE = Service(
         Limits,
         RevocationEvents,
         Certificates,
+        Keys,
         ApplicationCredentials,
         AccessRules,
         Trusts,
+        IdentityProviders,
+        Protocols,
+        Mappings,
+        ServiceProviders,
+        Logins,
+        Consumers,
+        AccessTokens,
     ),
     provides=(
         Provided(KEYRING, Keyring),
         Provided(PASSWORDS, Passwords),
+        Provided(DIRECTORIES, LdapDirectories),
         Provided(TOKENS_KEPT, Tokens),
         Provided(TOKENS, lambda runtime: runtime.contracts.get(TOKENS_KEPT)),
+        Provided(OPENID, OpenId),
         Provided(AUTHENTICATION, Authentication),
         Provided(IDENTITY, Directory),
     ),
-    reconcilers=(Standing("identity.sweep", 3600, sweep),),
+    reconcilers=(
+        Standing("identity.sweep", 3600, sweep),
+        Standing(RECONCILER, 300, keep_directories),
+        Standing("identity.oauth1", 900, sweep_oauth1),
+    ),
     bootstrap=bootstrap,
     settings=Settings,
 )

@@ -5,6 +5,8 @@ One row each, found by actor and target alike. `inherited` ones (OS-INHERIT) cou
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pileus.kernel.store import Column, Page, Reader, Record, Tx
 
 from .groups import group_ids
@@ -55,8 +57,10 @@ async def grant(tx: Tx, wanted: Assignment) -> bool:
     return True
 
 
-async def actors_of(db: Reader, user_id: str) -> list[str]:
-    return [f"user:{user_id}", *(f"group:{g}" for g in await group_ids(db, user_id))]
+async def actors_of(db: Reader, user_id: str, also: Iterable[str] = ()) -> list[str]:
+    """The user and his groups; `also` are groups in which he is for his identity provider only."""
+    groups = dict.fromkeys((*await group_ids(db, user_id), *also))
+    return [f"user:{user_id}", *(f"group:{g}" for g in groups)]
 
 
 async def places_of(db: Reader, project: Project) -> list[str]:
@@ -69,21 +73,23 @@ async def places_of(db: Reader, project: Project) -> list[str]:
     return places
 
 
-async def held(db: Reader, user_id: str, places: list[str]) -> set[str]:
+async def held(db: Reader, user_id: str, places: list[str], also: Iterable[str] = ()) -> set[str]:
     """The ids of the roles that a user holds at these places, himself or through groups; implied ones not."""
-    page = Page({"actor": await actors_of(db, user_id), "place": places}, limit=100_000)
+    page = Page({"actor": await actors_of(db, user_id, also), "place": places}, limit=100_000)
     return {a.role_id for a in await ASSIGNMENTS.list(db, page)}
 
 
-async def held_on(db: Reader, user_id: str, project: Project | None) -> set[str]:
+async def held_on(
+    db: Reader, user_id: str, project: Project | None, also: Iterable[str] = ()
+) -> set[str]:
     """The same on a project or domain, or (None) on the system."""
     places = [SYSTEM] if project is None else await places_of(db, project)
-    return await held(db, user_id, places)
+    return await held(db, user_id, places, also)
 
 
-async def projects_of(db: Reader, user_id: str) -> list[str]:
+async def projects_of(db: Reader, user_id: str, also: Iterable[str] = ()) -> list[str]:
     """The ids of the projects and domains on which a user holds a role, inherited ones included."""
-    page = Page({"actor": await actors_of(db, user_id)}, limit=100_000)
+    page = Page({"actor": await actors_of(db, user_id, also)}, limit=100_000)
     found: dict[str, None] = {}
     for a in await ASSIGNMENTS.list(db, page):
         kind, _, id = a.target.partition(":")

@@ -9,8 +9,10 @@ from pileus.kernel.store import Page
 
 from . import domains, projects
 from .assignments import held_on, projects_of
-from .claims import opened
+from .claims import Claims, opened
+from .tokens import TOKENS_KEPT
 from .tree import PROJECTS, Project
+from .users import USERS
 from .wire import Noun, listed
 
 _OLDEST = (("created_at", False), ("id", False))
@@ -26,11 +28,13 @@ class AuthScopes(Noun[Project]):
     scopes = {name: () for name in rules}
 
     @operation("GET", "/auth/projects", "identity:get_auth_projects")
+    @operation("GET", "/OS-FEDERATION/projects", "identity:get_auth_projects")
     async def projects(self, ctx: Context) -> dict[str, Any]:
         found = await self._open_to(ctx, is_domain=0)
         return listed(ctx, "projects", [projects.view(ctx, p) for p in found])
 
     @operation("GET", "/auth/domains", "identity:get_auth_domains")
+    @operation("GET", "/OS-FEDERATION/domains", "identity:get_auth_domains")
     async def domains(self, ctx: Context) -> dict[str, Any]:
         found = await self._open_to(ctx, is_domain=1)
         return listed(ctx, "domains", [domains.view(ctx, d) for d in found])
@@ -39,7 +43,8 @@ class AuthScopes(Noun[Project]):
     async def system(self, ctx: Context) -> dict[str, Any]:
         claims = await opened(ctx.runtime, ctx.caller.token)
         lent = claims is not None and claims.is_delegated
-        open_ = not lent and await held_on(ctx.runtime.store, ctx.caller.user_id, None)
+        store, user_id = ctx.runtime.store, ctx.caller.user_id
+        open_ = not lent and await held_on(store, user_id, None, await _also(ctx, claims))
         links = {"self": f"{ctx.base}/auth/system"}
         return {"system": [{"all": True}] if open_ else [], "links": links}
 
@@ -50,6 +55,12 @@ class AuthScopes(Noun[Project]):
         if claims is not None and claims.is_delegated:
             ids = [caller.project_id]
         else:
-            ids = await projects_of(store, caller.user_id)
+            ids = await projects_of(store, caller.user_id, await _also(ctx, claims))
         asked = Page({"id": ids, "is_domain": is_domain, "enabled": 1}, _OLDEST, limit=100_000)
         return await PROJECTS.list(store, asked)
+
+
+async def _also(ctx: Context, claims: Claims | None) -> list[str]:
+    """The groups in which the caller is for his identity provider."""
+    user = await USERS.find(ctx.runtime.store, ctx.caller.user_id)
+    return await ctx.peer(TOKENS_KEPT).vouched_groups(claims, user) if user is not None else []

@@ -25,7 +25,7 @@ from .proof import Proof, refused
 from .scoping import aim
 from .tokens import TOKENS_KEPT, Standing, Tokens, Worthless
 from .tree import PROJECTS
-from .trusts import TRUSTS
+from .trust import TRUSTS
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,14 @@ class Authentication:
     async def authenticate(self, ctx: Context, asked: Authenticate) -> Issued | Answer:
         """A token, or the 401 with a receipt. Raises Unauthenticated, Forbidden, Invalid."""
         proof = await self._prove(ctx, asked.identity)
-        proof = await self._with_receipt(ctx, proof)
+        return await self.conclude(await self._with_receipt(ctx, proof), asked.scope)
+
+    async def conclude(self, proof: Proof, scope: Scope | str | None = None) -> Issued | Answer:
+        """The token for what was proved, or the 401 with a receipt if the user's rules ask for more."""
         rules = receipts.rules_of(proof.user, METHODS)
         if rules and not any(rule <= set(proof.methods) for rule in rules):
             return await self._more(proof, rules)
-        return await self.issue(proof, asked.scope)
+        return await self.issue(proof, scope)
 
     async def issue(self, proof: Proof, scope: Scope | str | None = None) -> Issued:
         """The token for what was proved. Raises Unauthenticated, Forbidden, Invalid."""

@@ -15,7 +15,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expired_window_s: int = 48 * 3600  # how long a service may finish what an expired token began
     max_tree_depth: int = 5  # projects below each other, the domain not counted, as upstream
     enforcement_model: Literal["flat", "strict_two_level"] = "flat"  # of limits, as upstream
+    key_file: str = ""  # a file whose secret encrypts the keys in the store: see `key_file`
     receipt_s: int = 300  # how long somebody may take for his second factor, as upstream
+    oauth1_request_token_s: int = 8 * 3600  # how long a user may take to authorize one; 0: for ever
+    oauth1_access_token_s: int = 24 * 3600  # how long one can be used; 0: for ever
 
     # Security compliance, all off as upstream.
     lockout_failure_attempts: int = 0  # wrong passwords in a row that lock an account; 0: none do

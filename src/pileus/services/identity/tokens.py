@@ -20,14 +20,19 @@ from . import access_rule
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
 from .assignments import held_on
 from .catalog import Catalog
-from .claims import Claims, opened, pack
+from .claims import Claims, Federation, opened, pack
+from .federation import service_providers
+from .federation.federated_users import given_groups
+from .federation.identity_providers import IDENTITY_PROVIDERS
 from .keys import KEYRING, TOKEN
+from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
+from .redelegation import ancestors
 from .revocations import is_revoked
 from .roles import Role, RoleBook
 from .security_compliance import is_enabled
 from .settings import Settings
 from .tree import PROJECTS, Project
-from .trusts import TRUSTS, Trust
+from .trust import TRUSTS, Trust
 from .users import USERS, User
 
 _RENDERED = 4096  # answers of GET /v3/auth/tokens kept: 3 KB each
@@ -50,6 +55,7 @@ class Standing:
     project_domain: Project | None = None
     domain: Project | None = None
     credential: ApplicationCredential | None = None
+    access_token: AccessToken | None = None
     trust: Trust | None = None
     trustor: User | None = None
     trustor_domain: Project | None = None
@@ -113,6 +119,8 @@ class Tokens:
         user, user_domain = await self._user(claims.user_id)
         subjects = [f"user:{user.id}", f"domain:{user.domain_id}", f"audit:{claims.audit_ids[0]}"]
         subjects.append(f"chain:{claims.audit_ids[-1]}")
+        if claims.federation:
+            await self._check_provider(claims.federation)
         if claims.trust_id:
             found = await self._lent(claims, user, user_domain, subjects)
         else:
@@ -142,13 +150,17 @@ class Tokens:
         credential = await self._credential(claims)
         if not claims.scope:
             return Standing(claims, user, user_domain)
+        access_token = await self._access_token(claims)
         place = await self._place(claims.scope_id) if claims.scope != "system" else None
-        roles = book.closure(await held_on(store, user.id, place))
-        if credential is not None:
-            roles = narrowed(roles, book.closure(credential.role_ids))
+        also = await self.vouched_groups(claims, user)
+        roles = book.closure(await held_on(store, user.id, place, also))
+        for lent in (credential, access_token):
+            if lent is not None:
+                roles = narrowed(roles, book.closure(lent.role_ids))
         if not roles:
             raise Worthless(f"user {user.id} holds no role on {claims.scope} {claims.scope_id}")
         given: dict[str, Any] = {"roles": tuple(roles), "credential": credential}
+        given["access_token"] = access_token
         if place is not None:
             given |= await self._place_fields(claims, place, subjects)
         return Standing(claims, user, user_domain, **given)
@@ -177,6 +189,31 @@ class Tokens:
             raise Worthless("the application credential is not for this user and project")
         return found
 
+    async def _access_token(self, claims: Claims) -> AccessToken | None:
+        if not claims.access_token_id:
+            return None
+        found = await ACCESS_TOKENS.find(self.runtime.store, claims.access_token_id)
+        if found is None or self.is_past(found.expires_at):
+            raise Worthless("the access token is gone or expired")
+        if found.user_id != claims.user_id or found.project_id != claims.scope_id:
+            raise Worthless("the access token is not for this user and project")
+        return found
+
+    async def _check_provider(self, federation: Federation) -> None:
+        """Who vouched for the user must still be trusted."""
+        id = federation.identity_provider_id
+        provider = await IDENTITY_PROVIDERS.find(self.runtime.store, id)
+        if provider is None or not provider.enabled:
+            raise Worthless(f"identity provider {id} is gone or disabled")
+
+    async def vouched_groups(self, claims: Claims | None, user: User) -> list[str]:
+        """The groups that providers gave a user: with this token, and for a while."""
+        own = claims.federation.group_ids if claims is not None and claims.federation else ()
+        if not user.is_federated:
+            return list(own)
+        now = self.runtime.world.clock.now()
+        return [*own, *await given_groups(self.runtime.store, user.id, now)]
+
     async def _lent(
         self, claims: Claims, user: User, user_domain: Project, subjects: list[str]
     ) -> Standing:
@@ -185,6 +222,9 @@ class Tokens:
         trust = await TRUSTS.find(store, claims.trust_id)
         if trust is None or self.is_past(trust.expires_at) or trust.trustee_user_id != user.id:
             raise Worthless("the trust is gone, expired or somebody else's")
+        above = await ancestors(store, trust)
+        if above is None or any(self.is_past(t.expires_at) for t in above):
+            raise Worthless("a trust that it was passed on from is gone, or its trustee")
         trustor, trustor_domain = await self._user(trust.trustor_user_id)
         subjects += [f"user:{trustor.id}", f"domain:{trustor.domain_id}"]
         given: dict[str, Any] = {}
@@ -192,7 +232,8 @@ class Tokens:
             place = await self._place(trust.project_id)
             given |= await self._place_fields(claims, place, subjects)
             wanted = book.closure(trust.role_ids)
-            roles = narrowed(wanted, book.closure(await held_on(store, trustor.id, place)))
+            also = await self.vouched_groups(None, trustor)
+            roles = narrowed(wanted, book.closure(await held_on(store, trustor.id, place, also)))
             if len(roles) < len(wanted) or not roles:
                 raise Worthless("the trustor no longer holds what the trust lends")
             given["roles"] = tuple(roles)
@@ -238,6 +279,8 @@ class Tokens:
             view["catalog"] = await self.catalog.render(
                 self.runtime.store, root, project_id, user.id
             )
+        if providers := await service_providers.in_tokens(self.runtime.store):
+            view["service_providers"] = providers
         return {"token": view}
 
     async def shown(self, token: str, root: str, catalog: bool) -> tuple[dict[str, Any], str]:
@@ -295,6 +338,18 @@ def token_view(s: Standing) -> dict[str, Any]:
         view["system"] = {"all": True}
     if claims.scope:
         view["roles"] = [{"id": r.id, "name": r.name} for r in s.roles]
+    if claims.federation:
+        del view["user"]["password_expires_at"]
+        view["user"]["OS-FEDERATION"] = {
+            "groups": [{"id": id} for id in claims.federation.group_ids],
+            "identity_provider": {"id": claims.federation.identity_provider_id},
+            "protocol": {"id": claims.federation.protocol_id},
+        }
+    if s.access_token:
+        view["OS-OAUTH1"] = {
+            "access_token_id": s.access_token.id,
+            "consumer_id": s.access_token.consumer_id,
+        }
     if s.credential:
         view["application_credential"] = {
             "id": s.credential.id,

@@ -16,6 +16,7 @@ from pileus.kernel.store import Column, Match, Page, Record, Tx, Unique
 from pileus.kernel.world import seconds_of, stamp
 
 from . import settings
+from .directory_domains import DIRECTORIES, refuse_directory, refuse_entry
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_strength, is_enabled, replaced, unlocked
@@ -57,6 +58,7 @@ class User(Record, kw_only=True, frozen=True):
     failed_at: str = ""
     active_on: str = ""  # the day of his last login by password
     entry: str = ""
+    is_federated: bool = False  # came by an identity provider: his name is only shown
     default_project_id: str = ""
     options: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -69,6 +71,11 @@ def _taken(user: User) -> str:
     )
 
 
+def _name_key(user: User) -> str:
+    """Two whom a provider vouches for may have one name, which finds neither."""
+    return f"{user.id}\n{user.name.lower()}" if user.is_federated else user.name.lower()
+
+
 USERS = NounTable(
     "identity_users",
     User,
@@ -77,7 +84,7 @@ USERS = NounTable(
         "enabled",
         "default_project_id",
         "password_expires_at",
-        Column("name_key", lambda u: u.name.lower()),
+        Column("name_key", _name_key),
     ),
     unique=(Unique(("domain_id", "name_key"), _taken),),
     indexes=(("default_project_id",), ("domain_id", "created_at", "id"), ("created_at", "id")),
@@ -229,6 +236,8 @@ class Users(Noun[User]):
 
     @operation("GET", "/users", "identity:list_users")
     async def index(self, ctx: Context) -> dict[str, Any]:
+        domain_id = own_domain(ctx).get("domain_id") or ctx.query.get("domain_id")
+        await ctx.peer(DIRECTORIES).look(domain_id, user=ctx.query.get("name"))
         asked = asked_users(ctx)
         found = await USERS.list(ctx.runtime.store, asked)
         return listed(ctx, "users", [view(ctx, u) for u in found], asked)
@@ -237,6 +246,7 @@ class Users(Noun[User]):
     async def create(self, ctx: Context, body: CreateUser) -> dict[str, Any]:
         domain_id = home_domain(ctx, body.domain_id)
         ctx.require("identity:create_user", {"target.user.domain_id": domain_id})
+        await refuse_directory(ctx, domain_id)
         options = merged({}, checked_options(body.options))
         user = User(
             id=ctx.runtime.world.new_hex(),
@@ -261,6 +271,7 @@ class Users(Noun[User]):
     @operation("PATCH", "/users/{user_id}", "identity:update_user")
     async def update(self, ctx: Context, user: User, body: UpdateUser) -> dict[str, Any]:
         same_id(ctx, "user", user.id)
+        refuse_entry(user.entry)
         changes = body.given()
         if changes.pop("domain_id", user.domain_id) != user.domain_id:
             raise Invalid("Cannot change Domain ID")
@@ -298,6 +309,7 @@ class Users(Noun[User]):
 
     @operation("DELETE", "/users/{user_id}", "identity:delete_user")
     async def delete(self, ctx: Context, user: User) -> None:
+        refuse_entry(user.entry)
         async with ctx.runtime.store.tx() as tx:
             await removed(ctx, tx, "user", user.id)
             await USERS.delete(tx, user)

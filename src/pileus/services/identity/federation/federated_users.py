@@ -1,0 +1,178 @@
+"""Federated users: who a provider's user is here, and the groups that its mapping gave him for a while.
+
+The first login makes a user in the provider's domain; later ones find him again by provider, protocol and the id that
+the mapping made. His name is only shown: two of a domain may have the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from pileus.kernel import auth
+from pileus.kernel.faults import Conflict
+from pileus.kernel.resources import Context
+from pileus.kernel.store import Column, Match, Page, Reader, Record, Table, Tx
+from pileus.kernel.world import seconds_of, stamp
+
+from ..revocations import revoke
+from ..users import USERS, User
+from ..wire import changed, drop_all, removed
+
+
+class FederatedUser(Record, kw_only=True, frozen=True):
+    """The id is a digest of provider, protocol and `unique_id`."""
+
+    user_id: str
+    idp_id: str
+    protocol_id: str
+    unique_id: str
+
+
+class ProviderMembership(Record, kw_only=True, frozen=True):
+    """That a provider's mapping put a user in a group, until a moment. The id is `group:user`."""
+
+    user_id: str
+    group_id: str
+    idp_id: str
+    until: str
+
+
+FEDERATED_USERS = Table(
+    "identity_federated_users",
+    FederatedUser,
+    columns=("user_id", "idp_id", "protocol_id"),
+    indexes=(("user_id",), ("idp_id", "protocol_id")),
+    noun="federated user",
+)
+PROVIDER_MEMBERSHIPS = Table(
+    "identity_provider_memberships",
+    ProviderMembership,
+    columns=("user_id", "group_id", Column("until_at", lambda m: m.until)),
+    indexes=(("user_id",), ("group_id",)),
+    noun="membership",
+)
+
+
+class Visitor(msgspec.Struct, frozen=True, kw_only=True):
+    """A user as a provider vouches for him."""
+
+    idp_id: str
+    protocol_id: str
+    unique_id: str
+    domain_id: str
+    name: str
+    email: str = ""
+    group_ids: tuple[str, ...] = ()
+    groups_minutes: int = 0  # how long he stays in the groups; 0: as long as his token says
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def public_id(domain_id: str, unique_id: str) -> str:
+    """Upstream's id of somebody who is kept elsewhere: the digest of domain, kind and id there."""
+    return hashlib.sha256(f"{domain_id}user{unique_id}".encode()).hexdigest()
+
+
+async def welcome(tx: Tx, visitor: Visitor) -> User:
+    """The visitor's user, made at his first login, named as now. Raises Conflict."""
+    key = _key(visitor.idp_id, visitor.protocol_id, visitor.unique_id)
+    known = await FEDERATED_USERS.find(tx, key)
+    user = await USERS.find(tx, known.user_id) if known is not None else None
+    if user is None:
+        user = await _make(tx, visitor, key)
+    elif user.is_federated:
+        user = await _rename(tx, user, visitor)
+    await _keep_groups(tx, user, visitor)
+    return user
+
+
+async def _make(tx: Tx, visitor: Visitor, key: str) -> User:
+    id = public_id(visitor.domain_id, visitor.unique_id)
+    if await USERS.find(tx, id) is not None:  # another provider's, or he would be taken for him
+        raise Conflict(
+            f"Conflict occurred attempting to store federated_user - user {visitor.unique_id} of "
+            f"domain {visitor.domain_id} is vouched for by another provider or protocol."
+        )
+    user = User(
+        id=id,
+        name=visitor.name,
+        domain_id=visitor.domain_id,
+        is_federated=True,
+        extra={"email": visitor.email} if visitor.email else {},
+    )
+    row = FederatedUser(
+        id=key,
+        user_id=id,
+        idp_id=visitor.idp_id,
+        protocol_id=visitor.protocol_id,
+        unique_id=visitor.unique_id,
+    )
+    await FEDERATED_USERS.insert(tx, row)
+    user = await USERS.insert(tx, user)
+    await changed(tx, "user", id, "created")
+    return user
+
+
+async def _rename(tx: Tx, user: User, visitor: Visitor) -> User:
+    extra = {**user.extra, "email": visitor.email} if visitor.email else user.extra
+    if (user.name, user.extra) == (visitor.name, extra):
+        return user
+    await auth.revise(tx, "auth")
+    return await USERS.change(tx, user, name=visitor.name, extra=extra)
+
+
+async def _keep_groups(tx: Tx, user: User, visitor: Visitor) -> None:
+    """Renews the memberships that this provider gave; the user's tokens end when one is taken away."""
+    wanted = set(visitor.group_ids) if visitor.groups_minutes else set()
+    until = stamp(seconds_of(tx.now) + 60 * visitor.groups_minutes)
+    lost = False
+    for kept in await PROVIDER_MEMBERSHIPS.all(tx, user_id=user.id):
+        if kept.group_id in wanted:
+            wanted.discard(kept.group_id)
+            await PROVIDER_MEMBERSHIPS.change(tx, kept, until=until)
+        elif kept.idp_id == visitor.idp_id:
+            await PROVIDER_MEMBERSHIPS.delete(tx, kept)
+            lost = True
+    for group_id in sorted(wanted):
+        membership = ProviderMembership(
+            id=f"{group_id}:{user.id}",
+            user_id=user.id,
+            group_id=group_id,
+            idp_id=visitor.idp_id,
+            until=until,
+        )
+        await PROVIDER_MEMBERSHIPS.insert(tx, membership)
+    if lost:
+        await revoke(tx, "user", user.id)
+    elif wanted:
+        await auth.revise(tx, "auth")
+
+
+async def given_groups(db: Reader, user_id: str, now: str) -> list[str]:
+    """The groups in which providers keep a user now."""
+    asked = Page({"user_id": user_id, "until_at": Match("gt", now)})
+    return [m.group_id for m in await PROVIDER_MEMBERSHIPS.list(db, asked)]
+
+
+async def forget_users(ctx: Context, tx: Tx, idp_id: str, protocol_id: str) -> None:
+    """Drops who came by this protocol; a user whom nobody else vouches for goes with it."""
+    for row in await FEDERATED_USERS.all(tx, idp_id=idp_id, protocol_id=protocol_id):
+        await FEDERATED_USERS.delete(tx, row)
+        user = await USERS.find(tx, row.user_id)
+        others = await FEDERATED_USERS.one(tx, user_id=row.user_id)
+        if user is not None and user.is_federated and others is None:
+            await removed(ctx, tx, "user", user.id)
+            await USERS.delete(tx, user)
+
+
+async def forget_user(ctx: Context, tx: Tx, user_id: str) -> None:
+    await drop_all(tx, FEDERATED_USERS, user_id=user_id)
+    await drop_all(tx, PROVIDER_MEMBERSHIPS, user_id=user_id)
+
+
+async def forget_group(ctx: Context, tx: Tx, group_id: str) -> None:
+    await drop_all(tx, PROVIDER_MEMBERSHIPS, group_id=group_id)

@@ -1,0 +1,99 @@
+"""Whom this cloud's operator trusts: OpenID issuers and what it is to them, and dashboards that may get tokens.
+
+`federation.yaml` in the state folder, as secret as the store, read again when it changes:
+
+    issuers:
+      https://login.example.com/realms/cloud:
+        client_id: pileus
+        client_secret: ...          # for web single sign-on and for tokens that only their issuer can read
+        audiences: [openstack-cli]  # whom else tokens may be meant for
+        userinfo: true              # ask for more than the token says
+        scopes: openid profile email
+        ca_file: /etc/ssl/login-ca.pem
+    trusted_dashboards:
+      - https://dashboard.example.com/auth/websso/
+
+An identity provider logs users in when one of its `remote_ids` is an issuer that stands here.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from pileus.kernel.faults import Invalid
+from pileus.kernel.world import World
+
+log = logging.getLogger(__name__)
+FILE = "federation.yaml"
+_PERIOD_S = 1.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    client_id: str
+    client_secret: str = ""
+    audiences: tuple[str, ...] = ()
+    userinfo: bool = False
+    scopes: str = "openid profile email"
+    ca_file: str = ""
+
+    @property
+    def meant_for(self) -> list[str]:
+        return [self.client_id, *self.audiences]
+
+
+class Trusted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    issuers: dict[str, Issuer] = {}
+    trusted_dashboards: tuple[str, ...] = ()
+
+
+class TrustedFile:
+    """What stands in the file now. A slip of the pen is logged and leaves what was in force."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self._clock, self._path = world.clock, folder / FILE
+        self._seen: tuple[int, int] | None = None
+        self._next_look = 0.0
+        self._found = Trusted()
+
+    @property
+    def trusted(self) -> Trusted:
+        now = self._clock.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _PERIOD_S
+            self._look()
+        return self._found
+
+    def _look(self) -> None:
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            self._seen, self._found = None, Trusted()
+            return
+        signature = (stat.st_mtime_ns, stat.st_size)
+        if signature == self._seen:
+            return
+        self._seen = signature
+        try:
+            self._found = read(self._path)
+        except Invalid as fault:
+            log.error("%s; what was trusted before still is.", fault.message)
+
+
+def read(path: Path) -> Trusted:
+    """Raises Invalid."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+        found = msgspec.convert(content, Trusted)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
+        raise Invalid(f"{path} cannot be read: {e}") from e
+    for issuer in found.issuers:
+        parts = urlsplit(issuer)
+        if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+            raise Invalid(f"{path}: issuer {issuer!r} must be an https:// address")
+    return found

@@ -1,0 +1,293 @@
+"""Access tokens: what a user lends to a consumer. It is asked for (a request token), authorized, and then fetched."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+from msgspec import UNSET, UnsetType
+
+from pileus.kernel import auth
+from pileus.kernel.faults import Forbidden, NotFound, Unauthenticated
+from pileus.kernel.resources import PUBLIC, Answer, Context, operation
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.schema import IGNORE, Body, Extra
+from pileus.kernel.store import Match, Page, Record, Table, Tx
+from pileus.kernel.world import World, seconds_of, stamp
+
+from .. import settings
+from ..application_credentials import RoleRef, role_id
+from ..assignments import held_on
+from ..claims import forbid_delegated
+from ..proof import refused
+from ..roles import ROLES, RoleBook
+from ..roles import view as role_view
+from ..tree import PROJECTS
+from ..wire import Noun, changed, drop_all, linked, listed, listing, page
+from .consumers import CONSUMERS, Consumer
+from .signatures import Signed, check, forget_signatures, signed
+
+_MANY = "/users/{user_id}/OS-OAUTH1/access_tokens"
+_ONE = _MANY + "/{access_token_id}"
+_FORM = "application/x-www-form-urlencoded"
+_LETTERS = "abcdefghkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # none looks like another
+
+
+class RequestToken(Record, kw_only=True, frozen=True):
+    """`verifier` is told to who authorizes it, and by him to the consumer."""
+
+    consumer_id: str
+    secret: str
+    project_id: str
+    expires_at: str
+    user_id: str = ""
+    verifier: str = ""
+    role_ids: list[str] = []
+
+
+class AccessToken(Record, kw_only=True, frozen=True):
+    consumer_id: str
+    secret: str
+    user_id: str
+    project_id: str
+    role_ids: list[str]
+    expires_at: str
+
+
+class _RequestTokens(Table[RequestToken]):
+    def missing(self, id: str) -> NotFound:
+        return NotFound("Request token not found")
+
+
+class _AccessTokens(Table[AccessToken]):
+    def missing(self, id: str) -> NotFound:
+        return NotFound("Access token not found")
+
+
+REQUEST_TOKENS = _RequestTokens(
+    "identity_oauth1_request_tokens",
+    RequestToken,
+    columns=("consumer_id", "user_id", "project_id", "expires_at"),
+    indexes=(("consumer_id",), ("project_id",), ("expires_at",)),
+    noun="request token",
+)
+ACCESS_TOKENS = _AccessTokens(
+    "identity_oauth1_access_tokens",
+    AccessToken,
+    columns=("consumer_id", "user_id", "project_id", "expires_at"),
+    indexes=(("consumer_id",), ("user_id",), ("project_id",)),
+    noun="access token",
+)
+
+
+class Authorize(Body, kw_only=True):
+    """Each role is named by its id or its name."""
+
+    unknown: ClassVar[Extra] = IGNORE
+    roles: list[RoleRef] | UnsetType = UNSET
+
+
+def _follow(column: str) -> Any:
+    async def drop(ctx: Context, tx: Tx, id: str) -> None:
+        await drop_all(tx, REQUEST_TOKENS, **{column: id})
+        if await drop_all(tx, ACCESS_TOKENS, **{column: id}):
+            await auth.revise(tx, "auth")
+
+    return drop
+
+
+def view(ctx: Context, t: AccessToken) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "id": t.id,
+        "consumer_id": t.consumer_id,
+        "authorizing_user_id": t.user_id,
+        "project_id": t.project_id,
+        "expires_at": t.expires_at or None,
+    }
+    shown = linked(ctx, f"users/{t.user_id}/OS-OAUTH1/access_tokens", shown)
+    shown["links"]["roles"] = f"{shown['links']['self']}/roles"
+    return shown
+
+
+class AccessTokens(Noun[AccessToken]):
+    """An access token of another user is not there."""
+
+    table = ACCESS_TOKENS
+    follows: ClassVar[Mapping[str, Any]] = {
+        "consumer": _follow("consumer_id"),
+        "user": _follow("user_id"),
+        "project": _follow("project_id"),
+        "domain": _follow("project_id"),
+    }
+    rules = {
+        name: "rule:admin_required"
+        for name in (
+            "identity:authorize_request_token",
+            "identity:get_access_token",
+            "identity:get_access_token_role",
+            "identity:list_access_tokens",
+            "identity:list_access_token_roles",
+            "identity:delete_access_token",
+        )
+    }
+    scopes = {name: ("project",) for name in rules}
+    listing = listing()
+
+    # What consumers do, by signed requests
+
+    @operation("POST", "/OS-OAUTH1/request_token", PUBLIC, status=201)
+    async def ask(self, ctx: Context) -> Answer:
+        given = signed(ctx)
+        given.require("oauth_consumer_key")
+        project_id = ctx.headers.get("requested-project-id", "")
+        Signed({"Requested-Project-Id": project_id}).require("Requested-Project-Id")
+        consumer = await _consumer(ctx, given)
+        await check(ctx, given, consumer.secret)
+        project = await PROJECTS.get(ctx.runtime.store, project_id)
+        world = ctx.runtime.world
+        token = RequestToken(
+            id=world.new_hex(),
+            secret=world.random.randbytes(16).hex(),
+            consumer_id=consumer.id,
+            project_id=project.id,
+            expires_at=_end(world, settings.of(ctx.runtime).oauth1_request_token_s),
+        )
+        async with ctx.runtime.store.tx() as tx:
+            await REQUEST_TOKENS.insert(tx, token)
+            await changed(tx, "OS-OAUTH1:request_token", token.id, "created")
+        return _told(token.id, token.secret, token.expires_at)
+
+    @operation("POST", "/OS-OAUTH1/access_token", PUBLIC, status=201)
+    async def fetch(self, ctx: Context) -> Answer:
+        given = signed(ctx)
+        given.require("oauth_consumer_key", "oauth_token", "oauth_verifier")
+        consumer = await _consumer(ctx, given)
+        asked = await REQUEST_TOKENS.find(ctx.runtime.store, given.token_id)
+        if asked is None or asked.consumer_id != consumer.id or _is_past(ctx, asked.expires_at):
+            raise refused(f"consumer {consumer.id}: no such request token, or past")
+        await check(ctx, given, consumer.secret, asked.secret)
+        if not asked.verifier or not hmac.compare_digest(
+            asked.verifier.encode(), given.verifier.encode()
+        ):
+            raise refused(f"request token {asked.id}: not authorized, or another verifier")
+        world = ctx.runtime.world
+        token = AccessToken(
+            id=world.new_hex(),
+            secret=world.random.randbytes(16).hex(),
+            consumer_id=consumer.id,
+            user_id=asked.user_id,
+            project_id=asked.project_id,
+            role_ids=asked.role_ids,
+            expires_at=_end(world, settings.of(ctx.runtime).oauth1_access_token_s),
+        )
+        async with ctx.runtime.store.tx() as tx:
+            await REQUEST_TOKENS.delete(tx, asked)
+            await ACCESS_TOKENS.insert(tx, token)
+            await changed(tx, "OS-OAUTH1:access_token", token.id, "created")
+        return _told(token.id, token.secret, token.expires_at)
+
+    # What users do
+
+    @operation("PUT", "/OS-OAUTH1/authorize/{request_token_id}", "identity:authorize_request_token")
+    async def authorize(
+        self, ctx: Context, request_token_id: str, body: Authorize
+    ) -> dict[str, Any]:
+        await forbid_delegated(ctx, "authorize a request token")
+        store, caller = ctx.runtime.store, ctx.caller
+        asked = await REQUEST_TOKENS.get(store, request_token_id)
+        if _is_past(ctx, asked.expires_at):
+            raise Unauthenticated("Request token is expired")
+        if asked.user_id and asked.user_id != caller.user_id:
+            raise Forbidden("The request token was authorized by another user.")
+        ids = {await role_id(ctx, ref) for ref in body.roles or ()}
+        project = await PROJECTS.get(store, asked.project_id)
+        book = await RoleBook().read(store)
+        held = {r.id for r in book.closure(await held_on(store, caller.user_id, project))}
+        if not ids <= held:
+            raise Unauthenticated("authorizing user does not have role required")
+        verifier = "".join(ctx.runtime.world.random.choice(_LETTERS) for _ in range(8))
+        async with store.tx() as tx:
+            await REQUEST_TOKENS.change(
+                tx, asked, user_id=caller.user_id, role_ids=sorted(ids), verifier=verifier
+            )
+        return {"token": {"oauth_verifier": verifier}}
+
+    @operation("GET", _MANY, "identity:list_access_tokens")
+    async def index(self, ctx: Context, user_id: str) -> dict[str, Any]:
+        await forbid_delegated(ctx, "list access tokens")
+        asked = page(self.listing, ctx.query, user_id=user_id)
+        found = await ACCESS_TOKENS.list(ctx.runtime.store, asked)
+        return listed(ctx, "access_tokens", [view(ctx, t) for t in found], asked)
+
+    @operation("GET", _ONE, "identity:get_access_token")
+    async def show(self, ctx: Context, user_id: str, access_token_id: str) -> dict[str, Any]:
+        await forbid_delegated(ctx, "see access tokens")
+        return {"access_token": view(ctx, await _lent_by(ctx, user_id, access_token_id))}
+
+    @operation("DELETE", _ONE, "identity:delete_access_token")
+    async def delete(self, ctx: Context, user_id: str, access_token_id: str) -> None:
+        """Tokens got with it end."""
+        await forbid_delegated(ctx, "delete access tokens")
+        token = await _lent_by(ctx, user_id, access_token_id)
+        async with ctx.runtime.store.tx() as tx:
+            await ACCESS_TOKENS.delete(tx, token)
+            await auth.revise(tx, "auth")
+            await changed(tx, "OS-OAUTH1:access_token", token.id, "deleted")
+
+    @operation("GET", _ONE + "/roles", "identity:list_access_token_roles")
+    async def roles(self, ctx: Context, user_id: str, access_token_id: str) -> dict[str, Any]:
+        token = await _lent_by(ctx, user_id, access_token_id)
+        found = [await ROLES.find(ctx.runtime.store, id) for id in token.role_ids]
+        return listed(ctx, "roles", [role_view(ctx, r) for r in found if r is not None])
+
+    @operation("GET", _ONE + "/roles/{role_id}", "identity:get_access_token_role")
+    async def role(
+        self, ctx: Context, user_id: str, access_token_id: str, role_id: str
+    ) -> dict[str, Any]:
+        token = await _lent_by(ctx, user_id, access_token_id)
+        if role_id not in token.role_ids:
+            raise ROLES.missing(role_id)
+        return {"role": role_view(ctx, await ROLES.get(ctx.runtime.store, role_id))}
+
+
+async def _consumer(ctx: Context, given: Signed) -> Consumer:
+    consumer = await CONSUMERS.find(ctx.runtime.store, given.consumer_id)
+    if consumer is None:
+        raise refused(f"there is no consumer {given.consumer_id[:64]!r}")
+    return consumer
+
+
+async def _lent_by(ctx: Context, user_id: str, id: str) -> AccessToken:
+    token = await ACCESS_TOKENS.get(ctx.runtime.store, id)
+    if token.user_id != user_id:
+        raise ACCESS_TOKENS.missing(id)
+    return token
+
+
+def _end(world: World, life_s: int) -> str:
+    return stamp(world.clock.time() + life_s) if life_s else ""
+
+
+def _is_past(ctx: Context, at: str) -> bool:
+    return bool(at) and seconds_of(at) <= ctx.runtime.world.clock.time()
+
+
+def _told(key: str, secret: str, expires_at: str) -> Answer:
+    told = {"oauth_token": key, "oauth_token_secret": secret}
+    if expires_at:
+        told["oauth_expires_at"] = expires_at
+    return Answer(urlencode(told, safe=":").encode(), content_type=_FORM)
+
+
+async def sweep(runtime: Runtime, key: str = "") -> None:
+    """Drops tokens that are past and signatures that can be used no more."""
+    await forget_signatures(runtime)
+    now = runtime.world.clock.now()
+    past = Page({"expires_at": Match("lt", now)}, scopes=({"expires_at": Match("ne", "")},))
+    async with runtime.store.tx(wait=False) as tx:
+        for asked in await REQUEST_TOKENS.list(tx, past):
+            await REQUEST_TOKENS.delete(tx, asked)
+        for lent in await ACCESS_TOKENS.list(tx, past):
+            await ACCESS_TOKENS.delete(tx, lent)
