@@ -205,6 +205,8 @@ class _Server:
             raise Conflict(
                 f"attempt {fence.attempt} of saga {fence.saga} was replaced by attempt {seen}"
             )
+        if fence.attempt == 1:
+            return  # nothing is older than that
         self._attempts[fence.saga] = fence.attempt
         self._attempts.move_to_end(fence.saga)
         if len(self._attempts) > _REMEMBERED:

@@ -235,6 +235,8 @@ def test_only_so_many_sagas_are_remembered_and_the_latest_the_longest(
         for saga in ("a", "b", "c"):
             await attempt(saga, 5)
         await attempt("a", 5)
+        for saga in "efghi":
+            await attempt(saga, 1)  # nothing can be older
         await attempt("d", 5)  # "b" is forgotten now
         with pytest.raises(Conflict):
             await attempt("a", 4)
