@@ -38,6 +38,7 @@ from .limits import Limits
 from .oauth1.access_tokens import AccessTokens
 from .oauth1.access_tokens import sweep as sweep_oauth1
 from .oauth1.consumers import Consumers
+from .oauth2_tokens import Oauth2Tokens
 from .passwords import PASSWORDS, Passwords
 from .policies import Policies
 from .policy_associations import PolicyAssociations
@@ -104,6 +105,7 @@ SERVICE = Service(
         Credentials,
         Ec2Credentials,
         Ec2Tokens,
+        Oauth2Tokens,
         Policies,
         PolicyAssociations,
         RegisteredLimits,

@@ -158,14 +158,17 @@ async def opened(runtime: Runtime, token: str) -> Claims | None:
 
 
 async def forbid_delegated(
-    ctx: Context, what: str, *, unrestricted_credential: bool = False
+    ctx: Context, what: str, *, unrestricted_credential: bool = False, by_trust: bool = False
 ) -> None:
     """A lent token may not make what outlives or exceeds it. Raises Forbidden.
 
-    `unrestricted_credential`: leave those of application credentials to the caller of this.
+    `unrestricted_credential`, `by_trust`: leave those of application credentials, or by a trust alone, to the caller
+    of this.
     """
     claims = await opened(ctx.runtime, ctx.caller.token)
     if claims is None or not claims.is_delegated:
+        return
+    if by_trust and _LENT.isdisjoint(claims.methods) and not claims.access_token_id:
         return
     if unrestricted_credential and "application_credential" in claims.methods:
         return

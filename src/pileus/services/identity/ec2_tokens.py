@@ -25,7 +25,7 @@ from .credentials import Credential
 from .ec2_credentials import KeyPair
 from .ec2_signatures import SignedRequest, Unsigned, s3_signed_by, signed_by
 from .proof import Proof, refused
-from .trusts import TRUSTS
+from .trust import TRUSTS
 from .users import USERS
 from .wire import Noun
 

@@ -16,7 +16,7 @@ from .identification import find_domain, find_project
 from .proof import Proof, refused
 from .tokens import Tokens, Worthless
 from .tree import Project
-from .trusts import TRUSTS
+from .trust import TRUSTS
 from .users import User
 
 

@@ -8,44 +8,21 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, NotFound, NotImplementedYet
+from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Record, Tx
+from pileus.kernel.store import Tx
 
 from .application_credentials import RoleRef, role_id
 from .assignments import held_on
-from .claims import forbid_delegated, future
+from .claims import forbid_delegated, future, opened
+from .redelegation import ancestors, checked_count, pass_on
 from .roles import ROLES, RoleBook
 from .roles import view as role_view
 from .tree import PROJECTS
+from .trust import TRUSTS, Trust
 from .users import USERS
-from .wire import AUTHENTICATED, Noun, NounTable, changed, drop_all, linked, listed, listing, page
-
-
-class Trust(Record, kw_only=True, frozen=True):
-    """The trustor lends some roles on a project. `remaining_uses` -1 and `expires_at` "" mean without end."""
-
-    trustor_user_id: str
-    trustee_user_id: str
-    project_id: str = ""
-    impersonation: bool = False
-    role_ids: list[str] = []
-    expires_at: str = ""
-    remaining_uses: int = -1
-    redelegation_count: int = 0
-    redelegated_trust_id: str = ""
-    allow_redelegation: bool = False
-
-
-TRUSTS = NounTable(
-    "identity_trusts",
-    Trust,
-    columns=("trustor_user_id", "trustee_user_id", "project_id", "redelegated_trust_id"),
-    indexes=(("trustor_user_id",), ("trustee_user_id",), ("project_id",)),
-    noun="trust",
-)
-
+from .wire import AUTHENTICATED, Noun, changed, drop_all, linked, listed, listing, page
 
 _READ = (
     "(rule:admin_required) or (role:reader and system_scope:all or "
@@ -86,8 +63,8 @@ def view(ctx: Context, t: Trust) -> dict[str, Any]:
         "expires_at": t.expires_at or None,
         "remaining_uses": t.remaining_uses if t.remaining_uses >= 0 else None,
         "deleted_at": None,
-        "redelegation_count": 0,
-        "redelegated_trust_id": None,
+        "redelegation_count": t.redelegation_count,
+        "redelegated_trust_id": t.redelegated_trust_id or None,
     }
     return linked(ctx, "OS-TRUST/trusts", shown)
 
@@ -133,7 +110,7 @@ class Trusts(Noun[Trust]):
         if trust.remaining_uses == 0:
             raise TRUSTS.missing(id)
         ctx.require(rule, self.target(ctx, trust))
-        await forbid_delegated(ctx, "manage trusts")
+        await forbid_delegated(ctx, "manage trusts", by_trust=True)
         return trust
 
     @operation("GET", "/OS-TRUST/trusts", AUTHENTICATED)
@@ -150,7 +127,7 @@ class Trusts(Noun[Trust]):
         else:
             ctx.require("identity:list_trusts", {})
             asked = page(self.listing, ctx.query)
-        await forbid_delegated(ctx, "manage trusts")
+        await forbid_delegated(ctx, "manage trusts", by_trust=True)
         found = await TRUSTS.list(ctx.runtime.store, asked)
         return listed(ctx, "trusts", [view(ctx, t) for t in found], asked)
 
@@ -158,15 +135,14 @@ class Trusts(Noun[Trust]):
     async def create(self, ctx: Context, body: CreateTrust) -> dict[str, Any]:
         target = {"target.trust.trustor_user_id": body.trustor_user_id}
         ctx.require("identity:create_trust", target)
-        await forbid_delegated(ctx, "manage trusts")
-        if body.allow_redelegation or body.redelegation_count:
-            raise NotImplementedYet("Trusts that may be redelegated are not offered by this cloud.")
+        await forbid_delegated(ctx, "manage trusts", by_trust=True)
         if body.project_id and not body.roles:
             raise Forbidden(
                 "You are not authorized to perform the requested action: At least one role "
                 "should be specified."
             )
         await USERS.get(ctx.runtime.store, body.trustee_user_id)
+        count, uses = body.redelegation_count, body.remaining_uses
         trust = Trust(
             id=ctx.runtime.world.new_hex(),
             trustor_user_id=body.trustor_user_id,
@@ -175,8 +151,10 @@ class Trusts(Noun[Trust]):
             impersonation=body.impersonation,
             role_ids=await _lendable(ctx, body),
             expires_at=future(ctx, body.expires_at),
-            remaining_uses=-1 if body.remaining_uses is None else body.remaining_uses,
+            remaining_uses=-1 if uses is None else uses,
+            redelegation_count=checked_count(body.allow_redelegation, count, uses),
         )
+        trust = await _passed_on(ctx, trust, count)
         async with ctx.runtime.store.tx() as tx:
             trust = await TRUSTS.insert(tx, trust)
             await changed(tx, "OS-TRUST:trust", trust.id, "created")
@@ -191,9 +169,8 @@ class Trusts(Noun[Trust]):
     async def delete(self, ctx: Context, trust_id: str) -> None:
         trust = await self._trust(ctx, "identity:delete_trust", trust_id)
         async with ctx.runtime.store.tx() as tx:
-            await TRUSTS.delete(tx, trust)
+            await _delete(tx, trust)
             await auth.revise(tx, "auth")
-            await changed(tx, "OS-TRUST:trust", trust.id, "deleted")
 
     @operation("GET", "/OS-TRUST/trusts/{trust_id}/roles", AUTHENTICATED)
     async def roles(self, ctx: Context, trust_id: str) -> dict[str, Any]:
@@ -207,6 +184,28 @@ class Trusts(Noun[Trust]):
             if shown["id"] == role_id:
                 return {"role": shown}
         raise ROLES.missing(role_id)
+
+
+async def _delete(tx: Tx, trust: Trust) -> None:
+    """With all that it was passed on as."""
+    for child in await TRUSTS.all(tx, redelegated_trust_id=trust.id):
+        await _delete(tx, child)
+    await TRUSTS.delete(tx, trust)
+    await changed(tx, "OS-TRUST:trust", trust.id, "deleted")
+
+
+async def _passed_on(ctx: Context, trust: Trust, asked: int | None) -> Trust:
+    """The trust as it may be where the caller himself has only a trust. Raises Forbidden."""
+    claims = await opened(ctx.runtime, ctx.caller.token)
+    if claims is None or not claims.trust_id:
+        return trust
+    store = ctx.runtime.store
+    parent = await TRUSTS.get(store, claims.trust_id)
+    if await ancestors(store, parent) is None:
+        raise Forbidden("One of the trust agents is disabled or deleted")
+    book = await RoleBook().read(store)
+    lent = {role.id for role in book.closure(parent.role_ids)}
+    return pass_on(parent, trust, asked, lent)
 
 
 async def _lendable(ctx: Context, body: CreateTrust) -> list[str]:
