@@ -189,6 +189,9 @@ class Resource(Generic[R]):
     id_param: ClassVar[str] = ""
     see: ClassVar[str] = ""  # the rule without which a record is as if it were not there
     rules: ClassVar[Mapping[str, str]] = {}
+    discloses: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # rules that tell an unknown id to whom they deny it
     scopes: ClassVar[
         Mapping[str, tuple[str, ...]]
     ] = {}  # rules whose scope types are not the service's
@@ -268,7 +271,7 @@ class Resource(Generic[R]):
         try:
             record = await self.load(ctx, params[self.id_param])
         except NotFound:
-            if ctx.service.hides_unknown:
+            if ctx.service.hides_unknown and op.rule not in self.discloses:
                 _authorize(ctx, op.rule, self.scope_target(ctx, params))
             raise
         target = self.target(ctx, record)

@@ -22,9 +22,8 @@ from .passwords import PASSWORDS
 from .roles import IMPLICATIONS, ROLES, Implication, Role
 from .tree import PROJECTS, Project, named
 from .users import USERS, User
-from .wire import drop_all
+from .wire import DEFAULT_DOMAIN, drop_all
 
-DEFAULT_DOMAIN = "default"
 REGION = "RegionOne"
 INTERFACES = ("public", "internal", "admin")
 PASSWORD_FILE = "admin-password"

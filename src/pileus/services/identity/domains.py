@@ -91,6 +91,7 @@ class Domains(Noun[Project]):
         "identity:update_domain": "rule:admin_required",
         "identity:delete_domain": "rule:admin_required",
     }
+    discloses = frozenset({"identity:update_domain", "identity:delete_domain"})
     scopes = {
         "identity:create_domain": ("system", "project"),
         "identity:update_domain": ("system", "project"),

@@ -29,6 +29,7 @@ class ImpliedRoles(Noun[Role]):
         "identity:create_implied_role": "rule:admin_required",
         "identity:delete_implied_role": "rule:admin_required",
     }
+    discloses = frozenset(rules)
     scopes = {
         f"identity:{name}": ("system", "project")
         for name in (*_NAMES, "create_implied_role", "delete_implied_role")

@@ -103,6 +103,7 @@ class Limits(Noun[Limit]):
         "identity:update_limit": "rule:admin_required",
         "identity:delete_limit": "rule:admin_required",
     }
+    discloses = frozenset({"identity:update_limit", "identity:delete_limit"})
     scopes = {
         f"identity:{name}": ("system", "project")
         for name in ("create_limits", "update_limit", "delete_limit")

@@ -209,12 +209,10 @@ class Roles(Noun[Role]):
         return {"target.role.name": record.name, "target.role.domain_id": record.domain_id or None}
 
     async def _role(self, ctx: Context, verb: str, id: str) -> Role:
-        """The role, if the caller may; whether it is there is no secret to whom the rule allows all."""
-        role = await ROLES.find(ctx.runtime.store, id)
-        kind = "domain_role" if role is not None and role.domain_id else "role"
-        ctx.require(f"identity:{verb}_{kind}", {} if role is None else self.target(ctx, role))
-        if role is None:
-            raise ROLES.missing(id)
+        """The role, if the caller may; whether it is there is no secret, as upstream."""
+        role = await ROLES.get(ctx.runtime.store, id)
+        kind = "domain_role" if role.domain_id else "role"
+        ctx.require(f"identity:{verb}_{kind}", self.target(ctx, role))
         return role
 
     @operation("GET", "/roles", AUTHENTICATED)

@@ -27,6 +27,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\S")]
 ShortName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\S")]
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
 
+DEFAULT_DOMAIN = "default"
 _PAGE = 10_000  # a list without a limit; longer ones say `truncated`
 _FIRST = (("created_at", False), ("id", False))
 _INEXACT = {
@@ -159,13 +160,8 @@ def own_domain(ctx: Context) -> dict[str, Any]:
 
 
 def home_domain(ctx: Context, given: str | None) -> str:
-    """The domain of what is created: as given, else the token's or its project's. Raises Invalid."""
-    found = given or ctx.caller.domain_id or ctx.caller.project_domain_id
-    if not found:
-        raise Invalid(
-            "domain_id is required as part of entity: the token has no domain of its own."
-        )
-    return found
+    """The domain of what is created: as given, else of a domain-scoped token, else the first one; as upstream."""
+    return given or ctx.caller.domain_id or DEFAULT_DOMAIN
 
 
 def same_id(ctx: Context, root: str, id: str) -> None:
