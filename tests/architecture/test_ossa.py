@@ -13,21 +13,30 @@ OURS = [source for source in sources() if not source.is_test]
 XML = {"xml", "lxml", "defusedxml", "xmltodict", "pyexpat"}
 SHELLS = {"os.system", "os.popen", "asyncio.create_subprocess_shell", "subprocess.getoutput"}
 CODE = {"eval", "exec", "pickle.loads", "pickle.load", "marshal.loads", "yaml.load"}
-# Version documents, logging in, and what bears a secret of its own: a ticket, or the password that it changes.
+# Version documents, logging in, and what bears a secret of its own: a ticket, a signature, or the password that it changes.
 ANYBODY = {
     "GET /compute",
     "GET /compute/v2",
     "GET /compute/v2.1",
     "GET /identity",
     "GET /identity/v3",
+    "GET /identity/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth",
     "GET /identity/v3/OS-SIMPLE-CERT/ca",
     "GET /identity/v3/OS-SIMPLE-CERT/certificates",
+    "GET /identity/v3/auth/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/websso",
+    "GET /identity/v3/auth/OS-FEDERATION/redirect_uri",
+    "GET /identity/v3/auth/OS-FEDERATION/websso/{protocol_id}",
     "GET /image",
     "GET /image/tickets/{ticket}",
     "GET /image/versions",
     "GET /network",
     "GET /network/v2.0",
     "GET /placement",
+    "POST /identity/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth",
+    "POST /identity/v3/OS-OAUTH1/access_token",
+    "POST /identity/v3/OS-OAUTH1/request_token",
+    "POST /identity/v3/auth/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/websso",
+    "POST /identity/v3/auth/OS-FEDERATION/websso/{protocol_id}",
     "POST /identity/v3/auth/tokens",
     "POST /identity/v3/users/{user_id}/password",
 }

@@ -91,9 +91,11 @@ async def check(ctx: Context, given: Signed, secret: str, token_secret: str = ""
     made = _HASHES.get(given.fields.get("oauth_signature_method", ""))
     if made is None or given.fields.get("oauth_version", "1.0") != "1.0":
         raise refused(f"an OAuth signature of another kind than {', '.join(_HASHES)}")
-    base = base_string(ctx.method, ctx.url, [*ctx.query.pairs, *given.fields.items()])
+    fields = dict(given.fields)
+    claimed = fields.pop("oauth_signature", "")
+    base = base_string(ctx.method, ctx.url, [*ctx.query.pairs, *fields.items()])
     wanted = signature(made, base, secret, token_secret)
-    if not hmac.compare_digest(wanted.encode(), given.fields.get("oauth_signature", "").encode()):
+    if not hmac.compare_digest(wanted.encode(), claimed.encode()):
         raise refused(f"consumer {given.consumer_id}: the signature does not fit")
     await _once(ctx.runtime, given)
 
@@ -106,7 +108,7 @@ def base_string(method: str, url: str, pairs: Sequence[tuple[str, str]]) -> str:
     if parts.port is not None and parts.port != _PORTS.get(parts.scheme.lower()):
         host += f":{parts.port}"
     where = f"{parts.scheme.lower()}://{host}{parts.path}"
-    escaped = sorted((_escape(k), _escape(v)) for k, v in pairs if k != "oauth_signature")
+    escaped = sorted((_escape(k), _escape(v)) for k, v in pairs)
     what = "&".join(f"{k}={v}" for k, v in escaped)
     return "&".join((method.upper(), _escape(where), _escape(what)))
 
