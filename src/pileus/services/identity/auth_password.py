@@ -9,7 +9,8 @@ import msgspec
 from pileus.kernel.resources import Context
 
 from .auth_request import UserRef
-from .identification import find_user
+from .directory_domains import DIRECTORIES
+from .identification import find_domain, find_user
 from .proof import Method, Proof
 from .sign_ins import sign_in
 
@@ -27,8 +28,14 @@ class PasswordPart(msgspec.Struct):
 
 async def prove(desk: Authentication, ctx: Context, part: PasswordPart) -> Proof:
     """An unknown user costs and says the same as a wrong password."""
-    user = await find_user(desk.runtime.store, part.user)
-    user = await sign_in(desk.runtime, user, part.user.password or "")
+    store, domain_id = desk.runtime.store, ""
+    user = await find_user(store, part.user)
+    if user is None and part.user.domain is not None:
+        domain = await find_domain(store, part.user.domain)
+        domain_id = domain.id if domain else ""
+        await ctx.peer(DIRECTORIES).look(domain_id, user=part.user.name)
+        user = await find_user(store, part.user)
+    user = await sign_in(desk.runtime, user, part.user.password or "", domain_id=domain_id)
     return Proof(user, ("password",))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import Forbidden
+from pileus.kernel.resources import Context
 
 if TYPE_CHECKING:
     from .users import User
@@ -32,7 +33,13 @@ class Directories(Protocol):
 DIRECTORIES = Contract("identity.directories", Directories)  # type: ignore[type-abstract]
 
 
-def refuse_entry(thing: User | object) -> None:
+def refuse_entry(entry: str) -> None:
     """What stands in a directory is changed there. Raises Forbidden."""
-    if getattr(thing, "entry", ""):
+    if entry:
+        raise Forbidden(READ_ONLY)
+
+
+async def refuse_directory(ctx: Context, domain_id: str) -> None:
+    """Nothing is made in a directory from here. Raises Forbidden."""
+    if await ctx.peer(DIRECTORIES).has(domain_id):
         raise Forbidden(READ_ONLY)

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Invalid, NotFound
+from pileus.kernel.faults import Forbidden, Invalid, NotFound
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
 from . import users
+from .directory_domains import DIRECTORIES, refuse_directory, refuse_entry
 from .revocations import revoke
 from .users import USERS, User, check_domain
 from .wire import (
@@ -39,10 +40,13 @@ from .wire import (
 
 
 class Group(Record, kw_only=True, frozen=True):
+    """`entry` is its id in the domain's directory, "" if it stands here."""
+
     name: str
     domain_id: str
     description: str = ""
     extra: dict[str, Any] = {}
+    entry: str = ""
 
 
 class Membership(Record, kw_only=True, frozen=True):
@@ -135,6 +139,7 @@ async def _remove(ctx: Context, tx: Tx, group: Group) -> None:
 class Groups(Noun[Group]):
     table = GROUPS
     id_param = "group_id"
+    discloses = frozenset({"identity:delete_group"})
     follows = {"domain": _with_domain, "user": _with_user}
     rules = {
         "identity:get_group": _READ,
@@ -162,7 +167,9 @@ class Groups(Noun[Group]):
 
     @operation("GET", "/groups", "identity:list_groups")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query, **own_domain(ctx))
+        own = own_domain(ctx)
+        await ctx.peer(DIRECTORIES).look(own.get("domain_id") or ctx.query.get("domain_id"))
+        asked = page(self.listing, ctx.query, **own)
         found = await GROUPS.list(ctx.runtime.store, asked)
         return listed(ctx, "groups", [view(ctx, g) for g in found], asked)
 
@@ -170,6 +177,7 @@ class Groups(Noun[Group]):
     async def create(self, ctx: Context, body: CreateGroup) -> dict[str, Any]:
         domain_id = home_domain(ctx, body.domain_id)
         ctx.require("identity:create_group", {"target.group.domain_id": domain_id})
+        await refuse_directory(ctx, domain_id)
         group = Group(
             id=ctx.runtime.world.new_hex(),
             name=body.name.strip(),
@@ -190,6 +198,7 @@ class Groups(Noun[Group]):
     @operation("PATCH", "/groups/{group_id}", "identity:update_group")
     async def update(self, ctx: Context, group: Group, body: UpdateGroup) -> dict[str, Any]:
         same_id(ctx, "group", group.id)
+        refuse_entry(group.entry)
         changes = body.given()
         if changes.pop("domain_id", group.domain_id) != group.domain_id:
             raise Invalid("Cannot change Domain ID")
@@ -205,6 +214,7 @@ class Groups(Noun[Group]):
 
     @operation("DELETE", "/groups/{group_id}", "identity:delete_group")
     async def delete(self, ctx: Context, group: Group) -> None:
+        refuse_entry(group.entry)
         async with ctx.runtime.store.tx() as tx:
             await _remove(ctx, tx, group)
 
@@ -218,7 +228,8 @@ class Groups(Noun[Group]):
 
     @operation("PUT", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
     async def add(self, ctx: Context, group_id: str, user_id: str) -> None:
-        await self._pair(ctx, "identity:add_user_to_group", group_id, user_id)
+        group, user = await self._pair(ctx, "identity:add_user_to_group", group_id, user_id)
+        _refuse_membership(group, user)
         id = f"{group_id}:{user_id}"
         async with ctx.runtime.store.tx() as tx:
             if await MEMBERSHIPS.find(tx, id) is None:
@@ -233,7 +244,8 @@ class Groups(Noun[Group]):
 
     @operation("DELETE", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
     async def remove(self, ctx: Context, group_id: str, user_id: str) -> None:
-        await self._pair(ctx, "identity:remove_user_from_group", group_id, user_id)
+        group, user = await self._pair(ctx, "identity:remove_user_from_group", group_id, user_id)
+        _refuse_membership(group, user)
         async with ctx.runtime.store.tx() as tx:
             known = await MEMBERSHIPS.find(tx, f"{group_id}:{user_id}")
             if known is None:
@@ -241,7 +253,9 @@ class Groups(Noun[Group]):
             await MEMBERSHIPS.delete(tx, known)
             await revoke(tx, "user", user_id)
 
-    async def _pair(self, ctx: Context, rule: str, group_id: str, user_id: str) -> None:
+    async def _pair(
+        self, ctx: Context, rule: str, group_id: str, user_id: str
+    ) -> tuple[Group, User]:
         """Policy on both, then whether they are there."""
         store = ctx.runtime.store
         group, user = await GROUPS.find(store, group_id), await USERS.find(store, user_id)
@@ -253,6 +267,17 @@ class Groups(Noun[Group]):
             raise GROUPS.missing(group_id)
         if user is None:
             raise USERS.missing(user_id)
+        return group, user
+
+
+def _refuse_membership(group: Group, user: User) -> None:
+    """A directory's groups are its own, and its users are in no others. Raises Forbidden."""
+    if bool(group.entry) != bool(user.entry):
+        raise Forbidden(
+            "Group membership across backend boundaries is not allowed. Group in question is "
+            f"{group.id}, user is {user.id}."
+        )
+    refuse_entry(group.entry)
 
 
 def _not_in(group_id: str, user_id: str) -> NotFound:

@@ -19,13 +19,23 @@ from .users import USERS, User
 
 
 async def sign_in(
-    runtime: Runtime, user: User | None, password: str, *, to_change: bool = False
+    runtime: Runtime,
+    user: User | None,
+    password: str,
+    *,
+    domain_id: str = "",
+    to_change: bool = False,
 ) -> User:
-    """The user, if the password is his. `to_change`: an expired one will do. Raises Unauthenticated."""
-    if user is not None and user.entry:
-        if not await runtime.contracts.get(DIRECTORIES).is_password(user, password):
-            raise refused(f"the directory refused the password of user {user.id}")
-        return user
+    """The user, if the password is his.
+
+    `domain_id`: where an unknown one (None) was looked for. `to_change`: an expired password will do. Raises
+    Unauthenticated.
+    """
+    directories = runtime.contracts.get(DIRECTORIES)
+    if (user is not None and user.entry) or (user is None and await directories.has(domain_id)):
+        if await directories.is_password(user, password, domain_id) and user is not None:
+            return user
+        raise refused(f"the directory of domain {domain_id} does not know user or password")
     known = user.password_hash if user else ""
     fits = await runtime.contracts.get(PASSWORDS).fits(known, password)
     # What was tried meanwhile counts too, or a hundred guesses at once would be one.

@@ -32,7 +32,7 @@ class UserPasswords(Noun[User]):
         store, passwords = ctx.runtime.store, ctx.peer(PASSWORDS)
         known = await USERS.find(store, user_id)
         user = await sign_in(ctx.runtime, known, body.original_password, to_change=True)
-        refuse_entry(user)
+        refuse_entry(user.entry)
         rules, clock = settings.of(ctx.runtime), ctx.runtime.world.clock
         check_strength(rules, body.password)
         await check_choice(passwords, rules, user, body.password, clock.time())

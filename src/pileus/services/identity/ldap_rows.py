@@ -1,0 +1,194 @@
+"""The rows of a directory's users, groups and memberships: made alike what was seen, a few at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pileus.kernel import auth
+from pileus.kernel.store import Page, Store, Tx
+
+from .groups import GROUPS, MEMBERSHIPS, Group, Membership
+from .revocations import revoke
+from .users import USERS, User
+from .wire import NounTable, drop_all
+
+log = logging.getLogger(__name__)
+R = TypeVar("R", User, Group)
+_SLICE = 200
+_DIFFERS = {
+    User: ("name", "enabled", "default_project_id", "extra"),
+    Group: ("name", "description", "extra"),
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a directory said. `members` are pairs of ids of a group and a user."""
+
+    users: list[User]
+    groups: list[Group]
+    members: set[tuple[str, str]]
+
+
+async def keep(store: Store, domain_id: str, seen: Seen) -> None:
+    """Makes the rows of a domain's entries what was seen, which is everything there is."""
+    users = await _keep_all(store, USERS, domain_id, seen.users, _lose_user)
+    groups = await _keep_all(store, GROUPS, domain_id, seen.groups, _lose_group)
+    known = {m for g in groups for m in await _members(store, group_id=g)}
+    wanted = {(g, u) for g, u in seen.members if g in groups and u in users}
+    await _keep_members(store, known, wanted)
+
+
+async def keep_one(store: Store, user: User, seen: Seen | None = None) -> None:
+    """Makes one user's row what was seen. With `seen`, the groups in it are all that he is in."""
+    known = await USERS.find(store, user.id)
+    if known is None or _differs(known, user):
+        await _keep_some(store, USERS, user.domain_id, [user])
+    if seen is None:
+        return
+    there = [g for g in seen.groups if await GROUPS.find(store, g.id) is None]
+    if there:
+        await _keep_some(store, GROUPS, user.domain_id, there)
+    known_in = {m for m in await _members(store, user_id=user.id) if await _is_entry(store, m[0])}
+    wanted = {m for m in seen.members if await _is_entry(store, m[0])}
+    await _keep_members(store, known_in, wanted)
+
+
+async def _is_entry(store: Store, group_id: str) -> bool:
+    """Whether the group is there and stands in a directory."""
+    group = await GROUPS.find(store, group_id)
+    return group is not None and bool(group.entry)
+
+
+async def _keep_all(
+    store: Store,
+    table: NounTable[R],
+    domain_id: str,
+    seen: list[R],
+    lose: Callable[[Tx, R], Any],
+) -> set[str]:
+    """The ids of the rows there are afterwards."""
+    wanted = {s.id: s for s in seen}
+    gone: list[R] = []
+    known: dict[str, R] = {}
+    async for row in _entries(store, table, domain_id):
+        if row.id in wanted:
+            known[row.id] = row
+        else:
+            gone.append(row)
+    for some in _slices(gone):
+        async with store.tx() as tx:
+            for row in some:
+                if await table.find(tx, row.id) is not None:
+                    await lose(tx, row)
+            await auth.revise(tx, "auth")
+    new = [w for w in wanted.values() if w.id not in known or _differs(known[w.id], w)]
+    return set(known) | await _keep_some(store, table, domain_id, new)
+
+
+async def _keep_some(
+    store: Store, table: NounTable[R], domain_id: str, wanted: list[R]
+) -> set[str]:
+    """Writes rows, but for those whose name is another's: the first one has it. The ids of those written."""
+    moving = {w.id: w.name.lower() for w in wanted}
+    written: set[str] = set()
+    for some in _slices(sorted(wanted, key=lambda w: w.entry)):
+        async with store.tx() as tx:
+            await tx.lock(f"identity.directory.{domain_id}")
+            # Two may have changed names with each other, so all give theirs up first.
+            for one in some:
+                known = await table.find(tx, one.id)
+                if known is not None and known.name.lower() != one.name.lower():
+                    await table.change(tx, known, name=known.id)
+            for one in some:
+                if await _name_is_free(tx, table, one, moving):
+                    await _put(tx, table, one)
+                    written.add(one.id)
+            await auth.revise(tx, "auth")
+    return written
+
+
+async def _name_is_free(tx: Tx, table: NounTable[R], wanted: R, moving: dict[str, str]) -> bool:
+    """Whether nobody else has the name, or who has it is `moving` to another one."""
+    other = await table.one(tx, domain_id=wanted.domain_id, name_key=wanted.name.lower())
+    if other is None or other.id == wanted.id:
+        return True
+    if other.entry and moving.get(other.id, wanted.name.lower()) != wanted.name.lower():
+        await table.change(tx, other, name=other.id)
+        return True
+    log.warning(
+        "directory of domain %s: %s %r is passed over, as another has its name",
+        wanted.domain_id,
+        table.noun,
+        wanted.entry,
+    )
+    return False
+
+
+async def _put(tx: Tx, table: NounTable[R], wanted: R) -> None:
+    known = await table.find(tx, wanted.id)
+    if known is None:
+        await table.insert(tx, wanted)
+        return
+    changes = {name: getattr(wanted, name) for name in _DIFFERS[type(wanted)]}
+    await table.change(tx, known, **changes)
+    was, is_now = (getattr(one, "enabled", True) for one in (known, wanted))
+    if was and not is_now:
+        await revoke(tx, "user", known.id)
+
+
+def _differs(known: R, wanted: R) -> bool:
+    return any(getattr(known, n) != getattr(wanted, n) for n in _DIFFERS[type(wanted)])
+
+
+async def _lose_user(tx: Tx, user: User) -> None:
+    await drop_all(tx, MEMBERSHIPS, user_id=user.id)
+    await USERS.delete(tx, user)
+    await revoke(tx, "user", user.id)
+
+
+async def _lose_group(tx: Tx, group: Group) -> None:
+    await drop_all(tx, MEMBERSHIPS, group_id=group.id)
+    await GROUPS.delete(tx, group)
+
+
+async def _members(store: Store, **of: str) -> list[tuple[str, str]]:
+    return [(m.group_id, m.user_id) for m in await MEMBERSHIPS.all(store, **of)]
+
+
+async def _keep_members(
+    store: Store, known: set[tuple[str, str]], wanted: set[tuple[str, str]]
+) -> None:
+    for some in _slices(sorted(known ^ wanted)):
+        async with store.tx() as tx:
+            for group_id, user_id in some:
+                id = f"{group_id}:{user_id}"
+                row = await MEMBERSHIPS.find(tx, id)
+                if (group_id, user_id) not in wanted:
+                    if row is not None:
+                        await MEMBERSHIPS.delete(tx, row)
+                elif row is None:
+                    new = Membership(id=id, group_id=group_id, user_id=user_id)
+                    await MEMBERSHIPS.insert(tx, new)
+            await auth.revise(tx, "auth")
+
+
+async def _entries(store: Store, table: NounTable[R], domain_id: str) -> AsyncIterator[R]:
+    """A domain's rows that stand in its directory."""
+    page = Page({"domain_id": domain_id}, (("created_at", False), ("id", False)), limit=_SLICE)
+    while rows := await table.list(store, page):
+        for row in rows:
+            if row.entry:
+                yield row
+        page = replace(page, marker=rows[-1].id)
+
+
+T = TypeVar("T")
+
+
+def _slices(things: Sequence[T]) -> Iterable[Sequence[T]]:
+    for start in range(0, len(things), _SLICE):
+        yield things[start : start + _SLICE]
