@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 class NatsSettings:
     """How to reach NATS. At most one of token, user and credentials_file."""
 
-    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    servers: tuple[str, ...] = field(default=("nats://127.0.0.1:4222",), repr=False)
     name: str = "pileus"
     prefix: str = "pileus"  # so that two clouds may share a NATS
-    token: str = ""
+    token: str = field(default="", repr=False)
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     credentials_file: str = ""
     tls: ssl.SSLContext | None = None
     longest_wait_s: float = 2.0  # between two attempts to connect

@@ -41,8 +41,8 @@ class Options:
     state: Path
     listen: str = "127.0.0.1:5000"
     driver: str = "qemu"
-    store: str = ""
-    bus: str = ""
+    store: str = field(default="", repr=False)  # both may hold passwords
+    bus: str = field(default="", repr=False)
     public_url: str = ""
     control_url: str = ""
     hosts: int = 0  # 0: one, or two of the fake driver

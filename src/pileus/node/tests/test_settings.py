@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
+import traceback
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pileus.kernel.contracts import Contract
-from pileus.kernel.faults import Invalid
+from pileus.kernel.faults import Invalid, Unavailable
 from pileus.kernel.hosts import AgentSpec
+from pileus.kernel.nats_bus import NatsSettings
+from pileus.kernel.postgres import PostgresStore
+from pileus.kernel.world import World
 from pileus.node.control import find_services
 from pileus.node.host import in_order
+from pileus.node.run import Options
 from pileus.node.settings import chosen
 
 
@@ -45,6 +55,36 @@ def test_ossa_2014_030_and_2015_007_a_false_that_is_spelled_is_not_true(word: st
 def test_ossa_2014_030_and_2015_007_what_is_neither_true_nor_false_is_refused() -> None:
     with pytest.raises(Invalid, match="Setting of compute"):
         chosen(["compute.resume_guests=insecure"], find_services())
+
+
+_SECRET = re.compile("(passw(or)?d|secret|token|credential|key|ur[il])$")
+
+
+def test_ossa_2015_008_what_an_operator_gave_in_confidence_is_not_shown() -> None:
+    store, bus = "postgresql://me:canary@db/pileus", "nats://canary@bus:4222"
+    assert "canary" not in repr(Options(state=Path("x"), store=store, bus=bus))
+    nats = NatsSettings(servers=(bus,), token="canary", password="canary")
+    assert "canary" not in repr(nats) and "canary" in str(nats.options())
+    for service in find_services():
+        for name, value in msgspec.to_builtins(service.settings()).items():
+            if _SECRET.search(name) and isinstance(value, str):
+                given = chosen([f"{service.type}.{name}=canary"], [service])
+                assert "canary" not in repr(given), f"{service.type}.{name} is shown by repr()"
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:1/x", "127.0.0.1:port/x", "[bad/x", "/x?port=no"])
+def test_ossa_2015_008_a_database_that_cannot_be_reached_costs_no_password(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "postgresql://me:canary@"
+
+    async def reach() -> None:
+        await PostgresStore(url + place, World()).start()
+
+    with caplog.at_level(logging.DEBUG), pytest.raises((Unavailable, ValueError)) as failed:
+        asyncio.run(reach())
+    told = "".join(traceback.format_exception(failed.value)) + caplog.text
+    assert "canary" not in told + str(getattr(failed.value, "internal", ""))
 
 
 def spec(name: str, *after: str) -> AgentSpec:
