@@ -107,8 +107,10 @@ class Keeping:
                 raise
             await self._end(image.id, via, found)
         except BaseException:  # whatever it was, the image is as before and nothing is left
-            await self.store.delete(key)
-            await self._restore(image.id)
+            try:
+                await self.store.delete(key)
+            finally:
+                await self._restore(image.id)
             raise
         finally:
             self.live.discard(image.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -56,7 +57,7 @@ class ImageStore(Protocol):
         """Raises FileNotFoundError."""
 
     async def delete(self, key: str) -> None:
-        """Nothing happens if it isn't there."""
+        """Nothing happens if it isn't there. Raises Unavailable."""
 
     async def keys(self, older_than_s: float) -> list[str]:
         """Every key whose bytes are older."""
@@ -142,7 +143,8 @@ class FileStore:
         except BaseException as e:
             if writer is not None:
                 writer.file.close()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a store that refuses this too is swept later
+                path.unlink(missing_ok=True)
             if isinstance(e, OSError):
                 raise _fault(e) from e
             raise
@@ -156,7 +158,10 @@ class FileStore:
         return _File(await asyncio.to_thread((self.folder / key).open, "rb"))
 
     async def delete(self, key: str) -> None:
-        await asyncio.to_thread((self.folder / key).unlink, missing_ok=True)
+        try:
+            await asyncio.to_thread((self.folder / key).unlink, missing_ok=True)
+        except OSError as e:
+            raise _fault(e) from e
 
     async def keys(self, older_than_s: float) -> list[str]:
         return [p.name for p in await asyncio.to_thread(self._old, self.folder, older_than_s)]

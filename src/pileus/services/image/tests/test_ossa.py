@@ -84,6 +84,25 @@ async def test_ossa_2013_027_a_download_asks_policy_every_time() -> None:
 
 
 @in_loop
+async def test_ossa_2014_004_a_store_that_refuses_bytes_leaves_nothing_of_itself_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with alone(SERVICE) as cloud:
+        client = cloud.user("p")
+        image = await made(client)
+        folder = cloud.runtime.data / "images"
+        for path in (folder / "incoming", folder):
+            path.rmdir()
+        folder.write_bytes(b"")  # a file where the store should be
+        with caplog.at_level(logging.DEBUG):
+            replies = [await put(client, image["id"], b"bytes", to) for to in ("file", "stage")]
+        assert [reply.status for reply in replies] == [503, 503]
+        told = caplog.text + "".join(str(reply.headers) + reply.body.decode() for reply in replies)
+        assert str(cloud.runtime.data) not in told
+        assert (await shown(client, image["id"]))["status"] == "queued"
+
+
+@in_loop
 async def test_ossa_2014_028_the_size_limit_holds_for_bytes_without_a_length() -> None:
     async with alone(SERVICE, settings=ImageSettings(size_limit=MIB)) as cloud:
         client = cloud.user("p")
