@@ -98,20 +98,17 @@ class Rules:
         scopes: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._texts = {**defaults, **(overrides or {})}
-        self._checks = _Compiler(self._texts).compile()
+        self._checks = _Checks(_Compiler(self._texts).compile())
         for name, allowed in (scopes or {}).items():
             if allowed and name in self._checks:
                 self._checks[name] = _scoped(frozenset(allowed), self._checks[name])
 
     def check(self, name: str) -> Check:
         """The compiled rule. Raises Bug if there is none: operations name rules in code."""
-        try:
-            return self._checks[name]
-        except KeyError:
-            raise Bug(internal=f"no policy rule is named {name!r}") from None
+        return self._checks[name]
 
     def allows(self, name: str, creds: Credentials, target: Target) -> bool:
-        return self.check(name)(creds, target)
+        return self._checks[name](creds, target)
 
     def text(self, name: str) -> str:
         """The rule as it was written, defaults and overrides merged."""
@@ -120,6 +117,11 @@ class Rules:
 
     def names(self) -> list[str]:
         return list(self._texts)
+
+
+class _Checks(dict[str, Check]):
+    def __missing__(self, name: str) -> Check:
+        raise Bug(internal=f"no policy rule is named {name!r}")
 
 
 class _Unreadable(Exception):

@@ -277,7 +277,7 @@ class Resource(Generic[R]):
         target = self.target(ctx, record)
         if self.see and op.rule and not ctx.allows(self.see, target):
             raise self.table.missing(params[self.id_param])
-        if op.rule:
+        if op.rule and op.rule != self.see:
             _authorize(ctx, op.rule, target)
         return record
 

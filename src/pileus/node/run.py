@@ -162,6 +162,7 @@ class Node:
                 await self._start_hosts(stack, agents)
             gc.collect()
             gc.freeze()
+            gc.set_threshold(20_000, 20, 50)
             print(f"ready {url_of(options)} in {self._age()} ms", flush=True)
 
         await server.run(self.stop, ready)

@@ -7,7 +7,9 @@ stands on was revoked since it was issued; whichever way it was got, and whoever
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from pileus.kernel import auth
 from pileus.kernel.auth import NOT_AUTHENTICATED, Caller
@@ -35,7 +37,7 @@ from .tree import PROJECTS, Project
 from .trust import TRUSTS, Trust
 from .users import USERS, User
 
-_RENDERED = 4096  # answers of GET /v3/auth/tokens kept: 3 KB each
+_REMEMBERED = 4096  # answers of GET /v3/auth/tokens kept: 3 KB each
 _UNKNOWN = "This is not a recognized Fernet token"
 
 
@@ -68,6 +70,15 @@ class Standing:
         return self.user, self.user_domain
 
 
+class Shown(NamedTuple):
+    """The answer about a token, and whose it is."""
+
+    body: bytes
+    user_id: str
+    expires_us: int
+    has_access_rules: bool
+
+
 @dataclass
 class Tokens:
     """Keeps `kernel.auth.TOKENS`."""
@@ -75,7 +86,7 @@ class Tokens:
     runtime: Runtime
     catalog: Catalog = field(default_factory=Catalog)
     book: RoleBook = field(default_factory=RoleBook)
-    _rendered: dict[tuple[str, str, bool], dict[str, Any]] = field(default_factory=dict)
+    _shown: dict[tuple[str, str, bool], Shown] = field(default_factory=dict)
     _of: tuple[int, int] = (-1, -1)
 
     @property
@@ -283,18 +294,23 @@ class Tokens:
             view["service_providers"] = providers
         return {"token": view}
 
-    async def shown(self, token: str, root: str, catalog: bool) -> tuple[dict[str, Any], str]:
-        """The same for a token that may be remembered, and whose it is. Raises NotFound."""
+    async def shown(self, token: str, root: str, catalog: bool) -> Shown:
+        """The same for a token that may be remembered. Raises NotFound."""
         store = self.runtime.store
         at = (await auth.revision(store, "auth"), (await self.catalog.entries(store))[1])
-        if at != self._of or len(self._rendered) >= _RENDERED:
-            self._rendered.clear()
+        if at != self._of or len(self._shown) >= _REMEMBERED:
+            self._shown.clear()
             self._of = at
-        known = self._rendered.get((token, root, catalog))
-        if known is None or self.is_past(known["token"]["expires_at"]):
-            known = await self.rendered(token, await self.subject(token), root, catalog)
-            self._rendered[token, root, catalog] = known
-        return known, known["token"]["user"]["id"]
+        known = self._shown.get((token, root, catalog))
+        if known is None or known.expires_us < self.now_us():
+            known = await self.show(token, await self.subject(token), root, catalog)
+            self._shown[token, root, catalog] = known
+        return known
+
+    async def show(self, token: str, s: Standing, root: str, catalog: bool) -> Shown:
+        body = msgspec.json.encode(await self.rendered(token, s, root, catalog))
+        limited = s.credential is not None and bool(s.credential.access_rules)
+        return Shown(body, s.acts_as[0].id, s.claims.expires_us, limited)
 
 
 TOKENS_KEPT = Contract("identity.tokens", Tokens)

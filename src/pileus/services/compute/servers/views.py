@@ -110,11 +110,12 @@ class Sight(NamedTuple):
 
 def sight(ctx: Context, target: dict[str, object] | None = None, *, single: bool = False) -> Sight:
     """By the rules of each attribute; `target` is a server's owner, the caller's own project in lists."""
+    host_status = ctx.allows(HOST_STATUS, target)
     return Sight(
         extended=ctx.allows(EXTENDED, target),
         specs=ctx.allows(SPECS, target),
-        host_status=ctx.allows(HOST_STATUS, target),
-        unknown_only=ctx.allows(UNKNOWN_ONLY, target),
+        host_status=host_status,
+        unknown_only=host_status or ctx.allows(UNKNOWN_ONLY, target),
         admin=ctx.caller.is_admin,
         single=single,
     )
