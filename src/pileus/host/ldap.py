@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,8 +111,7 @@ class LdapServer:
 
     def _with_connection(self, do: Callable[[Any], T]) -> T:
         """With a connection that rested, or, if it does not work any more, with a new one."""
-        from ldap3.core.exceptions import LDAPException
-
+        trouble = _trouble()
         while self._idle:
             since, connection = self._idle.pop()
             if time.monotonic() - since > _IDLE_S:
@@ -119,14 +119,14 @@ class LdapServer:
                 continue
             try:
                 return self._rested(connection, do)
-            except LDAPException:
+            except trouble:
                 _leave(connection)
         connection = self.open(self.address.user, self.address.password)
         if connection is None:
             raise LdapFailed(f"the directory does not let {self.address.user!r} in")
         try:
             return self._rested(connection, do)
-        except LDAPException as e:
+        except trouble as e:
             _leave(connection)
             raise LdapFailed(f"search failed: {e!r}") from e
 
@@ -144,14 +144,12 @@ class LdapServer:
 
     def open(self, user: str, password: str) -> Any:
         """A connection let in as that user at the first server that answers; None if he is not let in."""
-        from ldap3.core.exceptions import LDAPException
-
-        said = []
+        said, trouble = [], _trouble()
         for url in self.address.urls:
             try:
                 connection = self.connection(url, user, password)
                 return self._bound(connection, user)
-            except (LDAPException, OSError, ValueError) as e:
+            except trouble as e:
                 said.append(f"{url}: {e!r}")
         raise LdapFailed("; ".join(said) or "no URL of the directory is configured")
 
@@ -182,7 +180,7 @@ class LdapServer:
             client_strategy=ldap3.SYNC,
             check_names=False,
             auto_referrals=a.follow_referrals,
-            receive_timeout=a.timeout_s,
+            receive_timeout=max(1, int(a.timeout_s)),  # whole seconds, as the kernel is told
             raise_exceptions=False,
         )
 
@@ -247,12 +245,18 @@ def _text(value: bytes | str) -> str | None:
         return None
 
 
-def _leave(connection: Any) -> None:
+def _trouble() -> tuple[type[Exception], ...]:
+    """What ldap3 raises when a server is gone or talks nonsense: it decodes before it checks."""
     from ldap3.core.exceptions import LDAPException
+    from pyasn1.error import PyAsn1Error
 
+    return (LDAPException, PyAsn1Error, OSError, ValueError, LookupError, TypeError, struct.error)
+
+
+def _leave(connection: Any) -> None:
     try:
         connection.unbind()
-    except (LDAPException, OSError):
+    except _trouble():
         return  # it is gone already
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import Context
+from pileus.kernel.store import Page
 
 if TYPE_CHECKING:
     from .users import User
@@ -29,8 +31,17 @@ class Directories(Protocol):
     async def is_password(self, user: User | None, password: str, domain_id: str = "") -> bool:
         """Whether the directory takes the password. An unknown user (None) of the domain costs as much."""
 
+    async def list_limit(self, domain_id: str) -> int:
+        """How many of the domain's users or groups one list gives; 0 if its configuration doesn't say."""
+
 
 DIRECTORIES = Contract("identity.directories", Directories)  # type: ignore[type-abstract]
+
+
+async def limited(ctx: Context, asked: Page, domain_id: str) -> Page:
+    """The page, no longer than the domain's configuration says."""
+    limit = await ctx.peer(DIRECTORIES).list_limit(domain_id)
+    return replace(asked, limit=min(limit, asked.limit)) if limit else asked
 
 
 def refuse_entry(entry: str) -> None:

@@ -14,7 +14,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
 from . import users
-from .directory_domains import DIRECTORIES, refuse_directory, refuse_entry
+from .directory_domains import DIRECTORIES, limited, refuse_directory, refuse_entry
 from .revocations import revoke
 from .users import USERS, User, check_domain
 from .wire import (
@@ -168,8 +168,9 @@ class Groups(Noun[Group]):
     @operation("GET", "/groups", "identity:list_groups")
     async def index(self, ctx: Context) -> dict[str, Any]:
         own = own_domain(ctx)
-        await ctx.peer(DIRECTORIES).look(own.get("domain_id") or ctx.query.get("domain_id"))
-        asked = page(self.listing, ctx.query, **own)
+        domain_id = own.get("domain_id") or ctx.query.get("domain_id")
+        await ctx.peer(DIRECTORIES).look(domain_id)
+        asked = await limited(ctx, page(self.listing, ctx.query, **own), domain_id)
         found = await GROUPS.list(ctx.runtime.store, asked)
         return listed(ctx, "groups", [view(ctx, g) for g in found], asked)
 

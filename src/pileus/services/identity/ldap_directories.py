@@ -118,6 +118,12 @@ class LdapDirectories:
         row = await DOMAIN_CONFIGURATIONS.find(self.runtime.store, domain_id)
         return _is_directory(row)
 
+    async def list_limit(self, domain_id: str) -> int:
+        row = await DOMAIN_CONFIGURATIONS.find(self.runtime.store, domain_id)
+        said = row.options.get("identity", {}).get("list_limit") if row else None
+        text = str(said)
+        return int(text) if text.isdecimal() else 0
+
     async def look(self, domain_id: str, *, user: str = "") -> None:
         directory = await self._of(domain_id) if domain_id else None
         if directory is None:

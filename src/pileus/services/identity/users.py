@@ -16,7 +16,7 @@ from pileus.kernel.store import Column, Match, Page, Record, Tx, Unique
 from pileus.kernel.world import seconds_of, stamp
 
 from . import settings
-from .directory_domains import DIRECTORIES, refuse_directory, refuse_entry
+from .directory_domains import DIRECTORIES, limited, refuse_directory, refuse_entry
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_strength, is_enabled, replaced, unlocked
@@ -162,9 +162,15 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _are_rules(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(rule, list) and rule and all(isinstance(m, str) for m in rule) for rule in value
-    )
+    """Lists of methods, none of them empty, and nothing twice."""
+    if not isinstance(value, list):
+        return False
+    for rule in value:
+        if not isinstance(rule, list) or not rule or value.count(rule) > 1:
+            return False
+        if not all(isinstance(m, str) and rule.count(m) == 1 for m in rule):
+            return False
+    return True
 
 
 _EXPIRY = {"lt": "lt", "lte": "le", "gt": "gt", "gte": "ge", "eq": "eq", "neq": "ne"}
@@ -238,7 +244,7 @@ class Users(Noun[User]):
     async def index(self, ctx: Context) -> dict[str, Any]:
         domain_id = own_domain(ctx).get("domain_id") or ctx.query.get("domain_id")
         await ctx.peer(DIRECTORIES).look(domain_id, user=ctx.query.get("name"))
-        asked = asked_users(ctx)
+        asked = await limited(ctx, asked_users(ctx), domain_id)
         found = await USERS.list(ctx.runtime.store, asked)
         return listed(ctx, "users", [view(ctx, u) for u in found], asked)
 
@@ -260,6 +266,7 @@ class Users(Noun[User]):
         )
         async with ctx.runtime.store.tx() as tx:
             await check_domain(tx, domain_id)
+            await _check_project(tx, user.default_project_id)
             user = await USERS.insert(tx, user)
             await changed(tx, "user", user.id, "created")
         return {"user": view(ctx, user)}
@@ -288,6 +295,7 @@ class Users(Noun[User]):
             changes |= unlocked(settings.of(ctx.runtime), ctx.runtime.world.clock.now())
         changes["extra"] = {**user.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
+            await _check_project(tx, changes.get("default_project_id", ""))
             new = await USERS.change(tx, user, **changes)
             await changed(tx, "user", new.id, "updated")
             if "password_hash" in changes or (user.enabled and not new.enabled):
@@ -318,6 +326,13 @@ class Users(Noun[User]):
     async def revoke_tokens(self, ctx: Context, user: User) -> None:
         async with ctx.runtime.store.tx() as tx:
             await revoke(tx, "user", user.id)
+
+
+async def _check_project(tx: Tx, project_id: str) -> None:
+    """A default project need not be there, but a domain is none. Raises Invalid."""
+    project = await PROJECTS.find(tx, project_id) if project_id else None
+    if project is not None and project.is_domain:
+        raise Invalid(f"User's default project ID cannot be a domain ID: {project_id}")
 
 
 async def check_domain(tx: Tx, domain_id: str) -> None:

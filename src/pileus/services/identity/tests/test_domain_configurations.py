@@ -132,6 +132,23 @@ async def test_everybody_may_know_what_a_password_must_be_like(i: Identity) -> N
 
 
 @alone
+async def test_lists_of_a_domain_are_no_longer_than_it_says(i: Identity) -> None:
+    domain = await i.domain("d")
+    for n in range(3):
+        await i.user(f"u{n}", domain)
+        await i.admin.make("/groups", name=f"g{n}", domain_id=domain)
+    options = {"identity": {"list_limit": 2}}
+    await i.admin.put(f"/domains/{domain}/config", {"config": options})
+    for noun in ("users", "groups"):
+        first = (await i.admin.get(f"/{noun}?domain_id={domain}")).json
+        assert len(first[noun]) == 2 and first["truncated"] is True
+        marker = first[noun][-1]["id"]
+        rest = (await i.admin.get(f"/{noun}?domain_id={domain}&marker={marker}")).json
+        assert len(rest[noun]) == 1 and "truncated" not in rest
+        assert len((await i.admin.get(f"/{noun}")).json[noun]) >= 3
+
+
+@alone
 async def test_a_configuration_goes_with_its_domain(i: Identity) -> None:
     domain, store = await i.domain("d"), i.cloud.runtime.store
     await i.admin.put(f"/domains/{domain}/config", {"config": FIRST})

@@ -50,12 +50,19 @@ async def test_bodies_of_users_are_checked(i: Identity) -> None:
         ({"name": "x", "enabled": 7}, 400),
         ({"name": "x", "options": {"colour": 1}}, 400),
         ({"name": "x", "options": {"lock_password": "yes"}}, 400),
+        ({"name": "x", "options": {"multi_factor_auth_rules": [["password", "password"]]}}, 400),
+        ({"name": "x", "options": {"multi_factor_auth_rules": [["totp"], ["totp"]]}}, 400),
+        ({"name": "x", "default_project_id": "default"}, 400),
         ({"name": "x", "domain_id": "nope"}, 404),
         ({"name": "x" * 255, "options": {"lock_password": True}}, 201),
     ):
         assert (await i.admin.post("/users", {"user": body})).status == status, body
     user = await i.user("u")
-    for change in ({"domain_id": await i.domain("d")}, {"id": "other"}):
+    for change in (
+        {"domain_id": await i.domain("d")},
+        {"id": "other"},
+        {"default_project_id": "default"},
+    ):
         assert (await i.admin.patch(f"/users/{user}", {"user": change})).status == 400
 
 
