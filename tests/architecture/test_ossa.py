@@ -35,6 +35,7 @@ ANYBODY = {
     "POST /identity/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth",
     "POST /identity/v3/OS-OAUTH1/access_token",
     "POST /identity/v3/OS-OAUTH1/request_token",
+    "POST /identity/v3/OS-OAUTH2/token",
     "POST /identity/v3/auth/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/websso",
     "POST /identity/v3/auth/OS-FEDERATION/websso/{protocol_id}",
     "POST /identity/v3/auth/tokens",
