@@ -30,7 +30,7 @@ def tables() -> Iterator[tuple[sa.Table, Table[Any] | None]]:
 
 
 async def held(runtime: Runtime, hosts: Hosts | None = None) -> Held:
-    """How many live rows each table has (by state, where it has states), usage, and guests by host."""
+    """How many live rows each table has (by state, where it has states), usage, guests and their cards by host."""
     found: Held = {"usage": await _usage(runtime.store)}
     cycles = dict(lifecycles(runtime))
     for t, owner in tables():
@@ -43,6 +43,7 @@ async def held(runtime: Runtime, hosts: Hosts | None = None) -> Held:
             found[t.name] = await _count(runtime.store, t)
     if hosts is not None:
         found["guests"] = {host: len(ids) for host, ids in (await guests(hosts)).items()}
+        found["cards"] = await _cards(hosts)
     return {name: value for name, value in found.items() if value}
 
 
@@ -88,12 +89,22 @@ async def counted(store: Store) -> dict[tuple[str, str, str], int]:
 
 async def guests(hosts: Hosts) -> dict[str, list[str]]:
     """The ids of the guests that each fake host runs."""
-    found: dict[str, list[str]] = {}
+    return {host: sorted(g.id for g in await driver.guests()) for host, driver in _machines(hosts)}
+
+
+async def _cards(hosts: Hosts) -> dict[str, int]:
+    """How many network cards the guests of each fake host have; a host without any is left out."""
+    found = {
+        host: sum(len(g.ports) for g in await driver.guests()) for host, driver in _machines(hosts)
+    }
+    return {host: n for host, n in found.items() if n}
+
+
+def _machines(hosts: Hosts) -> Iterator[tuple[str, Any]]:
     for host, agent in hosts._agents:
         driver: Any = getattr(agent, "driver", None)
         if hasattr(driver, "guests"):
-            found[host.name] = sorted(g.id for g in await driver.guests())
-    return found
+            yield host.name, driver
 
 
 async def broken(runtime: Runtime) -> list[str]:
