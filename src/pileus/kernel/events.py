@@ -60,10 +60,14 @@ def _insert() -> Executable:
 
 
 def _after() -> Executable:
+    """Two questions of the index in one: SQLite would answer `(epoch, seq) > here` by its first column alone."""
     number = sa.BigInteger()
-    here = sa.tuple_(sa.bindparam("epoch", type_=number), sa.bindparam("seq", type_=number))
-    rows = sa.select(_T).where(sa.tuple_(_T.c.epoch, _T.c.seq) > here, is_settled(_T.c.epoch))
-    return rows.order_by(_T.c.epoch, _T.c.seq).limit(sa.bindparam("limit", type_=number))
+    epoch, seq, limit = (sa.bindparam(n, type_=number) for n in ("epoch", "seq", "limit"))
+    rows = sa.select(_T).where(is_settled(_T.c.epoch)).order_by(_T.c.epoch, _T.c.seq).limit(limit)
+    same = rows.where(_T.c.epoch == epoch, _T.c.seq > seq).subquery()
+    later = rows.where(_T.c.epoch > epoch).subquery()
+    both = sa.union_all(sa.select(same), sa.select(later))
+    return both.order_by(sa.text("epoch"), sa.text("seq")).limit(limit)
 
 
 async def emit(tx: Tx, kind: str, project_id: str, **payload: Any) -> None:
