@@ -29,7 +29,7 @@ KERNEL = Path("src/pileus/kernel")
 BAR = 0.9
 PATIENCE_S = 60.0
 SERVERS = frozenset({"postgres.py", "nats_bus.py"})
-SAGAS = ("sagas", "saga_deaths", "saga_interrupts")
+SAGAS = ("saga_fences", "saga_interrupts", "sagas", "saga_deaths")
 # Which tests know a module best. What is not named has a test of its own name.
 TESTS: dict[str, tuple[str, ...]] = {
     "agents": ("contracts", "agents"),
@@ -37,10 +37,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "contracts": ("contracts",),
     "events": ("outbox", "events"),
     "faults": ("faults", "http"),
+    "http": ("http", "http_versions"),
     "nats_bus": ("nats_bus", "bus", "contracts"),
     "postgres": ("postgres", "store", "quota", "outbox"),
     "quota": ("quota", "sagas"),
-    "resources": ("resources", "http"),
+    "resources": ("resources", "http", "http_versions"),
     "runtime": ("contracts", "http"),
     "sagas": SAGAS,
     "schema": ("schema", "http"),

@@ -10,6 +10,7 @@ import pytest
 
 from pileus.kernel.faults import Unavailable
 from pileus.kernel.reconcile import Reconcilers
+from pileus.kernel.turns import BACKGROUND
 from pileus.testing.simloop import SimWorld, simulated
 
 
@@ -142,6 +143,22 @@ async def test_after_a_success_the_pauses_begin_small_again() -> None:
     assert failed == succeeded + 1
     assert 0.4 <= retried - failed - 1 <= 0.6
     await reconcilers.stop()
+
+
+@simulated(seeds=1)
+async def test_a_run_is_work_in_the_background_and_whoever_hints_is_not() -> None:
+    seen: list[bool] = []
+
+    async def look(key: str) -> None:
+        seen.append(BACKGROUND.get())
+
+    reconcilers = Reconcilers(SimWorld())
+    reconcilers.add("facts", 0, look)
+    await reconcilers.start()
+    reconcilers.hint("facts", "a")
+    await reconcilers.settled()
+    await reconcilers.stop()
+    assert seen == [True] and not BACKGROUND.get()
 
 
 @simulated(seeds=10)

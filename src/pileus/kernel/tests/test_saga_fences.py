@@ -29,6 +29,7 @@ from pileus.kernel.tests.saga_bench import (
     until_it_hangs,
 )
 from pileus.kernel.tests.toy import CREATE, DELETE, GROW, LIFECYCLE, THINGS, Thing
+from pileus.kernel.turns import BACKGROUND
 
 
 class Crane(Protocol):
@@ -47,6 +48,24 @@ class Kept:
     async def lift(self, id: str) -> str:
         self.saw.append((await THINGS.get(self.r.store, id)).place)
         return id
+
+
+@in_simulation
+async def test_a_step_is_work_in_the_background_and_the_request_that_began_it_is_not(
+    t: Toy,
+) -> None:
+    seen: list[bool] = []
+    patch = Patch()
+
+    async def look(run: Run[Thing]) -> None:
+        seen.append(BACKGROUND.get())
+
+    async with on(t) as (r, _):
+        instead(patch, CREATE, 0, look)
+        await begin(r, CREATE, thing())
+        await r.sagas.settled()
+        patch.undo()
+    assert seen == [True] and not BACKGROUND.get()
 
 
 # Calls to agents
