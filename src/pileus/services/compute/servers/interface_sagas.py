@@ -64,8 +64,7 @@ async def plug(run: Run[Server]) -> Changes:
     host = await run.agent(COMPUTE_HOST, on=server.host)
     await run.peer(NETWORK).plug(server.id, server.host)
     for nic in await _surplus(run):
-        card = Nic(port_id=nic.port_id, network_id=nic.network_id, mac=nic.mac, mtu=nic.mtu)
-        await host.plug(server.id, card)
+        await host.plug(server.id, _card(nic))
     await _note_success(run)
     return {"nics": await _nics(run), "networks": run.becoming.networks}
 
@@ -92,7 +91,14 @@ async def unplug_card(run: Run[Server]) -> Changes:
     return {}
 
 
-async def not_detached(run: Run[Server]) -> None:
+async def plug_again(run: Run[Server]) -> None:
+    """The card of a port that is still the server's comes back, if there is a guest to take it."""
+    surplus = await _surplus(run)
+    if surplus and await nodes.is_up(run.runtime, run.record.host):
+        host = await run.agent(COMPUTE_HOST, on=run.record.host)
+        with contextlib.suppress(NotFound):
+            for nic in surplus:
+                await host.plug(run.record.id, _card(nic))
     await _note_failure(run)
 
 
@@ -100,8 +106,21 @@ async def free_port(run: Run[Server]) -> Changes:
     server = run.record
     for nic in await _surplus(run):
         await run.peer(NETWORK).detach(server.id, nic.port_id)
+    nics = await _nics(run)
     await _note_success(run)
-    return {"nics": await _nics(run)}
+    return {"nics": nics}
+
+
+async def look_again(run: Run[Server]) -> None:
+    """A port that was freed does not come back: the record says what network has."""
+    nics = await _nics(run)
+    async with run.runtime.store.tx(wait=False) as tx:
+        server = await SERVERS.get(tx, run.record.id)
+        await SERVERS.change(tx, server, nics=nics)
+
+
+def _card(nic: NicInfo) -> Nic:
+    return Nic(port_id=nic.port_id, network_id=nic.network_id, mac=nic.mac, mtu=nic.mtu)
 
 
 async def _note_success(run: Run[Server]) -> None:
@@ -129,6 +148,6 @@ DETACH = Saga(
     SERVERS,
     states.LIFECYCLE,
     "detach_interface",
-    Step(unplug_card, not_detached),
-    Step(free_port),
+    Step(unplug_card, plug_again),
+    Step(free_port, look_again),
 )

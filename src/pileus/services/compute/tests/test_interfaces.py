@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pileus.services.compute.server import SERVERS as RECORDS
+from pileus.services.compute.servers.interface_sagas import DETACH
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+from pileus.testing.generated.sagas import FAILS, Sabotage, sabotaged
 
 
 async def attach(s: Scene, id: str, version: str = "2.1", **asked: Any) -> Any:
@@ -111,5 +116,28 @@ def test_a_guest_that_is_gone_gets_no_interface_and_the_port_made_for_it_goes(
         assert len(await s.ports(id)) == 1
         actions = (await s.get(f"/servers/{id}/os-instance-actions")).json["instanceActions"]
         assert (actions[0]["action"], actions[0]["message"]) == ("attach_interface", "Error")
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("is_freed", [False, True])
+def test_after_a_detach_that_failed_record_guest_and_network_agree(
+    stage: Stage, is_freed: bool
+) -> None:
+    async def story(s: Scene) -> None:
+        id, network = await s.boot(), await second_network(s)
+        (first,) = await cards(s, id)
+        second = (await attach(s, id, net_id=network)).json["interfaceAttachment"]["port_id"]
+        with sabotaged(Sabotage(DETACH, FAILS, at=len(DETACH.steps) - 1, after=is_freed)):
+            assert (await s.member.delete(f"{SERVERS}/{id}/os-interface/{second}")).status == 202
+        await s.cloud.settle()
+        left = {first} if is_freed else {first, second}
+        assert {port["id"] for port in await s.ports(id)} == left
+        assert set(await cards(s, id)) == left
+        record = await RECORDS.get(s.cloud.runtime.store, id)
+        assert {nic.port_id for nic in record.nics} == left
+        actions = (await s.get(f"/servers/{id}/os-instance-actions")).json["instanceActions"]
+        said = None if is_freed else "Error"  # it was gone, whatever failed then
+        assert (actions[0]["action"], actions[0]["message"]) == ("detach_interface", said)
 
     stage.play(story)
