@@ -87,6 +87,23 @@ def one_process(state: Path, driver: str, options: Sequence[str] = ()) -> Iterat
 
 
 @contextmanager
+def bare_server() -> Iterator[tuple[str, int]]:
+    """The URL and the process of a server that does nothing."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.bare", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        if process.stdout.readline() != "ready\n":
+            raise SystemExit("the server that does nothing did not start")
+        yield f"http://127.0.0.1:{port}/", process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
+
+
+@contextmanager
 def two_processes(folder: Path, driver: str, options: Sequence[str] = ()) -> Iterator[Bench]:
     """`pileus control` and `pileus host` over PostgreSQL, with fsync, and NATS."""
     with two_roles(folder, ("--driver", driver, *options), durable=True) as both:

@@ -31,6 +31,7 @@ from bench.clouds import (
     SERVERS,
     Bench,
     Burst,
+    bare_server,
     create,
     fill,
     network,
@@ -100,6 +101,19 @@ def _boot_ms(bench: Bench, networks: object) -> float:
     bench.compute("DELETE", f"/servers/{server['id']}")
     launched = dt.datetime.fromisoformat(row["OS-SRV-USG:launched_at"]).replace(tzinfo=dt.UTC)
     return (launched - sent).total_seconds() * 1_000
+
+
+def nothing(runs: int) -> Figure:
+    """What an answer costs that has nothing in it: the yardstick for the next two."""
+    values = []
+    with bare_server() as (url, pid):
+        burst = Burst(url, {"X-Auth-Token": "-" * 200, **MICROVERSION})
+        for _ in range(runs):
+            before = measure.cpu_ns([pid])
+            burst.get(*[("/", {})] * 4_000)
+            values.append((measure.cpu_ns([pid]) - before) / 4_000 / 1_000)
+        burst.close()
+    return Figure("an empty answer by the bare HTTP server: CPU", "us", values)
 
 
 def get_server(bench: Bench, runs: int, servers: Sequence[str]) -> Figure:
@@ -264,6 +278,8 @@ def running(bench: Bench, runs: int, only: set[str]) -> Iterator[Figure]:
     if want("boot"):
         yield boots(bench, runs, "no network", "none")
         yield boots(bench, runs, "with a port", [{"uuid": network(bench)}])
+    if want("get") or want("token"):
+        yield nothing(runs)
     if want("token"):
         yield validate(bench, runs)
     servers = fill(bench, SERVERS) if not only or only & {"get", "list", "load"} else []
