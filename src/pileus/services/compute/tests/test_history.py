@@ -1,0 +1,67 @@
+"""A server costs the database the same work however many were before it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pileus.kernel.sqlite import SqliteStore
+from pileus.testing.cloud import cloud
+from pileus.testing.grounds import Ground
+from pileus.testing.grounds.compute import FLAVOR, SERVERS, ready
+
+AT_ONCE = 8
+BATCHES_BETWEEN = 25
+STEP = 20  # instructions of SQLite's machine between two ticks
+
+
+class Work:
+    """Counts what SQLite executes: figures that no other process on the machine can change."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.ticks = 0
+        for connection in (store._write, store._read):
+            connection.set_progress_handler(self._tick, STEP)
+
+    def _tick(self) -> int:
+        self.ticks += 1
+        return 0
+
+    async def of_a_batch(self, ground: Ground) -> int:
+        self.ticks = 0
+        await boot_and_delete(ground)
+        return self.ticks
+
+
+async def boot_and_delete(ground: Ground) -> None:
+    body = {
+        "name": "many",
+        "imageRef": ground.ids["image"],
+        "flavorRef": FLAVOR,
+        "networks": [{"uuid": ground.ids["network"]}],
+        "min_count": AT_ONCE,
+    }
+    await ground.ask("POST", SERVERS, {"server": body})
+    await ground.cloud.settle()
+    servers = (await ground.ask("GET", SERVERS + "/detail")).json["servers"]
+    assert [s["status"] for s in servers] == ["ACTIVE"] * AT_ONCE
+    for server in servers:
+        await ground.ask("DELETE", f"{SERVERS}/{server['id']}")
+    await ground.cloud.settle()
+    assert (await ground.ask("GET", SERVERS)).json["servers"] == []
+
+
+def test_servers_that_are_gone_make_no_work_for_those_that_come() -> None:
+    async def scene() -> None:
+        async with cloud() as c:
+            assert isinstance(c.runtime.store, SqliteStore)
+            ground, work = await ready(c), Work(c.runtime.store)
+            await boot_and_delete(ground)
+            before = min([await work.of_a_batch(ground) for _ in range(3)])
+            for _ in range(BATCHES_BETWEEN):
+                await boot_and_delete(ground)
+            after = min([await work.of_a_batch(ground) for _ in range(3)])
+            print(before, after)
+            assert before > 1000 / STEP
+            assert after < before * 1.25, f"{before * STEP} instructions became {after * STEP}"
+
+    asyncio.run(scene())
