@@ -26,7 +26,7 @@ from sqlalchemy.sql.base import Executable
 
 from . import sql as spelling
 from .faults import Unavailable
-from .store import METADATA, Duplicate, Row, Sql, Statements
+from .store import METADATA, Duplicate, Row, Sql, Statements, index_name
 
 if TYPE_CHECKING:
     from .world import World
@@ -292,7 +292,7 @@ def _index_of(message: str) -> str:
     """`UNIQUE constraint failed: users.domain_id, users.name` -> `uq_users_domain_id_name`."""
     _, _, columns = message.partition(": ")
     names = [c.strip().partition(".") for c in columns.split(",")]
-    return f"uq_{names[0][0]}_{'_'.join(n for _, _, n in names)}"
+    return index_name("uq", names[0][0], [n for _, _, n in names])
 
 
 def _write_back(c: sqlite3.Connection) -> int:

@@ -187,6 +187,11 @@ _OPS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def index_name(kind: str, table: str, columns: Sequence[str]) -> str:
+    """At most as long as PostgreSQL allows."""
+    return f"{kind}_{table}_{'_'.join(columns)}"[:63]
+
+
 class Table(Generic[R]):
     """One kind of record, its columns, and how rows are read and written."""
 
@@ -234,7 +239,7 @@ class Table(Generic[R]):
     def _index(
         self, columns: Sequence[str], kind: str, *, where: Any = None, unique: bool = False
     ) -> None:
-        name, of = f"{kind}_{self.name}_{'_'.join(columns)}", (self.t.c[c] for c in columns)
+        name, of = index_name(kind, self.name, columns), (self.t.c[c] for c in columns)
         sa.Index(name, *of, unique=unique, sqlite_where=where, postgresql_where=where)
 
     # Reading
@@ -485,7 +490,7 @@ class Table(Generic[R]):
             return await tx.run(sql, values)
         except Duplicate as e:
             for u in self.unique:
-                if e.index == f"uq_{self.name}_{'_'.join(u.columns)}":
+                if e.index == index_name("uq", self.name, u.columns):
                     raise Conflict(u.message(record), code=u.code) from None
             raise Conflict(f"{self.noun} {record.id} already exists.") from None
 

@@ -42,6 +42,12 @@ GRAVES = Table(
     indexes=(("created_at", "id"),),
     unique=(Unique(("name",), lambda c: f"{c.name} lies here."),),
 )
+SAUCERS = Table(
+    "saucers_whose_table_has_a_name_that_leaves_no_room",
+    Cup,
+    columns=("name", "size"),
+    unique=(Unique(("name", "size"), lambda c: f"A saucer {c.name} of {c.size} is there."),),
+)
 
 
 async def put(store: Store, *cups: Cup, table: Table[Cup] = CUPS) -> list[Cup]:
@@ -155,6 +161,16 @@ async def test_live_rows_may_not_share_unique_columns_and_the_declaration_words_
             async with store.tx() as tx:
                 await CUPS.change(tx, other, name="a")
         assert await found(store) == "123"
+
+
+async def test_a_unique_index_may_have_a_longer_name_than_the_database_allows(
+    database: Database,
+) -> None:
+    async with started(database) as store:
+        await put(store, Cup(id="1", name="a", size=3), table=SAUCERS)
+        await put(store, Cup(id="2", name="a", size=4), table=SAUCERS)
+        with pytest.raises(Conflict, match="A saucer a of 4 is there"):
+            await put(store, Cup(id="3", name="a", size=4), table=SAUCERS)
 
 
 async def test_a_transaction_that_raises_leaves_nothing_and_others_unharmed(

@@ -271,7 +271,9 @@ async def _networks(
     asked = body.networks
     if asked is UNSET and ctx.version >= (2, 37):
         raise Invalid("Invalid input for field/attribute server. 'networks' is a required property")
-    if isinstance(asked, str) and (asked not in ("auto", "none") or ctx.version < (2, 37)):
+    if isinstance(asked, str) and ctx.version < (2, 37):
+        raise checks.wrong("networks", asked, f"{asked!r} is not of type 'array'")
+    if isinstance(asked, str) and asked not in ("auto", "none"):
         raise checks.wrong("networks", asked, f"{asked!r} is not one of ['none', 'auto']")
     if asked == "none":
         return [], groups
