@@ -197,6 +197,32 @@ def test_cycles_deny_whole_rules_also_under_not() -> None:
     assert answers == {"a": False, "b": False, "self": False, "outside": False, "apart": True}
 
 
+def test_cycles_are_told_to_the_log_and_rules_without_any_tell_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Rules({"a": "rule:b", "b": "role:member"})
+    assert caplog.records == []
+    Rules({"a": "rule:b", "b": "rule:a", "c": "@"})
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR and "['a', 'b']" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("text", "user", "allowed"),
+    [
+        ("user_id:a%%b", "a%b", True),
+        ("user_id:a%%b", "a%%b", False),
+        ("user_id:%(name)s%%", "ann%", True),
+        ("user_id:%(name)s%%", "ann", False),
+        ("'100%':%(share)s", "u1", True),
+        ("role:50%%", "u1", False),
+    ],
+)
+def test_a_doubled_percent_sign_stands_for_one(text: str, user: str, allowed: bool) -> None:
+    target: dict[str, object] = {"name": "ann", "share": "100%"}
+    assert says(text, Caller(user_id=user), target) is allowed
+
+
 def test_overrides_replace_defaults_also_where_other_rules_refer_to_them() -> None:
     defaults = {"member": "role:member", "show": "rule:member"}
     rules = Rules(defaults, {"member": "rule:nobody", "nobody": "!"})
@@ -253,7 +279,14 @@ def test_policy_file_is_read_again_after_a_second_when_it_changes(tmp_path: Path
 
 @pytest.mark.parametrize(
     "text",
-    ["{show: ", '"show": "role:"role"', "show: [role:admin]", "- show", "show: rule:nowhere"],
+    [
+        "{show: ",
+        '"show": "role:"role"',
+        "show: [role:admin]",
+        "1: role:admin",
+        "- show",
+        "show: rule:nowhere",
+    ],
 )
 def test_an_invalid_policy_file_keeps_the_rules_of_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
@@ -269,6 +302,26 @@ def test_an_invalid_policy_file_keeps_the_rules_of_before(
     write(path, "show: '@'", 3000)
     clock.at += 1
     assert policy.allows("show", ALICE, {})
+
+
+@pytest.mark.parametrize("text", ["", "# nothing here\n", "{}"])
+def test_an_empty_policy_file_overrides_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    policy = PolicyFile(World(), {"show": "role:member", "hide": "!"}, path)
+    assert policy.allows("show", ALICE, {}) and not policy.allows("hide", ALICE, {})
+
+
+def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
+    clock, path = StillClock(), tmp_path / "policy.yaml"
+    write(path, "show: '!'", 1000)
+    policy = PolicyFile(World(clock=clock), {"show": "role:member"}, path)
+    before = policy.rules
+    clock.at += 5
+    assert policy.rules is before
+    write(path, "show: '@'", 2000)
+    clock.at += 5
+    assert policy.rules is not before
 
 
 def test_an_invalid_policy_file_stops_the_start(tmp_path: Path) -> None:
