@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from pileus.kernel.sqlite import SqliteStore
 from pileus.testing.cloud import cloud
@@ -11,7 +12,7 @@ from pileus.testing.grounds.compute import FLAVOR, SERVERS, ready
 
 AT_ONCE = 8
 BATCHES_BETWEEN = 25
-STEP = 20  # instructions of SQLite's machine between two ticks
+STEP = 10  # instructions of SQLite's machine between two ticks
 
 
 class Work:
@@ -26,10 +27,14 @@ class Work:
         self.ticks += 1
         return 0
 
-    async def of_a_batch(self, ground: Ground) -> int:
-        self.ticks = 0
-        await boot_and_delete(ground)
-        return self.ticks
+    async def of(self, act: Callable[[Ground], Awaitable[None]], ground: Ground) -> int:
+        """The least of some turns: what else a cloud does falls into one turn or another."""
+        found = []
+        for _ in range(3):
+            self.ticks = 0
+            await act(ground)
+            found.append(self.ticks)
+        return min(found)
 
 
 async def boot_and_delete(ground: Ground) -> None:
@@ -50,18 +55,25 @@ async def boot_and_delete(ground: Ground) -> None:
     assert (await ground.ask("GET", SERVERS)).json["servers"] == []
 
 
+async def list_often(ground: Ground) -> None:
+    for _ in range(60):
+        await ground.ask("GET", SERVERS)
+
+
 def test_servers_that_are_gone_make_no_work_for_those_that_come() -> None:
     async def scene() -> None:
         async with cloud() as c:
             assert isinstance(c.runtime.store, SqliteStore)
             ground, work = await ready(c), Work(c.runtime.store)
             await boot_and_delete(ground)
-            before = min([await work.of_a_batch(ground) for _ in range(3)])
+            acts = (boot_and_delete, list_often)
+            before = [await work.of(act, ground) for act in acts]
             for _ in range(BATCHES_BETWEEN):
                 await boot_and_delete(ground)
-            after = min([await work.of_a_batch(ground) for _ in range(3)])
-            print(before, after)
-            assert before > 1000 / STEP
-            assert after < before * 1.25, f"{before * STEP} instructions became {after * STEP}"
+            after = [await work.of(act, ground) for act in acts]
+            assert min(before) > 20
+            assert all(a < b * 1.25 for b, a in zip(before, after, strict=True)), (
+                f"ticks of {STEP} instructions: {before} became {after}"
+            )
 
     asyncio.run(scene())
