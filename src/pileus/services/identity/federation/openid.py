@@ -11,7 +11,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 from joserfc import jwt
@@ -187,12 +187,15 @@ class OpenIdIssuer:
     # How it is asked
 
     async def _post(self, url: str, form: Mapping[str, str]) -> Reply:
-        """As the client that this cloud is to it."""
-        who = f"{quote_plus(self.trust.client_id)}:{quote_plus(self.trust.client_secret)}"
-        headers = {
-            "content-type": "application/x-www-form-urlencoded",
-            "authorization": "Basic " + base64.b64encode(who.encode()).decode(),
-        }
+        """As the client that this cloud is to it. In the body, if it takes that: there, nobody disputes how to quote."""
+        id, secret = self.trust.client_id, self.trust.client_secret
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        known = (await self.document()).get("token_endpoint_auth_methods_supported", ())
+        if "client_secret_post" in known:
+            form = {**form, "client_id": id, "client_secret": secret}
+        else:
+            who = f"{quote(id, safe='')}:{quote(secret, safe='')}".encode()
+            headers["authorization"] = "Basic " + base64.b64encode(who).decode()
         return await self._fetch(url, headers, urlencode(form).encode())
 
     async def _fetch(
