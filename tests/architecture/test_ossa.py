@@ -23,6 +23,7 @@ ANYBODY = {
     "GET /identity/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth",
     "GET /identity/v3/OS-SIMPLE-CERT/ca",
     "GET /identity/v3/OS-SIMPLE-CERT/certificates",
+    "GET /identity/v3/auth/tokens/OS-PKI/revoked",
     "GET /identity/v3/auth/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/websso",
     "GET /identity/v3/auth/OS-FEDERATION/redirect_uri",
     "GET /identity/v3/auth/OS-FEDERATION/websso/{protocol_id}",

@@ -198,15 +198,7 @@ def env(state: Path, form: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The report as it is.")
 def status(state: Path, as_json: bool) -> None:
     """Show services, hosts, what is under way, and what is wrong. Exit code 1 if something is."""
-    from pileus.cli.client import Client, Credentials, Unreachable
-
-    url = _cloud(state)["url"]
-    client = Client(Credentials(url + "/identity", "admin", _password(state), "admin"))
-    try:
-        client.login()
-        report = client.send("GET", url + "/status").json
-    except Unreachable as e:
-        raise click.ClickException(f"{e}. Start it: pileus up --state {state}") from e
+    report = _ask(state, "GET", "/status")
     if as_json:
         click.echo(json.dumps(report, indent=1))
     else:
@@ -232,6 +224,40 @@ def _show(report: dict[str, Any]) -> None:
         console.print(f"[red]wrong:[/red] {text}")
     if not report["wrong"]:
         console.print("Nothing is wrong.")
+
+
+@main.command()
+@_STATE
+@click.option(
+    "--rotate", is_flag=True, help="Make new ones first; what the old ones made stays good."
+)
+def keys(state: Path, rotate: bool) -> None:
+    """Show the keys of tokens and of stored credentials, without their secrets.
+
+    One --rotate is enough for all controls of a cloud, whichever is asked: they share the store.
+    """
+    if rotate:
+        found = _ask(state, "POST", "/identity/v3/keys/rotate")
+    else:
+        found = _ask(state, "GET", "/identity/v3/keys")
+    for key in found["keys"]:
+        use = "encrypts" if key["encrypts"] else "decrypts"
+        click.echo(f"{key['purpose']} {key['number']} of {key['created_at']} {use}")
+
+
+def _ask(state: Path, method: str, path: str) -> Any:
+    """The answer of the running cloud to its administrator."""
+    from pileus.cli.client import ApiError, Client, Credentials, Unreachable
+
+    url = _cloud(state)["url"]
+    client = Client(Credentials(url + "/identity", "admin", _password(state), "admin"))
+    try:
+        client.login()
+        return client.send(method, url + path).json
+    except ApiError as e:
+        raise click.ClickException(str(e)) from e
+    except Unreachable as e:
+        raise click.ClickException(f"{e}. Start it: pileus up --state {state}") from e
 
 
 def _cloud(state: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""OS-SIMPLE-CERT: the certificates of PKI tokens, which no longer exist; nor do they upstream."""
+"""What PKI tokens needed, which are no more: OS-SIMPLE-CERT and OS-PKI answer as upstream's do today."""
 
 from __future__ import annotations
 
-from pileus.kernel.faults import Gone
+from pileus.kernel.faults import Forbidden, Gone
 from pileus.kernel.resources import PUBLIC, Context, operation
 from pileus.kernel.store import Record
 
@@ -17,6 +17,10 @@ class Certificates(Noun[Record]):
     @operation("GET", "/OS-SIMPLE-CERT/certificates", PUBLIC)
     async def index(self, ctx: Context) -> None:
         raise _gone()
+
+    @operation("GET", "/auth/tokens/OS-PKI/revoked", PUBLIC)
+    async def revoked(self, ctx: Context) -> None:
+        raise Forbidden("You are not authorized to perform the requested action.")
 
 
 def _gone() -> Gone:

@@ -9,10 +9,10 @@ import msgspec
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.store import Record
 
+from .json_home import home
 from .wire import Noun
 
 _HOME = "application/json-home"
-_REL = "https://docs.openstack.org/api/openstack-identity/3"
 
 
 class Discovery(Noun[Record]):
@@ -59,28 +59,6 @@ def _prefers_home(ctx: Context) -> bool:
 
 
 def _home(ctx: Context, under: str) -> Answer:
-    """Every path of this service as JSON Home (draft-nottingham-json-home) names it."""
-    found: dict[str, Any] = {}
-    for resource, op in ctx.service.operations():
-        if resource.api is not None:
-            continue
-        path = op.path.removeprefix(ctx.service.prefix + ctx.service.api)
-        key = "href-template" if "{" in path else "href"
-        entry: dict[str, Any] = {key: under + path}
-        if key == "href-template":
-            names = [p[1:-1] for p in path.split("/") if p.startswith("{")]
-            entry["href-vars"] = {n: f"{_REL}/param/{n}" for n in names}
-        found.setdefault(f"{_REL}/rel/{_relation(path)}", entry)
-    return Answer(msgspec.json.encode({"resources": found}), content_type=_HOME)
-
-
-def _relation(path: str) -> str:
-    """`/projects/{project_id}/users/{user_id}/roles` -> `project_user_roles`."""
-    parts = [p for p in path.split("/") if p]
-    words = []
-    for n, part in enumerate(parts):
-        if part.startswith("{"):
-            continue
-        single = n + 1 < len(parts) and parts[n + 1].startswith("{")
-        words.append(part.removesuffix("s") if single else part)
-    return "_".join(words)
+    root = ctx.service.prefix + ctx.service.api
+    paths = (op.path.removeprefix(root) for r, op in ctx.service.operations() if r.api is None)
+    return Answer(msgspec.json.encode(home(paths, under)), content_type=_HOME)

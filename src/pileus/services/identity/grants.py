@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pileus.kernel import auth
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Forbidden, NotFound
+from pileus.kernel.faults import Forbidden, Invalid, NotFound
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page, Tx
 
@@ -243,15 +243,22 @@ _OLDEST = (("created_at", False), ("id", False))
 
 
 def _check_domain(named: Named) -> None:
-    """A domain's role is for that domain's projects only. Raises Forbidden."""
+    """A domain's role is for that domain's projects, and not for the system. Raises Forbidden, Invalid.
+
+    Upstream grants it on any domain, where it has no effect but for what it implies.
+    """
     assert named.role is not None
     if not named.role.domain_id:
         return
-    home = (named.place.domain_id or named.place.id) if named.place else ""
-    if home != named.role.domain_id:
+    if named.kind == "system":
+        raise Invalid(
+            f"Role {named.role.id} is a domain-specific role. Unable to use a domain-specific "
+            "role in a system assignment."
+        )
+    if named.kind == "project" and named.place and named.place.domain_id != named.role.domain_id:
         raise Forbidden(
-            f"{named.kind.capitalize()} {named.target_id or 'scope'} must be in the same domain as "
-            f"the role {named.role.id} being assigned."
+            f"Project {named.target_id} must be in the same domain as the role {named.role.id} "
+            "being assigned."
         )
 
 

@@ -32,6 +32,7 @@ from .wire import (
     changed,
     extras,
     home_domain,
+    is_asked,
     linked,
     listed,
     listing,
@@ -361,7 +362,7 @@ async def _relatives(ctx: Context, project: Project) -> dict[str, Any]:
     query, store = ctx.query, ctx.runtime.store
     found: dict[str, Any] = {}
     for key, option in (("parents", "parents_as"), ("subtree", "subtree_as")):
-        as_list, as_ids = query.flag(f"{option}_list"), query.flag(f"{option}_ids")
+        as_list, as_ids = is_asked(query, f"{option}_list"), is_asked(query, f"{option}_ids")
         if as_list and as_ids:
             raise Invalid(
                 f"Cannot use {option}_list and {option}_ids query params at the same time."
@@ -381,7 +382,7 @@ async def _relatives(ctx: Context, project: Project) -> dict[str, Any]:
 
 async def _relative(ctx: Context, project: Project) -> dict[str, Any]:
     shown = view(ctx, project)
-    if ctx.query.flag("include_limits"):
+    if is_asked(ctx.query, "include_limits"):
         found = await LIMITS.all(ctx.runtime.store, project_id=project.id)
         shown["limits"] = [limits.view(ctx, one) for one in found]
     return shown

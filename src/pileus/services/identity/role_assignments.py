@@ -20,7 +20,7 @@ from .roles import ROLES, RoleBook
 from .tokens import TOKENS_KEPT
 from .tree import PROJECTS, Project, subtree
 from .users import USERS
-from .wire import AUTHENTICATED, Noun, listed
+from .wire import AUTHENTICATED, Noun, is_asked, listed
 
 _RULE = (
     "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
@@ -78,11 +78,11 @@ class Asked:
             q.get("role.id"),
             q.get("scope.project.id"),
             q.get("scope.domain.id"),
-            q.get("scope.system"),
+            q.get("scope.system") if q.get("scope.system") == "all" else "",
             inherited,
-            q.flag("effective"),
-            q.flag("include_names"),
-            q.flag("include_subtree"),
+            is_asked(q, "effective"),
+            is_asked(q, "include_names"),
+            is_asked(q, "include_subtree"),
         )
         if asked.effective and asked.group_id:
             raise Invalid(
@@ -152,6 +152,8 @@ class _Finder:
         if not self.asked.project_id:
             return []
         top = await self._project(self.asked.project_id)
+        if top is None and self.asked.effective:
+            raise PROJECTS.missing(self.asked.project_id)
         if top is None:
             return []
         more = await subtree(self.ctx.runtime.store, top) if self.asked.subtree else []

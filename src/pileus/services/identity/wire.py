@@ -91,6 +91,11 @@ def page(asked: Listing, query: Query, **fixed: Any) -> Page:
     return replace(found, filters=filters)
 
 
+def is_asked(query: Query, name: str) -> bool:
+    """Keystone's switches: any value but 0 turns one on, none too."""
+    return query.has(name) and query.get(name) != "0"
+
+
 def linked(ctx: Context, path: str, view: dict[str, Any]) -> dict[str, Any]:
     """The view with its `links.self`: `path` is the collection's below /v3."""
     view["links"] = {"self": f"{ctx.base}/{path}/{view['id']}"}

@@ -43,3 +43,4 @@ async def test_certificates_of_pki_tokens_are_gone(i: Identity) -> None:
         reply = await i.anybody.get(path)
         assert reply.status == 410 and reply.json["error"]["title"] == "Gone"
         assert (await i.anybody.head(path)).status == 410
+    assert (await i.anybody.get("/auth/tokens/OS-PKI/revoked")).status == 403

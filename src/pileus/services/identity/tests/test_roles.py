@@ -174,3 +174,39 @@ async def test_what_a_user_holds_is_found_among_many_assignments_at_once(i: Iden
     for _ in range(100):
         await held_on(store, user, place)
     assert time.process_time() - before < 0.1  # 1 ms each: an index, not a scan
+
+
+@alone
+async def test_a_domains_role_is_not_for_projects_of_others_nor_for_the_system(
+    i: Identity,
+) -> None:
+    own, other = await i.domain("own"), await i.domain("other")
+    role = (await i.admin.make("/roles", name="r", domain_id=own))["id"]
+    user = await i.user("u")
+    project = await i.project("p", other)
+    for where, status in (
+        (f"projects/{project}", 403),
+        (f"projects/{await i.project('p', own)}", 204),
+        (f"domains/{other}", 204),  # as upstream
+        ("system", 400),
+    ):
+        reply = await i.admin.put(f"/{where}/users/{user}/roles/{role}")
+        assert reply.status == status, where
+
+
+@alone
+async def test_a_switch_of_a_list_is_on_unless_it_is_zero(i: Identity) -> None:
+    group = (await i.admin.make("/groups", name="crew"))["id"]
+    await i.admin.put(f"/groups/{group}/users/{i.admin.user_id}")
+    project = await i.project("p")
+    await i.admin.put(f"/projects/{project}/groups/{group}/roles/{await i.role('reader')}")
+    base = f"/role_assignments?scope.project.id={project}"
+    for switch, actor in (("", "group"), ("&effective=0", "group"), ("&effective", "user")):
+        found = (await i.admin.get(base + switch)).json["role_assignments"]
+        assert [actor in a for a in found] == [True], switch
+    for switch in ("&effective=false", "&effective=1", "&effective="):
+        found = (await i.admin.get(base + switch)).json["role_assignments"]
+        assert "user" in found[0], switch
+    missing = "/role_assignments?scope.project.id=no"
+    assert (await i.admin.get(missing)).json["role_assignments"] == []
+    assert (await i.admin.get(missing + "&effective")).status == 404
