@@ -9,8 +9,7 @@ import msgspec
 from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import Context
 
-from .proof import Method, Proof, refused
-from .tokens import Worthless
+from .proof import Method, Proof
 
 if TYPE_CHECKING:
     from .authentication import Authentication
@@ -21,14 +20,9 @@ class TokenPart(msgspec.Struct):
 
 
 async def prove(desk: Authentication, ctx: Context, part: TokenPart) -> Proof:
-    """The new token counts as what the old one did."""
-    claims = await desk.tokens.open(part.id)
-    if claims is None:
-        raise refused("not a token")
-    try:
-        standing = await desk.tokens.standing(claims)
-    except Worthless as why:
-        raise refused(str(why)) from None
+    """The new token counts as what the old one did. Raises NotFound for one that is worth nothing, as upstream."""
+    standing = await desk.tokens.subject(part.id)
+    claims = standing.claims
     if claims.is_delegated:
         raise Forbidden(
             "You are not authorized to perform the requested action: Using a delegated token to "
