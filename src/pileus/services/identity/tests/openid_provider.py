@@ -15,6 +15,11 @@ from authlib.oauth2.rfc6749 import grants
 from authlib.oauth2.rfc6749.models import AuthorizationCodeMixin, ClientMixin, TokenMixin
 from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
+from authlib.oauth2.rfc8628 import (
+    DeviceAuthorizationEndpoint,
+    DeviceCodeGrant,
+    DeviceCredentialDict,
+)
 from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from authlib.oidc.core.grants import OpenIDCode
 from flask import Flask, Response, jsonify, request
@@ -25,7 +30,8 @@ logging.getLogger("werkzeug").setLevel(logging.ERROR)
 os.environ["AUTHLIB_INSECURE_TRANSPORT"] = "1"  # the provider listens on 127.0.0.1 only
 CLIENT, SECRET = "pileus", "known only to us & them"
 AUTH_METHODS = ("client_secret_basic", "client_secret_post")
-GRANTS = ("authorization_code", "password", "client_credentials")
+DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
+GRANTS = ("authorization_code", "password", "client_credentials", DEVICE)
 _TOKEN_S = 300
 
 
@@ -128,7 +134,9 @@ class OpenIdProvider:
         self.auth_methods: list[str] = []  # of clients, as its document names them
         self.audience: Any = CLIENT
         self.lies: dict[str, Any] = {}  # claims that its tokens bear instead of the true ones
+        self.robot: dict[str, Any] = {}  # claims of the client itself
         self.codes: dict[str, Code] = {}
+        self.devices: dict[str, Any] = {}
         self.issued: dict[str, Issued] = {}
         self.asked: list[str] = []  # the paths of all requests
         self.rotate()
@@ -145,7 +153,7 @@ class OpenIdProvider:
         return KeySet(list(self.keys))
 
     def claims(self, user: Person | None) -> dict[str, Any]:
-        return {"sub": user.sub, **user.claims} if user is not None else {}
+        return {"sub": user.sub, **user.claims} if user is not None else self.robot
 
     def web(self) -> Flask:
         web = Flask("openid-provider")
@@ -163,6 +171,7 @@ class OpenIdProvider:
                 token_endpoint=f"{self.url}/token",
                 userinfo_endpoint=f"{self.url}/userinfo",
                 introspection_endpoint=f"{self.url}/introspect",
+                device_authorization_endpoint=f"{self.url}/device",
                 jwks_uri=f"{self.url}/keys",
                 response_types_supported=["code"],
                 grant_types_supported=list(GRANTS),
@@ -193,6 +202,10 @@ class OpenIdProvider:
         @web.post("/introspect")
         def introspect() -> Any:
             return server.create_endpoint_response(IntrospectionEndpoint.ENDPOINT_NAME)
+
+        @web.post("/device")
+        def device() -> Any:
+            return server.create_endpoint_response(DeviceAuthorizationEndpoint.ENDPOINT_NAME)
 
         return web
 
@@ -277,6 +290,36 @@ class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
         return {**known, **self.provider.claims(token.user), **self.provider.lies}
 
 
+class Devices(DeviceAuthorizationEndpoint):  # type: ignore[misc]
+    provider: ClassVar[OpenIdProvider]
+
+    CLIENT_AUTH_METHODS = AUTH_METHODS
+
+    def get_verification_uri(self) -> str:
+        return f"{self.provider.url}/activate"
+
+    def save_device_credential(self, client_id: str, scope: str, data: dict[str, Any]) -> None:
+        kept = {"client_id": client_id, "scope": scope, "expires_at": time.time() + 60, **data}
+        self.provider.devices[data["device_code"]] = DeviceCredentialDict(kept)
+
+
+class DeviceCodes(DeviceCodeGrant):  # type: ignore[misc]
+    """Whoever sits at the browser allows it at once."""
+
+    provider: ClassVar[OpenIdProvider]
+
+    TOKEN_ENDPOINT_AUTH_METHODS = AUTH_METHODS
+
+    def query_device_credential(self, device_code: str) -> Any:
+        return self.provider.devices.get(device_code)
+
+    def query_user_grant(self, user_code: str) -> Any:
+        return self.provider.people[self.provider.user], True
+
+    def should_slow_down(self, credential: Any) -> bool:
+        return False
+
+
 def _bound(kind: Any, provider: OpenIdProvider) -> Any:
     """The kind, for this provider: the server itself makes the instances."""
     return type(kind.__name__, (kind,), {"provider": provider})
@@ -296,6 +339,8 @@ def _server(provider: OpenIdProvider, web: Flask) -> Any:
     server.register_grant(_bound(Codes, provider), code)
     server.register_grant(_bound(Passwords, provider))
     server.register_grant(grants.ClientCredentialsGrant)
+    server.register_grant(_bound(DeviceCodes, provider))
+    server.register_endpoint(_bound(Devices, provider))
     server.register_endpoint(_bound(Introspection, provider))
     return server
 

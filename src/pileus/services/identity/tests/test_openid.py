@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import requests
 from joserfc import jwt
-from keystoneauth1 import session
+from keystoneauth1 import loading, session
 from keystoneauth1.identity import v3
 
 from pileus.kernel.world import Clock, World
@@ -354,45 +354,43 @@ async def test_a_slip_of_the_operators_pen_leaves_what_was_trusted(s: Scene) -> 
 
 @scene
 async def test_keystoneauth_logs_in_by_each_of_its_openid_plugins(s: Scene) -> None:
+    """By the names and options under which a clouds.yaml asks for them."""
     access_token = await asyncio.to_thread(s.token)
-    who: Any = {"identity_provider": "acme", "protocol": "openid", "project_id": s.project}
-    app: Any = {"client_id": CLIENT, "client_secret": SECRET}
     discovery = s.provider.url + "/.well-known/openid-configuration"
+    app = {
+        "client_id": CLIENT,
+        "client_secret": SECRET,
+        "discovery_endpoint": discovery,
+        "scope": "openid profile",
+    }
 
     def log_in(url: str) -> None:
-        token_url = s.provider.url + "/token"
-        for plugin in (
-            v3.OidcPassword(
-                url,
-                **who,
+        asked: dict[str, dict[str, Any]] = {
+            "v3oidcpassword": {**app, "username": "alice", "password": "pw"},
+            "v3oidcclientcredentials": app,
+            "v3oidcaccesstoken": {"access_token": access_token},
+            "v3oidcdeviceauthz": app,
+            "v3oidcauthcode": {
                 **app,
-                username="alice",
-                password="pw",
-                discovery_endpoint=discovery,
-                scope="openid profile",
-            ),
-            v3.OidcPassword(
-                url, **who, **app, username="alice", password="pw", access_token_endpoint=token_url
-            ),
-            v3.OidcAccessToken(url, **who, access_token=access_token),
-            v3.OidcAuthorizationCode(
-                url,
-                **who,
-                **app,
-                code=_code(s),
-                redirect_uri=url,
-                access_token_endpoint=token_url,
-                access_token_type="id_token",
-            ),
-        ):
+                "code": _code(s),
+                "redirect_uri": url,
+                "access_token_type": "id_token",
+            },
+        }
+        where = {"auth_url": url, "identity_provider": "acme", "protocol": "openid"}
+        for name, options in asked.items():
+            loader: Any = loading.get_plugin_loader(name)
+            plugin = loader.load_from_options(**where, **options, project_id=s.project)
             client = session.Session(plugin)
-            access = plugin.get_access(client)
-            assert access.project_id == s.project and access.role_names == ["member", "reader"]
             found = client.get(f"{url}/v3/auth/projects").json()["projects"]
-            assert [p["id"] for p in found] == [s.project]
+            assert [p["id"] for p in found] == [s.project], name
+            access = plugin.get_access(client)
+            assert access.project_id == s.project, name
+            assert access.role_names == ["member", "reader"], name
 
+    s.provider.user = "alice"
+    s.provider.robot = {"email": "robot@example.com", "groups": ["devs"]}
     async with served(s.i.cloud) as url:
-        s.provider.user = "alice"
         s.provider.app.redirect_uris.add(url)
         await asyncio.to_thread(log_in, url)
 
