@@ -136,7 +136,7 @@ SERVERS = Table(
         Column("addresses6", lambda s: s.addresses(6)),
     ),
     indexes=(("project_id", "created_at", "id"), ("host",), ("created_at", "id")),
-    history=(("project_id", "created_at", "id"),),
+    history=(("project_id", "changed_at"), ("changed_at",)),
     many=(Many("tags", lambda s: s.tags),),
     quotas=(
         Quota("compute", "instances", default=10),

@@ -11,7 +11,7 @@ from pileus.testing.grounds import Ground
 from pileus.testing.grounds.compute import FLAVOR, SERVERS, ready
 
 AT_ONCE = 8
-BATCHES_BETWEEN = 25
+BATCHES_BETWEEN = 20
 STEP = 10  # instructions of SQLite's machine between two ticks
 
 
@@ -60,13 +60,19 @@ async def list_often(ground: Ground) -> None:
         await ground.ask("GET", SERVERS)
 
 
+async def ask_for_news_often(ground: Ground) -> None:
+    now = ground.cloud.runtime.world.clock.now()
+    for _ in range(60):
+        await ground.ask("GET", f"{SERVERS}?changes-since={now}")
+
+
 def test_servers_that_are_gone_make_no_work_for_those_that_come() -> None:
     async def scene() -> None:
         async with cloud() as c:
             assert isinstance(c.runtime.store, SqliteStore)
             ground, work = await ready(c), Work(c.runtime.store)
             await boot_and_delete(ground)
-            acts = (boot_and_delete, list_often)
+            acts = (boot_and_delete, list_often, ask_for_news_often)
             before = [await work.of(act, ground) for act in acts]
             for _ in range(BATCHES_BETWEEN):
                 await boot_and_delete(ground)
