@@ -138,6 +138,25 @@ async def test_a_stream_is_for_who_may_and_for_ids_that_are_some() -> None:
         assert "event: toy.theirs" in await heard(everything)
 
 
+async def test_a_stream_may_begin_in_the_past_and_an_administrator_without_a_project_sees_all() -> (
+    None
+):
+    async with toy() as (r, _):
+        streams = Streams(r)
+        await tell(r, "toy.first")
+        (first,) = await after(r.store, START)
+        await tell(r, "toy.second", "p2")
+        since = f"since={first.epoch}-{first.seq}&all_projects"
+        stream = await streams.follow(":admin", Query(since), "")
+        await heard(stream)
+        text = await heard(stream)
+        assert "event: toy.second\n" in text and "toy.first" not in text
+        both = await streams.follow(":admin", Query(since), "0-0")
+        await heard(both)
+        text = await heard(both)
+        assert text.index("toy.first") < text.index("toy.second"), "Last-Event-ID goes first"
+
+
 async def test_a_stream_breathes_and_ends_when_its_token_is_revoked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

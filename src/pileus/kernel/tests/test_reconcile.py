@@ -212,6 +212,23 @@ def test_the_log_says_what_failed_once_per_error(caplog: pytest.LogCaptureFixtur
     assert "The host h1 is away." in errors[0].getMessage()
 
 
+def test_the_log_has_the_trace_of_what_was_not_foreseen_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @simulated(seeds=1)
+    async def run() -> None:
+        facts = Facts(SimWorld())
+        facts.to_raise = [Unavailable("The host h1 is away."), LookupError("x")]
+        reconcilers = await started(facts)
+        reconcilers.hint("facts", "a")
+        await reconcilers.settled()
+        await reconcilers.stop()
+
+    run()
+    errors = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert [bool(r.exc_info) for r in errors] == [False, True]
+
+
 @simulated(seeds=10)
 async def test_a_stop_cancels_runs_and_a_later_start_looks_again() -> None:
     world = SimWorld()
