@@ -29,6 +29,7 @@ from .federation.mappings import Mappings
 from .federation.openid_login import OPENID, OpenId
 from .federation.protocols import Protocols
 from .federation.service_providers import ServiceProviders
+from .federation.vouching import VouchingKept
 from .grants import Grants
 from .groups import Groups, UserGroups
 from .implied_roles import ImpliedRoles
@@ -43,6 +44,7 @@ from .passwords import PASSWORDS, Passwords
 from .policies import Policies
 from .policy_associations import PolicyAssociations
 from .project_endpoints import ProjectEndpoints
+from .project_tags import ProjectTags
 from .projects import Projects, UserProjects
 from .regions import Regions
 from .registered_limits import RegisteredLimits
@@ -56,6 +58,7 @@ from .tokens import TOKENS_KEPT, Tokens
 from .trusts import Trusts
 from .user_passwords import UserPasswords
 from .users import Users
+from .vouchers import VOUCHING
 
 SERVICE = Service(
     type="identity",
@@ -93,6 +96,7 @@ SERVICE = Service(
         Domains,
         DomainConfigurations,
         Projects,
+        ProjectTags,
         UserProjects,
         Users,
         UserPasswords,
@@ -130,6 +134,7 @@ SERVICE = Service(
         Provided(DIRECTORIES, LdapDirectories),
         Provided(TOKENS_KEPT, Tokens),
         Provided(TOKENS, lambda runtime: runtime.contracts.get(TOKENS_KEPT)),
+        Provided(VOUCHING, VouchingKept),
         Provided(OPENID, OpenId),
         Provided(AUTHENTICATION, Authentication),
         Provided(IDENTITY, Directory),

@@ -13,9 +13,8 @@ from pileus.kernel.query import TAG_FILTERS, Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Reader
 
-from .projects import checked_tags
 from .revocations import revoke
-from .tree import PROJECTS, Project
+from .tree import PROJECTS, Project, checked_tags
 from .wire import (
     NAME,
     Noun,
@@ -26,11 +25,11 @@ from .wire import (
     linked,
     listed,
     listing,
-    merged,
     own_domain,
     page,
     refuse_immutable,
     removed,
+    resource_options,
     same_id,
 )
 
@@ -126,7 +125,7 @@ class Domains(Noun[Project]):
             description=body.description or "",
             enabled=body.enabled,
             tags=checked_tags(body.tags),
-            options=merged({}, body.options),
+            options=resource_options({}, body.options),
             extra=extras(ctx, body),
         )
         async with ctx.runtime.store.tx() as tx:
@@ -142,7 +141,7 @@ class Domains(Noun[Project]):
     async def update(self, ctx: Context, domain: Project, body: UpdateDomain) -> dict[str, Any]:
         same_id(ctx, "domain", domain.id)
         changes = body.given()
-        refuse_immutable("domain", domain.id, domain.options, changes.get("options"))
+        refuse_immutable("domain", domain.id, domain.options, ctx.document["domain"])
         if "name" in changes:
             changes["name"] = changes["name"].strip()
         if "description" in changes:
@@ -150,7 +149,7 @@ class Domains(Noun[Project]):
         if "tags" in changes:
             checked_tags(changes["tags"])
         if "options" in changes:
-            changes["options"] = merged(domain.options, changes["options"])
+            changes["options"] = resource_options(domain.options, changes["options"])
         changes["extra"] = {**domain.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             new = await PROJECTS.change(tx, domain, **changes)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, Invalid, NotFound
+from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.query import TAG_FILTERS, Filter
-from pileus.kernel.resources import Answer, Context, operation
-from pileus.kernel.schema import Body
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Tx
 
 from . import limits
 from .assignments import held_on, projects_of
 from .revocations import revoke
 from .settings import Settings, of
-from .tree import PROJECTS, Project, ancestors, subtree
+from .tree import PROJECTS, Project, ancestors, checked_tags, subtree
 from .unified_limits import LIMITS, TREE_DEPTHS
 from .users import USERS, User, Users
 from .wire import (
@@ -36,22 +34,20 @@ from .wire import (
     linked,
     listed,
     listing,
-    merged,
     own_domain,
     page,
     refuse_immutable,
     removed,
+    resource_options,
     same_id,
 )
 
-_MAX_TAGS = 80
-_TAG = re.compile(r"[^,/]{1,255}")
-_READ = (
+READ = (
     "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
     "domain_id:%(target.project.domain_id)s and not None:%(target.project.domain_id)s) or "
     "project_id:%(target.project.id)s"
 )
-_WRITE = (
+WRITE = (
     "(rule:admin_required) or (role:manager and domain_id:%(target.project.domain_id)s and "
     "not None:%(target.project.domain_id)s)"
 )
@@ -81,25 +77,6 @@ class UpdateProject(NounBody, kw_only=True):
     options: dict[str, Any] | UnsetType = UNSET
 
 
-class Tags(Body, kw_only=True):
-    tags: list[str]
-
-
-def checked_tags(tags: list[str]) -> list[str]:
-    """Raises Invalid."""
-    for tag in tags:
-        if not _TAG.fullmatch(tag):
-            raise Invalid(
-                f"Invalid input for field 'tags': {tag[:80]!r} must have 1 to 255 characters, "
-                "none of them ',' or '/'."
-            )
-    if len(set(tags)) != len(tags):
-        raise Invalid("Invalid input for field 'tags': a tag stands in it twice.")
-    if len(tags) > _MAX_TAGS:
-        raise Invalid(f"Invalid input for field 'tags': there may be {_MAX_TAGS} of them.")
-    return tags
-
-
 def view(ctx: Context, p: Project) -> dict[str, Any]:
     shown = {
         **p.extra,
@@ -122,6 +99,7 @@ def target_of(p: Project) -> dict[str, object]:
 
 async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
     for project in await PROJECTS.all(tx, domain_id=domain_id):
+        refuse_immutable("project", project.id, project.options)
         await removed(ctx, tx, "project", project.id)
         await PROJECTS.delete(tx, project)
 
@@ -131,20 +109,14 @@ class Projects(Noun[Project]):
     id_param = "project_id"
     follows = {"domain": _with_domain}
     rules = {
-        "identity:get_project": _READ,
+        "identity:get_project": READ,
         "identity:list_projects": (
             "(rule:admin_required) or (role:reader and system_scope:all) or "
             "(role:reader and domain_id:%(target.domain_id)s)"
         ),
-        "identity:create_project": _WRITE,
-        "identity:update_project": _WRITE,
-        "identity:delete_project": _WRITE,
-        "identity:list_project_tags": _READ,
-        "identity:get_project_tag": _READ,
-        "identity:update_project_tags": _WRITE,
-        "identity:create_project_tag": _WRITE,
-        "identity:delete_project_tags": _WRITE,
-        "identity:delete_project_tag": _WRITE,
+        "identity:create_project": WRITE,
+        "identity:update_project": WRITE,
+        "identity:delete_project": WRITE,
     }
     listing = listing(
         {
@@ -185,7 +157,7 @@ class Projects(Noun[Project]):
             description=body.description or "",
             enabled=body.enabled,
             tags=checked_tags(body.tags),
-            options=merged({}, body.options),
+            options=resource_options({}, body.options),
             extra=extras(ctx, body),
         )
         async with ctx.runtime.store.tx() as tx:
@@ -201,6 +173,8 @@ class Projects(Noun[Project]):
     @operation("PATCH", "/projects/{project_id}", "identity:update_project")
     async def update(self, ctx: Context, project: Project, body: UpdateProject) -> dict[str, Any]:
         same_id(ctx, "project", project.id)
+        kind = "domain" if project.is_domain else "project"
+        refuse_immutable(kind, project.id, project.options, ctx.document["project"])
         changes = _changes(project, body)
         changes["extra"] = {**project.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
@@ -218,10 +192,7 @@ class Projects(Noun[Project]):
     async def delete(self, ctx: Context, project: Project) -> None:
         refuse_immutable("project", project.id, project.options)
         if project.is_domain and project.enabled:
-            raise Invalid(
-                "cannot delete an enabled project acting as a domain. "
-                f"Please disable the project {project.id} first."
-            )
+            raise Forbidden("Cannot delete a domain that is enabled, please disable it first.")
         async with ctx.runtime.store.tx() as tx:
             if not project.is_domain and await PROJECTS.one(tx, parent_id=project.id):
                 raise Forbidden(
@@ -230,40 +201,6 @@ class Projects(Noun[Project]):
                 )
             await removed(ctx, tx, "domain" if project.is_domain else "project", project.id)
             await PROJECTS.delete(tx, project)
-
-    @operation("GET", "/projects/{project_id}/tags", "identity:list_project_tags")
-    async def tags(self, ctx: Context, project: Project) -> dict[str, Any]:
-        return _tags_view(ctx, project)
-
-    @operation("PUT", "/projects/{project_id}/tags", "identity:update_project_tags")
-    async def put_tags(self, ctx: Context, project: Project, body: Tags) -> dict[str, Any]:
-        async with ctx.runtime.store.tx() as tx:
-            project = await PROJECTS.change(tx, project, tags=checked_tags(body.tags))
-        return _tags_view(ctx, project)
-
-    @operation("DELETE", "/projects/{project_id}/tags", "identity:delete_project_tags")
-    async def delete_tags(self, ctx: Context, project: Project) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await PROJECTS.change(tx, project, tags=[])
-
-    @operation("GET", "/projects/{project_id}/tags/{value}", "identity:get_project_tag")
-    async def tag(self, ctx: Context, project: Project, value: str) -> None:
-        if value not in project.tags:
-            raise _no_tag(value)
-
-    @operation("PUT", "/projects/{project_id}/tags/{value}", "identity:create_project_tag")
-    async def put_tag(self, ctx: Context, project: Project, value: str) -> Answer:
-        if value not in project.tags:
-            async with ctx.runtime.store.tx() as tx:
-                await PROJECTS.change(tx, project, tags=checked_tags([*project.tags, value]))
-        return Answer(status=201, headers={"location": ctx.url})
-
-    @operation("DELETE", "/projects/{project_id}/tags/{value}", "identity:delete_project_tag")
-    async def delete_tag(self, ctx: Context, project: Project, value: str) -> None:
-        if value not in project.tags:
-            raise _no_tag(value)
-        async with ctx.runtime.store.tx() as tx:
-            await PROJECTS.change(tx, project, tags=[t for t in project.tags if t != value])
 
 
 class UserProjects(Noun[User]):
@@ -285,14 +222,6 @@ class UserProjects(Noun[User]):
         asked = page(Projects.listing, ctx.query, id=ids, is_domain=0)
         found = await PROJECTS.list(ctx.runtime.store, asked)
         return listed(ctx, "projects", [view(ctx, p) for p in found], asked)
-
-
-def _no_tag(value: str) -> NotFound:
-    return NotFound(f"Could not find project tag: {value}.")
-
-
-def _tags_view(ctx: Context, project: Project) -> dict[str, Any]:
-    return {"links": {"self": ctx.url}, "tags": project.tags}
 
 
 async def _check_place(tx: Tx, project: Project, settings: Settings) -> None:
@@ -327,7 +256,6 @@ async def _check_place(tx: Tx, project: Project, settings: Settings) -> None:
 def _changes(project: Project, body: UpdateProject) -> dict[str, Any]:
     """What a PATCH changes. Raises Invalid, Forbidden."""
     changes = body.given()
-    refuse_immutable("project", project.id, project.options, changes.get("options"))
     if changes.pop("parent_id", project.parent_id or None) != (project.parent_id or None):
         raise Forbidden("Update of `parent_id` is not allowed.")
     if changes.pop("domain_id", project.domain_id or None) != (project.domain_id or None):
@@ -341,7 +269,7 @@ def _changes(project: Project, body: UpdateProject) -> dict[str, Any]:
     if "tags" in changes:
         checked_tags(changes["tags"])
     if "options" in changes:
-        changes["options"] = merged(project.options, changes["options"])
+        changes["options"] = resource_options(project.options, changes["options"])
     return changes
 
 

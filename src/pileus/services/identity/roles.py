@@ -28,10 +28,10 @@ from .wire import (
     linked,
     listed,
     listing,
-    merged,
     page,
     refuse_immutable,
     removed,
+    resource_options,
     same_id,
 )
 
@@ -232,7 +232,7 @@ class Roles(Noun[Role]):
             name=body.name.strip(),
             domain_id=body.domain_id or "",
             description=body.description,
-            options=merged({}, body.options),
+            options=resource_options({}, body.options),
             extra=extras(ctx, body),
         )
         async with ctx.runtime.store.tx() as tx:
@@ -252,13 +252,13 @@ class Roles(Noun[Role]):
         role = await self._role(ctx, "update", role_id)
         same_id(ctx, "role", role.id)
         changes = body.given()
-        refuse_immutable("role", role.id, role.options, changes.get("options"))
+        refuse_immutable("role", role.id, role.options, ctx.document["role"])
         if (changes.pop("domain_id", role.domain_id) or "") != role.domain_id:
             raise Invalid("Cannot change Domain ID")
         if "name" in changes:
             changes["name"] = changes["name"].strip()
         if "options" in changes:
-            changes["options"] = merged(role.options, changes["options"])
+            changes["options"] = resource_options(role.options, changes["options"])
         changes["extra"] = {**role.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             role = await ROLES.change(tx, role, **changes)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from pileus.kernel.faults import Invalid
 from pileus.kernel.store import Column, Many, Page, Reader, Record, Unique
 
 from .wire import NounTable
 
+_MAX_TAGS = 80
+_TAG = re.compile(r"[^,/]{1,255}")
 _OLDEST = (("created_at", False), ("id", False))
 
 
@@ -83,3 +87,18 @@ async def subtree(db: Reader, project: Project) -> list[Project]:
         found += below
         level = [p.id for p in below]
     return found
+
+
+def checked_tags(tags: list[str]) -> list[str]:
+    """Raises Invalid."""
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise Invalid(
+                f"Invalid input for field 'tags': {tag[:80]!r} must have 1 to 255 characters, "
+                "none of them ',' or '/'."
+            )
+    if len(set(tags)) != len(tags):
+        raise Invalid("Invalid input for field 'tags': a tag stands in it twice.")
+    if len(tags) > _MAX_TAGS:
+        raise Invalid(f"Invalid input for field 'tags': there may be {_MAX_TAGS} of them.")
+    return tags

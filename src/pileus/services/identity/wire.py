@@ -127,13 +127,32 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any] | None) -> dict[str, A
     return {k: v for k, v in both.items() if v is not None}
 
 
-def refuse_immutable(noun: str, id: str, options: Mapping[str, Any], also: object = None) -> None:
-    """An immutable thing can only be changed by taking the option away. Raises Forbidden."""
-    if options.get("immutable") and not (isinstance(also, Mapping) and "immutable" in also):
-        raise Forbidden(
-            f"Cannot modify or delete {noun} {id}: it has the resource option 'immutable'. "
-            "Remove the option first."
-        )
+def resource_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a project, domain or role after a change. Raises Invalid: there is but one."""
+    for name, value in new.items():
+        if name != "immutable" or not (value is None or isinstance(value, bool)):
+            raise Invalid(
+                f"Invalid input for field 'options': {name!r} is {value!r}, but the only option is "
+                "'immutable', which is true, false or null."
+            )
+    return merged(old, new)
+
+
+def refuse_immutable(
+    noun: str, id: str, options: Mapping[str, Any], asked: Mapping[str, Any] | None = None
+) -> None:
+    """Raises Forbidden for what is immutable, unless all that is asked is to take the option away."""
+    if not options.get("immutable"):
+        return
+    given = (asked or {}).get("options")
+    mutable = isinstance(given, Mapping) and not given.get("immutable", True)
+    if mutable and len(asked or {}) == 1:
+        return
+    verb = "delete" if asked is None else "update"
+    raise Forbidden(
+        f'Unable to {verb} immutable {noun} resource: {id}. Set resource option "immutable" to '
+        "false first."
+    )
 
 
 async def drop_all(tx: Tx, table: Table[R], **filters: Any) -> list[R]:

@@ -120,6 +120,14 @@ async def test_an_immutable_project_changes_only_when_it_no_longer_is(i: Identit
     url = f"/projects/{made['id']}"
     assert (await i.admin.patch(url, {"project": {"name": "b"}})).status == 403
     assert (await i.admin.delete(url)).status == 403
+    for more in ({"options": {"immutable": True}}, {"options": {}}, {"name": "b"}):
+        body = {"project": {"options": {"immutable": False}, **more}}
+        assert (await i.admin.patch(url, body)).status == 403, more
+    assert (await i.admin.put(url + "/tags", {"tags": ["a"]})).status == 403
+    assert (await i.admin.put(url + "/tags/a")).status == 403
+    for options in ({"odd": True}, {"immutable": "yes"}, {"immutable": 1}):
+        reply = await i.admin.post("/projects", {"project": {"name": "c", "options": options}})
+        assert reply.status == 400, options
     off = await i.admin.patch(url, {"project": {"options": {"immutable": None}}})
     assert off.json["project"]["options"] == {}
     assert (await i.admin.delete(url)).status == 204
@@ -195,3 +203,24 @@ async def test_lists_page_by_limit_and_marker(i: Identity) -> None:
     ):
         listed = (await i.admin.get(f"/projects?{query}")).json["projects"]
         assert [p["name"] for p in listed] == names, query
+
+
+@alone
+async def test_a_domain_that_holds_an_immutable_project_stays(i: Identity) -> None:
+    domain = await i.domain("acme")
+    fields = {"name": "kept", "domain_id": domain, "options": {"immutable": True}}
+    kept = (await i.admin.make("/projects", **fields))["id"]
+    other = await i.project("other", domain)
+    await i.admin.patch(f"/domains/{domain}", {"domain": {"enabled": False}})
+    assert (await i.admin.delete(f"/domains/{domain}")).status == 403
+    assert (await i.admin.get(f"/projects/{other}")).status == 200
+    await i.admin.patch(f"/projects/{kept}", {"project": {"options": {"immutable": False}}})
+    assert (await i.admin.delete(f"/domains/{domain}")).status == 204
+
+
+@alone
+async def test_nothing_is_made_below_what_is_disabled(i: Identity) -> None:
+    top = await i.project("top")
+    await i.admin.patch(f"/projects/{top}", {"project": {"enabled": False}})
+    below = {"project": {"name": "below", "parent_id": top}}
+    assert (await i.admin.post("/projects", below)).status == 400
