@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Row = Sequence[Any]
 METADATA = sa.MetaData()
+_STATEMENTS = 2_000  # kept compiled; callers choose filters and sorts
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -119,6 +120,8 @@ class Statements:
             c = cast(Any, build()).compile(dialect=self.dialect)
             fixed = {k: v for k, v in c.params.items() if v is not None}
             found = self._known[key] = Sql(c.string, tuple(c.positiontup or ()), fixed)
+            if len(self._known) > _STATEMENTS:
+                del self._known[next(iter(self._known))]  # the oldest
         return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pileus.kernel import sqlite as sqlite_module
+from pileus.kernel import store as store_module
 from pileus.kernel.events import after, prune
 from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.sqlite import SqliteStore
@@ -271,6 +272,18 @@ async def test_nobody_wades_through_what_is_dead_or_read_to_find_what_is_live_or
         "SEARCH events USING INDEX ix_events_epoch_seq (epoch=? AND seq>?)",
         "SEARCH events USING INDEX ix_events_epoch_seq (epoch>?)",
     ]
+
+
+async def test_only_so_many_statements_are_kept_and_the_oldest_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_STATEMENTS", 3)
+    async with opened(tmp_path) as store:
+        for limit in (1, 2):
+            for column in ("name", "owner", "size", "lid"):
+                assert await CUPS.list(store, Page({column: limit}, limit=limit)) == []
+        shapes = [key[3] for key in store.statements._known if isinstance(key, tuple)]
+        assert [shape[0][0][0] for shape in shapes] == ["owner", "size", "lid"]
 
 
 async def test_stop_commits_what_is_open(tmp_path: Path) -> None:
