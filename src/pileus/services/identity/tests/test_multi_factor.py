@@ -131,7 +131,7 @@ async def test_a_receipt_is_for_one_user_and_a_short_while_and_is_no_token(i: Id
     receipt = (await i.login(password=password(user))).headers["openstack-auth-receipt"]
     used = i.anybody.client.as_(receipt)
     assert (await used.get(f"{V3}/auth/projects")).status == 401
-    assert (await i.login(token={"id": receipt})).status == 401
+    assert (await i.login(token={"id": receipt})).status == 404
     other = await i.user("other", password=PASSWORD)
     refused = await with_receipt(i, receipt, password=password(other))
     assert refused.status == 401 and "openstack-auth-receipt" not in refused.headers
