@@ -293,10 +293,12 @@ class FakeLdap(LdapServer):
         self.entries = entries  # as they are at each call
         self.is_gone = False
         self.pause_s = 0.0
+        self.asked = 0  # how often it was connected to
 
     def connection(self, url: str, user: str, password: str) -> Any:
         import ldap3
 
+        self.asked += 1
         if self.is_gone:
             raise OSError("connection refused")
         Event().wait(self.pause_s)

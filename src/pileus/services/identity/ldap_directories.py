@@ -141,8 +141,7 @@ class LdapDirectories:
         if directory is None:
             return False
         try:
-            if user is None:  # as much work as for somebody
-                await directory.user(id=self.runtime.world.new_hex())
+            if user is None:  # he was looked for before: as much work as for somebody
                 nobody = (
                     f"{directory.options.user_id_attribute}=nobody,{directory.options.users_dn}"
                 )

@@ -46,7 +46,12 @@ class FakePlace:
         admin = {"userPassword": ADMIN_PASSWORD, "objectClass": ["person"]}
         self.entries: dict[str, Attributes] = {ADMIN: admin}
         self.servers: list[FakeLdap] = []
-        self.is_gone, self.pause_s = False, 0.0
+        self.is_gone = False
+
+    @property
+    def asked(self) -> int:
+        """How often it was connected to."""
+        return sum(server.asked for server in self.servers)
 
     def put(self, dn: str, attributes: Attributes) -> None:
         self.entries[dn] = attributes
@@ -65,7 +70,7 @@ class FakePlace:
 
     def _connect(self, address: LdapAddress) -> FakeLdap:
         server = FakeLdap(address, self.entries)
-        server.is_gone, server.pause_s = self.is_gone, self.pause_s
+        server.is_gone = self.is_gone
         self.servers.append(server)
         return server
 

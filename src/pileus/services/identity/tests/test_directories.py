@@ -10,6 +10,7 @@ from pileus.services.identity.ldap_entries import public_id
 from pileus.services.identity.tests.directories import (
     PEOPLE,
     Corner,
+    FakePlace,
     Place,
     group,
     person,
@@ -64,6 +65,22 @@ def test_wrong_passwords_and_unknown_users_are_refused_alike(place: Place) -> No
         replies.append(await c.login("*", "bob-password"))
         replies.append(await c.login("bob)(uid=*", "bob-password"))
         assert {(r.status, r.body) for r in replies} == {(401, replies[0].body)}
+
+    tell(place, story)
+
+
+def test_an_unknown_user_costs_the_directory_as_much_as_a_wrong_password() -> None:
+    place = FakePlace()
+    person(place, "bob")
+
+    async def story(c: Corner) -> None:
+        await c.users()
+        costs = []
+        for name in ("bob", "nobody"):
+            before = place.asked
+            assert (await c.login(name, "wrong")).status == 401
+            costs.append(place.asked - before)
+        assert costs[0] == costs[1] > 1
 
     tell(place, story)
 
