@@ -17,7 +17,7 @@ from sqlalchemy.sql.base import Executable
 
 from . import sql as spelling
 from .faults import Invalid, Stale, Unavailable
-from .store import METADATA, Duplicate, Row, Sql, Statements
+from .store import METADATA, Duplicate, Row, Sql, Statements, went_on
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class _PostgresTx:
             if not self._c.is_closed():
                 ended = await self._c.execute("ROLLBACK" if error is not None else "COMMIT")
                 if ended == "ROLLBACK" and error is None:
-                    raise RuntimeError("a transaction went on after a refused statement")
+                    went_on()
             elif error is None:
                 raise asyncpg.InterfaceError("the connection was lost before the commit")
         except BaseException as e:
@@ -177,6 +177,8 @@ class _PostgresTx:
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
         try:
             return await _fetch(self._c, sql, values)
+        except asyncpg.InFailedSQLTransactionError:
+            went_on()
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as e:
             raise Stale("Another request changed the same rows.", internal=repr(e)) from e
 
@@ -185,6 +187,8 @@ class _PostgresTx:
             status: str = await self._c.execute(sql.text, *sql.args(values))
         except asyncpg.UniqueViolationError as e:
             raise Duplicate(e.constraint_name or "") from None
+        except asyncpg.InFailedSQLTransactionError:
+            went_on()
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as e:
             raise Stale("Another request changed the same rows.", internal=repr(e)) from e
         return int(status.rpartition(" ")[2])

@@ -26,7 +26,7 @@ from sqlalchemy.sql.base import Executable
 
 from . import sql as spelling
 from .faults import Unavailable
-from .store import METADATA, Duplicate, Row, Sql, Statements, index_name
+from .store import METADATA, Duplicate, Row, Sql, Statements, index_name, went_on
 
 if TYPE_CHECKING:
     from .world import World
@@ -221,7 +221,7 @@ class _SqliteTx:
     async def __aenter__(self) -> _SqliteTx:
         store = self.store
         await store._turn()
-        self._execute = store._write.execute
+        self._execute: Callable[..., sqlite3.Cursor] = store._write.execute
         try:
             self._execute("SAVEPOINT one")
         except sqlite3.OperationalError as e:
@@ -243,10 +243,11 @@ class _SqliteTx:
     ) -> None:
         self._watch.cancel()
         self.store._inside = False
+        is_refused, execute = self._execute is went_on, self.store._write.execute
         try:
-            if error is not None or self._slept:
-                self._execute("ROLLBACK TO one")
-            self._execute("RELEASE one")
+            if error is not None or self._slept or is_refused:
+                execute("ROLLBACK TO one")
+            execute("RELEASE one")
         except sqlite3.OperationalError as e:
             self.store.lose_group(e)
             if error is not None:
@@ -255,6 +256,8 @@ class _SqliteTx:
         committed = self.store._join(self.wait and error is None)
         if self._slept and error is None:
             raise RuntimeError("a transaction awaited something other than its store")
+        if is_refused and error is None:
+            went_on()
         if self.wait and error is None:
             await asyncio.shield(committed)
 
@@ -268,6 +271,7 @@ class _SqliteTx:
         try:
             return self._execute(sql.text, sql.args(values)).rowcount
         except sqlite3.IntegrityError as e:
+            self._execute = went_on
             raise Duplicate(_index_of(str(e))) from None
         except sqlite3.OperationalError as e:
             raise _disk_fault(e) from e

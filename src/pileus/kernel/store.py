@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -73,7 +73,7 @@ class Tx(Reader, Protocol):
     now: str  # the one time of everything written in it
 
     async def run(self, sql: Sql, values: Mapping[str, Any]) -> int:
-        """Executes a write; the number of rows it touched. Raises Duplicate."""
+        """Executes a write; the number of rows it touched. Raises Duplicate, after which the transaction must end."""
 
     async def lock(self, name: str) -> None:
         """Serialises transactions that read before they write. SQLite has one writer anyway."""
@@ -106,6 +106,11 @@ class Duplicate(Fault):
     def __init__(self, index: str) -> None:
         super().__init__(f"unique index {index}")
         self.index = index
+
+
+def went_on(*_: object) -> NoReturn:
+    """What a transaction meets that goes on after a refused statement: half of a write may be in it, quota charged."""
+    raise RuntimeError("a transaction went on after a refused statement")
 
 
 class Statements:

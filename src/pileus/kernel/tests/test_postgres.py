@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from pileus.kernel.faults import Conflict, Stale, Unavailable
+from pileus.kernel.faults import Stale, Unavailable
 from pileus.kernel.postgres import PostgresStore
 from pileus.kernel.store import Page
 from pileus.kernel.tests.databases import PostgresDatabase, started
@@ -69,21 +69,6 @@ async def test_a_connection_lost_inside_a_transaction_is_unavailable_and_writes_
                 await cut_all(store)
         await put(store, Cup(id="3", name="c"))
         assert await CUPS.count(store, Page()) == 1
-
-
-async def test_a_transaction_cannot_commit_after_a_refused_statement(
-    database: PostgresDatabase,
-) -> None:
-    """PostgreSQL answers such a COMMIT with ROLLBACK and no error: that must not pass for success."""
-    async with started(database) as store:
-        await put(store, Cup(id="1", name="a"))
-        with pytest.raises(RuntimeError, match="after a refused statement"):
-            async with store.tx() as tx:
-                await CUPS.insert(tx, Cup(id="2", name="b"))
-                with pytest.raises(Conflict):
-                    await CUPS.insert(tx, Cup(id="1", name="c"))
-        assert await CUPS.count(store, Page()) == 1
-        await put(store, Cup(id="3", name="c"))
 
 
 async def test_of_two_that_wait_for_each_other_one_is_stale(database: PostgresDatabase) -> None:

@@ -148,6 +148,37 @@ async def test_a_second_row_of_an_id_is_refused(database: Database) -> None:
             await put(store, Cup(id="1", name="b"))
 
 
+async def test_a_transaction_cannot_commit_after_a_refused_row(database: Database) -> None:
+    """PostgreSQL answers such a COMMIT with ROLLBACK and no error: that must not pass for success."""
+    async with started(database) as store:
+        await put(store, Cup(id="1", name="a"))
+        with pytest.raises(RuntimeError, match="after a refused statement"):
+            async with store.tx() as tx:
+                await CUPS.insert(tx, Cup(id="2", name="b"))
+                with pytest.raises(Conflict):
+                    await CUPS.insert(tx, Cup(id="1", name="c"))
+        assert await found(store) == "1"
+        await put(store, Cup(id="3", name="c"))
+
+
+@pytest.mark.parametrize("verb", ["read", "write"])
+async def test_a_transaction_cannot_go_on_after_a_refused_row(
+    database: Database, verb: str
+) -> None:
+    async with started(database) as store:
+        await put(store, Cup(id="1", name="a"))
+        with pytest.raises(RuntimeError, match="after a refused statement"):
+            async with store.tx() as tx:
+                with pytest.raises(Conflict):
+                    await CUPS.insert(tx, Cup(id="2", name="a"))
+                if verb == "read":
+                    await CUPS.find(tx, "1")
+                else:
+                    await CUPS.insert(tx, Cup(id="3", name="c"))
+        assert await found(store) == "1"
+        await put(store, Cup(id="4", name="d"))
+
+
 async def test_live_rows_may_not_share_unique_columns_and_the_declaration_words_it(
     database: Database,
 ) -> None:
