@@ -90,6 +90,7 @@ class Bench:
         """Returns when the hosts have done what was hinted and all is committed."""
         for _ in range(20):
             await asyncio.sleep(0)
+        await self.control.runtime.store.sync()  # hosts are told what is committed
         for _, agent in self.hosts._agents:
             await agent.refresh()
             await agent.refresh()  # the second time to report what the first made
