@@ -13,37 +13,39 @@ from typing import Any, Generic
 from pileus.kernel.store import Page, R, Reader, Table
 
 _ALL = 1 << 30
+_KEY = ("id", "generation", "created_at")
 _LEAST = 200  # records learnt before any is forgotten
 
 
 class Shelves(Generic[R]):
-    """A table's records by id. One of another generation than asked for is not the one."""
+    """A table's records by id. One of another generation, or made at another time, is not the one."""
 
     def __init__(self) -> None:
         self._new: dict[str, R] = {}
         self._old: dict[str, R] = {}
-        self._room = _LEAST
+        self._learnt = 0
 
     def __len__(self) -> int:
         return len(self._new) + len(self._old)
 
     def known(self, keys: Iterable[Sequence[Any]]) -> dict[str, R]:
-        """Those of the (id, generation) that are remembered."""
+        """Those of the (id, generation, time of creation) that are remembered."""
         new, old, found = self._new, self._old, dict[str, R]()
-        for id, generation in keys:
+        for id, generation, created_at in keys:
             record = new.get(id)
             if record is None and (record := old.pop(id, None)) is not None:
                 new[id] = record
-            if record is not None and record.generation == generation:
+            if record is None or record.generation != generation:
+                continue
+            if record.created_at == created_at:
                 found[id] = record
         return found
 
     def learn(self, records: dict[str, R]) -> None:
         self._new |= records
-        self._room -= len(records)
-        if self._room < 0:
-            self._old, self._new = self._new, {}
-            self._room = max(_LEAST, len(self._old))
+        self._learnt += len(records)
+        if self._learnt > max(_LEAST, len(self._new) // 2):
+            self._old, self._new, self._learnt = self._new, {}, 0
 
 
 class Memory:
@@ -59,14 +61,14 @@ class Memory:
     async def rows(self, table: Table[R], **filters: Any) -> list[R]:
         """Every live row that matches, by id."""
         page = Page(filters, (("id", False),), limit=_ALL)
-        keys = await table.page(self.db, page, select=("id", "generation"))
+        keys = await table.page(self.db, page, select=_KEY)
         found = self.of(table).known(keys)
-        missing = [id for id, _ in keys if id not in found]
+        missing = [id for id, *_ in keys if id not in found]
         if missing:
             wanted = Page({"id": missing}, (("id", False),), limit=len(missing), deleted=None)
             fresh = {r.id: r for r in await table.list(self.db, wanted)}
             self.of(table).learn(fresh)
             found |= fresh
         return [
-            found[id] for id, _ in keys if id in found
+            found[id] for id, *_ in keys if id in found
         ]  # gone between the two readings: not there

@@ -106,7 +106,7 @@ def test_what_is_gone_is_forgotten_and_what_is_in_use_stays(
                 async with store.tx() as tx:
                     await GRAVES.delete(tx, cup)
             assert len(memory.of(GRAVES)) < 30
-            assert memory.of(GRAVES).known([("kept", 1)]) == {"kept": kept}
+            assert memory.of(GRAVES).known([("kept", 1, kept.created_at)]) == {"kept": kept}
 
     asyncio.run(scene())
 
