@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, UnsetType, structs
 
 from pileus.kernel import auth
 from pileus.kernel.faults import Invalid, NotFound
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.store import Column, Match, Page, Record, Tx, Unique
+from pileus.kernel.store import Column, Many, Match, Page, Record, Tx, Unique
 from pileus.kernel.world import seconds_of, stamp
 
-from . import settings
+from . import settings, vouchers
 from .directory_domains import DIRECTORIES, limited, refuse_directory, refuse_entry
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_strength, is_enabled, replaced, unlocked
 from .tree import PROJECTS
+from .vouchers import VOUCHING, ProviderRef, Voucher
 from .wire import (
     AUTHENTICATED,
     NAME,
@@ -58,7 +59,8 @@ class User(Record, kw_only=True, frozen=True):
     failed_at: str = ""
     active_on: str = ""  # the day of his last login by password
     entry: str = ""
-    is_federated: bool = False  # came by an identity provider: his name is only shown
+    is_federated: bool = False  # made by an identity provider's word: his name is only shown
+    vouchers: list[Voucher] = []
     default_project_id: str = ""
     options: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -87,6 +89,7 @@ USERS = NounTable(
         Column("name_key", _name_key),
     ),
     unique=(Unique(("domain_id", "name_key"), _taken),),
+    many=(Many("vouchers", lambda u: vouchers.found_by(u.vouchers)),),
     indexes=(("default_project_id",), ("domain_id", "created_at", "id"), ("created_at", "id")),
     noun="user",
 )
@@ -114,6 +117,7 @@ class CreateUser(NounBody, kw_only=True):
     enabled: bool = True
     default_project_id: str | None = None
     options: dict[str, Any] = {}
+    federated: list[ProviderRef] = []
 
 
 class UpdateUser(NounBody, kw_only=True):
@@ -124,6 +128,7 @@ class UpdateUser(NounBody, kw_only=True):
     enabled: bool | UnsetType = UNSET
     default_project_id: str | UnsetType | None = UNSET
     options: dict[str, Any] | UnsetType = UNSET
+    federated: list[ProviderRef] | UnsetType = UNSET
 
 
 def view(ctx: Context, u: User) -> dict[str, Any]:
@@ -136,6 +141,8 @@ def view(ctx: Context, u: User) -> dict[str, Any]:
         "options": u.options,
         "password_expires_at": u.password_expires_at[:-1] or None,
     }
+    if u.vouchers:
+        shown["federated"] = vouchers.view(u.vouchers)
     if u.default_project_id:
         shown["default_project_id"] = u.default_project_id
     return linked(ctx, "users", shown)
@@ -179,6 +186,7 @@ _EXPIRY = {"lt": "lt", "lte": "le", "gt": "gt", "gte": "ge", "eq": "eq", "neq": 
 def asked_users(ctx: Context, **fixed: Any) -> Page:
     """The page of users that a query asks for, `password_expires_at=lt:TIME` included. Raises Invalid."""
     asked = page(Users.listing, ctx.query, **fixed, **own_domain(ctx))
+    asked = replace(asked, filters={**asked.filters, **vouchers.asked(ctx.query)})
     text = ctx.query.get("password_expires_at")
     if not text:
         return asked
@@ -267,6 +275,7 @@ class Users(Noun[User]):
         async with ctx.runtime.store.tx() as tx:
             await check_domain(tx, domain_id)
             await _check_project(tx, user.default_project_id)
+            user = structs.replace(user, **await _vouched(ctx, tx, user, body.federated))
             user = await USERS.insert(tx, user)
             await changed(tx, "user", user.id, "created")
         return {"user": view(ctx, user)}
@@ -280,6 +289,7 @@ class Users(Noun[User]):
         same_id(ctx, "user", user.id)
         refuse_entry(user.entry)
         changes = body.given()
+        federated = changes.pop("federated", [])
         if changes.pop("domain_id", user.domain_id) != user.domain_id:
             raise Invalid("Cannot change Domain ID")
         if "name" in changes:
@@ -296,6 +306,7 @@ class Users(Noun[User]):
         changes["extra"] = {**user.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             await _check_project(tx, changes.get("default_project_id", ""))
+            changes |= await _vouched(ctx, tx, user, federated)
             new = await USERS.change(tx, user, **changes)
             await changed(tx, "user", new.id, "updated")
             if "password_hash" in changes or (user.enabled and not new.enabled):
@@ -333,6 +344,17 @@ async def _check_project(tx: Tx, project_id: str) -> None:
     project = await PROJECTS.find(tx, project_id) if project_id else None
     if project is not None and project.is_domain:
         raise Invalid(f"User's default project ID cannot be a domain ID: {project_id}")
+
+
+async def _vouched(
+    ctx: Context, tx: Tx, user: User, federated: Sequence[ProviderRef]
+) -> dict[str, Any]:
+    """The vouchers of a user for whom some are named. Raises Invalid, Forbidden, Conflict."""
+    if not federated:
+        return {}
+    found = vouchers.vouchers_of(federated)
+    await ctx.peer(VOUCHING).check(ctx, tx, user.id, user.domain_id, found)
+    return {"vouchers": found}
 
 
 async def check_domain(tx: Tx, domain_id: str) -> None:

@@ -17,6 +17,7 @@ from ..proof import Proof, refused
 from ..roles import ROLES, Role
 from ..tree import PROJECTS, Project, named
 from ..users import USERS, User
+from ..vouchers import Voucher
 from ..wire import changed
 from . import mappings
 from .federated_users import Visitor, welcome
@@ -97,9 +98,7 @@ async def _visitor(
     if wanted.domain is not None:
         domain_id = await _domain_id(db, wanted.domain)
     return Visitor(
-        idp_id=provider.id,
-        protocol_id=protocol_id,
-        unique_id=quote(wanted.id or name),
+        voucher=Voucher(provider.id, protocol_id, quote(wanted.id or name)),
         domain_id=domain_id,
         name=name,
         email=wanted.email,

@@ -18,16 +18,8 @@ from pileus.kernel.world import seconds_of, stamp
 
 from ..revocations import revoke
 from ..users import USERS, User
+from ..vouchers import Voucher, door
 from ..wire import changed, drop_all, removed
-
-
-class FederatedUser(Record, kw_only=True, frozen=True):
-    """The id is a digest of provider, protocol and `unique_id`."""
-
-    user_id: str
-    idp_id: str
-    protocol_id: str
-    unique_id: str
 
 
 class ProviderMembership(Record, kw_only=True, frozen=True):
@@ -39,13 +31,6 @@ class ProviderMembership(Record, kw_only=True, frozen=True):
     until: str
 
 
-FEDERATED_USERS = Table(
-    "identity_federated_users",
-    FederatedUser,
-    columns=("user_id", "idp_id", "protocol_id"),
-    indexes=(("user_id",), ("idp_id", "protocol_id")),
-    noun="federated user",
-)
 PROVIDER_MEMBERSHIPS = Table(
     "identity_provider_memberships",
     ProviderMembership,
@@ -58,18 +43,12 @@ PROVIDER_MEMBERSHIPS = Table(
 class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     """A user as a provider vouches for him."""
 
-    idp_id: str
-    protocol_id: str
-    unique_id: str
+    voucher: Voucher
     domain_id: str
     name: str
     email: str = ""
     group_ids: tuple[str, ...] = ()
     groups_minutes: int = 0  # how long he stays in the groups; 0: as long as his token says
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 def public_id(domain_id: str, unique_id: str) -> str:
@@ -79,22 +58,22 @@ def public_id(domain_id: str, unique_id: str) -> str:
 
 async def welcome(tx: Tx, visitor: Visitor) -> User:
     """The visitor's user, made at his first login, named as now. Raises Conflict."""
-    key = _key(visitor.idp_id, visitor.protocol_id, visitor.unique_id)
-    known = await FEDERATED_USERS.find(tx, key)
-    user = await USERS.find(tx, known.user_id) if known is not None else None
+    await tx.lock("identity.vouchers")
+    user = await USERS.one(tx, vouchers=visitor.voucher.key)
     if user is None:
-        user = await _make(tx, visitor, key)
+        user = await _make(tx, visitor)
     elif user.is_federated:
         user = await _rename(tx, user, visitor)
     await _keep_groups(tx, user, visitor)
     return user
 
 
-async def _make(tx: Tx, visitor: Visitor, key: str) -> User:
-    id = public_id(visitor.domain_id, visitor.unique_id)
+async def _make(tx: Tx, visitor: Visitor) -> User:
+    voucher = visitor.voucher
+    id = public_id(visitor.domain_id, voucher.unique_id)
     if await USERS.find(tx, id) is not None:  # another provider's, or he would be taken for him
         raise Conflict(
-            f"Conflict occurred attempting to store federated_user - user {visitor.unique_id} of "
+            f"Conflict occurred attempting to store federated_user - user {voucher.unique_id} of "
             f"domain {visitor.domain_id} is vouched for by another provider or protocol."
         )
     user = User(
@@ -102,16 +81,9 @@ async def _make(tx: Tx, visitor: Visitor, key: str) -> User:
         name=visitor.name,
         domain_id=visitor.domain_id,
         is_federated=True,
+        vouchers=[voucher],
         extra={"email": visitor.email} if visitor.email else {},
     )
-    row = FederatedUser(
-        id=key,
-        user_id=id,
-        idp_id=visitor.idp_id,
-        protocol_id=visitor.protocol_id,
-        unique_id=visitor.unique_id,
-    )
-    await FEDERATED_USERS.insert(tx, row)
     user = await USERS.insert(tx, user)
     await changed(tx, "user", id, "created")
     return user
@@ -134,7 +106,7 @@ async def _keep_groups(tx: Tx, user: User, visitor: Visitor) -> None:
         if kept.group_id in wanted:
             wanted.discard(kept.group_id)
             await PROVIDER_MEMBERSHIPS.change(tx, kept, until=until)
-        elif kept.idp_id == visitor.idp_id:
+        elif kept.idp_id == visitor.voucher.idp_id:
             await PROVIDER_MEMBERSHIPS.delete(tx, kept)
             lost = True
     for group_id in sorted(wanted):
@@ -142,7 +114,7 @@ async def _keep_groups(tx: Tx, user: User, visitor: Visitor) -> None:
             id=f"{group_id}:{user.id}",
             user_id=user.id,
             group_id=group_id,
-            idp_id=visitor.idp_id,
+            idp_id=visitor.voucher.idp_id,
             until=until,
         )
         await PROVIDER_MEMBERSHIPS.insert(tx, membership)
@@ -159,18 +131,17 @@ async def given_groups(db: Reader, user_id: str, now: str) -> list[str]:
 
 
 async def forget_users(ctx: Context, tx: Tx, idp_id: str, protocol_id: str) -> None:
-    """Drops who came by this protocol; a user whom nobody else vouches for goes with it."""
-    for row in await FEDERATED_USERS.all(tx, idp_id=idp_id, protocol_id=protocol_id):
-        await FEDERATED_USERS.delete(tx, row)
-        user = await USERS.find(tx, row.user_id)
-        others = await FEDERATED_USERS.one(tx, user_id=row.user_id)
-        if user is not None and user.is_federated and others is None:
-            await removed(ctx, tx, "user", user.id)
-            await USERS.delete(tx, user)
+    """Takes away the vouchers of this protocol; who came by no other way goes with them."""
+    for user in await USERS.all(tx, vouchers=door(idp_id, protocol_id)):
+        left = [v for v in user.vouchers if v.door != door(idp_id, protocol_id)]
+        if left or not user.is_federated:
+            await USERS.change(tx, user, vouchers=left)
+            continue
+        await removed(ctx, tx, "user", user.id)
+        await USERS.delete(tx, user)
 
 
 async def forget_user(ctx: Context, tx: Tx, user_id: str) -> None:
-    await drop_all(tx, FEDERATED_USERS, user_id=user_id)
     await drop_all(tx, PROVIDER_MEMBERSHIPS, user_id=user_id)
 
 

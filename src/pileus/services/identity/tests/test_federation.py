@@ -335,6 +335,62 @@ async def test_two_providers_of_one_domain_never_make_the_same_user(i: Identity)
 
 
 @alone
+async def test_an_administrator_says_by_which_provider_a_user_may_come(i: Identity) -> None:
+    await provider(i)
+    protocols = [{"protocol_id": "openid", "unique_id": "bob"}]
+    federated = [{"idp_id": "acme", "protocols": protocols}]
+    made = await i.admin.make("/users", name="Robert", domain_id="default", federated=federated)
+    assert made["federated"] == federated
+    who, token = await login(i, name="bob")
+    assert who.user_id == made["id"] and token["user"]["name"] == "Robert"
+    assert token["user"]["domain"]["id"] == "default"
+    shown = (await i.admin.get(f"/users/{made['id']}")).json["user"]
+    assert shown["federated"] == federated and shown["name"] == "Robert"
+    for query, ids in (
+        ("idp_id=acme", [made["id"]]),
+        ("idp_id=acme&protocol_id=openid&unique_id=bob", [made["id"]]),
+        ("unique_id=ann", []),
+        ("idp_id=other&unique_id=bob", []),
+    ):
+        found = (await i.admin.get(f"/users?{query}")).json["users"]
+        assert [u["id"] for u in found] == ids, query
+    one = f"/users/{made['id']}"
+    twice = {"user": {"name": "x", "domain_id": "default", "federated": federated}}
+    assert (await i.admin.post("/users", twice)).status == 409
+    for bad in (
+        [{"idp_id": "none", "protocols": protocols}],
+        [{"idp_id": "acme", "protocols": [{"protocol_id": "none", "unique_id": "x"}]}],
+        [{"idp_id": "acme", "protocols": []}],
+        [{"idp_id": "acme"}],
+    ):
+        assert (await i.admin.patch(one, {"user": {"federated": bad}})).status == 400, bad
+    other = [{"idp_id": "acme", "protocols": [{"protocol_id": "openid", "unique_id": "rob"}]}]
+    changed = await i.admin.patch(one, {"user": {"federated": other}})
+    assert changed.json["user"]["federated"] == other
+    assert (await login(i, name="rob"))[0].user_id == made["id"]
+    assert (await login(i, name="bob"))[0].user_id != made["id"]
+    assert (await i.admin.delete(f"{IDP}/protocols/openid")).status == 204
+    assert "federated" not in (await i.admin.get(one)).json["user"]
+    assert (await i.admin.get("/users?idp_id=acme")).json["users"] == []
+
+
+@alone
+async def test_who_manages_a_domain_draws_no_other_domains_users_into_it(i: Identity) -> None:
+    theirs = await provider(i)
+    mine = await i.domain("mine")
+    manager = await i.who("m", "manager", f"domains/{mine}", mine)
+    protocols = [{"protocol_id": "openid", "unique_id": "bob"}]
+    user = {"name": "trap", "domain_id": mine}
+    federated = [{"idp_id": "acme", "protocols": protocols}]
+    refused = await manager.post("/users", {"user": {**user, "federated": federated}})
+    assert refused.status == 403
+    assert (await manager.post("/users", {"user": user})).status == 201
+    local = await i.who("l", "manager", f"domains/{theirs}", theirs)
+    own = {"name": "bob", "domain_id": theirs, "federated": federated}
+    assert (await local.post("/users", {"user": own})).status == 201
+
+
+@alone
 async def test_a_mapping_that_asks_for_what_is_not_there_lets_nobody_in(i: Identity) -> None:
     def rules(**local: Any) -> Any:
         return [{"local": [{"user": {"name": "{0}"}, **local}], "remote": [{"type": "name"}]}]
