@@ -168,7 +168,7 @@ class Credentials(Noun[Credential]):
             if not body.project_id:
                 raise Invalid("Invalid project_id in credential: type 'ec2' needs one.")
         await USERS.get(ctx.runtime.store, body.user_id)
-        await check_project(ctx, body.user_id, body.project_id or "")
+        await _check_project(ctx, body.user_id, body.project_id or "")
         credential = Credential(
             id=id,
             user_id=body.user_id,
@@ -205,7 +205,7 @@ class Credentials(Noun[Credential]):
             changes["project_id"] = changes["project_id"] or ""
         if owner != credential.user_id or "project_id" in changes:
             project_id = changes.get("project_id", credential.project_id)
-            await check_project(ctx, owner, project_id)
+            await _check_project(ctx, owner, project_id)
         if (blob := changes.pop("blob", None)) is not None:
             if EC2 in (credential.type.lower(), changes.get("type", "").lower()):
                 await _check_bounds(ctx, credential, ec2_blob(blob))
@@ -224,7 +224,7 @@ class Credentials(Noun[Credential]):
             await changed(tx, "credential", credential.id, "deleted")
 
 
-async def check_project(ctx: Context, user_id: str, project_id: str) -> None:
+async def _check_project(ctx: Context, user_id: str, project_id: str) -> None:
     """A credential is for a project where its user holds a role; an administrator may prepare one."""
     if not project_id or ctx.caller.is_admin:
         return

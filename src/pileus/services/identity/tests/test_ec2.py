@@ -69,17 +69,21 @@ async def test_a_key_pair_is_made_shown_listed_and_deleted_by_its_user(i: Identi
     assert (await other.get(path)).status == 403
     assert (await other.post(path, {"tenant_id": owner.project_id})).status == 403
     elsewhere = f"/users/{other.user_id}/credentials/OS-EC2/{made['access']}"
-    assert (await owner.get(elsewhere)).status == 404
+    assert (await owner.get(elsewhere)).json["credential"] == made
+    assert (await owner.get(elsewhere.replace(other.user_id, "nobody"))).status == 404
     assert (await owner.delete(f"{path}/{made['access']}")).status == 204
     assert (await owner.get(f"{path}/{made['access']}")).status == 404
     assert (await owner.get("/credentials?type=ec2")).json["credentials"] == []
 
 
 @alone
-async def test_a_key_pair_is_only_for_where_its_user_has_a_role(i: Identity) -> None:
+async def test_a_key_pair_is_only_worth_something_where_its_user_has_a_role(
+    i: Identity,
+) -> None:
     owner = await i.who("u", "member", f"projects/{await i.project('p')}")
     path = f"/users/{owner.user_id}/credentials/OS-EC2"
-    assert (await owner.post(path, {"tenant_id": await i.project("q")})).status == 403
+    useless = await pair_of(owner, await i.project("q"))
+    assert (await ask(i.admin, signed(i, useless))).status == 401
     assert (await owner.post(path, {"tenant_id": "nowhere"})).status == 404
     assert (await owner.post(path, {})).status == 404
     reader = await i.who("r", "reader", f"projects/{owner.project_id}")
