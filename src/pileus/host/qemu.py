@@ -41,6 +41,7 @@ UNPRIVILEGED = 64055
 SPARE_PORTS = 8  # PCIe root ports that a guest starts with beyond those its NICs sit on
 START_S = 60  # a loaded host under TCG
 RELEASE_S = 20  # for a guest to let go of a device; one that boots takes a while
+AGENT_S = 5  # for a guest's agent to answer
 FOUND_S = 10  # for a QEMU that runs already
 SOCKETS = ("qmp", "qmp-spare", "serial", "agent")
 
@@ -72,19 +73,21 @@ class Disk:
 
 @dataclass(frozen=True)
 class Card:
-    """A network card on an open tap. `id` is a plain name."""
+    """A network card on an open tap. `id` is a plain name; `port` the PCIe port it sits on, 0 for the next."""
 
     id: str
     mac: str
     mtu: int
     descriptor: int
+    port: int = 0
 
 
 @dataclass(frozen=True)
 class Machine:
     """What the command line says.
 
-    `id` is a UUID; `sockets` maps each of SOCKETS to a descriptor.
+    `id` is a UUID; `sockets` maps each of SOCKETS to a descriptor. `ports`: how many PCIe ports, 0
+    for some more than cards. `waits`: for a memory that is to be read into it.
     """
 
     id: str
@@ -94,6 +97,8 @@ class Machine:
     disks: tuple[Disk, ...]
     cards: tuple[Card, ...]
     sockets: dict[str, int]
+    ports: int = 0
+    waits: bool = False
 
     @property
     def descriptors(self) -> list[int]:
@@ -116,15 +121,15 @@ class Machine:
         argv += ["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
         argv += ["-device", "virtio-balloon-pci", "-object", "rng-random,id=rng0"]
         argv += ["-device", "virtio-rng-pci,rng=rng0"]
-        for n in range(1, len(self.cards) + SPARE_PORTS + 1):
+        for n in range(1, (self.ports or len(self.cards) + SPARE_PORTS) + 1):
             argv += ["-device", f"pcie-root-port,id=port{n},chassis={n},slot={n}"]
         for n, disk in enumerate(self.disks):
             argv += _disk_arguments(n, disk)
         for n, card in enumerate(self.cards, 1):  # on ports, for the root bus lets nothing go
             argv += ["-netdev", f"tap,id=net-{card.id},fd={card.descriptor}"]
             device = f"virtio-net-pci,id=nic-{card.id},netdev=net-{card.id},mac={card.mac}"
-            argv += ["-device", f"{device},romfile=,host_mtu={card.mtu},bus=port{n}"]
-        return argv
+            argv += ["-device", f"{device},romfile=,host_mtu={card.mtu},bus=port{card.port or n}"]
+        return [*argv, "-incoming", "defer", "-S"] if self.waits else argv
 
 
 def _disk_arguments(n: int, disk: Disk) -> list[str]:
@@ -321,6 +326,10 @@ class Emulator:
     async def execute(self, command: str, **arguments: object) -> Any:
         return await self._monitor.execute(command, **arguments)
 
+    async def give(self, name: str, descriptor: int) -> None:
+        """Hand it an open descriptor, to be spoken of by `name`."""
+        await self._monitor.give(name, descriptor)
+
     async def devices(self) -> set[str]:
         """The ids of the devices it has."""
         listed = await self._monitor.execute("qom-list", path="/machine/peripheral")
@@ -373,14 +382,36 @@ class Emulator:
     async def power_button(self) -> None:
         """Ask the guest to power off, by ACPI and by its agent if it has one."""
         await self._monitor.execute("system_powerdown")
-        await asyncio.to_thread(self._ask_agent)
+        await asyncio.to_thread(self._tell_agent)
 
-    def _ask_agent(self) -> None:
+    def _tell_agent(self) -> None:
+        with contextlib.suppress(OSError), self._agent(1) as plug:
+            plug.sendall(b'{"execute": "guest-shutdown"}\n')
+
+    async def ask_agent(self, command: str, **arguments: object) -> Any:
+        """What the guest's agent answers. Raises Conflict when there is none, or when it refuses."""
+        question = json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
+        try:
+            answer = json.loads(await asyncio.to_thread(self._dialogue, question))
+        except (OSError, ValueError) as silent:
+            text = "The guest's agent does not answer; the image must run qemu-guest-agent."
+            raise Conflict(text, internal=repr(silent)) from None
+        if "error" in answer:
+            raise Conflict(f"The guest's agent refused {command}: {answer['error'].get('desc')}")
+        return answer.get("return")
+
+    def _dialogue(self, question: bytes) -> bytes:
+        with self._agent(AGENT_S) as plug, plug.makefile("rb") as answers:
+            plug.sendall(question)
+            return answers.readline(1 << 20)
+
+    @contextlib.contextmanager
+    def _agent(self, timeout_s: float) -> Iterator[socket.socket]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plug:
-            plug.settimeout(1)
-            with contextlib.suppress(OSError), reachable(self._folder) as folder:
+            plug.settimeout(timeout_s)
+            with reachable(self._folder) as folder:
                 plug.connect(f"{folder}/agent.sock")
-                plug.sendall(b'{"execute": "guest-shutdown"}\n')
+            yield plug
 
     async def ended(self, timeout_s: float | None = None) -> bool:
         """Wait for its end, and for what it said before; False when time ran out."""

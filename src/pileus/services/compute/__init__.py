@@ -25,9 +25,11 @@ from .security_groups import SecurityGroups
 from .server_password import ServerPassword
 from .servers.actions import ServerActions
 from .servers.addresses import ServerAddresses, refresh
+from .servers.diagnostics import ServerDiagnostics
 from .servers.interfaces import ServerInterfaces
 from .servers.metadata import ServerMetadata
 from .servers.operations import Servers
+from .servers.pausing import ServerPausing
 from .servers.tags import ServerTags
 from .services import ComputeServices
 from .settings import Settings
@@ -48,6 +50,8 @@ SERVICE = Service(
         ComputeVersions,
         Servers,
         ServerActions,
+        ServerPausing,
+        ServerDiagnostics,
         ServerMetadata,
         ServerTags,
         ServerAddresses,

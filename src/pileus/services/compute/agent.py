@@ -18,6 +18,7 @@ from pileus.kernel.reconcile import Reconcilers
 from pileus.services.compute.agent_contract import COMPUTE_CONTROL, ComputeControl
 from pileus.services.compute.driver import (
     ComputeDriver,
+    Diagnostics,
     Guest,
     GuestSpec,
     ImageSource,
@@ -162,6 +163,34 @@ class ComputeAgent:
     async def reboot(self, guest_id: str, hard: bool) -> Guest:
         await self._joined.wait()
         return await self.driver.reboot(guest_id, hard)
+
+    async def pause(self, guest_id: str) -> Guest:
+        await self._joined.wait()
+        return await self.driver.pause(guest_id)
+
+    async def unpause(self, guest_id: str) -> Guest:
+        await self._joined.wait()
+        return await self.driver.unpause(guest_id)
+
+    async def suspend(self, guest_id: str) -> Guest:
+        await self._joined.wait()
+        return await self.driver.suspend(guest_id)
+
+    async def resume(self, guest_id: str) -> Guest:
+        await self._joined.wait()
+        return await self.driver.resume(guest_id)
+
+    async def inject_nmi(self, guest_id: str) -> None:
+        await self._joined.wait()
+        await self.driver.inject_nmi(guest_id)
+
+    async def set_password(self, guest_id: str, user: str, password: str) -> None:
+        await self._joined.wait()
+        await self.driver.set_password(guest_id, user, password)
+
+    async def diagnostics(self, guest_id: str) -> Diagnostics:
+        await self._joined.wait()
+        return await self.driver.diagnostics(guest_id)
 
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
         await self._joined.wait()

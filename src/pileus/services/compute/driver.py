@@ -99,6 +99,49 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     serial_socket: str = ""
 
 
+class CpuNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """`time_ns`: for how long that virtual CPU ran."""
+
+    id: int
+    time_ns: int
+
+
+class DiskNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guest did with one of its disks since it was started."""
+
+    read_bytes: int
+    read_requests: int
+    write_bytes: int
+    write_requests: int
+    errors: int = 0
+
+
+class NicNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """What went through a NIC, as the guest sees it: what it received is `rx`."""
+
+    mac: str
+    rx_octets: int
+    rx_packets: int
+    rx_errors: int
+    rx_drop: int
+    tx_octets: int
+    tx_packets: int
+    tx_errors: int
+    tx_drop: int
+
+
+class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
+    """A running guest's numbers."""
+
+    uptime_s: int
+    cpus: tuple[CpuNumbers, ...]
+    disks: tuple[DiskNumbers, ...]
+    nics: tuple[NicNumbers, ...]
+    ram_used_mib: int
+    hypervisor: str
+    driver: str
+
+
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """What a host has, not what is left of it."""
 
@@ -168,6 +211,29 @@ class ComputeDriver(Protocol):
 
     async def unpause(self, guest_id: str) -> Guest: ...
 
+    async def suspend(self, guest_id: str) -> Guest:
+        """Write the guest's memory beside its disks and stop it; a guest that is off stays off.
+
+        It stays suspended over a restart of the host.
+        """
+        ...
+
+    async def resume(self, guest_id: str) -> Guest:
+        """Let a suspended guest go on where it was; one that runs already does."""
+        ...
+
+    async def inject_nmi(self, guest_id: str) -> None:
+        """Give the guest a non-maskable interrupt. Raises Conflict for one that does not run."""
+        ...
+
+    async def set_password(self, guest_id: str, user: str, password: str) -> None:
+        """Have the guest's agent set a password. Raises Conflict where no agent does it."""
+        ...
+
+    async def diagnostics(self, guest_id: str) -> Diagnostics:
+        """Raises Conflict for a guest that does not run."""
+        ...
+
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         """The last `lines` of the serial console, all that is kept when None."""
         ...
@@ -213,6 +279,18 @@ def check_nic(nic: Nic) -> None:
         raise Invalid(f"MAC address {nic.mac!r} is not six pairs of hex digits.")
     if not 68 <= nic.mtu <= 65535:
         raise Invalid(f"MTU {nic.mtu} of port {nic.port_id} is not between 68 and 65535.")
+
+
+def check_running(guest_id: str, power_state: int) -> None:
+    """Raise Conflict for a guest that is off, gone or suspended."""
+    if power_state not in (RUNNING, PAUSED):
+        raise Conflict(f"Guest {guest_id} does not run; it must be started first.")
+
+
+def check_settled(guest_id: str, power_state: int) -> None:
+    """Raise Conflict for a suspended guest, whose devices must be the same when it goes on."""
+    if power_state == SUSPENDED:
+        raise Conflict(f"Guest {guest_id} is suspended; it must be resumed first.")
 
 
 def check_epoch(spec: GuestSpec, known: int) -> None:

@@ -93,12 +93,15 @@ class HostReports:
         await placement.report(host, usable, frozenset(inventory.traits))
 
 
+_ON = frozenset((states.ACTIVE, states.PAUSED, states.SUSPENDED))
+
+
 def _observed(server: Server, power: int) -> dict[str, object]:
     changes: dict[str, object] = {} if power == server.power_state else {"power_state": power}
     state = server.vm_state
-    if state in (states.ACTIVE, states.PAUSED) and power in (SHUTDOWN, CRASHED, NO_STATE):
+    if state in _ON and power in (SHUTDOWN, CRASHED, NO_STATE):
         changes["vm_state"] = states.STOPPED
-    elif state in (states.STOPPED, states.PAUSED) and power == RUNNING:
+    elif state in (states.STOPPED, states.PAUSED, states.SUSPENDED) and power == RUNNING:
         changes["vm_state"] = states.ACTIVE
     elif state == states.ACTIVE and power == PAUSED:
         changes["vm_state"] = states.PAUSED

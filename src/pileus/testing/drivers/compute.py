@@ -19,6 +19,7 @@ from pileus.services.compute.driver import (
     PAUSED,
     RUNNING,
     SHUTDOWN,
+    SUSPENDED,
     ComputeDriver,
     Guest,
     GuestSpec,
@@ -153,6 +154,8 @@ async def verbs_of_an_unknown_guest_answer_not_found(bench: Bench) -> None:
         lambda: driver.reboot(stranger, True),
         lambda: driver.pause(stranger),
         lambda: driver.unpause(stranger),
+        lambda: driver.suspend(stranger),
+        lambda: driver.resume(stranger),
     ]
     for verb in verbs:
         with pytest.raises(NotFound, match=stranger):
@@ -185,6 +188,72 @@ async def pause_holds_the_guest_until_unpause(bench: Bench) -> None:
     assert await state_of(driver, spec.id) == PAUSED
     for _ in range(2):
         assert (await driver.unpause(spec.id)).power_state == RUNNING
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def boots_shown(driver: ComputeDriver, guest_id: str) -> int:
+    return (await driver.console_log(guest_id, None)).count("Linux version")
+
+
+async def a_suspended_guest_outlives_the_driver_and_goes_on_where_it_was(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    first, second = bench.nics
+    spec = bench.spec(nics=(first,))
+    await driver.spawn(spec)
+    await has_login_prompt(bench, driver, spec.id)
+    await driver.plug(spec.id, second)
+    boots = await boots_shown(driver, spec.id)
+    for _ in range(2):
+        assert (await driver.suspend(spec.id)).power_state == SUSPENDED
+    with pytest.raises(Conflict, match="suspended"):
+        await driver.unplug(spec.id, first.port_id)
+    await driver.close()
+    again = bench.make()
+    await again.start_up()
+    assert await state_of(again, spec.id) == SUSPENDED
+    for _ in range(2):
+        assert (await again.resume(spec.id)).power_state == RUNNING
+    assert await boots_shown(again, spec.id) == boots, "it did not boot anew"
+    assert len((await again.diagnostics(spec.id)).cpus) == 1
+    assert (await again.unplug(spec.id, first.port_id)).ports == (second.port_id,)
+    await again.destroy(spec.id)
+    await again.close()
+
+
+async def a_hard_reboot_of_a_suspended_guest_forgets_its_memory(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    await driver.suspend(spec.id)
+    assert (await driver.reboot(spec.id, True)).power_state == RUNNING
+    assert (await driver.stop(spec.id, 0)).power_state == SHUTDOWN
+    assert (await driver.suspend(spec.id)).power_state == SHUTDOWN
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def a_running_guest_has_numbers_and_one_that_is_off_none(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec(nics=bench.nics[:1], vcpus=2)
+    await driver.spawn(spec)
+    found = await driver.diagnostics(spec.id)
+    assert [cpu.id for cpu in found.cpus] == [0, 1]
+    assert [nic.mac for nic in found.nics] == [bench.nics[0].mac]
+    assert len(found.disks) == 1 and found.ram_used_mib <= spec.ram_mib
+    await driver.inject_nmi(spec.id)
+    await driver.stop(spec.id, 0)
+    verbs: list[Callable[[], Awaitable[object]]] = [
+        lambda: driver.diagnostics(spec.id),
+        lambda: driver.inject_nmi(spec.id),
+        lambda: driver.set_password(spec.id, "root", "secret"),
+    ]
+    for verb in verbs:
+        with pytest.raises(Conflict, match="does not run"):
+            await verb()
     await driver.destroy(spec.id)
     await driver.close()
 
@@ -338,6 +407,9 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     verbs_of_an_unknown_guest_answer_not_found,
     stop_and_start_may_be_repeated,
     pause_holds_the_guest_until_unpause,
+    a_suspended_guest_outlives_the_driver_and_goes_on_where_it_was,
+    a_hard_reboot_of_a_suspended_guest_forgets_its_memory,
+    a_running_guest_has_numbers_and_one_that_is_off_none,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,
     nics_come_and_go_and_stay_over_a_restart,

@@ -57,9 +57,23 @@ async def booted(ground: Ground) -> str:
 
 
 async def stopped(ground: Ground) -> str:
+    return await _after(ground, {"os-stop": None})
+
+
+async def paused(ground: Ground) -> str:
+    return await _after(ground, {"pause": None})
+
+
+async def suspended(ground: Ground) -> str:
+    return await _after(ground, {"suspend": None})
+
+
+async def _after(ground: Ground, *actions: Any) -> str:
+    """A server to which that has been done."""
     id = await booted(ground)
-    await act(ground, id, {"os-stop": None})
-    await ground.cloud.settle()
+    for action in actions:
+        await act(ground, id, action)
+        await ground.cloud.settle()
     return id
 
 
@@ -109,6 +123,10 @@ SCENARIOS = {
     "compute_servers.delete": Scenario(booted, delete, clean, destroys=True),
     "compute_servers.start": Scenario(stopped, _action({"os-start": None}), clean),
     "compute_servers.stop": Scenario(booted, _action({"os-stop": None}), clean),
+    "compute_servers.pause": Scenario(booted, _action({"pause": None}), clean),
+    "compute_servers.unpause": Scenario(paused, _action({"unpause": None}), clean),
+    "compute_servers.suspend": Scenario(booted, _action({"suspend": None}), clean),
+    "compute_servers.resume": Scenario(suspended, _action({"resume": None}), clean),
     "compute_servers.reboot": Scenario(booted, _action({"reboot": {"type": "SOFT"}}), clean),
     "compute_servers.hard reboot": Scenario(booted, _action({"reboot": {"type": "HARD"}}), clean),
     "compute_servers.attach_interface": Scenario(booted, plug, clean),

@@ -23,16 +23,23 @@ from pileus.services.compute.driver import (
     PAUSED,
     RUNNING,
     SHUTDOWN,
+    SUSPENDED,
+    CpuNumbers,
+    Diagnostics,
+    DiskNumbers,
     Guest,
     GuestSpec,
     ImageSource,
     Inventory,
     Nic,
+    NicNumbers,
     Turns,
     Watcher,
     check_epoch,
     check_nic,
     check_root_size,
+    check_running,
+    check_settled,
     check_spec,
     last_lines,
 )
@@ -57,6 +64,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     spec: GuestSpec
     power_state: int = RUNNING
     boots: int = 1
+    words: list[str] = []  # what happened since the last boot and shows on the console
 
 
 @dataclass
@@ -141,7 +149,7 @@ class FakeComputeDriver:
         async with self._turn(guest_id, "start"):
             guest = self._find(guest_id)
             if guest.power_state not in (RUNNING, PAUSED):
-                guest.boots += 1
+                _boot(guest)
             return self._change(guest, RUNNING)
 
     async def stop(self, guest_id: str, timeout_s: float) -> Guest:
@@ -151,7 +159,7 @@ class FakeComputeDriver:
     async def reboot(self, guest_id: str, hard: bool) -> Guest:
         async with self._turn(guest_id, "reboot"):
             guest = self._find(guest_id)
-            guest.boots += 1
+            _boot(guest)
             guest.power_state = RUNNING
             self._save(guest_id, guest)
             return self._seen(guest)
@@ -160,6 +168,7 @@ class FakeComputeDriver:
         check_nic(nic)
         async with self._turn(guest_id, "plug"):
             guest = self._find(guest_id)
+            check_settled(guest_id, guest.power_state)
             if nic.port_id not in {other.port_id for other in guest.spec.nics}:
                 guest.spec = msgspec.structs.replace(guest.spec, nics=(*guest.spec.nics, nic))
                 self._save(guest_id, guest)
@@ -168,6 +177,7 @@ class FakeComputeDriver:
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
         async with self._turn(guest_id, "unplug"):
             guest = self._find(guest_id)
+            check_settled(guest_id, guest.power_state)
             kept = tuple(nic for nic in guest.spec.nics if nic.port_id != port_id)
             if kept != guest.spec.nics:
                 guest.spec = msgspec.structs.replace(guest.spec, nics=kept)
@@ -183,6 +193,47 @@ class FakeComputeDriver:
         async with self._turn(guest_id, "unpause"):
             guest = self._find(guest_id)
             return self._change(guest, RUNNING if guest.power_state == PAUSED else None)
+
+    async def suspend(self, guest_id: str) -> Guest:
+        async with self._turn(guest_id, "suspend"):
+            guest = self._find(guest_id)
+            runs = guest.power_state in (RUNNING, PAUSED)
+            return self._change(guest, SUSPENDED if runs else None)
+
+    async def resume(self, guest_id: str) -> Guest:
+        async with self._turn(guest_id, "resume"):
+            guest = self._find(guest_id)
+            return self._change(guest, RUNNING if guest.power_state == SUSPENDED else None)
+
+    async def inject_nmi(self, guest_id: str) -> None:
+        async with self._turn(guest_id, "inject_nmi"):
+            guest = self._find(guest_id)
+            check_running(guest_id, guest.power_state)
+            guest.words.append("Uhhuh. NMI received for unknown reason 30 on CPU 0.")
+            self._save(guest_id, guest)
+
+    async def set_password(self, guest_id: str, user: str, password: str) -> None:
+        async with self._turn(guest_id, "set_password"):
+            guest = self._find(guest_id)
+            check_running(guest_id, guest.power_state)
+            guest.words.append(f"chpasswd: the password of {user} was changed")
+            self._save(guest_id, guest)
+
+    async def diagnostics(self, guest_id: str) -> Diagnostics:
+        guest = self._find(guest_id)
+        check_running(guest_id, guest.power_state)
+        spec, still = guest.spec, {"rx_errors": 0, "rx_drop": 0, "tx_errors": 0, "tx_drop": 0}
+        traffic = {"rx_octets": 0, "rx_packets": 0, "tx_octets": 0, "tx_packets": 0, **still}
+        disk = DiskNumbers(read_bytes=0, read_requests=0, write_bytes=0, write_requests=0)
+        return Diagnostics(
+            uptime_s=0,
+            cpus=tuple(CpuNumbers(id=n, time_ns=0) for n in range(spec.vcpus)),
+            disks=(disk,) if spec.image or spec.root_gib else (),
+            nics=tuple(NicNumbers(mac=nic.mac, **traffic) for nic in spec.nics),
+            ram_used_mib=0,
+            hypervisor="fake",
+            driver="fake",
+        )
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         return last_lines(_console(self._find(guest_id)), lines)
@@ -258,6 +309,11 @@ class FakeComputeDriver:
                 self._journal.rewrite(self._guests)
 
 
+def _boot(guest: FakeGuest) -> None:
+    guest.boots += 1
+    guest.words = []
+
+
 def _console(guest: FakeGuest) -> str:
     """What the serial console would say: one boot after the other, the last few of them."""
     spec = guest.spec
@@ -266,7 +322,7 @@ def _console(guest: FakeGuest) -> str:
     )
     source = "configdrive" if spec.config_drive else "ec2"
     boots = range(max(1, guest.boots - BOOTS_KEPT + 1), guest.boots + 1)
-    return "\n".join(
+    shown = "\n".join(
         _BOOT_LOG.format(
             n=n,
             id=spec.id,
@@ -278,6 +334,7 @@ def _console(guest: FakeGuest) -> str:
         )
         for n in boots
     )
+    return "\n".join([shown, *guest.words[-BOOTS_KEPT:]])
 
 
 class Journal:

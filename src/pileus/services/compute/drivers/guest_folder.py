@@ -21,6 +21,7 @@ from pileus.host import files
 from pileus.host.image_cache import CachedImage
 from pileus.host.process import Limits, run
 from pileus.host.qemu import Disk
+from pileus.host.qemu_memory import Layout
 from pileus.services.compute.driver import GuestSpec
 
 CONSOLE_KEPT = 512 * 1024  # bytes that stay when the console is cut
@@ -74,6 +75,28 @@ class GuestFolder:
         console.touch(0o600)
         for path in (run_folder, console):
             self._give(path)
+
+    @property
+    def memory(self) -> Path:
+        """The memory of a suspended guest."""
+        return self.path / "memory.state"
+
+    def read_layout(self) -> Layout | None:
+        """Where a suspended guest's devices were; None for one that is not suspended."""
+        try:
+            return msgspec.json.decode((self.path / "layout.json").read_bytes(), type=Layout)
+        except FileNotFoundError:
+            return None
+
+    def lay_aside(self, layout: Layout) -> None:
+        """The memory is there in full: from here on the guest is suspended."""
+        files.write_atomically(self.path / "layout.json", msgspec.json.encode(layout))
+
+    def drop_memory(self) -> None:
+        """The guest goes on, or starts anew: its old memory would not fit its disks any more."""
+        (self.path / "layout.json").unlink(missing_ok=True)
+        files.sync_folder(self.path)
+        self.memory.unlink(missing_ok=True)
 
     def finish(self) -> None:
         files.write_atomically(self.path / "made", b"")

@@ -11,6 +11,7 @@ folder they run in.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import os
@@ -25,10 +26,10 @@ from uuid import UUID
 
 import msgspec
 
-from pileus.host import files, qemu
+from pileus.host import qemu, qemu_memory
 from pileus.host.image_cache import CachedImage, ImageCache
 from pileus.host.netns import Namespaces
-from pileus.host.process import ProcessFailed, as_user, kill
+from pileus.host.process import ProcessFailed, kill
 from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
@@ -37,6 +38,8 @@ from pileus.services.compute.driver import (
     PAUSED,
     RUNNING,
     SHUTDOWN,
+    SUSPENDED,
+    Diagnostics,
     Guest,
     GuestSpec,
     Inventory,
@@ -46,10 +49,12 @@ from pileus.services.compute.driver import (
     check_epoch,
     check_nic,
     check_root_size,
+    check_running,
+    check_settled,
     check_spec,
     last_lines,
 )
-from pileus.services.compute.drivers import guest_folder
+from pileus.services.compute.drivers import acceleration, guest_folder, guest_numbers
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot pulls the plug
@@ -71,14 +76,8 @@ _TRAITS = (
     "COMPUTE_GRAPHICS_MODEL_VGA",
 )
 _STATES = {"running": RUNNING, "paused": PAUSED, "shutdown": SHUTDOWN, "guest-panicked": CRASHED}
+_STATES |= dict.fromkeys(("postmigrate", "inmigrate", "prelaunch"), PAUSED)
 log = logging.getLogger(__name__)
-
-
-class Acceleration(msgspec.Struct, frozen=True, kw_only=True):
-    """What the trial boot found on this host with that version of QEMU."""
-
-    accelerator: str
-    version: int
 
 
 @dataclass
@@ -131,7 +130,9 @@ class QemuComputeDriver:
         await asyncio.to_thread(guest_folder.clear, self._guests_dir)
         try:
             self._version = await qemu.version()
-            await self._settle_accelerator()
+            self.accelerator = await acceleration.settle(
+                self._state_dir, self._version, self.accelerator, self._owner
+            )
         except ProcessFailed as missing:
             raise Unavailable(
                 "QEMU cannot run here; `make setup` installs it.", internal=missing.reason
@@ -178,7 +179,9 @@ class QemuComputeDriver:
 
     async def start(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
-            if resident.emulator is None:
+            if resident.power_state == SUSPENDED:
+                await self._wake(resident)
+            elif resident.emulator is None:
                 await self._launch(resident)
             elif resident.power_state == PAUSED:
                 await self._command(resident, "cont", RUNNING)
@@ -198,6 +201,7 @@ class QemuComputeDriver:
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
         check_nic(nic)
         async with self._in_hand(guest_id) as resident:
+            check_settled(guest_id, resident.power_state)
             if resident.emulator:
                 with ExitStack() as opened:
                     if f"nic-{nic.port_id}" not in await resident.emulator.devices():
@@ -209,6 +213,7 @@ class QemuComputeDriver:
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
+            check_settled(guest_id, resident.power_state)
             if resident.emulator:
                 await resident.emulator.remove_card(port_id, self._clock)
             kept = tuple(nic for nic in resident.spec.nics if nic.port_id != port_id)
@@ -226,6 +231,46 @@ class QemuComputeDriver:
             if resident.power_state == PAUSED:
                 await self._command(resident, "cont", RUNNING)
             return self._seen(resident)
+
+    async def suspend(self, guest_id: str) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            emulator, follower, folder = resident.emulator, resident.follower, resident.folder
+            if emulator is not None and follower is not None:
+                places = await qemu_memory.layout(emulator)
+                await qemu_memory.save(emulator, folder.memory, self._clock)
+                await asyncio.to_thread(folder.lay_aside, places)
+                await emulator.kill()
+                await follower
+                resident.power_state = SUSPENDED
+            return self._seen(resident)
+
+    async def resume(self, guest_id: str) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            if resident.power_state == SUSPENDED:
+                await self._wake(resident)
+            elif resident.power_state == PAUSED:  # an attempt got so far
+                await self._command(resident, "cont", RUNNING)
+            return self._seen(resident)
+
+    async def inject_nmi(self, guest_id: str) -> None:
+        async with self._in_hand(guest_id) as resident:
+            await self._running(resident).execute("inject-nmi")
+
+    async def set_password(self, guest_id: str, user: str, password: str) -> None:
+        secret = base64.b64encode(password.encode()).decode()
+        async with self._in_hand(guest_id) as resident:
+            emulator = self._running(resident)
+            await emulator.ask_agent(
+                "guest-set-user-password", username=user, password=secret, crypted=False
+            )
+
+    async def diagnostics(self, guest_id: str) -> Diagnostics:
+        async with self._in_hand(guest_id) as resident:
+            emulator = self._running(resident)
+            traffic = await self._namespaces.call(self._netns, guest_numbers.traffic)
+            return await guest_numbers.read(
+                emulator, resident.spec, traffic, self.accelerator, self._clock.time()
+            )
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         folder = self._find(guest_id).folder
@@ -320,7 +365,29 @@ class QemuComputeDriver:
             image.id, image.url, image.disk_format, image.checksum_sha512, image.size
         )
 
-    async def _launch(self, resident: Resident) -> None:
+    def _running(self, resident: Resident) -> qemu.Emulator:
+        check_running(resident.spec.id, resident.power_state)
+        if resident.emulator is None:
+            raise Unavailable(f"Guest {resident.spec.id} is going down.")
+        return resident.emulator
+
+    async def _wake(self, resident: Resident) -> None:
+        """The memory is dropped before the guest goes on: it never goes on from the same one twice."""
+        folder = resident.folder
+        await self._launch(resident, folder.read_layout())
+        if resident.emulator is None:
+            raise Unavailable(f"Guest {resident.spec.id} ended while it was woken.")
+        try:
+            await qemu_memory.load(resident.emulator, folder.memory, self._clock)
+        except Unavailable:
+            await self._power_off(resident, 0, drop=False)
+            resident.power_state = SUSPENDED
+            raise
+        await asyncio.to_thread(folder.drop_memory)
+        resident.power_state = PAUSED
+        await self._command(resident, "cont", RUNNING)
+
+    async def _launch(self, resident: Resident, saved: qemu_memory.Layout | None = None) -> None:
         spec, folder = resident.spec, resident.folder
         base = await self._base(spec)
         running = await asyncio.to_thread(qemu.running_in, self._guests_dir)
@@ -338,11 +405,19 @@ class QemuComputeDriver:
                 ram_mib=spec.ram_mib,
                 accelerator=self.accelerator,
                 disks=folder.disks(spec, base, self._images.folder),
-                cards=tuple(map(_card, spec.nics, taps)),
+                cards=tuple(
+                    _card(nic, tap, saved.cards.get(nic.port_id, 0) if saved else 0)
+                    for nic, tap in zip(spec.nics, taps, strict=True)
+                ),
                 sockets={name: plug.fileno() for name, plug in sockets.items()},
+                ports=saved.ports if saved else 0,
+                waits=saved is not None,
             )
             emulator = await qemu.Emulator.launch(
-                machine, folder.path, self._prefix(), lambda event: self._heard(resident, event)
+                machine,
+                folder.path,
+                acceleration.prefix(self._owner, self.accelerator),
+                lambda event: self._heard(resident, event),
             )
         try:
             await self._take(resident, emulator)
@@ -397,14 +472,19 @@ class QemuComputeDriver:
             await resident.emulator.execute(command)
             resident.power_state = state
 
-    async def _power_off(self, resident: Resident, timeout_s: float) -> None:
-        """Ask, wait, pull the plug. The state is SHUTDOWN after, however it went."""
+    async def _power_off(self, resident: Resident, timeout_s: float, *, drop: bool = True) -> None:
+        """Ask, wait, pull the plug. The state is SHUTDOWN after, however it went.
+
+        `drop`: a suspended guest forgets what it had in its memory.
+        """
         emulator, follower = resident.emulator, resident.follower
         if emulator is not None and follower is not None:
             if resident.power_state == RUNNING:
                 await self._press_button(emulator, timeout_s)
             await emulator.kill()
             await follower
+        if drop:
+            await asyncio.to_thread(resident.folder.drop_memory)
         resident.power_state = SHUTDOWN
 
     async def _press_button(self, emulator: qemu.Emulator, timeout_s: float) -> None:
@@ -437,13 +517,21 @@ class QemuComputeDriver:
             if spec is None:
                 continue
             resident = Resident(spec, folder, SHUTDOWN if folder.is_made else NO_STATE)
+            if folder.read_layout():
+                resident.power_state = SUSPENDED
             self._residents[spec.id] = resident
             if pid := running.pop(spec.id, None):
                 await self._adopt_one(resident, pid)
         self._strays = running
 
     async def _adopt_one(self, resident: Resident, pid: int) -> None:
-        """A QEMU that does not answer is left as it is until somebody starts the guest anew."""
+        """A QEMU that does not answer is left as it is until somebody starts the guest anew.
+
+        One whose memory is on disk in full was on its way there, or was about to read it.
+        """
+        if resident.power_state == SUSPENDED:
+            await kill(pid)
+            return
         try:
             emulator = qemu.Emulator(
                 pid, resident.folder.path, lambda event: self._heard(resident, event)
@@ -458,29 +546,6 @@ class QemuComputeDriver:
             resident.power_state = CRASHED
         else:
             resident.folder.finish()
-
-    async def _settle_accelerator(self) -> None:
-        note = self._state_dir / "accelerator.json"
-        if not self.accelerator and note.exists():
-            known = msgspec.json.decode(note.read_bytes(), type=Acceleration)
-            if known.version == self._version:
-                self.accelerator = known.accelerator
-        if not self.accelerator:
-            prefix = self._prefix(is_trial=True)
-            self.accelerator = await qemu.choose_accelerator(self._state_dir, prefix)
-            found = Acceleration(accelerator=self.accelerator, version=self._version)
-            files.write_atomically(note, msgspec.json.encode(found))
-        log.info("accelerator %s of QEMU %s", self.accelerator, self._version)
-
-    def _prefix(self, *, is_trial: bool = False) -> list[str]:
-        """What makes QEMU an ordinary user's; only that of KVM guests may open /dev/kvm."""
-        if self._owner is None:
-            return []
-        groups: list[int] = []
-        if is_trial or self.accelerator == "kvm":
-            with contextlib.suppress(FileNotFoundError):
-                groups = [os.stat("/dev/kvm").st_gid]
-        return as_user(self._owner, [group for group in groups if group])
 
     async def drop_images(self) -> list[str]:
         """Forget the images that no guest has needed for a day; their ids."""
@@ -501,8 +566,8 @@ class QemuComputeDriver:
                     await asyncio.to_thread(resident.folder.trim_logs)
 
 
-def _card(nic: Nic, tap: int) -> qemu.Card:
-    return qemu.Card(nic.port_id, nic.mac, nic.mtu, tap)
+def _card(nic: Nic, tap: int, port: int = 0) -> qemu.Card:
+    return qemu.Card(nic.port_id, nic.mac, nic.mtu, tap, port)
 
 
 @contextmanager

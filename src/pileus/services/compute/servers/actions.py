@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from pileus.kernel.faults import Conflict, Invalid, NotFound, Unavailable
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Saga
 from pileus.services.compute import checks, instance_actions
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.server import SERVERS, Server
@@ -28,33 +27,20 @@ from pileus.services.compute.servers.bodies import (
 from pileus.services.compute.servers.operations import (
     ADMIN,
     MEMBER,
+    PATH,
     RULE,
     OfServer,
+    act,
     begin,
-    unlocked,
 )
 from pileus.services.compute.servers.sagas import DELETE, HARD_REBOOT, REBOOT, START, STOP
 from pileus.services.network.contract import NETWORK
 
-_PATH = "/servers/{server_id}/action"
 _CONSOLE = "os_compute_api:os-console-output"
 _RESET = "os_compute_api:os-admin-actions:reset_state"
 _LOCK = "os_compute_api:os-lock-server:"
 _GROUPS = "os_compute_api:os-security-groups:"
 _FORCE = "os_compute_api:os-deferred-delete:force"
-
-
-def _launched(server: Server, verb: str) -> None:
-    """What never ran has no power to switch. Raises Conflict."""
-    if not server.launched_at:
-        raise Conflict(f"Cannot '{verb}' instance {server.id} while it is in launched_at None")
-
-
-async def _power(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> None:
-    unlocked(ctx, server)
-    states.LIFECYCLE.check(saga.verb, server)
-    _launched(server, verb)
-    await begin(ctx, saga, server, verb)
 
 
 class ServerActions(OfServer):
@@ -72,22 +58,22 @@ class ServerActions(OfServer):
         _GROUPS + "remove": MEMBER,
     }
 
-    @operation("POST", _PATH, RULE + "start", action="os-start", status=202)
+    @operation("POST", PATH, RULE + "start", action="os-start", status=202)
     async def start(self, ctx: Context, server: Server) -> None:
-        await _power(ctx, START, server, "start")
+        await act(ctx, START, server, "start")
 
-    @operation("POST", _PATH, RULE + "stop", action="os-stop", status=202)
+    @operation("POST", PATH, RULE + "stop", action="os-stop", status=202)
     async def stop(self, ctx: Context, server: Server) -> None:
-        await _power(ctx, STOP, server, "stop")
+        await act(ctx, STOP, server, "stop")
 
-    @operation("POST", _PATH, RULE + "reboot", action="reboot", status=202)
+    @operation("POST", PATH, RULE + "reboot", action="reboot", status=202)
     async def reboot(self, ctx: Context, server: Server, body: RebootServer) -> None:
         kind = body.type.upper()
         if kind not in ("SOFT", "HARD"):
             raise checks.wrong("type", body.type, f"{body.type!r} is not one of ['HARD', 'SOFT']")
-        await _power(ctx, HARD_REBOOT if kind == "HARD" else REBOOT, server, "reboot")
+        await act(ctx, HARD_REBOOT if kind == "HARD" else REBOOT, server, "reboot")
 
-    @operation("POST", _PATH, _CONSOLE, action="os-getConsoleOutput", status=200)
+    @operation("POST", PATH, _CONSOLE, action="os-getConsoleOutput", status=200)
     async def console_output(
         self, ctx: Context, server: Server, body: ConsoleOutput
     ) -> dict[str, str]:
@@ -105,7 +91,7 @@ class ServerActions(OfServer):
                 f"The host of instance {server.id} does not answer.", internal=e.message
             ) from None
 
-    @operation("POST", _PATH, _RESET, action="os-resetState", status=202)
+    @operation("POST", PATH, _RESET, action="os-resetState", status=202)
     async def reset_state(self, ctx: Context, server: Server, body: ResetState) -> None:
         if body.state not in (states.ACTIVE, states.ERROR):
             raise checks.wrong("state", body.state, "It is not one of ['active', 'error']")
@@ -118,13 +104,13 @@ class ServerActions(OfServer):
             await SERVERS.change(tx, server, vm_state=body.state, fault=None)
             await instance_actions.record(tx, ctx, server, "resetState")
 
-    @operation("POST", _PATH, _FORCE, action="forceDelete", status=202)
+    @operation("POST", PATH, _FORCE, action="forceDelete", status=202)
     async def force_delete(self, ctx: Context, server: Server) -> None:
         await begin(ctx, DELETE, server, "delete")
 
     # Locks
 
-    @operation("POST", _PATH, _LOCK + "lock", action="lock", status=202)
+    @operation("POST", PATH, _LOCK + "lock", action="lock", status=202)
     async def lock(self, ctx: Context, server: Server, body: LockServer) -> None:
         own = server.project_id == ctx.caller.project_id
         reason = body.locked_reason if body.locked_reason is not UNSET else None
@@ -136,7 +122,7 @@ class ServerActions(OfServer):
             )
             await instance_actions.record(tx, ctx, server, "lock")
 
-    @operation("POST", _PATH, _LOCK + "unlock", action="unlock", status=202)
+    @operation("POST", PATH, _LOCK + "unlock", action="unlock", status=202)
     async def unlock(self, ctx: Context, server: Server) -> None:
         if server.locked_by == "admin":
             ctx.require(_LOCK + "unlock:unlock_override", self.target(ctx, server))
@@ -146,11 +132,11 @@ class ServerActions(OfServer):
 
     # Security groups
 
-    @operation("POST", _PATH, _GROUPS + "add", action="addSecurityGroup", status=202)
+    @operation("POST", PATH, _GROUPS + "add", action="addSecurityGroup", status=202)
     async def add_group(self, ctx: Context, server: Server, body: AddGroup) -> None:
         await self._group(ctx, server, body.name, present=True)
 
-    @operation("POST", _PATH, _GROUPS + "remove", action="removeSecurityGroup", status=202)
+    @operation("POST", PATH, _GROUPS + "remove", action="removeSecurityGroup", status=202)
     async def remove_group(self, ctx: Context, server: Server, body: RemoveGroup) -> None:
         await self._group(ctx, server, body.name, present=False)
 

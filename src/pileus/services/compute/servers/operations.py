@@ -21,6 +21,7 @@ from pileus.services.compute.servers.bodies import CreateServer, UpdateServer
 from pileus.services.compute.servers.sagas import DELETE, SAGAS
 
 RULE = "os_compute_api:servers:"
+PATH = "/servers/{server_id}/action"
 READER, MEMBER, ADMIN = (
     "rule:project_reader_or_admin",
     "rule:project_member_or_admin",
@@ -56,6 +57,20 @@ async def begin(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> 
         _, entry = await sagas.begin(tx, saga, fresh, caller=ctx.caller, request_id=ctx.request_id)
         await instance_actions.record(tx, ctx, fresh, verb, entry.id)
     sagas.launch(entry)
+
+
+async def act(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> None:
+    """Begins what only a server that ran once can do. Raises Conflict."""
+    unlocked(ctx, server)
+    states.LIFECYCLE.check(saga.verb, server)
+    launched(server, verb)
+    await begin(ctx, saga, server, verb)
+
+
+def launched(server: Server, verb: str) -> None:
+    """What never ran has no power to switch. Raises Conflict."""
+    if not server.launched_at:
+        raise Conflict(f"Cannot '{verb}' instance {server.id} while it is in launched_at None")
 
 
 async def status_of(ctx: Context, server: Server, seen: views.Sight) -> str:

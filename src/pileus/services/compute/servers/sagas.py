@@ -15,7 +15,8 @@ from pileus.services.compute.server import (
     FlavorCopy,
     Server,
 )
-from pileus.services.compute.servers import states
+from pileus.services.compute.servers import noting, states
+from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK, GuestRef
@@ -78,15 +79,7 @@ async def _claim(run: Run[Server], among: list[str], passed_over: list[str]) -> 
 
 async def unplace(run: Run[Server]) -> None:
     await run.peer(PLACEMENT).release(run.record.id)
-    entry = run.entry
-    await instance_actions.finish(
-        run.runtime,
-        run.id,
-        _EVENTS["create"],
-        run.record.host,
-        error=entry.error or "It was given up.",
-        detail=entry.detail,
-    )
+    await noting.failure(run)
 
 
 def _guest(server: Server, zone: str) -> GuestRef:
@@ -128,7 +121,7 @@ async def spawn(run: Run[Server]) -> Changes:
     changes: dict[str, object] = {"power_state": guest.power_state}
     if network is not None:
         changes["nics"] = (await network.nics([server.id])).get(server.id, server.nics)
-    await instance_actions.finish(run.runtime, run.id, _EVENTS["create"], server.host)
+    await noting.success(run)
     return changes
 
 
@@ -186,24 +179,17 @@ async def release(run: Run[Server]) -> None:
     """Gives back the room; the actions become history."""
     server = run.record
     await run.peer(PLACEMENT).release(server.id)
-    await instance_actions.finish(run.runtime, run.id, _EVENTS["delete"], server.host)
+    await noting.success(run)
     async with run.runtime.store.tx(wait=False) as tx:
         await instance_actions.bury(tx, server.id)
 
 
 async def not_deleted(run: Run[Server]) -> None:
     """An undo that undoes nothing: what is gone is gone. It notes the failure."""
-    await _note_failure(run, "delete")
+    await noting.failure(run)
 
 
 # Power
-
-
-async def _note_failure(run: Run[Server], verb: str) -> None:
-    e = run.entry
-    await instance_actions.finish(
-        run.runtime, run.id, _EVENTS[verb], run.record.host, error=e.error, detail=e.detail
-    )
 
 
 async def _host(run: Run[Server]) -> ComputeHost:
@@ -212,53 +198,26 @@ async def _host(run: Run[Server]) -> ComputeHost:
 
 async def power_on(run: Run[Server]) -> Changes:
     guest = await (await _host(run)).start_guest(run.record.id)
-    await instance_actions.finish(run.runtime, run.id, _EVENTS["start"], run.record.host)
     return {"power_state": guest.power_state}
-
-
-async def not_started(run: Run[Server]) -> None:
-    await _note_failure(run, "start")
 
 
 async def power_off(run: Run[Server]) -> Changes:
     timeout = settings_of(run.runtime).stop_timeout_s
     guest = await (await _host(run)).stop_guest(run.record.id, timeout)
-    await instance_actions.finish(run.runtime, run.id, _EVENTS["stop"], run.record.host)
     return {"power_state": guest.power_state}
-
-
-async def not_stopped(run: Run[Server]) -> None:
-    await _note_failure(run, "stop")
 
 
 async def soft_reboot(run: Run[Server]) -> Changes:
-    return await _reboot(run, hard=False)
-
-
-async def hard_reboot(run: Run[Server]) -> Changes:
-    return await _reboot(run, hard=True)
-
-
-async def _reboot(run: Run[Server], *, hard: bool) -> Changes:
-    guest = await (await _host(run)).reboot(run.record.id, hard)
-    await instance_actions.finish(run.runtime, run.id, _EVENTS["reboot"], run.record.host)
+    guest = await (await _host(run)).reboot(run.record.id, False)
     return {"power_state": guest.power_state}
 
 
-async def not_rebooted(run: Run[Server]) -> None:
-    await _note_failure(run, "reboot")
+async def hard_reboot(run: Run[Server]) -> Changes:
+    guest = await (await _host(run)).reboot(run.record.id, True)
+    return {"power_state": guest.power_state}
 
 
 # What the record says afterwards
-
-
-_EVENTS = {
-    "create": "compute__do_build_and_run_instance",
-    "delete": "compute_terminate_instance",
-    "start": "compute_start_instance",
-    "stop": "compute_stop_instance",
-    "reboot": "compute_reboot_instance",
-}
 
 
 def fault_of(failure: Failure) -> FaultCopy:
@@ -270,7 +229,7 @@ def fault_of(failure: Failure) -> FaultCopy:
     return FaultCopy(code=code, created=failure.at, message=message, details=failure.detail)
 
 
-def _failed(server: Server, failure: Failure) -> Changes:
+def failed(server: Server, failure: Failure) -> Changes:
     return {"fault": fault_of(failure)}
 
 
@@ -287,7 +246,7 @@ def _gone(server: Server, now: str) -> Changes:
     return {**terminated, "power_state": 0, "nics": []}
 
 
-def _healed(server: Server, now: str) -> Changes:
+def healed(server: Server, now: str) -> Changes:
     return {"fault": None}
 
 
@@ -310,7 +269,7 @@ DELETE = Saga(
     Step(remove_guest, not_deleted),
     Step(remove_ports),
     Step(release),
-    failed=_failed,
+    failed=failed,
     done=_gone,
 )
 START = Saga(
@@ -318,35 +277,35 @@ START = Saga(
     SERVERS,
     states.LIFECYCLE,
     "start",
-    Step(power_on, not_started),
-    failed=_failed,
-    done=_healed,
+    noted(power_on),
+    failed=failed,
+    done=healed,
 )
 STOP = Saga(
     "compute.instance.power_off",
     SERVERS,
     states.LIFECYCLE,
     "stop",
-    Step(power_off, not_stopped),
-    failed=_failed,
-    done=_healed,
+    noted(power_off),
+    failed=failed,
+    done=healed,
 )
 REBOOT = Saga(
     "compute.instance.reboot",
     SERVERS,
     states.LIFECYCLE,
     "reboot",
-    Step(soft_reboot, not_rebooted),
-    failed=_failed,
-    done=_healed,
+    noted(soft_reboot),
+    failed=failed,
+    done=healed,
 )
 HARD_REBOOT = Saga(
     "compute.instance.reboot",
     SERVERS,
     states.LIFECYCLE,
     "hard reboot",
-    Step(hard_reboot, not_rebooted),
-    failed=_failed,
-    done=_healed,
+    noted(hard_reboot),
+    failed=failed,
+    done=healed,
 )
 SAGAS = (CREATE, DELETE, START, STOP, REBOOT, HARD_REBOOT)

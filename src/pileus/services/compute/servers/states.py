@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pileus.kernel.states import SAME, Lifecycle, Verb
 
 BUILDING, ACTIVE, STOPPED, ERROR, DELETED = "building", "active", "stopped", "error", "deleted"
-PAUSED = "paused"
+PAUSED, SUSPENDED = "paused", "suspended"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
 DELETING = "deleting"
-EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, ERROR})
+EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR})
 
 LIFECYCLE = Lifecycle(
     {
@@ -19,9 +19,15 @@ LIFECYCLE = Lifecycle(
         "start": Verb({STOPPED}, "powering-on", ACTIVE, SAME),
         "stop": Verb({ACTIVE, ERROR}, "powering-off", STOPPED, SAME),
         "reboot": Verb({ACTIVE}, "rebooting", SAME, SAME),
+        "pause": Verb({ACTIVE}, "pausing", PAUSED, SAME),
+        "unpause": Verb({PAUSED}, "unpausing", ACTIVE, SAME),
+        "suspend": Verb({ACTIVE}, "suspending", SUSPENDED, SAME),
+        "resume": Verb({SUSPENDED}, "resuming", ACTIVE, SAME),
         "attach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "attaching_interface", SAME, SAME),
         "detach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "detaching_interface", SAME, SAME),
-        "hard reboot": Verb({ACTIVE, STOPPED, PAUSED, ERROR}, "rebooting_hard", ACTIVE, ERROR),
+        "hard reboot": Verb(
+            {ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR}, "rebooting_hard", ACTIVE, ERROR
+        ),
     },
     stable="vm_state",
     busy="task_state",
@@ -33,8 +39,9 @@ LIFECYCLE = Lifecycle(
 _STATUS = {
     ACTIVE: {"": "ACTIVE", "rebooting": "REBOOT", "rebooting_hard": "HARD_REBOOT"},
     BUILDING: {"": "BUILD"},
-    STOPPED: {"": "SHUTOFF"},
-    PAUSED: {"": "PAUSED"},
+    STOPPED: {"": "SHUTOFF", "rebooting_hard": "HARD_REBOOT"},
+    PAUSED: {"": "PAUSED", "rebooting_hard": "HARD_REBOOT"},
+    SUSPENDED: {"": "SUSPENDED", "rebooting_hard": "HARD_REBOOT"},
     ERROR: {"": "ERROR"},
     DELETED: {"": "DELETED"},
 }
@@ -46,7 +53,6 @@ _FOREIGN = [
     "RESIZE",
     "VERIFY_RESIZE",
     "REVERT_RESIZE",
-    "SUSPENDED",
     "RESCUE",
     "SOFT_DELETED",
     "SHELVED",

@@ -71,6 +71,14 @@ class Scene:
         await self.cloud.settle()
         return reply
 
+    async def until(self, id: str, status: str) -> None:
+        """Returns when the server has that status, which nobody's request gives it."""
+        for _ in range(100):
+            if (await self.server(id))["status"] == status:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"{await self.server(id)}")
+
     async def delete(self, id: str) -> Reply:
         reply = await self.member.delete(f"{SERVERS}/{id}")
         await self.cloud.settle()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from pileus.services.compute.driver import RUNNING, SHUTDOWN, GuestSpec
@@ -15,14 +13,6 @@ BASE = "/compute/v2.1"
 
 async def _host_of(s: Scene, id: str) -> str:
     return str((await s.server(id, client=s.admin))["OS-EXT-SRV-ATTR:host"])
-
-
-async def _status(s: Scene, id: str, wanted: str) -> None:
-    for _ in range(100):
-        if (await s.server(id))["status"] == wanted:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"{await s.server(id)}")
 
 
 def test_services_and_hypervisors_are_the_hosts(stage: Stage) -> None:
@@ -101,9 +91,9 @@ def test_a_guest_that_powers_off_by_itself_is_seen(stage: Stage) -> None:
         id = await s.boot()
         driver = s.agents()[await _host_of(s, id)].driver
         driver.happen(id, SHUTDOWN)  # type: ignore[attr-defined]
-        await _status(s, id, "SHUTOFF")
+        await s.until(id, "SHUTOFF")
         driver.happen(id, RUNNING)  # type: ignore[attr-defined]
-        await _status(s, id, "ACTIVE")
+        await s.until(id, "ACTIVE")
 
     stage.play(story)
 
@@ -137,7 +127,7 @@ def test_guests_resume_after_a_reboot_where_that_is_wanted(stage: Stage) -> None
             agent = s.agents()[await _host_of(s, id)]
             await agent.driver.stop(id, 0)
             await agent.start()
-            await _status(s, id, status)
+            await s.until(id, status)
         settings["compute"] = before
 
     stage.play(story)

@@ -141,6 +141,21 @@ def test_qemu_driver(ask: Callable[[Bench], Awaitable[None]], bench: Bench) -> N
     asyncio.run(asked())
 
 
+def test_a_password_goes_to_the_guests_agent_and_what_it_says_comes_back(bench: Bench) -> None:
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec()
+        await driver.spawn(spec)
+        await has_login_prompt(bench, driver, spec.id)
+        with pytest.raises(Conflict, match=r"refused guest-set-user-password.*'passwd'"):
+            await driver.set_password(spec.id, "root", "secret")  # the test image has no passwd
+        await driver.destroy(spec.id)
+        await driver.close()
+
+    asyncio.run(story())
+
+
 def test_a_killed_qemu_is_reported_as_crashed(bench: Bench, tmp_path: Path) -> None:
     async def story() -> list[int]:
         driver = bench.make()

@@ -1,0 +1,53 @@
+"""How a saga's instance action went: its one event, by the name that tools know from upstream."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from pileus.kernel.sagas import Changes, Run, Step
+from pileus.services.compute import instance_actions
+from pileus.services.compute.server import Server
+
+_EVENTS = {
+    "create": "compute__do_build_and_run_instance",
+    "delete": "compute_terminate_instance",
+    "start": "compute_start_instance",
+    "stop": "compute_stop_instance",
+    "reboot": "compute_reboot_instance",
+    "hard reboot": "compute_reboot_instance",
+    "pause": "compute_pause_instance",
+    "unpause": "compute_unpause_instance",
+    "suspend": "compute_suspend_instance",
+    "resume": "compute_resume_instance",
+}
+_GIVEN_UP = "It was given up."
+
+
+async def success(run: Run[Server]) -> None:
+    await instance_actions.finish(run.runtime, run.id, event_of(run), run.record.host)
+
+
+async def failure(run: Run[Server]) -> None:
+    """As the undo of a step that leaves nothing else to undo."""
+    e = run.entry
+    error = e.error or _GIVEN_UP
+    await instance_actions.finish(
+        run.runtime, run.id, event_of(run), run.record.host, error=error, detail=e.detail
+    )
+
+
+def event_of(run: Run[Server]) -> str:
+    return _EVENTS[run.runtime.sagas.known[run.entry.saga].verb]
+
+
+def noted(do: Callable[[Run[Server]], Awaitable[Changes | None]]) -> Step[Server]:
+    """A step that is all of a saga, and undoes itself where it fails."""
+
+    @wraps(do)
+    async def doing(run: Run[Server]) -> Changes | None:
+        changes = await do(run)
+        await success(run)
+        return changes
+
+    return Step(doing, failure)
