@@ -40,14 +40,20 @@ def program() -> str | None:
 
 
 @contextmanager
-def slapd() -> Iterator[str]:
-    """A running server; its URL. Raises FileNotFoundError if Debian's package is missing."""
+def slapd(certificate: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """A running server; its URL. With a certificate and its key (PEM files), it can speak TLS.
+
+    Raises FileNotFoundError if Debian's package is missing.
+    """
     found = program()
     if found is None:
         raise FileNotFoundError("slapd is not installed; install it: apt-get install slapd")
     folder = Path(tempfile.mkdtemp(prefix="pileus-slapd-"))
     (folder / "data").mkdir()
     text = _CONFIGURATION.format(folder=folder, suffix=SUFFIX, admin=ADMIN, password=ADMIN_PASSWORD)
+    if certificate is not None:
+        files = "\nTLSCertificateFile {}\nTLSCertificateKeyFile {}\n".format(*certificate)
+        text = text.replace("\npidfile", f"{files}pidfile")
     (folder / "slapd.conf").write_text(text)
     url = f"ldap://127.0.0.1:{_free_port()}"
     command = [found, "-d", "0", "-h", url, "-f", str(folder / "slapd.conf")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol
 
 import ldap3
@@ -76,9 +77,9 @@ class FakePlace:
 
 
 class SlapdPlace:
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
         self._stack = ExitStack()
-        self.url = self._stack.enter_context(slapd())
+        self.url = self._stack.enter_context(slapd(certificate))
         server = ldap3.Server(self.url, get_info=ldap3.NONE)
         self._admin = ldap3.Connection(server, ADMIN, ADMIN_PASSWORD, auto_bind=True)
         self._admin.add(SUFFIX, ["dcObject", "organization"], {"dc": "example", "o": "Example"})

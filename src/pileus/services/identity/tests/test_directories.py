@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import ipaddress
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pileus.services.identity.ldap_entries import public_id
 from pileus.services.identity.tests.directories import (
@@ -12,6 +19,7 @@ from pileus.services.identity.tests.directories import (
     Corner,
     FakePlace,
     Place,
+    SlapdPlace,
     group,
     person,
     places,
@@ -300,6 +308,56 @@ def test_without_its_configuration_the_directorys_users_go(place: Place) -> None
         assert made.status == 201
 
     tell(place, story)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(program() is None, reason="slapd is not installed")
+def test_over_tls_a_directory_must_show_a_certificate_that_is_trusted(tmp_path: Path) -> None:
+    files = certificate(tmp_path)
+    place = SlapdPlace(files)
+    person(place, "bob")
+
+    async def story(c: Corner) -> None:
+        assert (await c.login("bob")).status == 503, "nobody vouches for it"
+        await c.configure(use_tls=True, tls_req_cert="never")
+        assert (await c.login("bob")).status == 201
+        await c.configure(use_tls=True, tls_cacertfile=str(files[0]))
+        assert (await c.login("bob")).status == 201
+
+    try:
+        tell(place, story, use_tls=True)
+    finally:
+        place.stop()
 
 
 def test_the_reconciler_brings_rows_up_to_date_without_a_list(place: Place) -> None:
