@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pileus.kernel import auth
 from pileus.kernel.auth import Caller, Callers, remembered, revise, revision
 from pileus.kernel.faults import Unauthenticated
-from pileus.kernel.tests.databases import Database, started
+from pileus.kernel.tests.databases import Database, SqliteDatabase, started
 from pileus.kernel.world import Clock, World
 
 
@@ -66,6 +67,27 @@ async def test_a_transaction_sees_its_own_revision_before_others_do(database: Da
             assert await revision(tx, "auth") == 1
             assert await revision(tx, "auth") == 1
         assert await revision(store, "auth") == 1
+
+
+async def test_revisions_are_read_once_between_commits_where_nobody_else_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(SqliteDatabase(tmp_path / "test.sqlite")) as store:
+        asked: list[str] = []
+        rows = store.rows
+
+        async def noted(sql: Any, values: Any) -> Any:
+            asked.append(sql.text)
+            return await rows(sql, values)
+
+        monkeypatch.setattr(store, "rows", noted)
+        for name in ("auth", "other", "auth"):
+            assert await revision(store, name) == 0
+        assert len(asked) == 1
+        async with store.tx() as tx:
+            await revise(tx, "auth")
+        assert (await revision(store, "auth"), await revision(store, "other")) == (1, 0)
+        assert len(asked) == 2
 
 
 async def test_a_revision_undone_revokes_nothing(database: Database) -> None:

@@ -42,6 +42,7 @@ async def test_the_first_beat_makes_a_host_and_later_ones_renew_it() -> None:
         assert (first.seen_at, first.started) == (1000.0, 1)
         clock.at += 7
         await registry.beat([beat("a", "engine", "wings", cores=8)], False)
+        assert (await HOSTS.get(r.store, "a")).seen_at == 1000.0, "no disk is waited for"
         await r.store.sync()
         again = await HOSTS.get(r.store, "a")
         assert (again.seen_at, again.started, again.facts) == (1007.0, 1, {"cores": 8})
