@@ -291,3 +291,19 @@ async def test_stop_commits_what_is_open(tmp_path: Path) -> None:
         await insert(store, 1, wait=False)
     async with opened(tmp_path) as store:
         assert await count(store) == 1
+
+
+async def test_a_store_that_stopped_keeps_no_file_open(tmp_path: Path) -> None:
+    def held() -> list[str]:
+        links = Path("/proc/self/fd").iterdir()
+        return [f for link in links if (f := str(_target(link))).startswith(str(tmp_path))]
+
+    async with opened(tmp_path) as store:
+        await insert(store, 1)
+        assert held()
+    assert held() == []
+
+
+def _target(link: Path) -> Path:
+    """Where a descriptor leads; the one that lists the folder is gone by then."""
+    return link.readlink() if link.is_symlink() else link
