@@ -58,15 +58,20 @@ class Directory:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def everything(self) -> Seen:
-        o = self.options
-        enabled = await self._enabled()
-        found = await self._entries(o.users_dn, users_filter(o), user_attributes(o))
-        users = [u for e in found if (u := user_of(o, self.domain_id, e, enabled))]
-        found = await self._entries(o.groups_dn, groups_filter(o), group_attributes(o))
-        groups = [g for e in found if (g := group_of(o, self.domain_id, e))]
-        return Seen(
-            [u.user for u in users], [g.group for g in groups], memberships(o, users, groups)
-        )
+        o, enabled = self.options, await self._enabled()
+        users = await self._entries(o.users_dn, users_filter(o), user_attributes(o))
+        groups = await self._entries(o.groups_dn, groups_filter(o), group_attributes(o))
+        # There may be many, and the loop has others to serve.
+        return await asyncio.to_thread(self._read, users, groups, enabled)
+
+    def _read(
+        self, users: list[Entry], groups: list[Entry], enabled: frozenset[str] | None
+    ) -> Seen:
+        o, domain_id = self.options, self.domain_id
+        seen = [u for e in users if (u := user_of(o, domain_id, e, enabled))]
+        seen_groups = [g for e in groups if (g := group_of(o, domain_id, e))]
+        members = memberships(o, seen, seen_groups)
+        return Seen([u.user for u in seen], [g.group for g in seen_groups], members)
 
     async def user(self, *, name: str = "", id: str = "") -> SeenUser | None:
         """The user of that name or local id. Whatever else the directory answers is not he."""

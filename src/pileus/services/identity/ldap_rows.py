@@ -73,20 +73,23 @@ async def _keep_all(
     """The ids of the rows there are afterwards."""
     wanted = {s.id: s for s in seen}
     gone: list[R] = []
-    known: dict[str, R] = {}
+    known: set[str] = set()
+    same: set[str] = set()
     async for row in _entries(store, table, domain_id):
-        if row.id in wanted:
-            known[row.id] = row
-        else:
+        if row.id not in wanted:
             gone.append(row)
+            continue
+        known.add(row.id)
+        if not _differs(row, wanted[row.id]):
+            same.add(row.id)
     for some in _slices(gone):
         async with store.tx() as tx:
             for row in some:
                 if await table.find(tx, row.id) is not None:
                     await lose(tx, row)
             await auth.revise(tx, "auth")
-    new = [w for w in wanted.values() if w.id not in known or _differs(known[w.id], w)]
-    return set(known) | await _keep_some(store, table, domain_id, new)
+    new = [w for w in wanted.values() if w.id not in same]
+    return known | await _keep_some(store, table, domain_id, new)
 
 
 async def _keep_some(
@@ -156,7 +159,13 @@ async def _lose_group(tx: Tx, group: Group) -> None:
 
 
 async def _members(store: Store, **of: str) -> list[tuple[str, str]]:
-    return [(m.group_id, m.user_id) for m in await MEMBERSHIPS.all(store, **of)]
+    found: list[tuple[str, str]] = []
+    page = Page(of, (("created_at", False), ("id", False)), limit=_SLICE)
+    columns = ("id", "group_id", "user_id")
+    while rows := await MEMBERSHIPS.page(store, page, select=columns):
+        found += [(group_id, user_id) for _, group_id, user_id in rows]
+        page = replace(page, marker=rows[-1][0])
+    return found
 
 
 async def _keep_members(
