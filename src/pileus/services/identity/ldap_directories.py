@@ -172,11 +172,11 @@ class LdapDirectories:
 
     async def _look_at_all(self, directory: Directory) -> None:
         async with directory.turn:
-            clock = self.runtime.world.clock
-            if clock.monotonic() - directory.looked_at < _FRESH_S:
+            now = self.runtime.world.clock.monotonic()
+            if now - directory.looked_at < _FRESH_S:
                 return
             await keep(self.runtime.store, directory.domain_id, await directory.everything())
-            directory.looked_at = clock.monotonic()
+            directory.looked_at = now  # it may have changed while we read
 
     async def _of(self, domain_id: str) -> Directory | None:
         """The domain's directory, if it has one. Raises Unavailable if its configuration is of no use."""
