@@ -20,7 +20,7 @@ from .store import METADATA, Reader, Store, Tx
 from .world import World
 
 NOT_AUTHENTICATED = "The request you have made requires authentication."
-_LIMIT = 20_000
+_LIMIT = 5_000
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
