@@ -24,6 +24,7 @@ from .ec2_tokens import Ec2Tokens
 from .endpoint_groups import EndpointGroups
 from .endpoints import Endpoints
 from .federated_logins import Logins
+from .federation.federated_users import end_memberships
 from .federation.identity_providers import IdentityProviders
 from .federation.mappings import Mappings
 from .federation.openid_login import OPENID, OpenId
@@ -142,6 +143,7 @@ SERVICE = Service(
     reconcilers=(
         Standing("identity.sweep", 3600, sweep),
         Standing(RECONCILER, 300, keep_directories),
+        Standing("identity.memberships", 60, end_memberships),
         Standing("identity.oauth1", 900, sweep_oauth1),
     ),
     bootstrap=bootstrap,

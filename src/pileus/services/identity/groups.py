@@ -50,10 +50,12 @@ class Group(Record, kw_only=True, frozen=True):
 
 
 class Membership(Record, kw_only=True, frozen=True):
-    """The id is `group:user`."""
+    """The id is `group:user`, of one that an identity provider's mapping gives `group:user:provider`: it ends `until`."""
 
     group_id: str
     user_id: str
+    idp_id: str = ""
+    until: str = ""
 
 
 def _taken(group: Group) -> str:
@@ -73,8 +75,8 @@ GROUPS = NounTable(
 MEMBERSHIPS = NounTable(
     "identity_memberships",
     Membership,
-    columns=("group_id", "user_id"),
-    indexes=(("group_id",), ("user_id",)),
+    columns=("group_id", "user_id", "until"),
+    indexes=(("group_id",), ("user_id",), ("until",)),
     noun="membership",
 )
 
@@ -303,7 +305,12 @@ class UserGroups(Noun[User]):
     @operation("GET", "/users/{user_id}/groups", "identity:list_groups_for_user")
     async def groups(self, ctx: Context, user: User) -> dict[str, Any]:
         store = ctx.runtime.store
-        ids = await group_ids(store, user.id)
+        memberships = await MEMBERSHIPS.all(store, user_id=user.id)
+        until = {m.group_id: m.until for m in memberships if m.until}
+        ids = [m.group_id for m in memberships]
         asked = page(Groups.listing, ctx.query, id=ids, **own_domain(ctx))
-        found = await GROUPS.list(store, asked)
-        return listed(ctx, "groups", [view(ctx, g) for g in found], asked)
+        views = [view(ctx, g) for g in await GROUPS.list(store, asked)]
+        for shown in views:
+            if shown["id"] in until:
+                shown["membership_expires_at"] = until[shown["id"]]
+        return listed(ctx, "groups", views, asked)

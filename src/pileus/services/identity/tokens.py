@@ -24,7 +24,6 @@ from .assignments import held_on
 from .catalog import Catalog
 from .claims import Claims, Federation, opened, pack
 from .federation import service_providers
-from .federation.federated_users import given_groups
 from .federation.identity_providers import IDENTITY_PROVIDERS
 from .keys import KEYRING, TOKEN
 from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
@@ -163,7 +162,7 @@ class Tokens:
             return Standing(claims, user, user_domain)
         access_token = await self._access_token(claims)
         place = await self._place(claims.scope_id) if claims.scope != "system" else None
-        also = await self.vouched_groups(claims, user)
+        also = claims.federation.group_ids if claims.federation else ()
         roles = book.closure(await held_on(store, user.id, place, also))
         for lent in (credential, access_token):
             if lent is not None:
@@ -217,14 +216,6 @@ class Tokens:
         if provider is None or not provider.enabled:
             raise Worthless(f"identity provider {id} is gone or disabled")
 
-    async def vouched_groups(self, claims: Claims | None, user: User) -> list[str]:
-        """The groups that providers gave a user: with this token, and for a while."""
-        own = claims.federation.group_ids if claims is not None and claims.federation else ()
-        if not user.is_federated:
-            return list(own)
-        now = self.runtime.world.clock.now()
-        return [*own, *await given_groups(self.runtime.store, user.id, now)]
-
     async def _lent(
         self, claims: Claims, user: User, user_domain: Project, subjects: list[str]
     ) -> Standing:
@@ -243,8 +234,7 @@ class Tokens:
             place = await self._place(trust.project_id)
             given |= await self._place_fields(claims, place, subjects)
             wanted = book.closure(trust.role_ids)
-            also = await self.vouched_groups(None, trustor)
-            roles = narrowed(wanted, book.closure(await held_on(store, trustor.id, place, also)))
+            roles = narrowed(wanted, book.closure(await held_on(store, trustor.id, place)))
             if len(roles) < len(wanted) or not roles:
                 raise Worthless("the trustor no longer holds what the trust lends")
             given["roles"] = tuple(roles)

@@ -13,31 +13,15 @@ import msgspec
 from pileus.kernel import auth
 from pileus.kernel.faults import Conflict
 from pileus.kernel.resources import Context
-from pileus.kernel.store import Column, Match, Page, Reader, Record, Table, Tx
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Match, Page, Tx
 from pileus.kernel.world import seconds_of, stamp
 
+from ..groups import MEMBERSHIPS, Membership
 from ..revocations import revoke
 from ..users import USERS, User
 from ..vouchers import Voucher, door
-from ..wire import changed, drop_all, removed
-
-
-class ProviderMembership(Record, kw_only=True, frozen=True):
-    """That a provider's mapping put a user in a group, until a moment. The id is `group:user`."""
-
-    user_id: str
-    group_id: str
-    idp_id: str
-    until: str
-
-
-PROVIDER_MEMBERSHIPS = Table(
-    "identity_provider_memberships",
-    ProviderMembership,
-    columns=("user_id", "group_id", Column("until_at", lambda m: m.until)),
-    indexes=(("user_id",), ("group_id",)),
-    noun="membership",
-)
+from ..wire import changed, removed
 
 
 class Visitor(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,35 +83,39 @@ async def _rename(tx: Tx, user: User, visitor: Visitor) -> User:
 
 async def _keep_groups(tx: Tx, user: User, visitor: Visitor) -> None:
     """Renews the memberships that this provider gave; the user's tokens end when one is taken away."""
+    idp_id = visitor.voucher.idp_id
     wanted = set(visitor.group_ids) if visitor.groups_minutes else set()
     until = stamp(seconds_of(tx.now) + 60 * visitor.groups_minutes)
     lost = False
-    for kept in await PROVIDER_MEMBERSHIPS.all(tx, user_id=user.id):
+    for kept in await MEMBERSHIPS.all(tx, user_id=user.id):
+        if kept.idp_id != idp_id:
+            continue
         if kept.group_id in wanted:
             wanted.discard(kept.group_id)
-            await PROVIDER_MEMBERSHIPS.change(tx, kept, until=until)
-        elif kept.idp_id == visitor.voucher.idp_id:
-            await PROVIDER_MEMBERSHIPS.delete(tx, kept)
+            await MEMBERSHIPS.change(tx, kept, until=until)
+        else:
+            await MEMBERSHIPS.delete(tx, kept)
             lost = True
     for group_id in sorted(wanted):
-        membership = ProviderMembership(
-            id=f"{group_id}:{user.id}",
-            user_id=user.id,
-            group_id=group_id,
-            idp_id=visitor.voucher.idp_id,
-            until=until,
-        )
-        await PROVIDER_MEMBERSHIPS.insert(tx, membership)
+        id = f"{group_id}:{user.id}:{idp_id}"
+        new = Membership(id=id, group_id=group_id, user_id=user.id, idp_id=idp_id, until=until)
+        await MEMBERSHIPS.insert(tx, new)
     if lost:
         await revoke(tx, "user", user.id)
     elif wanted:
         await auth.revise(tx, "auth")
 
 
-async def given_groups(db: Reader, user_id: str, now: str) -> list[str]:
-    """The groups in which providers keep a user now."""
-    asked = Page({"user_id": user_id, "until_at": Match("gt", now)})
-    return [m.group_id for m in await PROVIDER_MEMBERSHIPS.list(db, asked)]
+async def end_memberships(runtime: Runtime, key: str = "") -> None:
+    """Takes users out of groups in which their providers did not renew them in time."""
+    past = {"until": Match("le", runtime.world.clock.now())}
+    asked = Page(past, scopes=({"until": Match("ne", "")},))
+    if not await MEMBERSHIPS.list(runtime.store, asked):
+        return
+    async with runtime.store.tx() as tx:
+        for ended in await MEMBERSHIPS.list(tx, asked):
+            await MEMBERSHIPS.delete(tx, ended)
+        await auth.revise(tx, "auth")
 
 
 async def forget_users(ctx: Context, tx: Tx, idp_id: str, protocol_id: str) -> None:
@@ -136,14 +124,6 @@ async def forget_users(ctx: Context, tx: Tx, idp_id: str, protocol_id: str) -> N
         left = [v for v in user.vouchers if v.door != door(idp_id, protocol_id)]
         if left or not user.is_federated:
             await USERS.change(tx, user, vouchers=left)
-            continue
+            continue  # groups given by the provider end by themselves
         await removed(ctx, tx, "user", user.id)
         await USERS.delete(tx, user)
-
-
-async def forget_user(ctx: Context, tx: Tx, user_id: str) -> None:
-    await drop_all(tx, PROVIDER_MEMBERSHIPS, user_id=user_id)
-
-
-async def forget_group(ctx: Context, tx: Tx, group_id: str) -> None:
-    await drop_all(tx, PROVIDER_MEMBERSHIPS, group_id=group_id)

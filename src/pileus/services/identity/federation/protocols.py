@@ -13,7 +13,7 @@ from pileus.kernel.schema import Body
 from pileus.kernel.store import Reader, Record, Table, Tx
 
 from ..wire import Noun, listed
-from .federated_users import forget_group, forget_user, forget_users
+from .federated_users import forget_users
 from .identity_providers import IDENTITY_PROVIDERS, check_id
 from .mappings import MAPPINGS
 
@@ -93,11 +93,7 @@ async def _with_provider(ctx: Context, tx: Tx, idp_id: str) -> None:
 
 class Protocols(Noun[Protocol]):
     table = PROTOCOLS
-    follows = {
-        "identity_provider": _with_provider,
-        "user": forget_user,
-        "group": forget_group,
-    }
+    follows = {"identity_provider": _with_provider}
     rules = {
         "identity:create_protocol": "rule:admin_required",
         "identity:update_protocol": "rule:admin_required",

@@ -9,6 +9,8 @@ import pytest
 from pileus.kernel.faults import Conflict, Forbidden, NotFound, Unauthenticated
 from pileus.services.identity.authentication import AUTHENTICATION, Issued
 from pileus.services.identity.federation.admission import admit
+from pileus.services.identity.federation.federated_users import end_memberships
+from pileus.services.identity.groups import MEMBERSHIPS
 from pileus.services.identity.tests.clouds import Identity, Who, alone
 from pileus.testing.client import Reply
 
@@ -223,14 +225,45 @@ async def test_groups_stay_for_as_long_as_the_provider_is_allowed_to_give_them(
     role = f"/projects/{project}/groups/{group['id']}/roles/{await i.role('member')}"
     assert (await i.admin.put(role)).status == 204
     who, _ = await login(i, name="bob", groups=[group["id"]])
-    lasting = await i.token(who.user_id, f"projects/{project}")  # as a trust's trustor has it
+    groups = (await i.admin.get(f"/users/{who.user_id}/groups")).json["groups"]
+    assert [g["id"] for g in groups] == [group["id"]]
+    assert groups[0]["membership_expires_at"] > i.cloud.runtime.world.clock.now()
+    scoped = (await at(i, who, project)).headers["x-subject-token"]
+    holder = Who(i.anybody.client.as_(scoped), who.user_id, project, "", scoped)
+    path = f"/users/{who.user_id}/application_credentials"
+    made = await holder.make(path, name="ci")
+    part = {"id": made["id"], "secret": made["secret"]}
+    assert (await i.login(application_credential=part)).status == 201
+    other = await i.admin.make("/groups", name="Others", domain_id="default")
+    await login(i, name="bob", groups=[other["id"]])
+    assert (await holder.get("/auth/projects")).status == 401
+    assert (await i.login(application_credential=part)).status == 401
+    groups = (await i.admin.get(f"/users/{who.user_id}/groups")).json["groups"]
+    assert [g["id"] for g in groups] == [other["id"]]
+
+
+@alone
+async def test_a_provider_that_does_not_renew_a_membership_in_time_ends_it(i: Identity) -> None:
+    group = await i.admin.make("/groups", name="Devs", domain_id="default")
+    local = [{"user": {"name": "{0}"}}, {"group_ids": "{1}"}]
+    remote = [{"type": "name"}, {"type": "groups"}]
+    await provider(i, [{"local": local, "remote": remote}], authorization_ttl=60)
+    project = await i.project("p")
+    role = f"/projects/{project}/groups/{group['id']}/roles/{await i.role('member')}"
+    assert (await i.admin.put(role)).status == 204
+    who, _ = await login(i, name="bob", groups=[group["id"]])
+    await i.admin.put(f"/groups/{group['id']}/users/{await i.user('local')}")
+    lasting = await i.token(who.user_id, f"projects/{project}")
     assert (await lasting.get("/auth/projects")).status == 200
-    other = [{"local": [{"user": {"name": "{0}"}}], "remote": [{"type": "name"}]}]
-    await i.admin.patch(f"{FEDERATION}/mappings/m", {"mapping": {"rules": other}})
-    await login(i, name="bob")
+    store = i.cloud.runtime.store
+    await end_memberships(i.cloud.runtime)
+    assert len(await MEMBERSHIPS.all(store, group_id=group["id"])) == 2
+    async with store.tx() as tx:
+        mine = await MEMBERSHIPS.all(tx, user_id=who.user_id)
+        await MEMBERSHIPS.change(tx, mine[0], until="2001-01-01T00:00:00.000000Z")
+    await end_memberships(i.cloud.runtime)
     assert (await lasting.get("/auth/projects")).status == 401
-    with pytest.raises(Unauthenticated):
-        await admit(i.cloud.runtime, "acme", "openid", {"else": ["x"]})
+    assert len(await MEMBERSHIPS.all(store, group_id=group["id"])) == 1
 
 
 @alone
