@@ -37,7 +37,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "contracts": ("contracts",),
     "events": ("outbox", "events"),
     "faults": ("faults", "http"),
-    "http": ("http", "http_versions"),
+    "http": ("http", "http_versions", "http_access_rules"),
     "nats_bus": ("nats_bus", "bus", "contracts"),
     "postgres": ("postgres", "store", "quota", "outbox"),
     "quota": ("quota", "sagas"),
