@@ -166,9 +166,19 @@ async def test_a_control_that_is_behind_does_not_take_the_place_of_one_ahead(
         assert (cursor.epoch, cursor.seq) == await newest(store)
 
 
+async def noted_place(store: Store) -> int:
+    """The generation of the place that is noted, once there is one."""
+    for _ in range(1000):
+        if (cursor := await CURSORS.find(store, "noted")) is not None:
+            return cursor.generation
+        await asyncio.sleep(0.01)
+    raise AssertionError("no place was noted")
+
+
 async def test_places_are_noted_now_and_then_and_not_after_every_event(
-    database: Database,
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(events, "_SAVE_S", 60)
     async with started(database) as store, toy(_kept(store)) as (r, _):
         noted = Noted()
         outbox = Outbox(r, [noted.watch])
@@ -177,9 +187,10 @@ async def test_places_are_noted_now_and_then_and_not_after_every_event(
         for n in range(4):
             await tell(store, f"toy.{n}")
             await noted.next()
+            generations.add(await noted_place(store))
             await asyncio.sleep(0.03)
             await store.sync()
-            generations.add((await CURSORS.get(store, "noted")).generation)
+            generations.add(await noted_place(store))
         assert generations == {1}, "the first at once, the next seconds later"
         await outbox.stop()
         await store.sync()
@@ -196,7 +207,8 @@ async def test_an_outbox_without_news_writes_nothing(
         await outbox.start()
         await tell(store, "toy.a")
         await noted.next()
-        await asyncio.sleep(0.1)
+        await noted_place(store)
+        await asyncio.sleep(0.1)  # who noted it has not heard yet that it is done
         store.on_commit(lambda: commits.append(1))
         await asyncio.sleep(0.2)
         assert commits == []
