@@ -94,7 +94,7 @@ class LdapServer:
         return await self._in_thread(lambda: self._try(dn, password))
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)  # who asks now still gets his answer
         while self._idle:
             _leave(self._idle.pop()[1])
 

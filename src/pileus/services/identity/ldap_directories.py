@@ -177,6 +177,9 @@ class LdapDirectories:
                 return
             await keep(self.runtime.store, directory.domain_id, await directory.everything())
             directory.looked_at = now  # it may have changed while we read
+            row = await DOMAIN_CONFIGURATIONS.find(self.runtime.store, directory.domain_id)
+            if row is None or row.generation != directory.generation:
+                self.runtime.reconcilers.hint(RECONCILER, directory.domain_id)
 
     async def _of(self, domain_id: str) -> Directory | None:
         """The domain's directory, if it has one. Raises Unavailable if its configuration is of no use."""
