@@ -76,13 +76,19 @@ async def test_transactions_of_one_moment_share_a_commit(tmp_path: Path) -> None
         assert seen.ran.count("COMMIT") <= 3 and seen.ran.count("SAVEPOINT") == 20
 
 
-async def test_unwaited_transactions_share_a_commit_that_comes_by_itself(tmp_path: Path) -> None:
+async def test_unwaited_transactions_share_a_commit_that_comes_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_LAZY_S", 0.3)  # time enough for five
     async with opened(tmp_path) as store:
         seen = watched(store)
         for n in range(5):
             await insert(store, n, wait=False)
         assert await count(store) == 0, "nobody sees what is not committed"
-        await asyncio.sleep(0.1)
+        for _ in range(500):
+            if await count(store):
+                break
+            await asyncio.sleep(0.01)
         assert await count(store) == 5 and seen.ran.count("COMMIT") == 1
 
 
