@@ -19,6 +19,7 @@ from pileus.kernel.world import World, seconds_of, stamp
 from .keys import KEYRING, TOKEN
 
 _FORMAT = 1
+_LONGEST = 4096  # of a token with as many groups as a provider may give
 METHODS = (
     "password",
     "token",
@@ -39,7 +40,7 @@ _SCOPES = ("", "project", "domain", "system")
 _HEX = frozenset("0123456789abcdef")
 
 
-class Federation(msgspec.Struct, frozen=True, array_like=True):
+class Federation(msgspec.Struct, frozen=True):
     """By which provider and protocol a user was vouched for, and the groups that its mapping gave him."""
 
     identity_provider_id: str
@@ -113,7 +114,7 @@ def pack(c: Claims) -> bytes:
         _short(c.trust_id),
     ]
     if c.access_token_id or c.federation:  # most tokens are spared these
-        fields += [_short(c.access_token_id), c.federation]
+        fields += [_short(c.access_token_id), _packed(c.federation)]
     return msgspec.msgpack.encode(fields)
 
 
@@ -135,8 +136,19 @@ def unpack(content: bytes) -> Claims | None:
         application_credential_id=_long(credential),
         trust_id=_long(trust),
         access_token_id=_long(access_token),
-        federation=msgspec.convert(federation, Federation) if federation else None,
+        federation=_unpacked(federation) if federation else None,
     )
+
+
+def _packed(f: Federation | None) -> list[Any] | None:
+    if f is None:
+        return None
+    return [f.identity_provider_id, f.protocol_id, [_short(id) for id in f.group_ids]]
+
+
+def _unpacked(fields: list[Any]) -> Federation:
+    identity_provider_id, protocol_id, group_ids = fields
+    return Federation(identity_provider_id, protocol_id, tuple(_long(id) for id in group_ids))
 
 
 def _short(id: str) -> bytes | str:
@@ -151,7 +163,7 @@ def _long(id: bytes | str) -> str:
 
 async def opened(runtime: Runtime, token: str) -> Claims | None:
     """What is written in a token, whatever it is worth; None if it is none of ours."""
-    if not token or len(token) > 1024:
+    if not token or len(token) > _LONGEST:
         return None
     content = await runtime.contracts.get(KEYRING).open(TOKEN, token)
     return unpack(content) if content is not None else None

@@ -36,6 +36,7 @@ from .mappings import MAPPINGS
 from .protocols import protocol_of
 
 _LONGEST_NAME = 255
+_MOST_GROUPS = 128  # each makes the token longer
 Wanted = Sequence[tuple[ProjectRef, str, list[Role]]]  # a project, its domain and the roles there
 
 
@@ -57,6 +58,9 @@ async def admit(
     rules = await MAPPINGS.find(store, protocol.mapping_id)
     if rules is None:
         raise refused(f"mapping {protocol.mapping_id} of {protocol.id} is not there")
+    attribute = protocol.remote_id_attribute
+    if attribute and not set(provider.remote_ids).intersection(assertion.get(attribute, ())):
+        raise refused(f"{attribute} of the login is none of {idp_id}'s remote ids")
     try:
         mapped = evaluate(rules.schema_version, rules.rules, assertion)
         methods = (protocol_id if protocol_id in METHODS else "mapped",)
@@ -119,6 +123,8 @@ async def _groups(db: Reader, ids: Iterable[str], groups: Iterable[GroupRef]) ->
         group = await GROUPS.one(db, domain_id=domain_id, name_key=ref.name.lower())
         if group is not None:
             found[group.id] = None
+    if len(found) > _MOST_GROUPS:
+        raise Unmapped(f"{len(found)} groups; a token has room for {_MOST_GROUPS}")
     return list(found)
 
 

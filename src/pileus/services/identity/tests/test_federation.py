@@ -10,7 +10,7 @@ from pileus.kernel.faults import Conflict, Forbidden, NotFound, Unauthenticated
 from pileus.services.identity.authentication import AUTHENTICATION, Issued
 from pileus.services.identity.federation.admission import admit
 from pileus.services.identity.federation.federated_users import end_memberships
-from pileus.services.identity.groups import MEMBERSHIPS
+from pileus.services.identity.groups import GROUPS, MEMBERSHIPS, Group
 from pileus.services.identity.tests.clouds import Identity, Who, alone
 from pileus.testing.client import Reply
 
@@ -421,6 +421,38 @@ async def test_who_manages_a_domain_draws_no_other_domains_users_into_it(i: Iden
     local = await i.who("l", "manager", f"domains/{theirs}", theirs)
     own = {"name": "bob", "domain_id": theirs, "federated": federated}
     assert (await local.post("/users", {"user": own})).status == 201
+
+
+@alone
+async def test_a_token_has_room_for_many_groups_and_says_when_there_are_too_many(
+    i: Identity,
+) -> None:
+    local = [{"user": {"name": "{0}"}}, {"groups": "{1}", "domain": {"id": "default"}}]
+    await provider(i, [{"local": local, "remote": [{"type": "name"}, {"type": "groups"}]}])
+    names = [f"group-{n}" for n in range(129)]
+    async with i.cloud.runtime.store.tx() as tx:
+        for name in names:
+            id = i.cloud.runtime.world.new_hex()
+            await GROUPS.insert(tx, Group(id=id, name=name, domain_id="default"))
+    who, token = await login(i, name="bob", groups=names[:128])
+    assert len(token["user"]["OS-FEDERATION"]["groups"]) == 128 and len(who.token) < 4096
+    assert (await who.get("/auth/projects")).status == 200
+    with pytest.raises(Unauthenticated):
+        await login(i, name="bob", groups=names)
+
+
+@alone
+async def test_the_claim_in_which_a_provider_says_who_it_is_must_be_one_of_its_names(
+    i: Identity,
+) -> None:
+    await provider(i, remote_ids=["tenant-1"])
+    body = {"protocol": {"mapping_id": "m", "remote_id_attribute": "OIDC-tenant"}}
+    assert (await i.admin.patch(f"{IDP}/protocols/openid", body)).status == 200
+    for claims in ({"name": "bob"}, {"name": "bob", "OIDC-tenant": "tenant-2"}):
+        with pytest.raises(Unauthenticated):
+            await login(i, **claims)
+    who, _ = await login(i, **{"name": "bob", "OIDC-tenant": "tenant-1"})
+    assert (await who.get("/auth/projects")).status == 200
 
 
 @alone
