@@ -214,6 +214,27 @@ async def test_groups_of_the_mapping_give_roles_for_as_long_as_the_token(i: Iden
 
 
 @alone
+async def test_ossa_2026_015_a_federated_token_ends_when_it_would_however_often_it_is_rescoped(
+    i: Identity,
+) -> None:
+    projects = [{"name": name, "roles": [{"name": "reader"}]} for name in ("one", "two")]
+    local = [{"user": {"name": "{0}"}, "projects": projects}]
+    await provider(i, [{"local": local, "remote": [{"type": "name"}]}])
+    who, token = await login(i, name="bob")
+    places = [p["id"] for p in (await who.get("/auth/projects")).json["projects"]]
+    held = who.token
+    for method in ("token", "mapped", "openid", "token"):
+        for place in places:
+            reply = await i.login(**{method: {"id": held}}, scope={"project": {"id": place}})
+            assert reply.status == 201, reply
+            assert reply.json["token"]["expires_at"] == token["expires_at"]
+            assert reply.json["token"]["audit_ids"][-1] == token["audit_ids"][-1]
+            held = reply.headers["x-subject-token"]
+    assert (await who.delete("/auth/tokens", x_subject_token=who.token)).status == 204
+    assert (await i.login(token={"id": held})).status in (401, 404)
+
+
+@alone
 async def test_groups_stay_for_as_long_as_the_provider_is_allowed_to_give_them(
     i: Identity,
 ) -> None:

@@ -134,7 +134,9 @@ async def test_ossa_2020_005_an_access_token_has_the_roles_that_were_lent_and_no
 
 
 @alone
-async def test_a_lent_token_lends_no_further_and_goes_nowhere_else(i: Identity) -> None:
+async def test_ossa_2026_037_and_cve_2026_90460_an_access_tokens_token_lends_no_further(
+    i: Identity,
+) -> None:
     boss = await i.who("boss", "admin", f"projects/{await i.project('p')}")
     await i.grant("admin", f"projects/{await i.project('other')}", boss.user_id)
     consumer, token = await lent(i, boss, "admin")
@@ -144,7 +146,14 @@ async def test_a_lent_token_lends_no_further_and_goes_nowhere_else(i: Identity) 
     path = f"/OS-OAUTH1/authorize/{request[0]}"
     assert (await program.put(path, {"roles": [{"name": "admin"}]})).status == 403
     mine = f"/users/{boss.user_id}"
+    trust: dict[str, Any] = {"trustor_user_id": boss.user_id, "trustee_user_id": i.admin.user_id}
+    trust |= {"impersonation": True, "project_id": boss.project_id, "roles": [{"name": "admin"}]}
+    secret = {"user_id": boss.user_id, "type": "totp", "blob": "b"}
     for refused in (
+        program.get("/credentials"),
+        program.post("/credentials", {"credential": secret}),
+        program.post(f"{mine}/credentials/OS-EC2", {"tenant_id": boss.project_id}),
+        program.post("/OS-TRUST/trusts", {"trust": trust}),
         program.get(f"{mine}/OS-OAUTH1/access_tokens"),
         program.delete(f"{mine}/OS-OAUTH1/access_tokens/{token[0]}"),
         program.post(f"{mine}/application_credentials", {"application_credential": {"name": "x"}}),
