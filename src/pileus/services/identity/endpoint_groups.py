@@ -69,8 +69,6 @@ def view(ctx: Context, g: EndpointGroup) -> dict[str, Any]:
 
 def checked(filters: dict[str, Any]) -> dict[str, Any]:
     """Raises Invalid."""
-    if not filters:
-        raise Invalid("filters field is required and cannot be empty")
     for key, value in filters.items():
         if key not in FILTERS:
             raise Invalid(
@@ -121,6 +119,8 @@ class EndpointGroups(Noun[EndpointGroup]):
         "POST", "/OS-EP-FILTER/endpoint_groups", "identity:create_endpoint_group", status=201
     )
     async def create(self, ctx: Context, body: CreateEndpointGroup) -> dict[str, Any]:
+        if not body.filters:
+            raise Invalid("filters field is required and cannot be empty")
         group = EndpointGroup(
             id=ctx.runtime.world.new_hex(),
             name=body.name,

@@ -24,7 +24,7 @@ from .unified_limits import (
     RegisteredLimit,
     check_place,
 )
-from .wire import Follow, Id, Name, Noun, changed, linked, listed, listing, page
+from .wire import Id, Name, Noun, changed, linked, listed, listing, page
 
 
 class CreateRegisteredLimit(Body, kw_only=True, forbid_unknown_fields=True):
@@ -62,24 +62,11 @@ def view(ctx: Context, r: RegisteredLimit) -> dict[str, Any]:
     return linked(ctx, "registered_limits", shown)
 
 
-def _refuse_if_named(column: str, noun: str) -> Follow:
-    async def follow(ctx: Context, tx: Tx, id: str) -> None:
-        found = await REGISTERED_LIMITS.one(tx, **{column: id})
-        if found is not None:
-            raise Forbidden(
-                f"Unable to delete {noun} {id} because the registered limit {found.id} is for it."
-            )
-
-    return follow
-
-
 class RegisteredLimits(Noun[RegisteredLimit]):
+    """They outlive the service and the region they are for, as upstream."""
+
     table = REGISTERED_LIMITS
     id_param = "registered_limit_id"
-    follows = {
-        "service": _refuse_if_named("service_id", "service"),
-        "region": _refuse_if_named("region_id", "region"),
-    }
     rules = {
         "identity:get_registered_limit": "",
         "identity:list_registered_limits": "",

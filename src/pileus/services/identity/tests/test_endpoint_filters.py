@@ -120,6 +120,9 @@ async def test_a_group_asks_for_what_endpoints_have(i: Identity) -> None:
     assert [g["id"] for g in found] == [group]
     assert (await i.admin.get(f"{EP}/endpoint_groups?name=x")).json["endpoint_groups"] == []
     assert (await i.admin.get(f"{EP}/endpoint_groups/no")).status == 404
+    change = {"endpoint_group": {"filters": {}}}
+    changed = await i.admin.patch(f"{EP}/endpoint_groups/{group}", change)
+    assert changed.json["endpoint_group"]["filters"] == {}, "as the standard client's test has it"
 
 
 @alone

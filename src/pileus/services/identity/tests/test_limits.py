@@ -83,7 +83,6 @@ async def test_a_limit_needs_a_registered_one_which_then_stands(i: Identity) -> 
     assert (await i.admin.delete(url)).status == 403
     change = {"registered_limit": {"default_limit": 1}}
     assert (await i.admin.patch(url, change)).status == 403
-    assert (await i.admin.delete(f"/services/{service}")).status == 403
     zero = await i.admin.patch(f"/limits/{made[0]['id']}", {"limit": {"resource_limit": 0}})
     assert zero.json["limit"]["resource_limit"] == 0
     assert (await i.admin.delete(f"/projects/{project}")).status == 204
@@ -197,3 +196,15 @@ async def test_strict_two_level_keeps_the_tree_low(i: Identity) -> None:
             break
         at, made = reply.json["project"]["id"], made + 1
     assert made == 2
+
+
+@alone
+async def test_a_registered_limit_outlives_what_it_is_for(i: Identity) -> None:
+    service = (await i.admin.make("/services", type="kept", name="kept"))["id"]
+    asked = {"service_id": service, "resource_name": "things", "default_limit": 3}
+    reply = await i.admin.post("/registered_limits", {"registered_limits": [asked]})
+    made = reply.json["registered_limits"][0]
+    assert (await i.admin.delete(f"/services/{service}")).status == 204
+    path = f"/registered_limits/{made['id']}"
+    assert (await i.admin.get(path)).json["registered_limit"]["service_id"] == service
+    assert (await i.admin.delete(path)).status == 204
