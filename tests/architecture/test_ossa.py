@@ -29,6 +29,7 @@ ANYBODY = {
     "GET /identity/v3/auth/OS-FEDERATION/websso/{protocol_id}",
     "GET /image",
     "GET /image/tickets/{ticket}",
+    "PUT /image/tickets/{ticket}",  # signed for one image, and only until it has bytes
     "GET /image/versions",
     "GET /network",
     "GET /network/v2.0",
@@ -87,9 +88,10 @@ def test_ossa_2014_024_whoever_signs_compares_in_constant_time() -> None:
 
 
 def test_ossa_2024_003_one_module_lets_qemu_img_read_what_a_tenant_sent() -> None:
-    """Others make disks, or rewrite what we built ourselves."""
+    """Others make disks, or copy what we made: a guest writes its disk's sectors, never its header."""
     found = {s.name for s in OURS for name, call in converts(s)}
-    assert found == {"host/image_cache.py", "host/testimage.py"}
+    ours = {"host/testimage.py", "services/compute/drivers/guest_snapshots.py"}
+    assert found == {"host/image_cache.py"} | ours
 
 
 def converts(source: Source) -> Iterator[tuple[str, ast.List]]:

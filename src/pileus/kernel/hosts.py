@@ -6,7 +6,7 @@ hosts (the fake driver pretends to be thousands).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -117,6 +117,7 @@ class HostRuntime:
     """What a host's agents are made of. `driver`: qemu, container or fake. `control_url`: for bytes, by ticket.
 
     `underlay` names the network namespace that stands for the host's outer network; `address` is the host's in it.
+    `deliver` takes bytes to a path of control where there are no sockets to do it over.
     """
 
     world: World
@@ -127,6 +128,7 @@ class HostRuntime:
     control_url: str
     address: str = ""
     underlay: str = ""
+    deliver: Callable[[str, bytes], Awaitable[None]] | None = None
     prefix: str = ""  # tells this host's kernel objects from another's on the same machine
 
 

@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from pileus.kernel.faults import Conflict
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -51,6 +53,13 @@ class Client:
 
     async def delete(self, url: str, **headers: str) -> Reply:
         return await self.request("DELETE", url, headers=headers)
+
+    async def deliver(self, path: str, data: bytes) -> None:
+        """Bytes to a path that takes them, as a host sends them. Raises Conflict if it does not."""
+        kind = {"content-type": "application/octet-stream"}
+        reply = await self.request("PUT", path, raw=data, headers=kind)
+        if reply.status != 204:
+            raise Conflict(f"{reply}")
 
     async def request(
         self,

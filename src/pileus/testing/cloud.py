@@ -116,7 +116,15 @@ async def cloud(
         if hosts:
             names = [f"fake-{n + 1}" for n in range(hosts)]
             made_hosts = [
-                HostRuntime(world, agents, name, folder / name, "fake", "http://cloud.test:5000")
+                HostRuntime(
+                    world,
+                    agents,
+                    name,
+                    folder / name,
+                    "fake",
+                    "http://cloud.test:5000",
+                    deliver=client.deliver,
+                )
                 for name in names
             ]
             running = Hosts(made_hosts, chosen)

@@ -61,8 +61,13 @@ def state_of(cycle: Lifecycle, record: Record) -> str:
 async def _count(store: Store, t: sa.Table) -> int:
     def build() -> Any:
         counted = sa.select(sa.func.count()).select_from(t)
+        none: sa.ColumnElement[str] = sa.literal_column("''")
+        owner, _, many = t.name.partition("__")
+        if many:  # what a tombstone had goes with the tombstone
+            of = METADATA.tables[owner].c
+            return counted.where(t.c.id.in_(sa.select(of.id).where(of.deleted_at == none)))
         live = t.c.get("deleted_at")
-        return counted if live is None else counted.where(live == sa.literal_column("''"))
+        return counted if live is None else counted.where(live == none)
 
     return int((await store.rows(store.sql(("held", t.name), build), {}))[0][0])
 

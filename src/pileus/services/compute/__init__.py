@@ -26,6 +26,7 @@ from .server_password import ServerPassword
 from .servers.actions import ServerActions
 from .servers.addresses import ServerAddresses, refresh
 from .servers.diagnostics import ServerDiagnostics
+from .servers.images import ServerImages
 from .servers.interfaces import ServerInterfaces
 from .servers.metadata import ServerMetadata
 from .servers.operations import Servers
@@ -52,6 +53,7 @@ SERVICE = Service(
         ServerActions,
         ServerPausing,
         ServerDiagnostics,
+        ServerImages,
         ServerMetadata,
         ServerTags,
         ServerAddresses,

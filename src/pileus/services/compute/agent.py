@@ -45,7 +45,7 @@ def _driver(host: HostRuntime) -> ComputeDriver:
         hostname = urlsplit(host.control_url).hostname or "test"
         # Names in .test never lead anywhere: a cloud called so has no socket to fetch from.
         probe = None if hostname.endswith("test") else _look
-        return FakeComputeDriver(folder, probe=probe, clock=host.world.clock)
+        return FakeComputeDriver(folder, probe=probe, clock=host.world.clock, deliver=host.deliver)
     raise ValueError(f"There is no compute driver {host.driver!r}; there are qemu and fake.")
 
 
@@ -144,9 +144,13 @@ class ComputeAgent:
     async def spawn(self, spec: GuestSpec) -> Guest:
         await self._joined.wait()
         if spec.image is not None and spec.image.url.startswith("/"):
-            url = self.host.control_url.rstrip("/") + spec.image.url
-            spec = msgspec.structs.replace(spec, image=msgspec.structs.replace(spec.image, url=url))
+            image = msgspec.structs.replace(spec.image, url=self._url(spec.image.url))
+            spec = msgspec.structs.replace(spec, image=image)
         return await self.driver.spawn(spec)
+
+    def _url(self, path: str) -> str:
+        """Under the cloud's URL; a path stays one where bytes do not go over sockets."""
+        return path if self.host.deliver else self.host.control_url.rstrip("/") + path
 
     async def destroy(self, guest_id: str) -> None:
         await self._joined.wait()
@@ -191,6 +195,18 @@ class ComputeAgent:
     async def diagnostics(self, guest_id: str) -> Diagnostics:
         await self._joined.wait()
         return await self.driver.diagnostics(guest_id)
+
+    async def snapshot(self, guest_id: str, name: str) -> str:
+        await self._joined.wait()
+        return await self.driver.snapshot(guest_id, name)
+
+    async def send_snapshot(self, guest_id: str, name: str, path: str) -> None:
+        await self._joined.wait()
+        await self.driver.send_snapshot(guest_id, name, self._url(path))
+
+    async def drop_snapshot(self, guest_id: str, name: str) -> None:
+        await self._joined.wait()
+        await self.driver.drop_snapshot(guest_id, name)
 
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
         await self._joined.wait()

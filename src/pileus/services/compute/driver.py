@@ -234,6 +234,22 @@ class ComputeDriver(Protocol):
         """Raises Conflict for a guest that does not run."""
         ...
 
+    async def snapshot(self, guest_id: str, name: str) -> str:
+        """Copy the root disk as it is now, whole, and keep the copy by that name; its format.
+
+        The guest runs on. A copy of that name that is there already stays. Raises Conflict where
+        there is no room.
+        """
+        ...
+
+    async def send_snapshot(self, guest_id: str, name: str, url: str) -> None:
+        """Send the copy to a URL. Raises NotFound for one that is not there."""
+        ...
+
+    async def drop_snapshot(self, guest_id: str, name: str) -> None:
+        """An unknown copy, or one of an unknown guest, is dropped."""
+        ...
+
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         """The last `lines` of the serial console, all that is kept when None."""
         ...

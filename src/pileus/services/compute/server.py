@@ -47,6 +47,14 @@ class FaultCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     details: str = ""
 
 
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An image that is being made of the root disk. `keep`: how many backups of that type stay."""
+
+    image_id: str
+    backup_type: str = ""
+    keep: int = 0
+
+
 class Server(Record, kw_only=True, frozen=True):
     """`zone` is where it is, `pinned_zone` where it was asked to be; `requested_host` likewise."""
 
@@ -86,6 +94,7 @@ class Server(Record, kw_only=True, frozen=True):
     scheduler_hints: dict[str, Any] = {}
     password: str = ""  # as the guest posted it, encrypted with the key pair
     fault: FaultCopy | None = None
+    snapshot: Snapshot | None = None  # only as a saga wants it
 
     def addresses(self, version: int) -> str:
         """Every address of that version between spaces: a regular expression finds one."""

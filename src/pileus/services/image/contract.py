@@ -33,12 +33,41 @@ class ImageInfo(msgspec.Struct, frozen=True, kw_only=True):
     found_format: str = ""
 
 
+class NewImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that another service is going to fill. `shared_with`: a project that may see it too."""
+
+    id: str
+    name: str
+    properties: dict[str, str] = {}
+    min_disk: int = 0
+    min_ram: int = 0
+    shared_with: str = ""
+
+
 class Images(Protocol):
     async def image(self, caller: Caller, image_id: str) -> ImageInfo:
         """The image, if the caller may see it. Raises NotFound."""
 
     async def ticket(self, image_id: str) -> str:
         """A path under the cloud's URL that gives the bytes to whoever has it, for ten minutes. Raises NotFound."""
+
+    async def reserve(self, caller: Caller, wanted: NewImage) -> None:
+        """An image without bytes, of the caller's project; one that is there already stays.
+
+        Raises Forbidden, OverQuota.
+        """
+
+    async def awaits(self, image_id: str, disk_format: str) -> str:
+        """A path under the cloud's URL that takes the bytes, of that format, for ten minutes. "" if it has them.
+
+        Raises NotFound.
+        """
+
+    async def discard(self, image_id: str) -> None:
+        """The image goes with its bytes, unless it is protected. One that is not there is gone."""
+
+    async def made_from(self, project_id: str, properties: dict[str, str]) -> list[str]:
+        """The ids of the project's images with these properties, the oldest first."""
 
 
 IMAGES = Contract("image", Images)  # type: ignore[type-abstract]

@@ -109,6 +109,14 @@ class ImageTickets(Resource[Image]):
             raise NotFound(f"Image {image.id} has no data: its status is {image.status}.")
         return await sent(ctx, image)
 
+    @operation("PUT", "/tickets/{ticket}", PUBLIC)
+    async def upload(self, ctx: Context, ticket: str, stream: Stream) -> None:
+        """The bytes of an image that another service reserved; once it has them, they stay."""
+        id = await tickets.redeem(ctx.runtime, ticket, tickets.WRITE)
+        image = await IMAGES.get(ctx.runtime.store, id)
+        if not image.has_bytes:
+            await kept(ctx.runtime).upload(image, stream.chunks)
+
 
 def _task(ctx: Context, image: Image, method: str) -> ImportTask:
     now = ctx.runtime.world.clock.now()

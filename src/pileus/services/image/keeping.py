@@ -20,7 +20,7 @@ from pileus.kernel.store import Match, Page, Tx
 from pileus.kernel.world import seconds_of
 
 from . import contract, tickets
-from .contract import ImageInfo
+from .contract import ImageInfo, NewImage
 from .faults import Gone
 from .record import (
     ACTIVE,
@@ -33,6 +33,7 @@ from .record import (
     ImportTask,
     visible,
 )
+from .reservations import made_from, reserved
 from .settings import ImageSettings
 from .stores import FileStore, ImageStore, Incoming
 
@@ -80,6 +81,32 @@ class Keeping:
         if not image.has_bytes:
             raise NotFound(f"Image {image_id} has no data: its status is {image.status}.")
         return "/image/tickets/" + await tickets.issue(self.runtime, image_id)
+
+    async def reserve(self, caller: Caller, wanted: NewImage) -> None:
+        await reserved(self.runtime, caller, wanted)
+
+    async def awaits(self, image_id: str, disk_format: str) -> str:
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image_id)
+            if image.has_bytes:
+                return ""
+            if image.disk_format != disk_format:
+                formats = {"disk_format": disk_format, "container_format": "bare"}
+                await IMAGES.change(tx, image, **formats)
+        return "/image/tickets/" + await tickets.issue(self.runtime, image_id, tickets.WRITE)
+
+    async def discard(self, image_id: str) -> None:
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.find(tx, image_id)
+            if image is not None:
+                if image.protected:
+                    return
+                await IMAGES.delete(tx, image)
+                await emit(tx, "image.delete", image.owner, id=image.id, name=image.name)
+        await self.forget(image_id)
+
+    async def made_from(self, project_id: str, properties: dict[str, str]) -> list[str]:
+        return await made_from(self.runtime, project_id, properties)
 
     # Bytes in
 

@@ -1,4 +1,4 @@
-"""Tickets: signed names of images' bytes, for hosts that have no token. Good for ten minutes."""
+"""Tickets: signed names of images' bytes, for hosts that have no token. Good for ten minutes, to read or to write."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ SECRETS = Table("image_secrets", Secret)
 _NAME = "tickets"
 
 
-async def issue(runtime: Runtime, image_id: str) -> str:
+READ, WRITE = "", "write "  # what is signed before the image's id
+
+
+async def issue(runtime: Runtime, image_id: str, right: str = READ) -> str:
     """A ticket for one image's bytes."""
     until = int(runtime.world.clock.time()) + GOOD_S
-    return f"{image_id}.{until}.{_signed(await _key(runtime), image_id, str(until))}"
+    return f"{image_id}.{until}.{_signed(await _key(runtime), right + image_id, str(until))}"
 
 
-async def redeem(runtime: Runtime, ticket: str) -> str:
+async def redeem(runtime: Runtime, ticket: str, right: str = READ) -> str:
     """The image that a ticket is for. Raises NotFound for one that is forged or too old."""
     image_id, _, rest = ticket.partition(".")
     until, _, signature = rest.partition(".")
-    right = _signed(await _key(runtime), image_id, until)
-    if not hmac.compare_digest(right, signature) or not until.isdecimal():
+    expected = _signed(await _key(runtime), right + image_id, until)
+    if not hmac.compare_digest(expected, signature) or not until.isdecimal():
         raise NotFound("There is no such ticket.")
     if int(until) < runtime.world.clock.time():
         raise NotFound("This ticket has expired; a new one is needed.")

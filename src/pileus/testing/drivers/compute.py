@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
+from pileus.host.images import inspect_bytes
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.world import World
 from pileus.services.compute.driver import (
@@ -40,6 +41,8 @@ class Bench:
         Nic(port_id="0badf001-0000", network_id="net", mac="fa:16:3e:00:00:01"),
         Nic(port_id="0badf002-0000", network_id="net", mac="fa:16:3e:00:00:02", mtu=1400),
     )
+    takes: str = "http://127.0.0.1/takes"  # a URL that takes bytes
+    sent: list[bytes] = field(default_factory=list)  # and what it took
     ram_mib: int = 128
     boot_s: float = 1.0  # how long a boot may take until its console asks for a login
     world: World = field(default_factory=World)
@@ -258,6 +261,33 @@ async def a_running_guest_has_numbers_and_one_that_is_off_none(bench: Bench) -> 
     await driver.close()
 
 
+async def a_snapshot_is_taken_once_sent_and_dropped(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    name = bench.world.new_id()
+    kind = await driver.snapshot(spec.id, name)
+    assert await state_of(driver, spec.id) == RUNNING
+    await driver.stop(spec.id, 0)
+    assert await driver.snapshot(spec.id, name) == kind
+    rests = bench.world.new_id()
+    assert await driver.snapshot(spec.id, rests) == kind
+    for each in (name, rests):
+        before = len(bench.sent)
+        await driver.send_snapshot(spec.id, each, bench.takes)
+        assert len(bench.sent) == before + 1
+        facts = inspect_bytes(bench.sent[-1], len(bench.sent[-1]))
+        assert (facts.format, facts.unsafe) == (kind, None)
+        for _ in range(2):
+            await driver.drop_snapshot(spec.id, each)
+    with pytest.raises(NotFound, match=name):
+        await driver.send_snapshot(spec.id, name, bench.takes)
+    await driver.destroy(spec.id)
+    await driver.drop_snapshot(spec.id, name)
+    await driver.close()
+
+
 async def a_hard_reboot_starts_a_stopped_guest(bench: Bench) -> None:
     driver = bench.make()
     await driver.start_up()
@@ -410,6 +440,7 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     a_suspended_guest_outlives_the_driver_and_goes_on_where_it_was,
     a_hard_reboot_of_a_suspended_guest_forgets_its_memory,
     a_running_guest_has_numbers_and_one_that_is_off_none,
+    a_snapshot_is_taken_once_sent_and_dropped,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,
     nics_come_and_go_and_stay_over_a_restart,

@@ -111,6 +111,17 @@ async def unplug(ground: Ground, id: str) -> str:
     return id
 
 
+async def no_images(ground: Ground, id: str) -> None:
+    """Deletes what images the project has, and the server."""
+    found = await ground.ask("GET", "/image/v2/images?visibility=private")
+    for image in found.json["images"]:
+        await ground.ask("DELETE", f"/image/v2/images/{image['id']}")
+    await clean(ground, id)
+
+
+_BACKUP = {"name": "ground", "backup_type": "daily", "rotation": 1}
+
+
 def _action(action: Any) -> Any:
     async def begin(ground: Ground, id: str) -> str:
         return await act(ground, id, action)
@@ -127,6 +138,10 @@ SCENARIOS = {
     "compute_servers.unpause": Scenario(paused, _action({"unpause": None}), clean),
     "compute_servers.suspend": Scenario(booted, _action({"suspend": None}), clean),
     "compute_servers.resume": Scenario(suspended, _action({"resume": None}), clean),
+    "compute_servers.createImage": Scenario(
+        booted, _action({"createImage": {"name": "ground"}}), no_images
+    ),
+    "compute_servers.createBackup": Scenario(booted, _action({"createBackup": _BACKUP}), no_images),
     "compute_servers.reboot": Scenario(booted, _action({"reboot": {"type": "SOFT"}}), clean),
     "compute_servers.hard reboot": Scenario(booted, _action({"reboot": {"type": "HARD"}}), clean),
     "compute_servers.attach_interface": Scenario(booted, plug, clean),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from pileus.host import files
+from pileus.host import files, uploads
 from pileus.host.images import ImageFacts, require
 from pileus.kernel.faults import NotFound
 from pileus.kernel.world import Clock
@@ -47,6 +47,7 @@ from pileus.services.compute.driver import (
 BOOTS_KEPT = 10  # boots shown on a console; a real one is a ring of bytes
 JOURNAL_SLACK = 4 << 20  # bytes
 
+Deliver = Callable[[str, bytes], Awaitable[None]]
 Probe = Callable[[ImageSource], Awaitable[ImageFacts]]
 
 _BOOT_LOG = """\
@@ -64,6 +65,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     spec: GuestSpec
     power_state: int = RUNNING
     boots: int = 1
+    snapshots: dict[str, bytes] = {}
     words: list[str] = []  # what happened since the last boot and shows on the console
 
 
@@ -87,7 +89,7 @@ class Trouble:
 class FakeComputeDriver:
     """Keeps every promise of `ComputeDriver` but computing.
 
-    `probe` looks into images; None trusts them.
+    `probe` looks into images; None trusts them. `deliver` takes a snapshot's bytes to a URL.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class FakeComputeDriver:
         probe: Probe | None = None,
         trouble: Trouble | None = None,
         clock: Clock | None = None,
+        deliver: Deliver | None = None,
     ) -> None:
         self._journal = Journal(state_dir / "guests.journal") if state_dir else None
         self._inventory = inventory or Inventory(
@@ -112,6 +115,7 @@ class FakeComputeDriver:
         self._probe = probe
         self.trouble = trouble or Trouble()
         self._clock = clock or Clock()
+        self._deliver = deliver or uploads.send_bytes
         self._guests: dict[str, FakeGuest] = {}
         self.turns = Turns()
         self._facts: dict[tuple[str, str], ImageFacts] = {}
@@ -234,6 +238,28 @@ class FakeComputeDriver:
             hypervisor="fake",
             driver="fake",
         )
+
+    async def snapshot(self, guest_id: str, name: str) -> str:
+        async with self._turn(guest_id, "snapshot"):
+            guest = self._find(guest_id)
+            if name not in guest.snapshots:
+                text = f"disk of {guest_id} after {guest.boots} boots\n"
+                guest.snapshots[name] = text.encode().ljust(1024, b"\0")
+                self._save(guest_id, guest)
+            return "raw"
+
+    async def send_snapshot(self, guest_id: str, name: str, url: str) -> None:
+        async with self._turn(guest_id, "send_snapshot"):
+            data = self._find(guest_id).snapshots.get(name)
+            if data is None:
+                raise NotFound(f"Guest {guest_id} has no snapshot {name}.")
+            await self._deliver(url, data)
+
+    async def drop_snapshot(self, guest_id: str, name: str) -> None:
+        async with self._turn(guest_id, "drop_snapshot"):
+            guest = self._guests.get(guest_id)
+            if guest and guest.snapshots.pop(name, None):
+                self._save(guest_id, guest)
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         return last_lines(_console(self._find(guest_id)), lines)

@@ -74,7 +74,7 @@ class GuestFolder:
         console = self.path / "console.log"
         console.touch(0o600)
         for path in (run_folder, console):
-            self._give(path)
+            self.give(path)
 
     @property
     def memory(self) -> Path:
@@ -163,12 +163,13 @@ class GuestFolder:
             return
         part = f"{name}{files.PART}"
         await run(command(part), limits=_QEMU_IMG, cwd=self.path)
-        self._give(self.path / part)
+        self.give(self.path / part)
         (self.path / part).chmod(0o600)
         files.sync_file(self.path / part)
         files.settle(self.path / part, path)
 
-    def _give(self, path: Path) -> None:
+    def give(self, path: Path) -> None:
+        """To the user that QEMU runs as."""
         if self._owner is not None:
             os.chown(path, self._owner, self._owner)
 

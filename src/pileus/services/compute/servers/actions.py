@@ -32,6 +32,7 @@ from pileus.services.compute.servers.operations import (
     OfServer,
     act,
     begin,
+    unlocked,
 )
 from pileus.services.compute.servers.sagas import DELETE, HARD_REBOOT, REBOOT, START, STOP
 from pileus.services.network.contract import NETWORK
@@ -106,6 +107,7 @@ class ServerActions(OfServer):
 
     @operation("POST", PATH, _FORCE, action="forceDelete", status=202)
     async def force_delete(self, ctx: Context, server: Server) -> None:
+        unlocked(ctx, server)
         await begin(ctx, DELETE, server, "delete")
 
     # Locks

@@ -20,6 +20,8 @@ _EVENTS = {
     "unpause": "compute_unpause_instance",
     "suspend": "compute_suspend_instance",
     "resume": "compute_resume_instance",
+    "createImage": "compute_snapshot_instance",
+    "createBackup": "compute_backup_instance",
 }
 _GIVEN_UP = "It was given up."
 

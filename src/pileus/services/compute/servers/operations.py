@@ -46,25 +46,32 @@ def unlocked(ctx: Context, server: Server) -> None:
         raise Conflict(f"Instance {server.id} is locked")
 
 
-async def begin(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> None:
-    """One transaction: the state, the saga and the instance action. Raises Conflict."""
-    unlocked(ctx, server)
+async def begin(
+    ctx: Context, saga: Saga[Server], server: Server, verb: str, **becoming: Any
+) -> None:
+    """One transaction: the state, the saga and the instance action. Raises Conflict.
+
+    `becoming`: what of the server shall be otherwise in the end. The lock is the caller's to ask for.
+    """
     sagas = ctx.runtime.sagas
     async with ctx.runtime.store.tx() as tx:
         fresh = await SERVERS.get(tx, server.id)
         if saga is DELETE and fresh.task_state == states.DELETING:
             return  # it is on its way
-        _, entry = await sagas.begin(tx, saga, fresh, caller=ctx.caller, request_id=ctx.request_id)
+        wanted = msgspec.structs.replace(fresh, **becoming) if becoming else None
+        _, entry = await sagas.begin(
+            tx, saga, fresh, becoming=wanted, caller=ctx.caller, request_id=ctx.request_id
+        )
         await instance_actions.record(tx, ctx, fresh, verb, entry.id)
     sagas.launch(entry)
 
 
-async def act(ctx: Context, saga: Saga[Server], server: Server, verb: str) -> None:
+async def act(ctx: Context, saga: Saga[Server], server: Server, verb: str, **becoming: Any) -> None:
     """Begins what only a server that ran once can do. Raises Conflict."""
     unlocked(ctx, server)
     states.LIFECYCLE.check(saga.verb, server)
     launched(server, verb)
-    await begin(ctx, saga, server, verb)
+    await begin(ctx, saga, server, verb, **becoming)
 
 
 def launched(server: Server, verb: str) -> None:
@@ -173,6 +180,7 @@ class Servers(OfServer):
 
     @operation("DELETE", "/servers/{server_id}", RULE + "delete", status=204)
     async def delete(self, ctx: Context, server: Server) -> None:
+        unlocked(ctx, server)
         await begin(ctx, DELETE, server, "delete")
 
 

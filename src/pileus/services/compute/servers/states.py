@@ -11,6 +11,7 @@ PAUSED, SUSPENDED = "paused", "suspended"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
 DELETING = "deleting"
 EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR})
+_WHOLE = frozenset({ACTIVE, STOPPED, PAUSED, SUSPENDED})  # there is a root disk at rest or in use
 
 LIFECYCLE = Lifecycle(
     {
@@ -23,6 +24,8 @@ LIFECYCLE = Lifecycle(
         "unpause": Verb({PAUSED}, "unpausing", ACTIVE, SAME),
         "suspend": Verb({ACTIVE}, "suspending", SUSPENDED, SAME),
         "resume": Verb({SUSPENDED}, "resuming", ACTIVE, SAME),
+        "createImage": Verb(_WHOLE, "image_snapshot_pending", SAME, SAME),
+        "createBackup": Verb(_WHOLE, "image_backup", SAME, SAME),
         "attach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "attaching_interface", SAME, SAME),
         "detach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "detaching_interface", SAME, SAME),
         "hard reboot": Verb(

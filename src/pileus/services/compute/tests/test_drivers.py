@@ -31,8 +31,14 @@ async def power_off_inside(driver: ComputeDriver, guest_id: str) -> None:
 
 @pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
 def test_fake_driver(ask: Callable[[Bench], Awaitable[None]], tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    async def deliver(url: str, data: bytes) -> None:
+        sent.append(data)
+
     bench = Bench(
-        make=lambda: FakeComputeDriver(tmp_path, probe=probe),
+        make=lambda: FakeComputeDriver(tmp_path, probe=probe, deliver=deliver),
+        sent=sent,
         image=GOOD,
         lying_image=LIAR,
         power_off_inside=power_off_inside,

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -74,6 +75,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageSour
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    taken: ClassVar[list[bytes]] = []
+
+    def do_PUT(self) -> None:
+        """Takes what a driver sends."""
+        self.taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing: the test's output is for failures."""
 
@@ -126,6 +135,8 @@ def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -
         make=lambda: QemuComputeDriver(state, netns=netns),
         image=images[0],
         lying_image=images[1],
+        takes=images[0].url,
+        sent=QuietHandler.taken,
         power_off_inside=power_off_inside,
         boot_s=BOOT_S,
     )

@@ -1,0 +1,222 @@
+"""Images made of servers: snapshots, and backups that rotate.
+
+https://docs.openstack.org/api-ref/compute/#create-image-createimage-action
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pileus.kernel.faults import Conflict, Fault, Forbidden
+from pileus.kernel.resources import Answer, Context, operation
+from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.schema import Body
+from pileus.services.compute import checks, nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.checks import Count, Name
+from pileus.services.compute.server import SERVERS, Server, Snapshot
+from pileus.services.compute.servers import noting, states
+from pileus.services.compute.servers.operations import (
+    MEMBER,
+    PATH,
+    RULE,
+    OfServer,
+    begin,
+    launched,
+)
+from pileus.services.image.contract import IMAGES, NewImage
+
+_BACKUP = "os_compute_api:os-create-backup"
+_TAKING, _UPLOADING = "image_pending_upload", "image_uploading"
+# What is true of an image's own bytes only, or of a host's cache.
+_NOT_INHERITED = frozenset(("cache_in_nova", "bittorrent"))
+_NOT_INHERITED_PREFIXES = ("img_signature", "cinder_encryption_key", "os_glance_")
+
+
+class CreateImage(Body):
+    root: ClassVar[str] = "createImage"
+    name: Name
+    metadata: dict[str, str] = {}
+
+
+class CreateBackup(Body):
+    root: ClassVar[str] = "createBackup"
+    name: Name
+    backup_type: str
+    rotation: Count | str
+    metadata: dict[str, str] = {}
+
+
+# The sagas
+
+
+def _wanted(run: Run[Server]) -> Snapshot:
+    if run.becoming.snapshot is None:
+        raise Conflict("There is no image to be made.")
+    return run.becoming.snapshot
+
+
+async def begin_snapshot(run: Run[Server]) -> Changes:
+    return {"task_state": _TAKING}
+
+
+async def take(run: Run[Server]) -> Changes:
+    """The host copies the disk while the guest goes on."""
+    server, wanted = run.record, _wanted(run)
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    kind = await host.snapshot(server.id, wanted.image_id)
+    await run.peer(IMAGES).awaits(wanted.image_id, kind)
+    return {"task_state": _UPLOADING}
+
+
+async def discard(run: Run[Server]) -> None:
+    """No image is left, nor a copy on the host: one that is down drops it with its guest."""
+    server, wanted = run.record, _wanted(run)
+    await run.peer(IMAGES).discard(wanted.image_id)
+    if await nodes.is_up(run.runtime, server.host):
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        await host.drop_snapshot(server.id, wanted.image_id)
+    await noting.failure(run)
+
+
+async def upload(run: Run[Server]) -> Changes:
+    server, wanted = run.record, _wanted(run)
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    kind = await host.snapshot(server.id, wanted.image_id)  # what an earlier attempt took stays
+    path = await run.peer(IMAGES).awaits(wanted.image_id, kind)
+    if path:
+        await host.send_snapshot(server.id, wanted.image_id, path)
+    await host.drop_snapshot(server.id, wanted.image_id)
+    if not wanted.backup_type:
+        await noting.success(run)
+    return {}
+
+
+async def rotate(run: Run[Server]) -> Changes:
+    """The oldest backups of that type go; protected ones stay."""
+    wanted, images = _wanted(run), run.peer(IMAGES)
+    properties = {
+        "image_type": "backup",
+        "backup_type": wanted.backup_type,
+        "instance_uuid": run.record.id,
+    }
+    found = await images.made_from(run.caller.project_id, properties)
+    for image_id in found[: max(0, len(found) - wanted.keep)]:
+        await images.discard(image_id)
+    await noting.success(run)
+    return {}
+
+
+_COPY = (Step(begin_snapshot, discard), Step(take), Step(upload, timeout_s=1800))
+CREATE_IMAGE = Saga("compute.instance.snapshot", SERVERS, states.LIFECYCLE, "createImage", *_COPY)
+CREATE_BACKUP = Saga(
+    "compute.instance.snapshot", SERVERS, states.LIFECYCLE, "createBackup", *_COPY, Step(rotate)
+)
+
+
+# The operations
+
+
+class ServerImages(OfServer):
+    rules: ClassVar[Mapping[str, str]] = {
+        RULE + "create_image": MEMBER,
+        RULE + "create_image:allow_volume_backed": MEMBER,
+        _BACKUP: MEMBER,
+    }
+    sagas = (CREATE_IMAGE, CREATE_BACKUP)
+
+    @operation("POST", PATH, RULE + "create_image", action="createImage", status=202)
+    async def create_image(self, ctx: Context, server: Server, body: CreateImage) -> Any:
+        """A lock does not matter: the server stays as it is."""
+        wanted = Snapshot(image_id=ctx.runtime.world.new_id())
+        await _make(ctx, CREATE_IMAGE, server, wanted, body.name, _metadata(ctx, body.metadata))
+        if ctx.version >= (2, 45):
+            return {"image_id": wanted.image_id}
+        return Answer(headers={"location": f"{ctx.root}/image/images/{wanted.image_id}"})
+
+    @operation("POST", PATH, _BACKUP, action="createBackup", status=202)
+    async def create_backup(self, ctx: Context, server: Server, body: CreateBackup) -> Any:
+        wanted = Snapshot(
+            image_id=ctx.runtime.world.new_id(),
+            backup_type=body.backup_type,
+            keep=_rotation(body.rotation),
+        )
+        await _make(ctx, CREATE_BACKUP, server, wanted, body.name, _metadata(ctx, body.metadata))
+        if ctx.version >= (2, 45):
+            return {"image_id": wanted.image_id}
+        if wanted.keep == 0:
+            return Answer()
+        return Answer(headers={"location": f"{ctx.base}/images/{wanted.image_id}"})
+
+
+def _metadata(ctx: Context, given: dict[str, str]) -> dict[str, str]:
+    """Until 2.39 as many as servers may have. Raises Forbidden, Invalid."""
+    if ctx.version < (2, 39) and len(given) > checks.METADATA_LIMIT:
+        raise Forbidden("Image metadata limit exceeded")
+    return checks.metadata(given)
+
+
+def _rotation(given: int | str) -> int:
+    try:
+        number = int(given)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise checks.wrong("rotation", given, f"{given!r} is not a number of 0 or more")
+    return number
+
+
+async def _make(
+    ctx: Context,
+    saga: Saga[Server],
+    server: Server,
+    wanted: Snapshot,
+    name: str,
+    metadata: dict[str, str],
+) -> None:
+    """The image is there, empty, when this returns. Raises Conflict, Forbidden, OverQuota."""
+    checks.name(name)
+    states.LIFECYCLE.check(saga.verb, server)
+    launched(server, saga.verb)
+    images = ctx.peer(IMAGES)
+    asked = new_image(ctx, server, wanted, name, metadata)
+    await images.reserve(ctx.caller, asked)
+    try:
+        await begin(ctx, saga, server, saga.verb, snapshot=wanted)
+    except Fault:
+        await images.discard(wanted.image_id)
+        raise
+
+
+def new_image(
+    ctx: Context, server: Server, wanted: Snapshot, name: str, metadata: dict[str, str]
+) -> NewImage:
+    """It inherits what its server's image says of guests, and says whose it is."""
+    inherited = {
+        key: value
+        for key, value in (server.image.properties if server.image else {}).items()
+        if key not in _NOT_INHERITED and not key.startswith(_NOT_INHERITED_PREFIXES)
+    }
+    own = {
+        "instance_uuid": server.id,
+        "user_id": ctx.caller.user_id,
+        "image_type": "backup" if wanted.backup_type else "snapshot",
+        "image_location": "snapshot",
+        "image_state": "available",
+        "owner_id": server.project_id,
+    }
+    if server.image is not None:
+        own["base_image_ref"] = server.image.id
+    if wanted.backup_type:
+        own["backup_type"] = wanted.backup_type
+    foreign = ctx.caller.project_id != server.project_id
+    if foreign:
+        own["instance_owner"] = server.project_id
+    return NewImage(
+        id=wanted.image_id,
+        name=name,
+        properties={**inherited, **own, **metadata},
+        min_disk=server.flavor.disk,
+        shared_with=server.project_id if foreign else "",
+    )
