@@ -314,6 +314,20 @@ def test_a_bad_subject_is_a_bug(play: Play, subject: str) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("pattern", ["", "a..b", ">.a", "a.>.b", "a*", "*b.c", "a b", "a\r\nSUB"])
+def test_a_bad_pattern_is_a_bug(play: Play, pattern: str) -> None:
+    async def scenario(new: NewBus) -> None:
+        here, _ = await two(new)
+
+        async def listen(subject: str, payload: bytes) -> None:
+            raise AssertionError(subject)
+
+        with pytest.raises(Bug):
+            await here.subscribe(pattern, listen)
+
+    play(scenario)
+
+
 def test_a_stop_lets_requests_under_way_end_and_takes_no_more(play: Play) -> None:
     async def scenario(new: NewBus) -> None:
         here, there = await two(new)
