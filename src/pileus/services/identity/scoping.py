@@ -78,8 +78,10 @@ async def _by_default(tokens: Tokens, claims: Claims, user: User) -> Claims:
 
 async def _by_trust(store: Store, claims: Claims, asked: TrustRef) -> Claims:
     trust = await TRUSTS.find(store, asked.id)
-    if trust is None or trust.trustee_user_id != claims.user_id:
-        raise Forbidden("Could not use the trust: it does not exist or is for another user.")
+    if trust is None or trust.remaining_uses == 0:
+        raise refused(f"trust {asked.id[:64]} is gone or used up")
+    if trust.trustee_user_id != claims.user_id:
+        raise Forbidden("User is not a trustee.")
     scope = "project" if trust.project_id else ""
     return msgspec.structs.replace(
         claims, scope=scope, scope_id=trust.project_id, trust_id=trust.id

@@ -161,9 +161,10 @@ async def test_a_trust_is_used_as_often_as_it_says_and_by_whom_it_says(i: Identi
     trust, trustor, trustee = await trusted(i, remaining_uses=2, impersonation=False)
     assert (await by_trust(i, trust, trustor)).status == 403
     replies = [await by_trust(i, trust, trustee) for _ in range(3)]
-    assert [r.status for r in replies] == [201, 201, 403]
+    assert [r.status for r in replies] == [201, 201, 401]
     assert replies[0].json["token"]["user"]["id"] == trustee.user_id
     assert (await trustor.get(f"/OS-TRUST/trusts/{trust['id']}")).status == 404
+    assert (await by_trust(i, {"id": "no-such-trust"}, trustee)).status == 401
 
 
 @alone
