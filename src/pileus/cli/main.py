@@ -70,6 +70,12 @@ def _options(*names: str) -> Callable[[F], F]:
         "off": click.option(
             "--off", multiple=True, metavar="TYPE", help="A service type to leave out."
         ),
+        "origin": click.option(
+            "--origin",
+            multiple=True,
+            metavar="URL",
+            help="An origin whose pages may call the cloud from a browser (CORS), or *.",
+        ),
         "set": click.option(
             "--set", multiple=True, metavar="SERVICE.NAME=VALUE", help="A setting of a service."
         ),
@@ -90,14 +96,14 @@ _HOST = ("driver", "bus", "hosts", "host_name", "address", "underlay", "prefix",
 
 
 @main.command()
-@_options("listen", "store", "public_url", "set", *_HOST)
+@_options("listen", "store", "public_url", "set", "origin", *_HOST)
 def up(**given: Any) -> None:
     """Run the whole cloud in the foreground until SIGTERM."""
     _run(given, control=True, host=True)
 
 
 @main.command()
-@_options("listen", "store", "bus", "public_url", "set", "off", "verbose")
+@_options("listen", "store", "bus", "public_url", "set", "origin", "off", "verbose")
 def control(**given: Any) -> None:
     """Run the control role alone: no privileges needed."""
     _run({**given, "driver": "none"}, control=True, host=False)
@@ -122,6 +128,7 @@ def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
 
     given["off"] = tuple(given.get("off", ()))
     given["set"] = tuple(given.get("set", ()))
+    given["origin"] = tuple(given.get("origin", ()))
     given["state"] = given["state"].absolute()
     try:
         run(Options(began=_BEGAN, **given), control=control, host=host)

@@ -26,6 +26,7 @@ from pileus.kernel.store import Store
 from pileus.kernel.world import World
 from pileus.node import first_image
 from pileus.node.control import Control, find_services
+from pileus.node.cors import cross_origin
 from pileus.node.host import Hosts
 from pileus.node.server import Server, listen_on
 from pileus.node.settings import chosen
@@ -52,6 +53,7 @@ class Options:
     prefix: str = ""
     off: tuple[str, ...] = ()
     set: tuple[str, ...] = ()  # SERVICE.NAME=VALUE
+    origin: tuple[str, ...] = ()  # whose pages a browser lets speak to us
     began: float = field(default_factory=time.monotonic)
 
 
@@ -155,7 +157,8 @@ class Node:
         await control.start()
         stack.push_async_callback(control.stop)
         note(options)
-        server = Server(Operations(control.app, control.runtime), sock, world)
+        app = cross_origin(Operations(control.app, control.runtime), options.origin)
+        server = Server(app, sock, world)
 
         async def ready() -> None:
             if self.is_host:
