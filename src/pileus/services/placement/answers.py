@@ -18,6 +18,9 @@ PROVIDER_IN_USE = "placement.resource_provider.inuse"
 PROVIDER_HAS_CHILDREN = "placement.resource_provider.cannot_delete_parent"
 DUPLICATE_NAME = "placement.duplicate_name"
 MISSING_VALUE = "placement.query.missing_value"
+BAD_VALUE = "placement.query.bad_value"
+DUPLICATE_KEY = "placement.query.duplicate_key"
+PROVIDER_NOT_FOUND = "placement.resource_provider.not_found"
 
 _CUSTOM = re.compile(r"CUSTOM_[A-Z0-9_]+")
 _NAME = re.compile(r"[A-Z0-9_]+")

@@ -1,28 +1,45 @@
 """Allocation candidates: which providers could take a demand. Placement API, "Allocation candidates" (since 1.10).
 
-A candidate is one provider that has all that is asked. Demands spread over several providers (more than one group of
-parameters, `same_subtree`, sharing providers) are not served: they answer 501 rather than a wrong list.
+Trees are read a slice at a time, oldest first, and searched in turn (`search.py`) until the limit is reached: no row is
+read twice, and memory is bounded by the answer.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pileus.kernel.faults import Invalid, NotImplementedYet
 from pileus.kernel.resources import Context, Resource, operation
-from pileus.kernel.store import Page
+from pileus.kernel.store import Match, Page, Reader
 
-from .answers import MISSING_VALUE, answer
-from .matching import Wanted, matching, wanted
-from .providers import PROVIDERS, ResourceProvider
+from .answers import answer
+from .demands import Demands, demands
+from .matching import Wanted
+from .providers import MEMORY, PROVIDERS, ResourceProvider
+from .search import SHARES, Candidate, Tree, candidates, linked
 
-_LIMIT = 10_000
-_KEY = re.compile(r"(resources|required|member_of|in_tree)([a-zA-Z0-9_-]{0,64})")
-_SINCE = {"limit": (1, 16), "required": (1, 17), "member_of": (1, 21), "in_tree": (1, 31)}
-_GROUPS_SINCE, _NAMED_GROUPS_SINCE = (1, 25), (1, 33)
-_ELSEWHERE = {"group_policy": (1, 25), "root_required": (1, 35), "same_subtree": (1, 36)}
+_OLDEST = (("created_at", False), ("id", False))
+_FLAT, _NESTED = 200, 40  # trees in one slice: a nested one may have dozens of providers
+_SHOWN = 500  # candidates written before others get a turn of the loop
+_EVERY = 1_000_000
+
+
+@dataclass
+class Found:
+    """Candidates, the providers of the trees they were found from (`whole` by root), and those that share with them."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    known: dict[str, ResourceProvider] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
+
+    def add(self, tree: Tree, one: Candidate) -> None:
+        self.candidates.append(one)
+        if tree.root.id not in self.whole:
+            self.whole.add(tree.root.id)
+            self.known |= {p.id: p for p in tree.members}
+        self.known |= {p.id: p for p in one.providers}
 
 
 class AllocationCandidates(Resource[ResourceProvider]):
@@ -33,91 +50,151 @@ class AllocationCandidates(Resource[ResourceProvider]):
         "GET", "/allocation_candidates", "placement:allocation_candidates:list", since="1.10"
     )
     async def index(self, ctx: Context) -> Any:
-        suffix = _group(ctx)
-        limit = _limit(ctx.query.get("limit", str(_LIMIT)))
-        asked = await wanted(ctx, PROVIDERS, suffix)
-        found: list[ResourceProvider] = []
-        async for provider in matching(ctx.runtime.store, PROVIDERS, asked):
-            found.append(provider)
-            if len(found) == limit:
-                break
-        body = {
-            "allocation_requests": [_request(ctx, p, asked, suffix) for p in found],
-            "provider_summaries": await _summaries(ctx, found, asked),
-        }
+        asked = await demands(ctx)
+        found = await _search(ctx.runtime.store, asked)
+        requests = []
+        for n, one in enumerate(found.candidates):
+            requests.append(_request(ctx, one))
+            if n % _SHOWN == _SHOWN - 1:
+                await asyncio.sleep(0)
+        summaries = await _summaries(ctx, found, asked)
+        body = {"allocation_requests": requests, "provider_summaries": summaries}
         return answer(ctx, body)
 
 
-def _group(ctx: Context) -> str:
-    """The suffix of the one group of parameters. Raises Invalid, NotImplementedYet for several."""
-    suffixes, with_resources = set(), set()
-    for key, _ in ctx.query.pairs:
-        match = _KEY.fullmatch(key)
-        since = _ELSEWHERE.get(key) or _SINCE.get(match[1] if match else key, (1, 10))
-        if match and match[2]:
-            since = max(since, _GROUPS_SINCE if match[2].isdecimal() else _NAMED_GROUPS_SINCE)
-        if ctx.version < since or not (match or key == "limit" or key in _ELSEWHERE):
-            raise Invalid(
-                "Invalid query string parameters: Additional properties are not allowed "
-                f"('{key}' was unexpected)"
+async def _search(db: Reader, asked: Demands) -> Found:
+    """At most `limit` candidates."""
+    found = Found()
+    seen: set[object] = set()
+    async for trees in _slices(db, asked):
+        for tree, one in _in_turn(trees, asked):
+            if one is None:
+                await asyncio.sleep(0)
+                continue
+            if tree.sharing or SHARES in tree.root.traits:
+                if one.key in seen:
+                    continue
+                seen.add(one.key)
+            found.add(tree, one)
+            if len(found.candidates) == asked.limit:
+                return found
+        await asyncio.sleep(0)
+    return found
+
+
+def _in_turn(trees: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Candidate | None]]:
+    """One candidate of each tree, then the next of each: a limit does not leave out the later trees."""
+    going = [(tree, candidates(tree, asked)) for tree in trees]
+    while going:
+        still = []
+        for tree, found in going:
+            for one in found:
+                yield tree, one
+                if one is not None:
+                    still.append((tree, found))
+                    break
+        going = still
+
+
+async def _slices(db: Reader, asked: Demands) -> AsyncIterator[list[Tree]]:
+    """The trees that could be anchors. Flat clouds are narrowed down by the store itself."""
+    shares = Page({"traits": Match("any", [SHARES])}, _OLDEST, _EVERY)
+    sharing = await PROVIDERS.list(db, shares)
+    nested = await _has_children(db)
+    filters = _narrowed(asked, sharing, nested=nested)
+    page = Page(filters, _OLDEST, _NESTED if nested else _FLAT)
+    while True:
+        roots = await PROVIDERS.list(db, page)
+        members: dict[str, list[ResourceProvider]] = {r.id: [r] for r in roots}
+        if nested and roots:
+            below = Page(
+                {"root_id": list(members), "parent_id": Match("ne", "")}, (("id", False),), _EVERY
             )
-        if key in ("root_required", "same_subtree"):
-            raise NotImplementedYet(f"Allocation candidates with {key} are not served.")
-        if match:
-            suffixes.add(match[2])
-            if match[1] == "resources":
-                with_resources.add(match[2])
-    if not with_resources:
-        raise Invalid(
-            "There must be at least one resources or resources[$S] parameter.", code=MISSING_VALUE
-        )
-    if suffixes - with_resources:
-        raise Invalid("All request groups must specify resources.")
-    if len(suffixes) > 1:
-        raise NotImplementedYet(
-            "Allocation candidates of more than one group of resources are not served; "
-            "ask for one group at a time."
-        )
-    return suffixes.pop()
+            for child in await PROVIDERS.list(db, below):
+                members[child.root_id].append(child)
+        yield [linked(r, members[r.id], sharing) for r in roots]
+        if len(roots) < page.limit:
+            return
+        page = replace(page, marker=roots[-1].id)
 
 
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise Invalid(
-            f"Invalid query string parameters: limit '{text}' does not match '^[1-9][0-9]*$'"
-        )
-    return min(int(text), _LIMIT)
+async def _has_children(db: Reader) -> bool:
+    """Whether any provider has a parent: the greatest parent is read off an index."""
+    greatest = (("parent_id", True), ("memory_room", True), ("id", True))
+    found = await PROVIDERS.list(db, Page({}, greatest, limit=1))
+    return bool(found and found[0].parent_id)
 
 
-def _request(
-    ctx: Context, provider: ResourceProvider, asked: Wanted, suffix: str
-) -> dict[str, Any]:
+def _narrowed(
+    asked: Demands, sharing: list[ResourceProvider], *, nested: bool
+) -> Mapping[str, Any]:
+    """What a root must be for its tree to be an anchor, as far as its own row tells."""
+    filters: dict[str, Any] = {}
+    if not nested and not sharing:
+        filters = dict(_alone(asked.groups.values()))
+    elif not nested:
+        shared = {c for s in sharing for c in s.inventories}
+        own = {c for g in asked.groups.values() for c in g.resources} - shared
+        if own:
+            filters["classes"] = Match("all", sorted(own))
+    if asked.root_required:
+        traits = filters["traits"].value if "traits" in filters else []
+        filters["traits"] = Match("all", sorted({*traits, *asked.root_required}))
+    if "" in asked.groups and asked.groups[""].root_id is not None:
+        filters["root_id"] = asked.groups[""].root_id
+    return filters | {"parent_id": ""}
+
+
+def _alone(groups: Iterable[Wanted]) -> Mapping[str, Any]:
+    """The filters for one provider that serves every group by itself."""
+    groups = list(groups)
+    filters: dict[str, Any] = {}
+    for group in groups:
+        filters |= group.page().filters
+    for name in {"classes", "traits"} & filters.keys():
+        each = [g.page().filters.get(name) for g in groups]
+        filters[name] = Match("all", sorted({v for m in each if m for v in m.value}))
+    memory = sum(g.resources.get(MEMORY, 0) for g in groups)
+    if memory:
+        filters["memory_free"] = Match("ge", memory)
+    return filters
+
+
+def _request(ctx: Context, found: Candidate) -> dict[str, Any]:
+    taken = found.allocations
     if ctx.version < (1, 12):
-        ref = {"resource_provider": {"uuid": provider.id}, "resources": asked.resources}
-        return {"allocations": [ref]}
-    shown: dict[str, Any] = {"allocations": {provider.id: {"resources": asked.resources}}}
+        listed = [
+            {"resource_provider": {"uuid": p}, "resources": amounts} for p, amounts in taken.items()
+        ]
+        return {"allocations": listed}
+    shown: dict[str, Any] = {"allocations": {p: {"resources": a} for p, a in taken.items()}}
     if ctx.version >= (1, 34):
-        shown["mappings"] = {suffix: [provider.id]}
+        shown["mappings"] = found.mappings
     return shown
 
 
-async def _summaries(
-    ctx: Context, found: list[ResourceProvider], asked: Wanted
-) -> Mapping[str, Any]:
-    """What is known of the candidates and, since 1.29, of the rest of their trees."""
-    if ctx.version >= (1, 29) and found:
-        roots = sorted({p.root_id for p in found})
-        found = await PROVIDERS.list(ctx.runtime.store, Page({"root_id": roots}, limit=100_000))
-    return {p.id: _summary(ctx, p, asked) for p in found}
+async def _summaries(ctx: Context, found: Found, asked: Demands) -> Mapping[str, Any]:
+    """What is known of the providers that give something and, since 1.29, of the rest of their trees."""
+    known = found.known
+    giving = {p for one in found.candidates for p in one.allocations}
+    shown = [known[p] for p in giving]
+    if ctx.version >= (1, 29):
+        roots = {p.root_id for p in shown}
+        if unread := sorted(roots - found.whole):  # of providers that share
+            page = Page({"root_id": unread}, limit=_EVERY)
+            known |= {p.id: p for p in await PROVIDERS.list(ctx.runtime.store, page)}
+        shown = [p for p in known.values() if p.root_id in roots]
+    classes = {c for g in asked.groups.values() for c in g.resources}
+    return {p.id: _summary(ctx, p, classes) for p in shown}
 
 
-def _summary(ctx: Context, provider: ResourceProvider, asked: Wanted) -> dict[str, Any]:
+def _summary(ctx: Context, provider: ResourceProvider, asked: set[str]) -> dict[str, Any]:
     every = ctx.version >= (1, 27)
     shown: dict[str, Any] = {
         "resources": {
             c: {"capacity": s.capacity, "used": s.used}
             for c, s in provider.inventories.items()
-            if every or c in asked.resources
+            if every or c in asked
         }
     }
     if ctx.version >= (1, 17):

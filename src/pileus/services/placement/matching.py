@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,23 @@ class Wanted:
             filters["aggregates"] = Match("any", sorted(self.member_of[0]))
         return Page(filters, (("created_at", False), ("id", False)), limit=_SLICE)
 
+    def in_aggregates(self, provider: ResourceProvider) -> bool:
+        """Whether the provider is in one aggregate of each list of alternatives."""
+        return not self.member_of or all(
+            not one.isdisjoint(provider.aggregates) for one in self.member_of
+        )
+
+    def in_forbidden(self, provider: ResourceProvider) -> bool:
+        return bool(self.not_member_of) and not self.not_member_of.isdisjoint(provider.aggregates)
+
     def meets(self, provider: ResourceProvider) -> bool:
-        traits, groups = set(provider.traits), set(provider.aggregates)
+        """Whether the provider by itself is what is asked."""
+        traits = provider.traits
         return (
-            all(one & traits for one in self.required)
-            and all(one & groups for one in self.member_of)
-            and not self.forbidden & traits
-            and not self.not_member_of & groups
+            all(not one.isdisjoint(traits) for one in self.required)
+            and self.forbidden.isdisjoint(traits)
+            and self.in_aggregates(provider)
+            and not self.in_forbidden(provider)
             and not misfit(provider.inventories, traits, self.resources)
         )
 
@@ -83,16 +94,14 @@ async def every_provider(
 
 
 async def wanted(ctx: Context, table: Table[ResourceProvider], suffix: str = "") -> Wanted:
-    """What the query string asks of one provider. Raises Invalid."""
-    q, store = ctx.query, ctx.runtime.store
+    """What the query string asks of one provider; whether its names exist is `require_known`'s. Raises Invalid."""
+    q = ctx.query
     resources = resources_of(q.get("resources" + suffix)) if q.has("resources" + suffix) else {}
-    await require_classes(store, resources, "Invalid resource class in resources parameter")
-    required, forbidden = _traits(ctx, q.all("required" + suffix))
-    await require_traits(store, forbidden.union(*required))
+    required, forbidden = _traits(ctx, suffix)
     member_of, not_member_of = _aggregates(ctx, q.all("member_of" + suffix))
     root_id = None
     if q.has("in_tree" + suffix):
-        member = await table.find(store, as_uuid(q.get("in_tree" + suffix), "in_tree"))
+        member = await table.find(ctx.runtime.store, _in_tree(q.get("in_tree" + suffix)))
         root_id = member.root_id if member else "-"  # no such tree: nothing is found
     return Wanted(
         resources,
@@ -106,6 +115,23 @@ async def wanted(ctx: Context, table: Table[ResourceProvider], suffix: str = "")
     )
 
 
+async def require_known(db: Reader, groups: Collection[Wanted]) -> None:
+    """Raises Invalid for a resource class or trait that isn't there."""
+    classes = {c for g in groups for c in g.resources}
+    await require_classes(db, classes, "Invalid resource class in resources parameter")
+    await require_traits(db, {t for g in groups for t in g.forbidden.union(*g.required)})
+
+
+def _in_tree(text: str) -> str:
+    try:
+        return as_uuid(text.strip(), "in_tree")
+    except Invalid:
+        raise Invalid(
+            "Invalid query string parameters: Expected 'in_tree' parameter to be a format of uuid. "
+            f"Got: {text}"
+        ) from None
+
+
 def resources_of(text: str) -> dict[str, int]:
     """`VCPU:2,MEMORY_MB:1024` -> amounts by class. Raises Invalid."""
     found = {}
@@ -116,7 +142,8 @@ def resources_of(text: str) -> dict[str, int]:
                 "Badly formed resources parameter. Expected resources query string parameter in "
                 f"form: ?resources=VCPU:2,MEMORY_MB:1024. Got: {part or 'empty string'}."
             )
-        if not amount.isdecimal() or len(amount) > 10:
+        amount = amount.strip()
+        if not re.fullmatch(r"-?[0-9]{1,10}", amount):
             raise Invalid(
                 f"Requested resource {name} expected positive integer amount. Got: {amount}."
             )
@@ -126,32 +153,42 @@ def resources_of(text: str) -> dict[str, int]:
     return found
 
 
-def _traits(ctx: Context, values: list[str]) -> tuple[tuple[frozenset[str], ...], frozenset[str]]:
-    """(alternatives that must be there, forbidden ones) of the `required` parameters. Raises Invalid."""
-    at = ctx.version
+def traits_of(
+    values: Collection[str], *, any_of: bool, forbidding: bool
+) -> tuple[tuple[frozenset[str], ...], frozenset[str]]:
+    """(alternatives that must be there, forbidden ones) of `A,!B` and `in:A,B`. Raises Invalid."""
     required: list[frozenset[str]] = []
     forbidden: set[str] = set()
-    for value in values if at >= (1, 39) else values[-1:]:
+    for value in values:
         names = [n.strip() for n in value.removeprefix("in:").split(",")]
-        wrong = not all(n.lstrip("!") for n in names)
+        without = {n.lstrip("!") for n in names if n.startswith("!")}
+        wrong = not all(n.lstrip("!") for n in names) or (without and not forbidding)
         if value.startswith("in:"):
-            wrong = wrong or at < (1, 39) or any(n.startswith("!") for n in names)
+            wrong = wrong or without or not any_of
             required.append(frozenset(names))
         else:
-            wrong = wrong or (at < (1, 22) and any(n.startswith("!") for n in names))
             required += [frozenset((n,)) for n in names if not n.startswith("!")]
-            forbidden |= {n.lstrip("!") for n in names if n.startswith("!")}
+            forbidden |= without
         if wrong:
             raise Invalid(
                 "Invalid query string parameters: Expected 'required' parameter value of the form: "
                 f"HW_CPU_X86_VMX,!CUSTOM_MAGIC (! since 1.22) or in:A,B (since 1.39). Got: {value}"
             )
-    if both := sorted(t for one in required if len(one) == 1 for t in one & forbidden):
-        raise Invalid(
-            "Conflicting required and forbidden traits found in the following traits keys: "
-            f"required: ({', '.join(both)})"
-        )
     return tuple(required), frozenset(forbidden)
+
+
+def _traits(ctx: Context, suffix: str) -> tuple[tuple[frozenset[str], ...], frozenset[str]]:
+    """(alternatives that must be there, forbidden ones) of the `required` parameters. Raises Invalid."""
+    at, values = ctx.version, ctx.query.all("required" + suffix)
+    required, forbidden = traits_of(
+        values if at >= (1, 39) else values[-1:], any_of=at >= (1, 39), forbidding=at >= (1, 22)
+    )
+    if never := [one for one in required if one <= forbidden]:
+        both = "; ".join(f"required{suffix}: ({', '.join(sorted(one))})" for one in never)
+        raise Invalid(
+            f"Conflicting required and forbidden traits found in the following traits keys: {both}"
+        )
+    return required, forbidden
 
 
 def _aggregates(
@@ -165,16 +202,29 @@ def _aggregates(
     for value in values:
         without = value.startswith("!")
         if without and ctx.version < (1, 32):
-            raise Invalid("Forbidden member_of parameters are not supported before version 1.32.")
-        ids = value.removeprefix("!").removeprefix("in:").split(",")
-        group = frozenset(as_uuid(i, "member_of") for i in ids)
-        if len(group) > 1 and "in:" not in value:
             raise Invalid(
-                "Multiple values for 'member_of' must be prefixed with the 'in:' keyword. "
-                f"Got: {value}"
+                "Forbidden member_of parameters are not supported in the specified microversion "
+                "(they are since 1.32)."
             )
+        text = value.removeprefix("!")
+        if "," in text and not text.startswith("in:"):
+            raise Invalid(
+                "Multiple values for 'member_of' must be prefixed with the 'in:' or '!in:' keyword "
+                f"using the valid microversion. Got: {value}"
+            )
+        group = frozenset(_aggregate(i) for i in text.removeprefix("in:").split(","))
         if without:
             forbidden |= group
         else:
             required.append(group)
     return tuple(required), frozenset(forbidden)
+
+
+def _aggregate(text: str) -> str:
+    try:
+        return as_uuid(text, "member_of")
+    except Invalid:
+        raise Invalid(
+            "Invalid query string parameters: Expected 'member_of' parameter to contain valid "
+            f"UUID(s). Got: {text}"
+        ) from None

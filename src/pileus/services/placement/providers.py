@@ -18,7 +18,7 @@ from pileus.kernel.store import Column, Many, Record, Table, Tx, Unique
 from . import answers
 from .answers import answer, as_uuid
 from .fit import NOTHING, Stock
-from .matching import every_provider, wanted
+from .matching import every_provider, require_known, wanted
 
 MEMORY = "MEMORY_MB"
 Name = Annotated[str, Meta(max_length=200)]
@@ -141,7 +141,9 @@ class ResourceProviders(Resource[ResourceProvider]):
         ):
             known += keys if ctx.version >= at else ()
         answers.only(ctx, *known)
-        found = await every_provider(ctx.runtime.store, PROVIDERS, await wanted(ctx, PROVIDERS))
+        asked = await wanted(ctx, PROVIDERS)
+        await require_known(ctx.runtime.store, [asked])
+        found = await every_provider(ctx.runtime.store, PROVIDERS, asked)
         newest = max((p.updated_at or p.created_at for p in found), default="")
         return answer(ctx, {"resource_providers": [view(ctx, p) for p in found]}, changed_at=newest)
 

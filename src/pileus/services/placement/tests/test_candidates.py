@@ -1,4 +1,4 @@
-"""Allocation candidates: what could be allocated, and honest answers where we can't tell."""
+"""Allocation candidates: what could be allocated."""
 
 from __future__ import annotations
 
@@ -64,12 +64,23 @@ async def test_a_single_suffixed_group_is_mapped_by_its_suffix() -> None:
 
 
 @in_loop
-async def test_demands_over_several_providers_answer_501() -> None:
+async def test_groups_are_served_by_the_providers_of_one_tree() -> None:
     async with operator() as ops:
-        several = URL + "resources1=VCPU:1&resources2=DISK_GB:1&group_policy=none"
-        assert (await ops.client.get(several)).status == 501
-        same = URL + "resources1=VCPU:1&same_subtree=1"
-        assert (await ops.client.get(same)).status == 501
+        host = await ops.provider("host")
+        disk = await ops.provider("disk", parent_provider_uuid=host)
+        await ops.stock(host, VCPU=4)
+        await ops.stock(disk, DISK_GB=10)
+        several = URL + "resources1=VCPU:1&resources_D=DISK_GB:2&group_policy=isolate"
+        found = (await ops.client.get(several)).json["allocation_requests"]
+        assert found == [
+            {
+                "allocations": {
+                    host: {"resources": {"VCPU": 1}},
+                    disk: {"resources": {"DISK_GB": 2}},
+                },
+                "mappings": {"1": [host], "_D": [disk]},
+            }
+        ]
 
 
 @in_loop
