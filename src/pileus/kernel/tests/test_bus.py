@@ -566,4 +566,6 @@ async def test_a_killed_node_ends_nothing_and_answers_nobody() -> None:
     await there.kill()
     with pytest.raises(Unavailable, match="within 5 s"):
         await asked
+    with pytest.raises(Unavailable, match="not there to answer"):
+        await here.request("slow", b"later", timeout_s=5)
     assert ended == []
