@@ -55,6 +55,7 @@ class Directory:
     options: LdapOptions
     server: LdapServer
     looked_at: float = float("-inf")
+    passed_over: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def everything(self) -> Seen:
@@ -71,6 +72,10 @@ class Directory:
         seen = [u for e in users if (u := user_of(o, domain_id, e, enabled))]
         seen_groups = [g for e in groups if (g := group_of(o, domain_id, e))]
         members = memberships(o, seen, seen_groups)
+        odd = len(users) + len(groups) - len(seen) - len(seen_groups)
+        if odd != self.passed_over:  # or the log would fill with them
+            self.passed_over = odd
+            log.warning("directory of domain %s: %d entries lack an id or name", domain_id, odd)
         return Seen([u.user for u in seen], [g.group for g in seen_groups], members)
 
     async def user(self, *, name: str = "", id: str = "") -> SeenUser | None:

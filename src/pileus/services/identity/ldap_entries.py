@@ -172,7 +172,7 @@ def _id_and_name(entry: Entry, kind: str, id: str, name: str) -> tuple[str, str]
     shown = entry.first(name).strip()
     good = 0 < len(shown) <= _LONGEST_NAME[kind] and "\0" not in shown + local_id
     if not local_id or not good:
-        log.warning("directory: %s is passed over as it has no fitting id or name", entry.dn)
+        log.debug("directory: %s is passed over as it has no fitting id or name", entry.dn)
         return None
     return local_id, shown
 

@@ -122,7 +122,7 @@ async def _name_is_free(tx: Tx, table: NounTable[R], wanted: R, moving: dict[str
     if other.entry and moving.get(other.id, wanted.name.lower()) != wanted.name.lower():
         await table.change(tx, other, name=other.id)
         return True
-    log.warning(
+    log.debug(
         "directory of domain %s: %s %r is passed over, as another has its name",
         wanted.domain_id,
         table.noun,
