@@ -115,13 +115,29 @@ class Node:
         self.options, self.world = options, World()
         self.is_control, self.is_host = control, host
         self.stop = asyncio.Event()
+        self.is_up = False
 
     async def run(self) -> None:
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+        assert me is not None
+
+        def end() -> None:
+            # Until it is up it may wait for a bus, or for control, as long as there is none.
+            if not self.is_up and not self.stop.is_set():
+                me.cancel()
+            self.stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end)
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            if not self.stop.is_set():
+                raise
+
+    async def _run(self) -> None:
         options = self.options
         options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
         async with AsyncExitStack() as stack:
             bus = open_bus(options, self.world)
             await bus.start()
@@ -132,6 +148,7 @@ class Node:
             else:
                 note(options)
                 await self._start_hosts(stack, agents)
+                self.is_up = True
                 print(f"host {', '.join(self._names())} has joined in {self._age()} ms", flush=True)
                 await self.stop.wait()
 
@@ -166,6 +183,7 @@ class Node:
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 50)
+            self.is_up = True
             print(f"ready {url_of(options)} in {self._age()} ms", flush=True)
 
         await server.run(self.stop, ready)
