@@ -79,6 +79,8 @@ class TrustedFile:
         if signature == self._seen:
             return
         self._seen = signature
+        if stat.st_mode & 0o077:
+            log.warning("%s may hold secrets, and others than its owner can read it.", self._path)
         try:
             self._found = read(self._path)
         except Invalid as fault:
@@ -86,12 +88,15 @@ class TrustedFile:
 
 
 def read(path: Path) -> Trusted:
-    """Raises Invalid."""
+    """Raises Invalid, which quotes nothing of the file: it holds secrets."""
     try:
         content = yaml.safe_load(path.read_text("utf-8")) or {}
         found = msgspec.convert(content, Trusted)
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line + 1 if e.problem_mark is not None else 1
+        raise Invalid(f"{path} is no YAML: line {line}, {e.problem}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
-        raise Invalid(f"{path} cannot be read: {e}") from e
+        raise Invalid(f"{path} cannot be read: {e}") from None
     for issuer in found.issuers:
         parts = urlsplit(issuer)
         if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
