@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record, Tx
 
 from .assignments import held_on
@@ -82,8 +83,9 @@ class UpdateCredential(NounBody, kw_only=True):
     project_id: str | UnsetType | None = UNSET
 
 
-async def blob_of(ctx: Context, c: Credential) -> str:
-    content = await ctx.peer(KEYRING).open(CREDENTIAL, c.sealed)
+async def opened_blob(runtime: Runtime, c: Credential) -> str:
+    """Raises Conflict if its key is lost."""
+    content = await runtime.contracts.get(KEYRING).open(CREDENTIAL, c.sealed)
     if content is None:
         raise Conflict(
             f"Credential {c.id} could not be decrypted: its key is gone.",
@@ -99,7 +101,7 @@ async def view(ctx: Context, c: Credential) -> dict[str, Any]:
         "user_id": c.user_id,
         "project_id": c.project_id or None,
         "type": c.type,
-        "blob": await blob_of(ctx, c),
+        "blob": await opened_blob(ctx.runtime, c),
     }
     return linked(ctx, "credentials", shown)
 
@@ -210,6 +212,8 @@ class Credentials(Noun[Credential]):
             if EC2 in (credential.type.lower(), changes.get("type", "").lower()):
                 await _check_bounds(ctx, credential, ec2_blob(blob))
             changes["sealed"] = await self._seal(ctx, blob)
+        elif changes.get("type", "").lower() == EC2:
+            ec2_blob(await opened_blob(ctx.runtime, credential))
         changes["extra"] = {**credential.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             credential = await CREDENTIALS.change(tx, credential, **changes)
@@ -238,7 +242,7 @@ async def _check_bounds(ctx: Context, credential: Credential, new: dict[str, Any
     """What an EC2 credential is bound to stays. Raises Invalid."""
     old: dict[str, Any] = {}
     if credential.type.lower() == EC2:
-        old = ec2_blob(await blob_of(ctx, credential))
+        old = ec2_blob(await opened_blob(ctx.runtime, credential))
     for key in _BOUND:
         if old.get(key) != new.get(key):
             raise Invalid(f"{key} can not be updated for credential")

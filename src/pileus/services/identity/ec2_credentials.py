@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import Context, operation
@@ -18,7 +19,7 @@ from pileus.kernel.schema import IGNORE, Body, Extra
 from pileus.kernel.store import Record
 
 from .claims import forbid_delegated
-from .credentials import CREDENTIALS, EC2, Credential, blob_of
+from .credentials import CREDENTIALS, EC2, Credential, ec2_blob, opened_blob
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
@@ -29,10 +30,10 @@ _OWN = "(rule:admin_required) or (role:member and user_id:%(target.credential.us
 
 
 class KeyPair(msgspec.Struct):
-    """What the blob says. The last three bind it to what it was made with."""
+    """What the blob of a key pair says that can sign. The last three bind it to what it was made with."""
 
     access: str
-    secret: str = ""
+    secret: Annotated[str, Meta(min_length=1)]  # what has none anybody could sign for
     trust_id: str | None = None
     app_cred_id: str | None = None
     access_token_id: str | None = None
@@ -47,28 +48,33 @@ def id_of(access: str) -> str:
     return hashlib.sha256(access.encode()).hexdigest()
 
 
-async def find(runtime: Runtime, access: str) -> tuple[Credential, KeyPair]:
-    """Raises NotFound in words that do not tell whether the key exists."""
+async def find(runtime: Runtime, access: str) -> tuple[Credential, dict[str, Any]]:
+    """The credential and its blob. Raises NotFound in words that do not tell whether the key exists."""
     found = await CREDENTIALS.find(runtime.store, id_of(access))
-    if found is not None and found.type == EC2:
-        content = await runtime.contracts.get(KEYRING).open(CREDENTIAL, found.sealed)
-        try:
-            return found, msgspec.json.decode(content or b"", type=KeyPair)
-        except msgspec.DecodeError:  # stored before blobs were checked, or its key is lost
-            raise NotFound(
-                "EC2 access key not found.", internal=f"blob of {found.id} is unreadable"
-            ) from None
-    raise NotFound("EC2 access key not found.")
+    if found is None or found.type != EC2:
+        raise NotFound("EC2 access key not found.")
+    return found, ec2_blob(await opened_blob(runtime, found))
 
 
-def view(ctx: Context, c: Credential, pair: KeyPair) -> dict[str, Any]:
+async def find_pair(runtime: Runtime, access: str) -> tuple[Credential, KeyPair]:
+    """One that can sign. Raises NotFound."""
+    found, blob = await find(runtime, access)
+    try:
+        return found, msgspec.convert(blob, KeyPair)
+    except msgspec.ValidationError as why:
+        text = f"blob of credential {found.id}: {why}"
+        raise NotFound("EC2 access key not found.", internal=text) from None
+
+
+def view(ctx: Context, c: Credential, blob: dict[str, Any]) -> dict[str, Any]:
+    access = blob["access"]
     return {
         "user_id": c.user_id,
         "tenant_id": c.project_id,
-        "access": pair.access,
-        "secret": pair.secret,
-        "trust_id": pair.trust_id,
-        "links": {"self": f"{ctx.base}/users/{c.user_id}/credentials/OS-EC2/{pair.access}"},
+        "access": access,
+        "secret": blob.get("secret"),
+        "trust_id": blob.get("trust_id"),
+        "links": {"self": f"{ctx.base}/users/{c.user_id}/credentials/OS-EC2/{access}"},
     }
 
 
@@ -98,8 +104,8 @@ class Ec2Credentials(Noun[Record]):
         await forbid_delegated(ctx, "read credentials")
         await USERS.get(ctx.runtime.store, user_id)
         found = await CREDENTIALS.all(ctx.runtime.store, user_id=user_id, type=EC2)
-        pairs = [(c, msgspec.json.decode(await blob_of(ctx, c), type=KeyPair)) for c in found]
-        return listed(ctx, "credentials", [view(ctx, c, pair) for c, pair in pairs])
+        blobs = [(c, ec2_blob(await opened_blob(ctx.runtime, c))) for c in found]
+        return listed(ctx, "credentials", [view(ctx, c, blob) for c, blob in blobs])
 
     @operation("POST", _PATH, "identity:ec2_create_credential", status=201)
     async def create(self, ctx: Context, user_id: str, body: CreateEc2Credential) -> dict[str, Any]:
@@ -107,12 +113,10 @@ class Ec2Credentials(Noun[Record]):
         await USERS.get(store, user_id)
         project = await PROJECTS.get(store, body.tenant_id or "")
         await forbid_delegated(ctx, "create credentials")
-        pair = KeyPair(access=world.new_hex(), secret=world.new_hex())
-        blob = msgspec.json.encode(
-            {"access": pair.access, "secret": pair.secret, "trust_id": pair.trust_id}
-        )
+        pair = {"access": world.new_hex(), "secret": world.new_hex(), "trust_id": None}
+        blob = msgspec.json.encode(pair)
         credential = Credential(
-            id=id_of(pair.access),
+            id=id_of(str(pair["access"])),
             user_id=user_id,
             type=EC2,
             sealed=await ctx.peer(KEYRING).seal(CREDENTIAL, blob),
@@ -126,9 +130,9 @@ class Ec2Credentials(Noun[Record]):
     @operation("GET", _PATH + "/{credential_id}", AUTHENTICATED)
     async def show(self, ctx: Context, user_id: str, credential_id: str) -> dict[str, Any]:
         rule = "identity:ec2_get_credential"
-        credential, pair = await self._of(ctx, user_id, credential_id, rule)
+        credential, blob = await self._of(ctx, user_id, credential_id, rule)
         await forbid_delegated(ctx, "read credentials")
-        return {"credential": view(ctx, credential, pair)}
+        return {"credential": view(ctx, credential, blob)}
 
     @operation("DELETE", _PATH + "/{credential_id}", AUTHENTICATED)
     async def delete(self, ctx: Context, user_id: str, credential_id: str) -> None:
@@ -141,8 +145,8 @@ class Ec2Credentials(Noun[Record]):
 
     async def _of(
         self, ctx: Context, user_id: str, access: str, rule: str
-    ) -> tuple[Credential, KeyPair]:
-        found, pair = await find(ctx.runtime, access)
+    ) -> tuple[Credential, dict[str, Any]]:
+        found, blob = await find(ctx.runtime, access)
         ctx.require(rule, {"target.credential.user_id": found.user_id})
         await USERS.get(ctx.runtime.store, user_id)
-        return found, pair
+        return found, blob

@@ -16,13 +16,12 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import IGNORE, Body, Extra, explain
 from pileus.kernel.store import Record
 
-from . import ec2_credentials
 from .application_credentials import APPLICATION_CREDENTIALS
 from .auth_application_credential import bounds
 from .auth_tokens import answered
 from .authentication import AUTHENTICATION
 from .credentials import Credential
-from .ec2_credentials import KeyPair
+from .ec2_credentials import KeyPair, find_pair
 from .ec2_signatures import SignedRequest, Unsigned, s3_signed_by, signed_by
 from .proof import Proof, refused
 from .trust import TRUSTS
@@ -66,7 +65,7 @@ class Ec2Tokens(Noun[Record]):
     @operation("POST", "/ec2tokens", "identity:ec2tokens_validate", status=200)
     async def ec2(self, ctx: Context, body: Signed) -> Answer:
         asked = _convert(body.signed(), SignedRequest)
-        credential, pair = await ec2_credentials.find(ctx.runtime, asked.access)
+        credential, pair = await find_pair(ctx.runtime, asked.access)
         if not asked.signature:
             raise Unauthenticated("EC2 signature not supplied.")
         try:
@@ -83,7 +82,7 @@ class Ec2Tokens(Noun[Record]):
     async def s3(self, ctx: Context, body: Signed) -> Answer:
         """The token itself is not told, only what it would stand for, as upstream."""
         asked = _convert(body.signed(), SignedS3)
-        credential, pair = await ec2_credentials.find(ctx.runtime, asked.access)
+        credential, pair = await find_pair(ctx.runtime, asked.access)
         try:
             good = s3_signed_by(pair.secret, asked.token, asked.signature)
         except Unsigned as why:

@@ -225,3 +225,37 @@ async def test_a_key_pair_bound_to_a_trust_or_credential_gives_no_more_than_it(
         assert reply.status == status, (bound, reply)
         if status == 200:
             assert [r["name"] for r in reply.json["token"]["roles"]] == roles
+
+
+@alone
+async def test_a_key_pair_without_a_secret_signs_nothing_and_is_still_listed(i: Identity) -> None:
+    """A signature with an empty secret could be made by whoever knows the access key."""
+    owner = await i.who("u", "member", f"projects/{await i.project('p')}")
+    fields = {"user_id": owner.user_id, "project_id": owner.project_id, "type": "ec2"}
+    blobs: list[dict[str, Any]] = [
+        {},
+        {"secret": ""},
+        {"secret": 1},
+        {"secret": "s", "trust_id": 2},
+    ]
+    for n, blob in enumerate(blobs):
+        await i.admin.make(
+            "/credentials", blob=json.dumps({"access": f"key-{n}", **blob}), **fields
+        )
+        pair = {"access": f"key-{n}", "secret": ""}
+        assert (await ask(i.admin, signed(i, pair))).status == 404
+        assert (await i.admin.post("/s3tokens", {"credentials": s3(pair)})).status == 404
+    path = f"/users/{owner.user_id}/credentials/OS-EC2"
+    shown = (await owner.get(path)).json["credentials"]
+    assert [c["secret"] for c in shown] == [None, "", 1, "s"]
+    for c in shown:
+        assert (await owner.delete(f"{path}/{c['access']}")).status == 204
+
+
+@alone
+async def test_what_has_no_access_key_does_not_become_a_key_pair(i: Identity) -> None:
+    user = await i.user("u")
+    made = await i.admin.make("/credentials", user_id=user, type="cert", blob="pem")
+    change = {"credential": {"type": "ec2"}}
+    assert (await i.admin.patch(f"/credentials/{made['id']}", change)).status == 400
+    assert (await i.admin.get(f"/users/{user}/credentials/OS-EC2")).json["credentials"] == []
