@@ -33,6 +33,7 @@ from pileus.node.settings import chosen
 from pileus.node.status import Operations
 
 log = logging.getLogger(__name__)
+_AGAIN_S = 2.0  # asyncio.wait_for, under NATS's client, loses a cancellation that meets a refusal
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,11 @@ class Node:
         assert me is not None
 
         def end() -> None:
-            # Until it is up it may wait for a bus, or for control, as long as there is none.
-            if not self.is_up and not self.stop.is_set():
-                me.cancel()
+            """Until it is up it may wait for a bus, or for control, as long as there is none."""
             self.stop.set()
+            if not self.is_up and not me.done():
+                me.cancel()
+                loop.call_later(_AGAIN_S, end)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
