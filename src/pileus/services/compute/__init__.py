@@ -31,6 +31,7 @@ from .servers.interfaces import ServerInterfaces
 from .servers.metadata import ServerMetadata
 from .servers.operations import Servers
 from .servers.pausing import ServerPausing
+from .servers.rebuilding import ServerRebuilding
 from .servers.tags import ServerTags
 from .services import ComputeServices
 from .settings import Settings
@@ -54,6 +55,7 @@ SERVICE = Service(
         ServerPausing,
         ServerDiagnostics,
         ServerImages,
+        ServerRebuilding,
         ServerMetadata,
         ServerTags,
         ServerAddresses,

@@ -143,10 +143,17 @@ class ComputeAgent:
 
     async def spawn(self, spec: GuestSpec) -> Guest:
         await self._joined.wait()
-        if spec.image is not None and spec.image.url.startswith("/"):
-            image = msgspec.structs.replace(spec.image, url=self._url(spec.image.url))
-            spec = msgspec.structs.replace(spec, image=image)
-        return await self.driver.spawn(spec)
+        return await self.driver.spawn(self._spec(spec))
+
+    def _spec(self, spec: GuestSpec) -> GuestSpec:
+        if spec.image is None:
+            return spec
+        return msgspec.structs.replace(spec, image=self._image(spec.image))
+
+    def _image(self, image: ImageSource) -> ImageSource:
+        if not image.url.startswith("/"):
+            return image
+        return msgspec.structs.replace(image, url=self._url(image.url))
 
     def _url(self, path: str) -> str:
         """Under the cloud's URL; a path stays one where bytes do not go over sockets."""
@@ -195,6 +202,18 @@ class ComputeAgent:
     async def diagnostics(self, guest_id: str) -> Diagnostics:
         await self._joined.wait()
         return await self.driver.diagnostics(guest_id)
+
+    async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:
+        await self._joined.wait()
+        return await self.driver.rebuild(self._spec(spec), run)
+
+    async def rescue(self, guest_id: str, image: ImageSource) -> Guest:
+        await self._joined.wait()
+        return await self.driver.rescue(guest_id, self._image(image))
+
+    async def unrescue(self, guest_id: str, run: bool) -> Guest:
+        await self._joined.wait()
+        return await self.driver.unrescue(guest_id, run)
 
     async def snapshot(self, guest_id: str, name: str) -> str:
         await self._joined.wait()

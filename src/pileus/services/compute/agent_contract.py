@@ -7,7 +7,14 @@ from typing import Protocol
 import msgspec
 
 from pileus.kernel.contracts import Contract
-from pileus.services.compute.driver import Diagnostics, Guest, GuestSpec, Inventory, Nic
+from pileus.services.compute.driver import (
+    Diagnostics,
+    Guest,
+    GuestSpec,
+    ImageSource,
+    Inventory,
+    Nic,
+)
 
 
 class ComputeHost(Protocol):
@@ -29,6 +36,13 @@ class ComputeHost(Protocol):
     async def inject_nmi(self, guest_id: str) -> None: ...
     async def set_password(self, guest_id: str, user: str, password: str) -> None: ...
     async def diagnostics(self, guest_id: str) -> Diagnostics: ...
+    async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:
+        """Makes the disks anew."""
+
+    async def rescue(self, guest_id: str, image: ImageSource) -> Guest:
+        """Starts the guest from another disk."""
+
+    async def unrescue(self, guest_id: str, run: bool) -> Guest: ...
     async def snapshot(self, guest_id: str, name: str) -> str:
         """Copies the root disk; the copy's format."""
 

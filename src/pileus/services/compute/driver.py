@@ -234,6 +234,21 @@ class ComputeDriver(Protocol):
         """Raises Conflict for a guest that does not run."""
         ...
 
+    async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:
+        """Make the disks of a guest that is there anew, as `spec` says; then `run` it or leave it off.
+
+        What makes an image unusable is found before anything is lost. Raises Invalid.
+        """
+        ...
+
+    async def rescue(self, guest_id: str, image: ImageSource) -> Guest:
+        """Start the guest from a disk made of `image`, with its own disks behind that one."""
+        ...
+
+    async def unrescue(self, guest_id: str, run: bool) -> Guest:
+        """Drop that disk; then `run` the guest from its own or leave it off."""
+        ...
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         """Copy the root disk as it is now, whole, and keep the copy by that name; its format.
 

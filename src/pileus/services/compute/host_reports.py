@@ -93,7 +93,7 @@ class HostReports:
         await placement.report(host, usable, frozenset(inventory.traits))
 
 
-_ON = frozenset((states.ACTIVE, states.PAUSED, states.SUSPENDED))
+_ON = frozenset((states.ACTIVE, states.PAUSED, states.SUSPENDED, states.RESCUED))
 
 
 def _observed(server: Server, power: int) -> dict[str, object]:

@@ -261,6 +261,43 @@ async def a_running_guest_has_numbers_and_one_that_is_off_none(bench: Bench) -> 
     await driver.close()
 
 
+async def a_rebuilt_guest_starts_anew_and_a_bad_image_costs_it_nothing(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec(nics=bench.nics[:1])
+    await driver.spawn(spec)
+    with pytest.raises(Invalid, match="qcow2"):
+        await driver.rebuild(msgspec.structs.replace(spec, image=bench.lying_image), True)
+    assert await state_of(driver, spec.id) == RUNNING
+    for run, state in ((True, RUNNING), (False, SHUTDOWN)):
+        for _ in range(2):
+            again = await driver.rebuild(msgspec.structs.replace(spec, name="renamed"), run)
+            assert (again.power_state, again.name) == (state, "renamed")
+            assert again.ports == (bench.nics[0].port_id,)
+    assert (await driver.start(spec.id)).power_state == RUNNING
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
+async def a_rescued_guest_stays_so_over_a_restart_until_it_is_unrescued(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    for _ in range(2):
+        assert (await driver.rescue(spec.id, bench.image)).power_state == RUNNING
+    disks = len((await driver.diagnostics(spec.id)).disks)
+    await driver.close()
+    again = bench.make()
+    await again.start_up()
+    for _ in range(2):
+        assert (await again.unrescue(spec.id, True)).power_state == RUNNING
+    assert len((await again.diagnostics(spec.id)).disks) == disks - 1
+    assert (await again.unrescue(spec.id, False)).power_state == SHUTDOWN
+    await again.destroy(spec.id)
+    await again.close()
+
+
 async def a_snapshot_is_taken_once_sent_and_dropped(bench: Bench) -> None:
     driver = bench.make()
     await driver.start_up()
@@ -440,6 +477,8 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     a_suspended_guest_outlives_the_driver_and_goes_on_where_it_was,
     a_hard_reboot_of_a_suspended_guest_forgets_its_memory,
     a_running_guest_has_numbers_and_one_that_is_off_none,
+    a_rebuilt_guest_starts_anew_and_a_bad_image_costs_it_nothing,
+    a_rescued_guest_stays_so_over_a_restart_until_it_is_unrescued,
     a_snapshot_is_taken_once_sent_and_dropped,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,

@@ -68,6 +68,14 @@ async def suspended(ground: Ground) -> str:
     return await _after(ground, {"suspend": None})
 
 
+async def rescued(ground: Ground) -> str:
+    return await _after(ground, {"rescue": {}})
+
+
+async def rebuild(ground: Ground, id: str) -> str:
+    return await act(ground, id, {"rebuild": {"imageRef": ground.ids["image"]}})
+
+
 async def _after(ground: Ground, *actions: Any) -> str:
     """A server to which that has been done."""
     id = await booted(ground)
@@ -138,6 +146,9 @@ SCENARIOS = {
     "compute_servers.unpause": Scenario(paused, _action({"unpause": None}), clean),
     "compute_servers.suspend": Scenario(booted, _action({"suspend": None}), clean),
     "compute_servers.resume": Scenario(suspended, _action({"resume": None}), clean),
+    "compute_servers.rebuild": Scenario(booted, rebuild, clean),
+    "compute_servers.rescue": Scenario(booted, _action({"rescue": {}}), clean),
+    "compute_servers.unrescue": Scenario(rescued, _action({"unrescue": None}), clean),
     "compute_servers.createImage": Scenario(
         booted, _action({"createImage": {"name": "ground"}}), no_images
     ),

@@ -66,6 +66,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     power_state: int = RUNNING
     boots: int = 1
     snapshots: dict[str, bytes] = {}
+    rescued_by: str = ""  # the image it was started from instead of its disk
     words: list[str] = []  # what happened since the last boot and shows on the console
 
 
@@ -232,12 +233,43 @@ class FakeComputeDriver:
         return Diagnostics(
             uptime_s=0,
             cpus=tuple(CpuNumbers(id=n, time_ns=0) for n in range(spec.vcpus)),
-            disks=(disk,) if spec.image or spec.root_gib else (),
+            disks=(disk,) * (bool(spec.image or spec.root_gib) + bool(guest.rescued_by)),
             nics=tuple(NicNumbers(mac=nic.mac, **traffic) for nic in spec.nics),
             ram_used_mib=0,
             hypervisor="fake",
             driver="fake",
         )
+
+    async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:
+        check_spec(spec)
+        async with self._turn(spec.id, "rebuild"):
+            guest = self._find(spec.id)
+            if spec.image:
+                check_root_size(spec, (await self._inspect(spec.image)).virtual_size)
+            guest.spec, guest.boots, guest.words, guest.rescued_by = spec, int(run), [], ""
+            guest.power_state = RUNNING if run else SHUTDOWN
+            self._save(spec.id, guest)
+            return self._seen(guest)
+
+    async def rescue(self, guest_id: str, image: ImageSource) -> Guest:
+        async with self._turn(guest_id, "rescue"):
+            guest = self._find(guest_id)
+            await self._inspect(image)
+            if guest.rescued_by != image.id or guest.power_state != RUNNING:
+                _boot(guest)
+                guest.rescued_by, guest.power_state = image.id, RUNNING
+                self._save(guest_id, guest)
+            return self._seen(guest)
+
+    async def unrescue(self, guest_id: str, run: bool) -> Guest:
+        async with self._turn(guest_id, "unrescue"):
+            guest = self._find(guest_id)
+            if guest.rescued_by:
+                guest.rescued_by, guest.power_state = "", SHUTDOWN
+                self._save(guest_id, guest)
+            if run and guest.power_state not in (RUNNING, PAUSED):
+                _boot(guest)
+            return self._change(guest, RUNNING if run else SHUTDOWN)
 
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._turn(guest_id, "snapshot"):
@@ -360,7 +392,8 @@ def _console(guest: FakeGuest) -> str:
         )
         for n in boots
     )
-    return "\n".join([shown, *guest.words[-BOOTS_KEPT:]])
+    rescued = [f"rescued by image {guest.rescued_by}"] if guest.rescued_by else []
+    return "\n".join([shown, *rescued, *guest.words[-BOOTS_KEPT:]])
 
 
 class Journal:

@@ -22,13 +22,14 @@ from pileus.host.image_cache import CachedImage
 from pileus.host.process import Limits, run
 from pileus.host.qemu import Disk
 from pileus.host.qemu_memory import Layout
-from pileus.services.compute.driver import GuestSpec
+from pileus.services.compute.driver import GuestSpec, ImageSource
 
 CONSOLE_KEPT = 512 * 1024  # bytes that stay when the console is cut
 CONSOLE_LIMIT = 1024 * 1024  # bytes it may have before that
 _GONE = ".gone-"  # the folder of a destroyed guest, until its files are unlinked
 _BLOCK = 4096
 _COLLAPSE_RANGE = 0x08
+_DISKS = ("disk.qcow2", "ephemeral.raw", "swap.raw", "config.iso")
 _GIB = 1 << 30
 _QEMU_IMG = Limits(cpu_s=120)
 
@@ -131,6 +132,32 @@ class GuestFolder:
         if spec.config_drive:
             found.append(Disk("config.iso", "raw", is_read_only=True, serial="config-2"))
         return tuple(found)
+
+    def forget_disks(self) -> None:
+        """All but the console's log: the disks are about to be made anew."""
+        for name in ("rescue.json", "rescue.qcow2", *_DISKS):
+            (self.path / name).unlink(missing_ok=True)
+
+    async def make_rescue(self, image: ImageSource, base: CachedImage, images: Path) -> None:
+        """A fresh disk of that image; from here on the guest starts from it."""
+        self.drop_rescue()
+        path, kind = self._behind(base, images)
+        await self._make("rescue.qcow2", ["-f", "qcow2", "-b", path, "-F", kind], base.virtual_size)
+        files.write_atomically(self.path / "rescue.json", msgspec.json.encode(image))
+
+    def read_rescue(self) -> ImageSource | None:
+        """The image that a rescued guest was started from."""
+        try:
+            return msgspec.json.decode((self.path / "rescue.json").read_bytes(), type=ImageSource)
+        except FileNotFoundError:
+            return None
+
+    def rescue_disk(self, base: CachedImage, images: Path) -> Disk:
+        return Disk("rescue.qcow2", "qcow2", self._behind(base, images))
+
+    def drop_rescue(self) -> None:
+        (self.path / "rescue.json").unlink(missing_ok=True)
+        (self.path / "rescue.qcow2").unlink(missing_ok=True)
 
     def _behind(self, base: CachedImage, images: Path) -> tuple[str, str]:
         """The image as seen from the folder, and its format."""

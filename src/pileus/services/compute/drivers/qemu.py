@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, ExitStack
 from uuid import UUID
 
 from pileus.host import qemu, qemu_memory, uploads
+from pileus.host.image_cache import CachedImage
 from pileus.host.process import ProcessFailed, kill
 from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.services.compute.driver import (
@@ -31,6 +32,7 @@ from pileus.services.compute.driver import (
     Diagnostics,
     Guest,
     GuestSpec,
+    ImageSource,
     Inventory,
     Nic,
     check_epoch,
@@ -225,6 +227,45 @@ class QemuComputeDriver(Residents):
                 emulator, resident.spec, traffic, self.accelerator, self._clock.time()
             )
 
+    async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:
+        check_spec(spec)
+        async with self._in_hand(spec.id) as resident:
+            base = await self._base(spec)
+            if base:
+                check_root_size(spec, base.virtual_size)
+            await self._power_off(resident, 0)
+            folder = resident.folder
+            await asyncio.to_thread(folder.forget_disks)
+            resident.spec = spec
+            await asyncio.to_thread(folder.write_spec, spec)
+            await self._make_disks(resident, base)
+            if run:
+                await self._launch(resident)
+            return self._seen(resident)
+
+    async def rescue(self, guest_id: str, image: ImageSource) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            folder = resident.folder
+            known = await asyncio.to_thread(folder.read_rescue)
+            if known and known.id == image.id and resident.power_state == RUNNING:
+                return self._seen(resident)
+            base = await self._base_of(image)
+            await self._power_off(resident, 0)
+            await folder.make_rescue(image, base, self._images.folder)
+            await self._launch(resident)
+            return self._seen(resident)
+
+    async def unrescue(self, guest_id: str, run: bool) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            if await asyncio.to_thread(resident.folder.read_rescue):
+                await self._power_off(resident, 0)
+                await asyncio.to_thread(resident.folder.drop_rescue)
+            if run and resident.emulator is None:
+                await self._launch(resident)
+            elif not run:
+                await self._power_off(resident, 0)
+            return self._seen(resident)
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._in_hand(guest_id) as resident:
             await guest_snapshots.take(resident.folder, resident.emulator, name, self._clock)
@@ -282,14 +323,17 @@ class QemuComputeDriver(Residents):
             base = await self._base(spec)
             if base:
                 check_root_size(spec, base.virtual_size)
-            try:
-                await folder.make_disks(spec, base, self._images.folder)
-            except ProcessFailed as failed:
-                raise Unavailable(
-                    f"A disk of guest {spec.id} cannot be made.", internal=str(failed)
-                ) from failed
+            await self._make_disks(resident, base)
             await self._launch(resident)
             await asyncio.to_thread(folder.finish)
+
+    async def _make_disks(self, resident: Resident, base: CachedImage | None) -> None:
+        try:
+            await resident.folder.make_disks(resident.spec, base, self._images.folder)
+        except ProcessFailed as failed:
+            raise Unavailable(
+                f"A disk of guest {resident.spec.id} cannot be made.", internal=str(failed)
+            ) from failed
 
     async def _destroy(self, guest_id: str) -> None:
         resident = self._residents.get(guest_id)
@@ -304,8 +348,9 @@ class QemuComputeDriver(Residents):
 
     async def drop_images(self) -> list[str]:
         """Forget the images that no guest has needed for a day; their ids."""
-        specs = [resident.spec for resident in self._residents.values()]
-        return await self._images.forget(IMAGE_KEPT_S, {s.image.id for s in specs if s.image})
+        images = [r.spec.image for r in self._residents.values()]
+        images += [r.folder.read_rescue() for r in self._residents.values()]
+        return await self._images.forget(IMAGE_KEPT_S, {i.id for i in images if i})
 
     async def _drop_images(self) -> None:
         while True:

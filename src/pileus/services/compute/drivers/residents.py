@@ -28,6 +28,7 @@ from pileus.services.compute.driver import (
     SUSPENDED,
     Guest,
     GuestSpec,
+    ImageSource,
     Nic,
     Turns,
     Watcher,
@@ -119,9 +120,9 @@ class Residents:
         )
 
     async def _base(self, spec: GuestSpec) -> CachedImage | None:
-        image = spec.image
-        if image is None:
-            return None
+        return await self._base_of(spec.image) if spec.image else None
+
+    async def _base_of(self, image: ImageSource) -> CachedImage:
         return await self._images.get(
             image.id, image.url, image.disk_format, image.checksum_sha512, image.size
         )
@@ -151,6 +152,10 @@ class Residents:
     async def _launch(self, resident: Resident, saved: qemu_memory.Layout | None = None) -> None:
         spec, folder = resident.spec, resident.folder
         base = await self._base(spec)
+        disks = folder.disks(spec, base, self._images.folder)
+        if rescue := await asyncio.to_thread(folder.read_rescue):
+            behind = await self._base_of(rescue)
+            disks = (folder.rescue_disk(behind, self._images.folder), *disks)
         running = await asyncio.to_thread(qemu.running_in, self._guests_dir)
         if nobodys := running.get(spec.id):  # of a dead process, or deaf
             await kill(nobodys)
@@ -165,7 +170,7 @@ class Residents:
                 vcpus=spec.vcpus,
                 ram_mib=spec.ram_mib,
                 accelerator=self.accelerator,
-                disks=folder.disks(spec, base, self._images.folder),
+                disks=disks,
                 cards=tuple(
                     card_of(nic, tap, saved.cards.get(nic.port_id, 0) if saved else 0)
                     for nic, tap in zip(spec.nics, taps, strict=True)

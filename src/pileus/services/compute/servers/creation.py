@@ -19,7 +19,7 @@ from pileus.kernel.store import Tx
 from pileus.services.compute import checks, instance_actions, nodes
 from pileus.services.compute.flavors import FLAVORS, Flavor
 from pileus.services.compute.keypairs import Keypair, key_of
-from pileus.services.compute.server import SERVERS, ImageCopy, Server
+from pileus.services.compute.server import SERVERS, FlavorCopy, ImageCopy, Server
 from pileus.services.compute.servers.bodies import AskedNetwork, CreateServer
 from pileus.services.compute.servers.sagas import CREATE
 from pileus.services.image.contract import IMAGES, ImageInfo
@@ -61,7 +61,7 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
         name=name,
         hostname=_hostname(ctx, body),
         flavor=flavor.copy(),
-        image=_copy(image) if image else None,
+        image=copy_of(image) if image else None,
         pinned_zone=zone,
         requested_host=host,
         description=_description(ctx, body, name),
@@ -79,7 +79,7 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
         disk_config=_disk_config(body.disk_config) or "MANUAL",
         scheduler_hints=_hints(ctx),
     )
-    _check_drive(pattern)
+    check_drive(pattern)
     return Plan(pattern, least, most, key)
 
 
@@ -211,17 +211,26 @@ async def _image(ctx: Context, body: CreateServer, flavor: Flavor) -> ImageInfo 
         raise Invalid("Missing imageRef attribute: a server boots from an image.")
     if not checks.is_uuid(id):
         raise checks.wrong("imageRef", body.imageRef, f"{body.imageRef!r} is not a 'uuid'")
-    try:
-        image = await ctx.peer(IMAGES).image(ctx.caller, id)
-    except NotFound:
-        raise Invalid("Can not find requested image") from None
-    _check_image(image, flavor)
+    image = await bootable(ctx, id, flavor.copy())
     if flavor.disk == 0 and not ctx.allows(_RULE + ":zero_disk_flavor"):
         raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
     return image
 
 
-def _check_image(image: ImageInfo, flavor: Flavor) -> None:
+async def bootable(
+    ctx: Context, id: str, flavor: FlavorCopy, missing: str = "Can not find requested image"
+) -> ImageInfo:
+    """An image that the caller may see and that fits the flavor. Raises Invalid."""
+    try:
+        image = await ctx.peer(IMAGES).image(ctx.caller, id)
+    except NotFound:
+        raise Invalid(missing) from None
+    check_image(image, flavor)
+    return image
+
+
+def check_image(image: ImageInfo, flavor: FlavorCopy) -> None:
+    """Raises Invalid for one that is not ready or does not fit."""
     if image.status != "active":
         raise Invalid(f"Image {image.id} is not active.")
     if image.min_ram > flavor.ram:
@@ -242,7 +251,7 @@ def _check_image(image: ImageInfo, flavor: Flavor) -> None:
         )
 
 
-def _copy(image: ImageInfo) -> ImageCopy:
+def copy_of(image: ImageInfo) -> ImageCopy:
     return ImageCopy(
         id=image.id,
         disk_format=image.disk_format,
@@ -373,16 +382,21 @@ def _metadata(body: CreateServer) -> dict[str, str]:
 
 
 def _user_data(body: CreateServer) -> str:
-    if body.user_data is None:
+    return user_data(body.user_data)
+
+
+def user_data(text: str | None) -> str:
+    """Raises Invalid for what is not base64."""
+    if text is None:
         return ""
     try:
-        base64.b64decode("".join(body.user_data.split()), validate=True)
+        base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise checks.wrong("user_data", body.user_data, "It is not a 'base64'") from None
-    return "".join(body.user_data.split())
+        raise checks.wrong("user_data", text, "It is not a 'base64'") from None
+    return "".join(text.split())
 
 
-def _check_drive(server: Server) -> None:
+def check_drive(server: Server) -> None:
     """A config drive holds text."""
     if not (server.config_drive and server.user_data):
         return

@@ -20,6 +20,9 @@ _EVENTS = {
     "unpause": "compute_unpause_instance",
     "suspend": "compute_suspend_instance",
     "resume": "compute_resume_instance",
+    "rebuild": "compute_rebuild_instance",
+    "rescue": "compute_rescue_instance",
+    "unrescue": "compute_unrescue_instance",
     "createImage": "compute_snapshot_instance",
     "createBackup": "compute_backup_instance",
 }
@@ -43,7 +46,9 @@ def event_of(run: Run[Server]) -> str:
     return _EVENTS[run.runtime.sagas.known[run.entry.saga].verb]
 
 
-def noted(do: Callable[[Run[Server]], Awaitable[Changes | None]]) -> Step[Server]:
+def noted(
+    do: Callable[[Run[Server]], Awaitable[Changes | None]], *, timeout_s: float = 300
+) -> Step[Server]:
     """A step that is all of a saga, and undoes itself where it fails."""
 
     @wraps(do)
@@ -52,4 +57,4 @@ def noted(do: Callable[[Run[Server]], Awaitable[Changes | None]]) -> Step[Server
         await success(run)
         return changes
 
-    return Step(doing, failure)
+    return Step(doing, failure, timeout_s=timeout_s)

@@ -47,11 +47,17 @@ def unlocked(ctx: Context, server: Server) -> None:
 
 
 async def begin(
-    ctx: Context, saga: Saga[Server], server: Server, verb: str, **becoming: Any
+    ctx: Context,
+    saga: Saga[Server],
+    server: Server,
+    verb: str,
+    now: Mapping[str, Any] | None = None,
+    **becoming: Any,
 ) -> None:
     """One transaction: the state, the saga and the instance action. Raises Conflict.
 
-    `becoming`: what of the server shall be otherwise in the end. The lock is the caller's to ask for.
+    `becoming`: what of the server shall be otherwise in the end; `now`: what is so at once, come what
+    may. The lock is the caller's to ask for.
     """
     sagas = ctx.runtime.sagas
     async with ctx.runtime.store.tx() as tx:
@@ -59,19 +65,28 @@ async def begin(
         if saga is DELETE and fresh.task_state == states.DELETING:
             return  # it is on its way
         wanted = msgspec.structs.replace(fresh, **becoming) if becoming else None
-        _, entry = await sagas.begin(
+        busy, entry = await sagas.begin(
             tx, saga, fresh, becoming=wanted, caller=ctx.caller, request_id=ctx.request_id
         )
+        if now:
+            await SERVERS.change(tx, busy, **now)
         await instance_actions.record(tx, ctx, fresh, verb, entry.id)
     sagas.launch(entry)
 
 
-async def act(ctx: Context, saga: Saga[Server], server: Server, verb: str, **becoming: Any) -> None:
+async def act(
+    ctx: Context,
+    saga: Saga[Server],
+    server: Server,
+    verb: str,
+    now: Mapping[str, Any] | None = None,
+    **becoming: Any,
+) -> None:
     """Begins what only a server that ran once can do. Raises Conflict."""
     unlocked(ctx, server)
     states.LIFECYCLE.check(saga.verb, server)
     launched(server, verb)
-    await begin(ctx, saga, server, verb, **becoming)
+    await begin(ctx, saga, server, verb, now, **becoming)
 
 
 def launched(server: Server, verb: str) -> None:
@@ -163,7 +178,7 @@ class Servers(OfServer):
             "links": found,
             "OS-DCF:diskConfig": server.disk_config,
             "security_groups": [{"name": g} for g in groups],
-            "adminPass": body.adminPass if body.adminPass is not UNSET else _password(ctx),
+            "adminPass": body.adminPass if body.adminPass is not UNSET else password(ctx),
         }
         return Answer({"server": view}, headers={"location": found[0]["href"]})
 
@@ -207,7 +222,7 @@ async def _fragments(ctx: Context, rows: Sequence[Row]) -> list[bytes]:
     return [part for part in found.values() if part]  # one may be gone by now
 
 
-def _password(ctx: Context) -> str:
+def password(ctx: Context) -> str:
     """Shown once and never kept."""
     return "".join(ctx.runtime.world.random.choice(_PASSWORD_LETTERS) for _ in range(12))
 

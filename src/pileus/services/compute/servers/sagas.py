@@ -13,6 +13,7 @@ from pileus.services.compute.server import (
     SERVERS,
     FaultCopy,
     FlavorCopy,
+    ImageCopy,
     Server,
 )
 from pileus.services.compute.servers import noting, states
@@ -112,7 +113,7 @@ async def detach(run: Run[Server]) -> None:
 async def spawn(run: Run[Server]) -> Changes:
     """Wires the ports, makes the guest and runs it."""
     server = run.record
-    spec = await _spec(run)  # its ticket is on disk with all that led here: one commit, not two
+    spec = await spec_of(run)  # its ticket is on disk with all that led here: one commit, not two
     host = await run.agent(COMPUTE_HOST, on=server.host)
     network = run.peer(NETWORK) if server.nics else None
     if network is not None:
@@ -125,17 +126,21 @@ async def spawn(run: Run[Server]) -> Changes:
     return changes
 
 
-async def _spec(run: Run[Server]) -> GuestSpec:
+async def image_source(run: Run[Server], image: ImageCopy) -> ImageSource:
+    """Where a host finds the bytes, for the next ten minutes."""
+    return ImageSource(
+        id=image.id,
+        url=await run.peer(IMAGES).ticket(image.id),
+        checksum_sha512=image.sha512,
+        disk_format=image.disk_format,
+        size=image.size,
+    )
+
+
+async def spec_of(run: Run[Server]) -> GuestSpec:
+    """The guest that the record describes."""
     server, flavor = run.record, run.record.flavor
-    image = None
-    if server.image is not None:
-        image = ImageSource(
-            id=server.image.id,
-            url=await run.peer(IMAGES).ticket(server.image.id),
-            checksum_sha512=server.image.sha512,
-            disk_format=server.image.disk_format,
-            size=server.image.size,
-        )
+    image = None if server.image is None else await image_source(run, server.image)
     return GuestSpec(
         id=server.id,
         name=server.name,

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pileus.kernel.states import SAME, Lifecycle, Verb
 
 BUILDING, ACTIVE, STOPPED, ERROR, DELETED = "building", "active", "stopped", "error", "deleted"
-PAUSED, SUSPENDED = "paused", "suspended"
+PAUSED, SUSPENDED, RESCUED = "paused", "suspended", "rescued"
+REBUILDING = "rebuilding"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
 DELETING = "deleting"
-EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR})
+EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, RESCUED, ERROR})
 _WHOLE = frozenset({ACTIVE, STOPPED, PAUSED, SUSPENDED})  # there is a root disk at rest or in use
 
 LIFECYCLE = Lifecycle(
@@ -24,6 +25,9 @@ LIFECYCLE = Lifecycle(
         "unpause": Verb({PAUSED}, "unpausing", ACTIVE, SAME),
         "suspend": Verb({ACTIVE}, "suspending", SUSPENDED, SAME),
         "resume": Verb({SUSPENDED}, "resuming", ACTIVE, SAME),
+        "rebuild": Verb({ACTIVE, STOPPED, ERROR}, REBUILDING, SAME, ERROR),
+        "rescue": Verb({ACTIVE, STOPPED, ERROR}, "rescuing", RESCUED, SAME),
+        "unrescue": Verb({RESCUED}, "unrescuing", ACTIVE, SAME),
         "createImage": Verb(_WHOLE, "image_snapshot_pending", SAME, SAME),
         "createBackup": Verb(_WHOLE, "image_backup", SAME, SAME),
         "attach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "attaching_interface", SAME, SAME),
@@ -40,23 +44,27 @@ LIFECYCLE = Lifecycle(
 )
 
 _STATUS = {
-    ACTIVE: {"": "ACTIVE", "rebooting": "REBOOT", "rebooting_hard": "HARD_REBOOT"},
+    ACTIVE: {
+        "": "ACTIVE",
+        "rebooting": "REBOOT",
+        "rebooting_hard": "HARD_REBOOT",
+        REBUILDING: "REBUILD",
+    },
     BUILDING: {"": "BUILD"},
-    STOPPED: {"": "SHUTOFF", "rebooting_hard": "HARD_REBOOT"},
+    STOPPED: {"": "SHUTOFF", "rebooting_hard": "HARD_REBOOT", REBUILDING: "REBUILD"},
+    RESCUED: {"": "RESCUE"},
     PAUSED: {"": "PAUSED", "rebooting_hard": "HARD_REBOOT"},
     SUSPENDED: {"": "SUSPENDED", "rebooting_hard": "HARD_REBOOT"},
-    ERROR: {"": "ERROR"},
+    ERROR: {"": "ERROR", REBUILDING: "REBUILD"},
     DELETED: {"": "DELETED"},
 }
 # Statuses that a list may be asked for although no server is ever in them here.
 _FOREIGN = [
     "PASSWORD",
-    "REBUILD",
     "MIGRATING",
     "RESIZE",
     "VERIFY_RESIZE",
     "REVERT_RESIZE",
-    "RESCUE",
     "SOFT_DELETED",
     "SHELVED",
     "SHELVED_OFFLOADED",

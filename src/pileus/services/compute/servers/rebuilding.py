@@ -1,0 +1,246 @@
+"""A server's disk made anew, and a server started from another disk to mend its own.
+
+https://docs.openstack.org/api-ref/compute/#rebuild-server-rebuild-action
+https://docs.openstack.org/api-ref/compute/#rescue-server-rescue-action
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
+
+from pileus.kernel.faults import Conflict, Forbidden, Invalid
+from pileus.kernel.resources import Answer, Context, operation
+from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.schema import Body, since, until
+from pileus.services.compute import checks, nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.checks import Flag, Name
+from pileus.services.compute.keypairs import key_of
+from pileus.services.compute.server import SERVERS, ImageCopy, Server
+from pileus.services.compute.servers import creation, noting, states, views
+from pileus.services.compute.servers.bodies import USER_DATA_LIMIT
+from pileus.services.compute.servers.noting import noted
+from pileus.services.compute.servers.operations import (
+    MEMBER,
+    PATH,
+    RULE,
+    OfServer,
+    act,
+    launched,
+    password,
+    status_of,
+    unlocked,
+)
+from pileus.services.compute.servers.sagas import failed, healed, image_source, spec_of
+
+_RESCUE, _UNRESCUE = "os_compute_api:os-rescue", "os_compute_api:os-unrescue"
+_NO_IMAGE = "Cannot find image for rebuild"
+
+
+class RebuildServer(Body):
+    root: ClassVar[str] = "rebuild"
+    imageRef: str
+    name: Name | UnsetType = UNSET
+    adminPass: str | UnsetType = UNSET
+    metadata: dict[str, str] | UnsetType = UNSET
+    preserve_ephemeral: Flag = False
+    disk_config: str | UnsetType = field(default=UNSET, name="OS-DCF:diskConfig")
+    accessIPv4: str | UnsetType | None = UNSET
+    accessIPv6: str | UnsetType | None = UNSET
+    personality: Annotated[list[Any] | UnsetType, until("2.57")] = UNSET
+    description: Annotated[str | UnsetType | None, since("2.19")] = UNSET
+    key_name: Annotated[Name | UnsetType | None, since("2.54")] = UNSET
+    user_data: Annotated[
+        Annotated[str, Meta(max_length=USER_DATA_LIMIT)] | UnsetType | None, since("2.57")
+    ] = UNSET
+    trusted_image_certificates: Annotated[list[str] | UnsetType | None, since("2.63")] = UNSET
+    hostname: Annotated[str | UnsetType, since("2.90")] = UNSET
+
+
+class RescueServer(Body):
+    root: ClassVar[str] = "rescue"
+    adminPass: str | UnsetType = UNSET
+    rescue_image_ref: str | UnsetType = UNSET
+
+
+# The sagas
+
+
+async def rebuild(run: Run[Server]) -> Changes:
+    """What was off stays off; what was in error runs."""
+    was_off = run.becoming.vm_state == states.STOPPED
+    spec = await spec_of(run)
+    host = await run.agent(COMPUTE_HOST, on=run.record.host)
+    guest = await host.rebuild(spec, not was_off)
+    state = states.STOPPED if was_off else states.ACTIVE
+    return {"vm_state": state, "power_state": guest.power_state}
+
+
+async def rescue(run: Run[Server]) -> Changes:
+    image = run.becoming.image
+    if image is None:
+        raise Conflict(f"Instance {run.record.id} has no image to be rescued with.")
+    source = await image_source(run, image)
+    host = await run.agent(COMPUTE_HOST, on=run.record.host)
+    guest = await host.rescue(run.record.id, source)
+    await noting.success(run)
+    return {"power_state": guest.power_state}
+
+
+async def back_to_own_disk(run: Run[Server]) -> None:
+    """As it was before: running if it was."""
+    server = run.record
+    if await nodes.is_up(run.runtime, server.host):
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        await host.unrescue(server.id, server.vm_state == states.ACTIVE)
+    await noting.failure(run)
+
+
+async def unrescue(run: Run[Server]) -> Changes:
+    host = await run.agent(COMPUTE_HOST, on=run.record.host)
+    return {"power_state": (await host.unrescue(run.record.id, True)).power_state}
+
+
+def _rebuilt(server: Server, now: str) -> Changes:
+    return {"launched_at": now, "fault": None}
+
+
+REBUILD = Saga(
+    "compute.instance.rebuild",
+    SERVERS,
+    states.LIFECYCLE,
+    "rebuild",
+    noted(rebuild, timeout_s=1800),
+    failed=failed,
+    done=_rebuilt,
+)
+RESCUE = Saga(
+    "compute.instance.rescue",
+    SERVERS,
+    states.LIFECYCLE,
+    "rescue",
+    Step(rescue, back_to_own_disk, timeout_s=1800),
+)
+UNRESCUE = Saga(
+    "compute.instance.unrescue",
+    SERVERS,
+    states.LIFECYCLE,
+    "unrescue",
+    noted(unrescue),
+    done=healed,
+)
+
+
+# The operations
+
+
+class ServerRebuilding(OfServer):
+    rules: ClassVar[Mapping[str, str]] = {
+        RULE + "rebuild": MEMBER,
+        RULE + "rebuild:trusted_certs": MEMBER,
+        _RESCUE: MEMBER,
+        _UNRESCUE: MEMBER,
+    }
+    sagas = (REBUILD, RESCUE, UNRESCUE)
+
+    @operation("POST", PATH, RULE + "rebuild", action="rebuild", status=202)
+    async def rebuild(self, ctx: Context, server: Server, body: RebuildServer) -> Answer:
+        unlocked(ctx, server)
+        states.LIFECYCLE.check("rebuild", server)
+        launched(server, "rebuild")
+        changes = await _changes(ctx, server, body)
+        await act(ctx, REBUILD, server, "rebuild", changes, image=changes["image"])
+        fresh = await SERVERS.get(ctx.runtime.store, server.id)
+        shown = await _view(ctx, fresh)
+        shown["adminPass"] = body.adminPass if body.adminPass is not UNSET else password(ctx)
+        href = checks.links(ctx, "servers", server)[0]["href"]
+        return Answer({"server": shown}, headers={"location": href})
+
+    @operation("POST", PATH, _RESCUE, action="rescue", status=200)
+    async def rescue(self, ctx: Context, server: Server, body: RescueServer) -> dict[str, str]:
+        unlocked(ctx, server)
+        states.LIFECYCLE.check("rescue", server)
+        launched(server, "rescue")
+        image = server.image
+        if body.rescue_image_ref is not UNSET:
+            image = await _image(ctx, server, body.rescue_image_ref, "rescue_image_ref")
+        await act(ctx, RESCUE, server, "rescue", image=image)
+        return {"adminPass": body.adminPass if body.adminPass is not UNSET else password(ctx)}
+
+    @operation("POST", PATH, _UNRESCUE, action="unrescue", status=202)
+    async def unrescue(self, ctx: Context, server: Server) -> None:
+        await act(ctx, UNRESCUE, server, "unrescue")
+
+
+async def _image(ctx: Context, server: Server, ref: str, field: str) -> ImageCopy:
+    """Raises Invalid."""
+    id = ref.rstrip("/").rsplit("/", 1)[-1]
+    if not checks.is_uuid(id):
+        raise checks.wrong(field, ref, f"{ref!r} is not a 'uuid'")
+    return creation.copy_of(await creation.bootable(ctx, id, server.flavor, _NO_IMAGE))
+
+
+async def _changes(ctx: Context, server: Server, body: RebuildServer) -> dict[str, Any]:
+    """What is so from the answer on, however the rebuild ends. Raises Invalid, Forbidden."""
+    if body.personality not in (UNSET, []):
+        raise Invalid("Injecting files is not served: use user_data instead of personality.")
+    if body.trusted_image_certificates not in (UNSET, None, []):
+        raise Invalid("Signed images are not served: leave out trusted_image_certificates.")
+    checks.flag(body.preserve_ephemeral, "preserve_ephemeral")
+    changes: dict[str, Any] = {"image": await _image(ctx, server, body.imageRef, "imageRef")}
+    if body.name is not UNSET:
+        changes["name"] = checks.name(body.name)
+    if body.metadata is not UNSET:
+        if len(body.metadata) > checks.METADATA_LIMIT:
+            raise Forbidden(f"Maximum number of metadata items exceeds {checks.METADATA_LIMIT}")
+        changes["metadata"] = checks.metadata(body.metadata)
+    if body.disk_config is not UNSET:
+        changes["disk_config"] = creation.disk_config(body.disk_config)
+    changes |= _addresses(body)
+    if body.description is not UNSET:
+        changes["description"] = creation.description(body.description)
+    if body.user_data is not UNSET:
+        changes["user_data"] = creation.user_data(body.user_data)
+    if body.hostname is not UNSET:
+        changes["hostname"] = checks.hostname(body.hostname, dotted=ctx.version >= (2, 94))
+    changes |= await _key(ctx, body)
+    creation.check_drive(msgspec.structs.replace(server, **changes))
+    return changes
+
+
+def _addresses(body: RebuildServer) -> dict[str, str]:
+    found = {}
+    if body.accessIPv4 is not UNSET:
+        found["access_ipv4"] = checks.address(body.accessIPv4, 4, "accessIPv4")
+    if body.accessIPv6 is not UNSET:
+        found["access_ipv6"] = checks.address(body.accessIPv6, 6, "accessIPv6")
+    return found
+
+
+async def _key(ctx: Context, body: RebuildServer) -> dict[str, str]:
+    if body.key_name is UNSET:
+        return {}
+    if body.key_name is None:
+        return {"key_name": "", "public_key": "", "key_type": "ssh"}
+    found = await key_of(ctx.runtime.store, ctx.caller.user_id, body.key_name)
+    if found is None:
+        raise Invalid("Invalid key_name provided.")
+    return {"key_name": found.name, "public_key": found.public_key, "key_type": found.type}
+
+
+async def _view(ctx: Context, server: Server) -> dict[str, Any]:
+    """PUT's, and what a rebuild may have changed besides."""
+    seen = views.sight(ctx, {"project_id": server.project_id}, single=True)
+    status = await status_of(ctx, server, seen)
+    shown: dict[str, Any] = msgspec.to_builtins(views.updated(ctx, server, seen, status))
+    if ctx.version >= (2, 54):
+        shown["key_name"] = server.key_name or None
+    if ctx.version >= (2, 57):
+        shown["user_data"] = server.user_data or None
+    if ctx.version >= (2, 71):
+        shown.setdefault("server_groups", [])
+    return shown
