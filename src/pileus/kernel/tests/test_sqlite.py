@@ -18,6 +18,7 @@ from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.store import Page
 from pileus.kernel.tests.test_store import CUPS, GRAVES, Cup, put
+from pileus.kernel.tests.toy import THINGS
 from pileus.kernel.world import World
 
 
@@ -130,7 +131,7 @@ async def test_a_waiting_transaction_that_is_cancelled_holds_up_nobody(tmp_path:
         await insert(store, 99)
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "BEGIN", "SAVEPOINT", "INSERT"])
+@pytest.mark.parametrize("statement", ["COMMIT", "BEGIN", "SAVEPOINT", "INSERT", "RELEASE"])
 async def test_a_disk_that_refuses_is_unavailable_and_nothing_acknowledged_is_lost(
     tmp_path: Path, statement: str
 ) -> None:
@@ -147,6 +148,24 @@ async def test_a_disk_that_refuses_is_unavailable_and_nothing_acknowledged_is_lo
         seen.refused = {}
         await asyncio.gather(*(insert(store, n) for n in range(6, 9)))
         assert {c.id for c in await CUPS.list(store, Page())} == {"0", "6", "7", "8"}
+
+
+@pytest.mark.parametrize("statement", ["SELECT", "ROLLBACK TO"])
+async def test_a_transaction_that_cannot_read_or_be_undone_leaves_nothing(
+    tmp_path: Path, statement: str
+) -> None:
+    async with opened(tmp_path) as store:
+        seen = watched(store)
+        await insert(store, 0)
+        seen.refused = {statement: "disk I/O error"}
+        with pytest.raises(Unavailable if statement == "SELECT" else KeyError):
+            async with store.tx() as tx:
+                await CUPS.insert(tx, Cup(id="1", name="a"))
+                await CUPS.find(tx, "1")
+                raise KeyError("undo this")
+        seen.refused = {}
+        await insert(store, 2)
+        assert {c.id for c in await CUPS.list(store, Page())} == {"0", "2"}
 
 
 async def test_a_full_disk_that_undoes_the_whole_group_fails_everyone_in_it(
@@ -313,3 +332,22 @@ async def test_a_store_that_stopped_keeps_no_file_open(tmp_path: Path) -> None:
 def _target(link: Path) -> Path:
     """Where a descriptor leads; the one that lists the folder is gone by then."""
     return link.readlink() if link.is_symlink() else link
+
+
+async def test_lists_of_live_rows_read_an_index_that_holds_no_tombstones(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        page = Page({"project_id": "p1"}, (("created_at", False), ("id", False)))
+        asked: list[str] = []
+        rows = store.rows
+
+        async def explained(sql: Any, values: Any) -> Any:
+            plan = store._read.execute("EXPLAIN QUERY PLAN " + sql.text, sql.args(values))
+            asked.extend(row[3] for row in plan)
+            return await rows(sql, values)
+
+        store.rows = explained  # type: ignore[method-assign]
+        await THINGS.list(store, page)
+        (step,) = asked
+        name = step.split("USING INDEX ")[1].split()[0]
+        (made,) = store._read.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,))
+        assert "WHERE deleted_at = ''" in made[0], "and it is sorted: there was one step only"
