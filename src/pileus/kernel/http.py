@@ -140,6 +140,8 @@ def _responder(
             ):
                 raw = await _read(req, most)
             op, resource, names = _choose(found, ctx, raw)
+            if streaming and op.body is not None:  # another version's operation takes the stream
+                raw = await _read(req, most)
             stream = _stream(req, headers) if op.stream_param else None
             values = dict(zip(names, params.values(), strict=True))
             answer = await resource.call(ctx, op, values, raw, stream)
