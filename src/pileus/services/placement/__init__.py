@@ -12,6 +12,7 @@ from .claims import Claims
 from .contract import PLACEMENT
 from .inventories import Inventories
 from .providers import ResourceProviders
+from .reshaper import Reshaper
 from .resource_classes import ResourceClasses
 from .traits import ProviderTraits, Traits
 from .usages import ProviderUsages, Usages
@@ -38,6 +39,7 @@ SERVICE = Service(
         Traits,
         Allocations,
         AllocationCandidates,
+        Reshaper,
         Usages,
     ),
     rules={

@@ -16,12 +16,15 @@ from pileus.kernel.schema import KEEP, Body, since
 from pileus.kernel.store import Match, Page
 
 from . import answers
-from .answers import answer, as_uuid
+from .answers import answer, as_uuid, consumer_uuid
 from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil
-from .providers import PROVIDERS, ResourceProvider
+from .providers import PROVIDERS, OfProvider, ResourceProvider
 
 Amount = Annotated[int, Meta(ge=1)]
 Owner = Annotated[str, Meta(min_length=1, max_length=255)]
+Mappings = Annotated[
+    dict[str, Annotated[list[str], Meta(min_length=1)]], Meta(min_length=1)
+]  # suffix of a group -> its providers; checked, not kept
 _SLICE = 200
 _NOBODY = "00000000-0000-0000-0000-000000000000"  # the owner of what was allocated before 1.8
 
@@ -57,7 +60,7 @@ class NewAllocations(Body):
     project_id: Owner
     user_id: Owner
     consumer_generation: Annotated[int | UnsetType | None, since("1.28")] = UNSET
-    mappings: Annotated[dict[str, list[str]] | UnsetType, since("1.34")] = UNSET
+    mappings: Annotated[Mappings | UnsetType, since("1.34")] = UNSET
     consumer_type: Annotated[Owner | UnsetType, since("1.38")] = UNSET
 
 
@@ -68,8 +71,8 @@ class ManyAllocations(Body):
     unknown = KEEP
 
 
-def _wish(ctx: Context, consumer_id: str, body: NewAllocations, *, emptying: bool) -> Wish:
-    """Raises Invalid where the version asks for more than was sent."""
+def wish_of(ctx: Context, consumer_id: str, body: NewAllocations, *, emptying: bool) -> Wish:
+    """What the body asks for. Raises Invalid where the version asks for more than was sent."""
     for at, name in (((1, 28), "consumer_generation"), ((1, 38), "consumer_type")):
         if ctx.version >= at and getattr(body, name) is UNSET:
             raise Invalid(f"JSON does not validate: '{name}' is a required property")
@@ -84,7 +87,7 @@ def _wish(ctx: Context, consumer_id: str, body: NewAllocations, *, emptying: boo
     if kind:
         answers.class_names((kind,))
     return Wish(
-        consumer_id=as_uuid(consumer_id, "consumer_uuid"),
+        consumer_id=consumer_uuid(consumer_id),
         allocations=allocations,
         project_id=body.project_id,
         user_id=body.user_id,
@@ -93,9 +96,7 @@ def _wish(ctx: Context, consumer_id: str, body: NewAllocations, *, emptying: boo
     )
 
 
-class ProviderAllocations(Resource[ResourceProvider]):
-    table = PROVIDERS
-    id_param = "provider_id"
+class ProviderAllocations(OfProvider):
     rules = {"placement:resource_providers:allocations:list": "rule:admin_or_service_api"}
 
     @operation(
@@ -166,7 +167,7 @@ class Allocations(Resource[Consumer]):
             answers.class_names(one.resources)
             allocations[as_uuid(one.resource_provider.uuid, "resource provider")] |= one.resources
         wish = Wish(
-            consumer_id=as_uuid(consumer_id, "consumer_uuid"),
+            consumer_id=consumer_uuid(consumer_id),
             allocations=allocations,
             project_id=body.project_id or _NOBODY,
             user_id=body.user_id or _NOBODY,
@@ -176,7 +177,7 @@ class Allocations(Resource[Consumer]):
 
     @operation("PUT", "/allocations/{consumer_id}", "placement:allocations:update", since="1.12")
     async def set_all(self, ctx: Context, consumer_id: str, body: NewAllocations) -> None:
-        wish = _wish(ctx, consumer_id, body, emptying=ctx.version >= (1, 28))
+        wish = wish_of(ctx, consumer_id, body, emptying=ctx.version >= (1, 28))
         async with ctx.runtime.store.tx() as tx:
             await fulfil(tx, [wish])
 
@@ -187,7 +188,7 @@ class Allocations(Resource[Consumer]):
         if not document:
             raise Invalid("JSON does not validate: {} does not have enough properties")
         wishes = [
-            _wish(ctx, consumer, NewAllocations.take(given, ctx.version), emptying=True)
+            wish_of(ctx, consumer, NewAllocations.take(given, ctx.version), emptying=True)
             for consumer, given in document.items()
         ]
         async with ctx.runtime.store.tx() as tx:

@@ -29,8 +29,8 @@ _NAME = re.compile(r"[A-Z0-9_]+")
 def answer(
     ctx: Context, body: Any = None, status: int = 0, *, changed_at: str = "", location: str = ""
 ) -> Answer:
-    """An answer with `Last-Modified` and `Cache-Control` where the version has them."""
-    headers = {"location": location} if location else {}
+    """An answer with `Last-Modified` and `Cache-Control` where the version has them. `location` is a path."""
+    headers = {"location": ctx.root + location} if location else {}
     if ctx.version >= (1, 15):
         clock = ctx.runtime.world.clock
         at = seconds_of(changed_at) if changed_at else clock.time()
@@ -59,6 +59,14 @@ def as_uuid(text: str, name: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise Invalid(f"Invalid {name}: '{text}' is not a 'uuid'") from None
+
+
+def consumer_uuid(text: str) -> str:
+    """A UUID in its canonical spelling. Raises Invalid."""
+    try:
+        return as_uuid(text, "consumer_uuid")
+    except Invalid:
+        raise Invalid(f"Malformed consumer_uuid: '{text}' is not a UUID.") from None
 
 
 def is_custom(name: str) -> bool:

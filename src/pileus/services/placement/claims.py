@@ -20,6 +20,7 @@ from .providers import MEMORY, PROVIDERS, ResourceProvider, revise
 _FEW = 300  # hosts that are named to the store; of more, the emptiest ones are looked at in turn
 _NAMED = 20  # hosts whose reason is told one by one
 _INSTANCE = "INSTANCE"
+_MIGRATION = "MIGRATION"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,20 @@ class Claims:
                 return provider.name
         raise NoCapacity(await self._why_not(demand, among))
 
+    async def set_aside(self, consumer_id: str, aside_id: str) -> None:
+        async with self.runtime.store.tx(wait=False) as tx:
+            await tx.lock("placement.allocations")
+            held = await CONSUMERS.find(tx, consumer_id)
+            if held is not None and await CONSUMERS.find(tx, aside_id) is None:
+                await fulfil(tx, [_nothing_for(held), _held_by(aside_id, held, _MIGRATION)])
+
+    async def take_back(self, consumer_id: str, aside_id: str) -> None:
+        async with self.runtime.store.tx(wait=False) as tx:
+            await tx.lock("placement.allocations")
+            aside = await CONSUMERS.find(tx, aside_id)
+            if aside is not None:
+                await fulfil(tx, [_nothing_for(aside), _held_by(consumer_id, aside, _INSTANCE)])
+
     async def release(self, consumer_id: str) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
             consumer = await CONSUMERS.find(tx, consumer_id)
@@ -92,6 +107,25 @@ class Claims:
             await asyncio.sleep(0)
         rest = [f"{n} more hosts: {kind}" for kind, n in counts.most_common()]
         return "No valid host was found. " + "; ".join([*named, *rest]) + "."
+
+
+def _held_by(id: str, of: Consumer, kind: str) -> Wish:
+    return Wish(
+        consumer_id=id,
+        allocations=of.allocations,
+        project_id=of.project_id,
+        user_id=of.user_id,
+        consumer_type=kind,
+    )
+
+
+def _nothing_for(consumer: Consumer) -> Wish:
+    return Wish(
+        consumer_id=consumer.id,
+        allocations={},
+        project_id=consumer.project_id,
+        user_id=consumer.user_id,
+    )
 
 
 def _reason(provider: ResourceProvider | None, demand: Demand) -> str:

@@ -43,6 +43,12 @@ class Placement(Protocol):
         message names each host and why it was passed over.
         """
 
+    async def set_aside(self, consumer_id: str, aside_id: str) -> None:
+        """What the consumer holds is held by another from now on; nothing happens if that one holds anything."""
+
+    async def take_back(self, consumer_id: str, aside_id: str) -> None:
+        """The consumer holds again what was set aside, and nothing else; nothing happens if nothing was."""
+
     async def release(self, consumer_id: str) -> None:
         """Gives back what the consumer holds, if anything."""
 

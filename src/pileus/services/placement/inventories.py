@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pileus.kernel.faults import Conflict, Invalid, NotFound
-from pileus.kernel.resources import Answer, Context, Resource, operation
+from pileus.kernel.faults import Conflict, Invalid, MethodNotAllowed, NotFound
+from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 from pileus.kernel.versions import Version
@@ -18,7 +18,7 @@ from . import answers
 from .answers import answer
 from .fit import MAX_INT, Stock
 from .names import require_classes
-from .providers import PROVIDERS, ResourceProvider, refuse_stale, revise
+from .providers import PROVIDERS, OfProvider, ResourceProvider, refuse_stale, revise
 
 Positive = Annotated[int, Meta(ge=1, le=MAX_INT)]
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT)]
@@ -60,6 +60,9 @@ class ListedInventory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     allocation_ratio: Ratio = 1.0
     resource_provider_generation: int | UnsetType = UNSET
 
+    def stock(self, used: int = 0) -> Stock:
+        return Stock(**{f: getattr(self, f) for f in _FIELDS}, used=used)
+
 
 class SetInventories(Body):
     lax = False
@@ -84,7 +87,7 @@ def _all(ctx: Context, provider: ResourceProvider) -> Answer:
     return answer(ctx, body, changed_at=provider.updated_at or provider.created_at)
 
 
-def _check(provider_id: str, stocks: Mapping[str, Stock], at: Version) -> None:
+def check_reserved(provider_id: str, stocks: Mapping[str, Stock], at: Version) -> None:
     """Raises Invalid for a reservation of more than there is (before 1.26: of all there is)."""
     lowest = 0 if at >= (1, 26) else 1
     for resource_class, stock in stocks.items():
@@ -111,9 +114,7 @@ async def _replace(
     return await revise(tx, provider, inventories=stocks)
 
 
-class Inventories(Resource[ResourceProvider]):
-    table = PROVIDERS
-    id_param = "provider_id"
+class Inventories(OfProvider):
     rules = {
         f"placement:resource_providers:inventories:{verb}": "rule:admin_or_service_api"
         for verb in ("list", "create", "show", "update", "delete")
@@ -131,7 +132,7 @@ class Inventories(Resource[ResourceProvider]):
         async with ctx.runtime.store.tx() as tx:
             provider = await PROVIDERS.get(tx, provider.id)
             await require_classes(tx, (name,), where)
-            _check(provider.id, {name: stock}, ctx.version)
+            check_reserved(provider.id, {name: stock}, ctx.version)
             if name in provider.inventories:
                 raise answers.concurrent(
                     f"Update conflict: provider {provider.id} has an inventory of {name} already."
@@ -157,16 +158,18 @@ class Inventories(Resource[ResourceProvider]):
             stocks = {}
             for name, given in body.inventories.items():
                 known = provider.inventories.get(name)
-                fields = {f: getattr(given, f) for f in _FIELDS}
-                stocks[name] = Stock(**fields, used=known.used if known else 0)
-            _check(provider.id, stocks, ctx.version)
+                stocks[name] = given.stock(known.used if known else 0)
+            check_reserved(provider.id, stocks, ctx.version)
             provider = await _replace(tx, provider, stocks)
         return _all(ctx, provider)
 
-    @operation(
-        "DELETE", _INVENTORIES, "placement:resource_providers:inventories:delete", since="1.5"
-    )
+    @operation("DELETE", _INVENTORIES, "placement:resource_providers:inventories:delete")
     async def delete_all(self, ctx: Context, provider: ResourceProvider) -> None:
+        if ctx.version < (1, 5):
+            raise MethodNotAllowed(
+                "All inventories can be deleted at once since 1.5.",
+                headers={"allow": "GET, POST, PUT"},
+            )
         async with ctx.runtime.store.tx() as tx:
             await _replace(tx, await PROVIDERS.get(tx, provider.id), {})
 
@@ -174,7 +177,7 @@ class Inventories(Resource[ResourceProvider]):
         "GET", _INVENTORIES + "/{resource_class}", "placement:resource_providers:inventories:show"
     )
     async def show(self, ctx: Context, provider: ResourceProvider, resource_class: str) -> Any:
-        _require(provider, resource_class)
+        _require(provider, resource_class, "for")
         changed_at = provider.updated_at or provider.created_at
         return answer(ctx, _one(ctx, provider, resource_class), changed_at=changed_at)
 
@@ -190,10 +193,11 @@ class Inventories(Resource[ResourceProvider]):
             known = provider.inventories.get(resource_class)
             if known is None:
                 raise Invalid(
-                    f"Unable to update inventory: No inventory of class {resource_class} found."
+                    f"Unable to update inventory: No inventory record with resource class "
+                    f"{resource_class} on resource provider {provider.id}."
                 )
             stock = body.stock(known.used)
-            _check(provider.id, {resource_class: stock}, ctx.version)
+            check_reserved(provider.id, {resource_class: stock}, ctx.version)
             stocks = {**provider.inventories, resource_class: stock}
             provider = await revise(tx, provider, inventories=stocks)
         return answer(ctx, _one(ctx, provider, resource_class), changed_at=provider.updated_at)
@@ -206,7 +210,7 @@ class Inventories(Resource[ResourceProvider]):
     async def delete(self, ctx: Context, provider: ResourceProvider, resource_class: str) -> None:
         async with ctx.runtime.store.tx() as tx:
             provider = await PROVIDERS.get(tx, provider.id)
-            _require(provider, resource_class)
+            _require(provider, resource_class, "found for delete on")
             if provider.inventories[resource_class].used:
                 raise answers.concurrent(
                     f"Unable to delete inventory of class {resource_class}: Inventory for "
@@ -216,6 +220,6 @@ class Inventories(Resource[ResourceProvider]):
             await revise(tx, provider, inventories=rest)
 
 
-def _require(provider: ResourceProvider, resource_class: str) -> None:
+def _require(provider: ResourceProvider, resource_class: str, where: str) -> None:
     if resource_class not in provider.inventories:
-        raise NotFound(f"No inventory of class {resource_class} for {provider.id}")
+        raise NotFound(f"No inventory of class {resource_class} {where} {provider.id}.")

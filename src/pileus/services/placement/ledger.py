@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from pileus.kernel.faults import Conflict, Invalid
-from pileus.kernel.store import Many, Record, Table, Tx
+from pileus.kernel.store import Many, Match, Record, Table, Tx
 
-from .answers import concurrent
-from .fit import Stock
+from .answers import INVENTORY_IN_USE, concurrent
+from .fit import NOTHING, Stock
 from .names import require_classes
 from .providers import PROVIDERS, ResourceProvider, revise
 
@@ -52,25 +52,54 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     expected: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
-async def fulfil(tx: Tx, wishes: Sequence[Wish]) -> None:
-    """All of them, or none. Raises Invalid, and Conflict where there is no room or a generation is not the one said."""
+async def fulfil(
+    tx: Tx, wishes: Sequence[Wish], reshaped: Mapping[str, Mapping[str, Stock]] | None = None
+) -> None:
+    """All of them, or none. Raises Invalid, and Conflict where there is no room or a generation is not the one said.
+
+    `reshaped`: the whole new inventories of some providers, which exist. The allocations may be of what was there and
+    of what will be; then what is not in the new inventories goes, and must not be in use.
+    """
     await tx.lock("placement.allocations")
+    reshaped = reshaped or {}
     known = {w.consumer_id: await CONSUMERS.find(tx, w.consumer_id) for w in wishes}
     for wish in wishes:
         _refuse_stale(wish, known[wish.consumer_id])
     held = [c.allocations for c in known.values() if c is not None]
-    providers = await _providers(tx, wishes, held)
-    changed = {id: dict(p.inventories) for id, p in providers.items()}
+    providers = await _providers(tx, wishes, held, reshaped)
+    changed = {
+        id: {**p.inventories, **_with_usage(reshaped.get(id, {}), p)} for id, p in providers.items()
+    }
     for allocations in held:
         _add(changed, allocations, -1)
     for wish in wishes:
-        _check_units(providers, wish.allocations)
+        _check_units(changed, wish.allocations)
         _add(changed, wish.allocations, 1)
     for id, inventories in changed.items():
         _check_capacity(providers[id], inventories)
+        if id in reshaped:
+            inventories = _final(id, inventories, reshaped[id])
         await revise(tx, providers[id], inventories=inventories)
     for wish in wishes:
         await _keep(tx, wish, known[wish.consumer_id])
+
+
+def _with_usage(stocks: Mapping[str, Stock], provider: ResourceProvider) -> dict[str, Stock]:
+    before = provider.inventories
+    return {
+        c: msgspec.structs.replace(s, used=before[c].used if c in before else 0)
+        for c, s in stocks.items()
+    }
+
+
+def _final(id: str, interim: Mapping[str, Stock], wanted: Mapping[str, Stock]) -> dict[str, Stock]:
+    """What is left of a reshaped provider's inventories. Raises Conflict for one that would go and is in use."""
+    if used := sorted(c for c, s in interim.items() if s.used and c not in wanted):
+        raise Conflict(
+            f"update conflict: Inventory for '{', '.join(used)}' on resource provider '{id}' in use.",
+            code=INVENTORY_IN_USE,
+        )
+    return {c: interim[c] for c in wanted}
 
 
 async def drop(tx: Tx, consumer: Consumer) -> None:
@@ -84,6 +113,18 @@ async def drop(tx: Tx, consumer: Consumer) -> None:
     await fulfil(tx, [gone])
 
 
+async def rename_held(tx: Tx, old: str, new: str) -> None:
+    """Inventories of a resource class, and what is allocated of it, go on under another name."""
+    await tx.lock("placement.allocations")
+    for provider in await PROVIDERS.all(tx, classes=Match("any", [old])):
+        renamed = {new if c == old else c: s for c, s in provider.inventories.items()}
+        await PROVIDERS.change(tx, provider, inventories=renamed)
+        for consumer in await CONSUMERS.all(tx, providers=Match("any", [provider.id])):
+            held = dict(consumer.allocations)
+            held[provider.id] = {new if c == old else c: n for c, n in held[provider.id].items()}
+            await CONSUMERS.change(tx, consumer, allocations=held)
+
+
 def _refuse_stale(wish: Wish, known: Consumer | None) -> None:
     there = known.consumer_generation if known else None
     if wish.expected is not msgspec.UNSET and wish.expected != there:
@@ -94,11 +135,12 @@ def _refuse_stale(wish: Wish, known: Consumer | None) -> None:
 
 
 async def _providers(
-    tx: Tx, wishes: Sequence[Wish], held: Sequence[Amounts]
+    tx: Tx, wishes: Sequence[Wish], held: Sequence[Amounts], reshaped: Collection[str]
 ) -> dict[str, ResourceProvider]:
     """Every provider concerned. Raises Invalid for one that isn't there."""
     found = {}
-    for id in {i for amounts in (*held, *(w.allocations for w in wishes)) for i in amounts}:
+    named = (*held, *(w.allocations for w in wishes), reshaped)
+    for id in {i for amounts in named for i in amounts}:
         provider = await PROVIDERS.find(tx, id)
         if provider is None:
             raise Invalid(f"Allocation for resource provider '{id}' that does not exist.")
@@ -108,10 +150,10 @@ async def _providers(
     return found
 
 
-def _check_units(providers: Mapping[str, ResourceProvider], asked: Amounts) -> None:
+def _check_units(inventories: Mapping[str, Mapping[str, Stock]], asked: Amounts) -> None:
     for id, amounts in asked.items():
         for resource_class, amount in amounts.items():
-            stock = providers[id].inventories.get(resource_class)
+            stock = inventories[id].get(resource_class)
             if stock is None:
                 raise Conflict(
                     f"Unable to allocate inventory: Inventory for '{resource_class}' on "
@@ -129,7 +171,7 @@ def _check_units(providers: Mapping[str, ResourceProvider], asked: Amounts) -> N
 def _check_capacity(before: ResourceProvider, after: Mapping[str, Stock]) -> None:
     """Raises Conflict for a class that is now used beyond its capacity, unless it was even more before."""
     for resource_class, stock in after.items():
-        was = before.inventories[resource_class].used
+        was = before.inventories.get(resource_class, NOTHING).used
         if stock.used > max(stock.capacity, was):
             raise Conflict(
                 f"Unable to allocate inventory: Unable to create allocation for '{resource_class}' "

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.schema import Body, since
 from pileus.kernel.store import Column, Many, Record, Table, Tx, Unique
@@ -122,9 +122,20 @@ class UpdateProvider(Body):
     parent_provider_uuid: Annotated[str | UnsetType | None, since("1.14")] = UNSET
 
 
-class ResourceProviders(Resource[ResourceProvider]):
+class OfProvider(Resource[ResourceProvider]):
+    """What stands below one provider's URL."""
+
     table = PROVIDERS
     id_param = "provider_id"
+
+    async def load(self, ctx: Context, id: str) -> ResourceProvider:
+        found = await PROVIDERS.find(ctx.runtime.store, id)
+        if found is None:
+            raise NotFound(f"No resource provider with uuid {id} found.")
+        return found
+
+
+class ResourceProviders(OfProvider):
     rules = {
         f"placement:resource_providers:{verb}": "rule:admin_or_service_api"
         for verb in ("list", "create", "show", "update", "delete")
@@ -158,7 +169,7 @@ class ResourceProviders(Resource[ResourceProvider]):
                     f"Conflicting resource provider uuid: {id} already exists.",
                     code=answers.DUPLICATE_NAME,
                 )
-            parent = await _parent(tx, body.parent_provider_uuid or "")
+            parent = await _parent(tx, body.parent_provider_uuid or "", id)
             provider = await PROVIDERS.insert(
                 tx,
                 ResourceProvider(
@@ -212,13 +223,19 @@ class ResourceProviders(Resource[ResourceProvider]):
             await PROVIDERS.delete(tx, provider)
 
 
-async def _parent(tx: Tx, id: str) -> ResourceProvider | None:
+async def _parent(tx: Tx, id: str, of: str) -> ResourceProvider | None:
     if not id:
         return None
-    found = await PROVIDERS.find(tx, as_uuid(id, "parent_provider_uuid"))
+    wanted_id = as_uuid(id, "parent_provider_uuid")
+    found = await PROVIDERS.find(tx, wanted_id)
+    if wanted_id == of and found is None:
+        raise Invalid(
+            "Unable to create resource provider: parent provider UUID cannot be same as UUID. "
+            f"{id} can't be its own parent."
+        )
     if found is None:
         raise Invalid(
-            f"Unable to save resource provider: parent provider UUID {id} does not exist."
+            f"Unable to save resource provider {of}: parent provider UUID does not exist: {id}."
         )
     return found
 
@@ -227,14 +244,15 @@ async def _move(
     tx: Tx, provider: ResourceProvider, parent_id: str, *, freely: bool
 ) -> ResourceProvider:
     """Gives the provider another parent ("" for none); its whole subtree goes with it."""
-    parent = await _parent(tx, parent_id)
+    parent = await _parent(tx, parent_id, provider.id)
     new_parent = parent.id if parent else ""
     if new_parent == provider.parent_id:
         return provider
     if provider.parent_id and not freely:
+        verb = "re-parenting" if parent else "un-parenting"
         raise Invalid(
-            f"Unable to save resource provider {provider.id}: re-parenting a provider "
-            "is not allowed before version 1.37."
+            f"Unable to save resource provider {provider.id}: {verb} a provider is not currently "
+            "allowed (it is since 1.37)."
         )
     subtree = [provider]
     family = await PROVIDERS.all(tx, root_id=provider.root_id)
@@ -243,7 +261,7 @@ async def _move(
     if any(p.id == new_parent for p in subtree):
         raise Invalid(
             f"Unable to save resource provider {provider.id}: creating loop in the provider "
-            f"tree is not allowed, and {new_parent} is the provider itself or below it."
+            f"tree is not allowed. {new_parent} is the provider itself or below it."
         )
     root_id = parent.root_id if parent else provider.id
     for below in subtree[1:]:

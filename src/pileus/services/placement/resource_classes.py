@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pileus.kernel.faults import Conflict, Invalid, NotFound
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Answer, Context, Resource, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Match, Page
 
 from .answers import answer, is_custom
+from .ledger import rename_held
 from .names import RESOURCE_CLASSES, CustomName, standard_resource_classes, unknown_classes
 from .providers import PROVIDERS
 
@@ -25,6 +26,11 @@ def _url(ctx: Context, name: str) -> str:
 
 def _view(ctx: Context, name: str) -> dict[str, Any]:
     return {"name": name, "links": [{"rel": "self", "href": _url(ctx, name)}]}
+
+
+def _located(ctx: Context, name: str, status: int) -> Answer:
+    """Without the cache headers of other answers, as upstream has it."""
+    return Answer(None, status=status, headers={"location": ctx.root + _url(ctx, name)})
 
 
 def _require_custom(name: str) -> None:
@@ -52,13 +58,37 @@ class ResourceClasses(Resource[CustomName]):
             if await RESOURCE_CLASSES.find(tx, body.name) is not None:
                 raise Conflict(f"Conflicting resource class already exists: {body.name}")
             await RESOURCE_CLASSES.insert(tx, CustomName(id=body.name))
-        return answer(ctx, None, 201, location=_url(ctx, body.name))
+        return _located(ctx, body.name, 201)
 
     @operation("GET", "/resource_classes/{name}", "placement:resource_classes:show", since="1.2")
     async def show(self, ctx: Context, name: str) -> Any:
         if await unknown_classes(ctx.runtime.store, (name,)):
             raise NotFound(f"No such resource class {name}.")
         return answer(ctx, _view(ctx, name))
+
+    @operation(
+        "PUT",
+        "/resource_classes/{name}",
+        "placement:resource_classes:update",
+        since="1.2",
+        until="1.7",
+    )
+    async def rename(self, ctx: Context, name: str, body: NamedClass) -> Any:
+        """Whatever there is and is held of the class goes on under the new name."""
+        _require_custom(body.name)
+        if name in standard_resource_classes():
+            raise Invalid(f"Cannot update standard resource class {name}.")
+        async with ctx.runtime.store.tx() as tx:
+            made = await RESOURCE_CLASSES.find(tx, name)
+            if made is None:
+                raise NotFound(f"No such resource class {name}.")
+            if body.name != name:
+                if await RESOURCE_CLASSES.find(tx, body.name) is not None:
+                    raise Conflict(f"Resource class already exists: {body.name}")
+                await RESOURCE_CLASSES.delete(tx, made)
+                await RESOURCE_CLASSES.insert(tx, CustomName(id=body.name))
+                await rename_held(tx, name, body.name)
+        return answer(ctx, _view(ctx, body.name))
 
     @operation("PUT", "/resource_classes/{name}", "placement:resource_classes:update", since="1.7")
     async def ensure(self, ctx: Context, name: str) -> Any:
@@ -67,7 +97,7 @@ class ResourceClasses(Resource[CustomName]):
             there = await RESOURCE_CLASSES.find(tx, name)
             if there is None:
                 await RESOURCE_CLASSES.insert(tx, CustomName(id=name))
-        return answer(ctx, None, 204 if there else 201, location=_url(ctx, name))
+        return _located(ctx, name, 204 if there else 201)
 
     @operation(
         "DELETE", "/resource_classes/{name}", "placement:resource_classes:delete", since="1.2"

@@ -15,7 +15,7 @@ from pileus.kernel.store import Match, Page, Reader
 from . import answers
 from .answers import answer, is_custom
 from .names import TRAITS, CustomName, standard_traits, unknown_traits
-from .providers import PROVIDERS, ResourceProvider, refuse_stale, revise
+from .providers import PROVIDERS, OfProvider, ResourceProvider, refuse_stale, revise
 
 _OF_PROVIDER = "/resource_providers/{provider_id}/traits"
 TraitName = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -91,9 +91,7 @@ class Traits(Resource[CustomName]):
             await TRAITS.delete(tx, trait)
 
 
-class ProviderTraits(Resource[ResourceProvider]):
-    table = PROVIDERS
-    id_param = "provider_id"
+class ProviderTraits(OfProvider):
     rules = {
         f"placement:resource_providers:traits:{verb}": "rule:admin_or_service_api"
         for verb in ("list", "update", "delete")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +14,14 @@ from pileus.kernel.store import Page
 
 from .answers import answer, only
 from .ledger import CONSUMERS, UNKNOWN_TYPE, Consumer
-from .providers import PROVIDERS, ResourceProvider
+from .providers import OfProvider, ResourceProvider
 
 _SLICE = 200
+_TYPE = re.compile(r"[A-Z0-9_]{1,255}|all|unknown")
 _PROJECT_USAGES = "rule:admin_or_project_reader_or_service_api"
 
 
-class ProviderUsages(Resource[ResourceProvider]):
-    table = PROVIDERS
-    id_param = "provider_id"
+class ProviderUsages(OfProvider):
     rules = {"placement:resource_providers:usages": "rule:admin_or_service_api"}
 
     @operation(
@@ -45,9 +45,20 @@ class Usages(Resource[Consumer]):
         by_type = ctx.version >= (1, 38)
         only(ctx, "project_id", "user_id", *(("consumer_type",) if by_type else ()))
         filters = {k: ctx.query.get(k) for k in ("project_id", "user_id") if ctx.query.has(k)}
-        if not filters.get("project_id"):
+        if "project_id" not in filters:
             raise Invalid("Invalid query string parameters: 'project_id' is a required property")
+        for name, value in filters.items():
+            if not 1 <= len(value) <= 255:
+                raise Invalid(
+                    f"Invalid query string parameters: {name} has 1 to 255 characters, "
+                    f"not {len(value)}"
+                )
         asked = ctx.query.get("consumer_type")
+        if ctx.query.has("consumer_type") and not _TYPE.fullmatch(asked):
+            raise Invalid(
+                f"Invalid query string parameters: consumer_type '{asked}' is neither 'all', "
+                "'unknown' nor a type of A-Z, 0-9 and _"
+            )
         if asked and asked != "all":
             filters["consumer_type"] = asked
         sums = await _sums(ctx, filters)

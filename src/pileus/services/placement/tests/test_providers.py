@@ -15,7 +15,7 @@ async def test_a_provider_is_made_shown_renamed_and_deleted() -> None:
     async with operator() as ops:
         made = await ops.client.post(PROVIDERS_URL, {"name": "one"})
         id = made.json["uuid"]
-        assert made.headers["location"] == f"/placement/resource_providers/{id}"
+        assert made.headers["location"] == f"http://cloud.test:5000{PROVIDERS_URL}/{id}"
         assert made.json["generation"] == 0
         assert made.json["root_provider_uuid"] == id
         assert made.json["parent_provider_uuid"] is None
