@@ -28,7 +28,7 @@ from .federation.identity_providers import IDENTITY_PROVIDERS
 from .keys import KEYRING, TOKEN
 from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
 from .redelegation import ancestors
-from .revocations import is_revoked
+from .revocations import is_revoked, micros
 from .roles import Role, RoleBook
 from .security_compliance import is_enabled
 from .settings import Settings
@@ -67,6 +67,13 @@ class Standing:
         if self.trust and self.trust.impersonation and self.trustor and self.trustor_domain:
             return self.trustor, self.trustor_domain
         return self.user, self.user_domain
+
+    @property
+    def good_until_us(self) -> int:
+        """Until when it may be remembered: its own end, or that of what it was lent by, which is not written in it."""
+        lenders = (self.credential, self.access_token, self.trust)
+        ends = [micros(x.expires_at) for x in lenders if x is not None and x.expires_at]
+        return min([self.claims.expires_us, *ends])
 
 
 class Shown(NamedTuple):
@@ -266,7 +273,7 @@ class Tokens:
             system_scope="all" if claims.scope == "system" else "",
             roles=frozenset(r.name.lower() for r in s.roles),
             is_admin_project=True,
-            expires_at=claims.expires_us / 1_000_000,
+            expires_at=s.good_until_us / 1_000_000,
             token=token,
             access_rules=access_rule.narrowing(s.credential.access_rules) if s.credential else None,
         )
@@ -300,7 +307,7 @@ class Tokens:
     async def show(self, token: str, s: Standing, root: str, catalog: bool) -> Shown:
         body = msgspec.json.encode(await self.rendered(token, s, root, catalog))
         limited = s.credential is not None and bool(s.credential.access_rules)
-        return Shown(body, s.acts_as[0].id, s.claims.expires_us, limited)
+        return Shown(body, s.acts_as[0].id, s.good_until_us, limited)
 
 
 TOKENS_KEPT = Contract("identity.tokens", Tokens)

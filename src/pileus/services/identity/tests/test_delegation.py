@@ -5,10 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pileus.kernel.auth import revise
+from pileus.kernel.world import Clock, stamp
+from pileus.services.identity.application_credentials import APPLICATION_CREDENTIALS
 from pileus.services.identity.credentials import CREDENTIALS
 from pileus.services.identity.rotation import rotate
 from pileus.services.identity.tests.clouds import Identity, Who, alone
+from pileus.services.identity.trust import TRUSTS
 from pileus.testing.client import Reply
+
+
+class Later(Clock):
+    """A quarter of an hour ahead."""
+
+    def time(self) -> float:
+        return super().time() + 900
 
 
 async def lent(i: Identity, owner: Who, **fields: Any) -> tuple[dict[str, Any], Who]:
@@ -117,6 +128,29 @@ async def test_an_application_credential_ends_with_the_role_the_user_or_itself(
     made, who = await lent(i, owner)
     await i.admin.patch(f"/users/{owner.user_id}", {"user": {"enabled": False}})
     assert (await by_credential(i, made)).status == 401
+
+
+@alone
+async def test_what_is_lent_ends_with_its_lender_even_where_its_token_is_remembered(
+    i: Identity,
+) -> None:
+    trust, trustor, trustee = await trusted(i)
+    reply = await by_trust(i, trust, trustee)
+    by_trustee = Who(i.anybody.client.as_(reply.headers["x-subject-token"]), trustor.user_id)
+    made, by_cred = await lent(i, trustor)
+    end = stamp(i.cloud.runtime.world.clock.time() + 600)
+    async with i.cloud.runtime.store.tx() as tx:
+        await TRUSTS.change(tx, await TRUSTS.get(tx, trust["id"]), expires_at=end)
+        credential = await APPLICATION_CREDENTIALS.get(tx, made["id"])
+        await APPLICATION_CREDENTIALS.change(tx, credential, expires_at=end)
+        await revise(tx, "auth")
+    for status in (200, 401):
+        for who in (by_trustee, by_cred):
+            assert (await who.get("/auth/projects")).status == status
+            token = who.client.headers["x-auth-token"]
+            shown = await i.admin.get("/auth/tokens", x_subject_token=token)
+            assert shown.status == (200 if status == 200 else 404)
+        i.cloud.runtime.world.clock = Later()
 
 
 @alone
