@@ -57,7 +57,7 @@ class User(Record, kw_only=True, frozen=True):
     former_hashes: list[str] = []  # oldest first
     failures: int = 0  # wrong passwords in a row, the last at `failed_at`
     failed_at: str = ""
-    active_on: str = ""  # the day of his last login by password
+    active_on: str = ""  # the day of his last login
     entry: str = ""
     is_federated: bool = False  # made by an identity provider's word: his name is only shown
     vouchers: list[Voucher] = []

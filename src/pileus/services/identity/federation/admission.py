@@ -10,17 +10,19 @@ from pileus.kernel.faults import Conflict, Forbidden
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Reader, Tx
 
+from .. import settings
 from ..assignments import ASSIGNMENTS, assignment, grant
 from ..claims import METHODS, Federation
 from ..groups import GROUPS
 from ..proof import Proof, refused
 from ..roles import ROLES, Role
+from ..security_compliance import is_enabled
 from ..tree import PROJECTS, Project, named
 from ..users import USERS, User
 from ..vouchers import Voucher
 from ..wire import changed
 from . import mappings
-from .federated_users import Visitor, welcome
+from .federated_users import Visitor, note_active, welcome
 from .identity_providers import IDENTITY_PROVIDERS, IdentityProvider
 from .mapping_rules import (
     SYNCED_VERSION,
@@ -73,6 +75,9 @@ async def admit(
         raise refused(f"{provider.id}/{protocol_id}: {why}") from None
     async with store.tx() as tx:
         user = await welcome(tx, visitor)
+        chosen = settings.of(runtime)
+        if chosen.disable_user_account_days_inactive and is_enabled(user, chosen, tx.now):
+            user = await note_active(tx, user)
         await _settle(runtime, tx, user, wanted, rules)
     federation = Federation(idp_id, protocol_id, visitor.group_ids)
     return Proof(user, methods, {"federation": federation})

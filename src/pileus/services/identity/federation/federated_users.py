@@ -81,6 +81,12 @@ async def _rename(tx: Tx, user: User, visitor: Visitor) -> User:
     return await USERS.change(tx, user, name=visitor.name, extra=extra)
 
 
+async def note_active(tx: Tx, user: User) -> User:
+    """The day of this login, by which an account that nobody uses is told from one in use."""
+    today = tx.now[:10]
+    return user if user.active_on == today else await USERS.change(tx, user, active_on=today)
+
+
 async def _keep_groups(tx: Tx, user: User, visitor: Visitor) -> None:
     """Renews the memberships that this provider gave; the user's tokens end when one is taken away."""
     idp_id = visitor.voucher.idp_id

@@ -11,7 +11,9 @@ from pileus.services.identity.authentication import AUTHENTICATION, Issued
 from pileus.services.identity.federation.admission import admit
 from pileus.services.identity.federation.federated_users import end_memberships
 from pileus.services.identity.groups import GROUPS, MEMBERSHIPS, Group
+from pileus.services.identity.settings import Settings
 from pileus.services.identity.tests.clouds import Identity, Who, alone
+from pileus.services.identity.users import USERS
 from pileus.testing.client import Reply
 
 FEDERATION = "/OS-FEDERATION"
@@ -442,6 +444,23 @@ async def test_who_manages_a_domain_draws_no_other_domains_users_into_it(i: Iden
     local = await i.who("l", "manager", f"domains/{theirs}", theirs)
     own = {"name": "bob", "domain_id": theirs, "federated": federated}
     assert (await local.post("/users", {"user": own})).status == 201
+
+
+@alone
+async def test_an_account_that_its_provider_brings_daily_is_in_use_and_one_long_idle_is_closed(
+    i: Identity,
+) -> None:
+    await provider(i)
+    runtime = i.cloud.runtime
+    runtime.settings["identity"] = Settings(disable_user_account_days_inactive=30)
+    who, _ = await login(i, name="bob")
+    user = await USERS.get(runtime.store, who.user_id)
+    assert user.active_on == runtime.world.clock.now()[:10]
+    async with runtime.store.tx() as tx:
+        await USERS.change(tx, user, active_on="2001-01-01")
+    with pytest.raises(Unauthenticated):
+        await login(i, name="bob")
+    assert (await USERS.get(runtime.store, who.user_id)).active_on == "2001-01-01"
 
 
 @alone
