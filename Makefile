@@ -45,6 +45,11 @@ $(UV):
 	@$(BIN)/python -m pileus.cli.testimage
 	@touch $@
 
+.venv/.ready-tests: .venv/.synced $(shell grep -rl --include=*.py DEBIAN_PACKAGES src/pileus/testing)
+	@$(SAY) "Debian packages that tests start"
+	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs --tests)
+	@touch $@
+
 up: setup ## start the cloud in the background and boot a first server
 	@$(BIN)/python -m pileus.cli.background up --state $(STATE) --listen $(LISTEN) --driver $(DRIVER) -- $(OPTIONS)
 	@$(BIN)/python -m pileus.cli.first_server --state $(STATE) --driver $(DRIVER)
@@ -67,16 +72,16 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 	@$(SAY) "tests";     TMPDIR=$(MEMORY) $(BIN)/pytest --floor check -n auto --dist loadfile \
 		-m "not e2e and not slow" src tests/architecture tests/generated
 
-test: setup check ## check, then the official suite, simulation and end to end (< 20 minutes)
+test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (< 20 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"
 	@$(BIN)/pytest --floor drivers -m "e2e and not slow" --durations 5 src
 	@$(SAY) "conformance, simulation, end to end"
 	@$(BIN)/pytest --floor test -m "not slow" --durations 10 $(wildcard tests/conformance tests/simulation tests/e2e)
 
-soak: setup ## kill -9 by the hundred, 10,000 boots (hours)
+soak: setup .venv/.ready-tests ## kill -9 by the hundred, 10,000 boots (hours)
 	@$(BIN)/pytest -m "slow or not slow" tests/soak
 
-mutate: setup ## break the kernel on purpose; the suite must notice
+mutate: setup .venv/.ready-tests ## break the kernel on purpose; the suite must notice
 	@$(BIN)/python -m tests.mutation
 
 docs: .venv/.synced ## write the generated pages again

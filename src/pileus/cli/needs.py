@@ -1,19 +1,23 @@
 """The Debian packages that a machine needs, one a line, gathered from where they are used.
 
+    python -m pileus.cli.needs [--tests]
+
 A module that starts a program of Debian's names its package in a constant `DEBIAN_PACKAGES`. The constants are read
-without importing the modules, which may not import on a machine that lacks the packages.
+without importing the modules, which may not import on a machine that lacks the packages. Those of the test kit are
+needed with `--tests` only.
 """
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONSTANT = "DEBIAN_PACKAGES"
-# The store and the bus of a cloud of many machines (the tests start them), and what `make up` itself runs.
-ALWAYS = ("postgresql", "nats-server", "openssh-client", "iproute2")
+TESTS = "testing"  # the folder of the test kit
+ALWAYS = ("openssh-client", "iproute2")  # what `make up` itself runs
 
 
 def declared(source: str) -> tuple[str, ...]:
@@ -28,17 +32,19 @@ def declared(source: str) -> tuple[str, ...]:
     return ()
 
 
-def needs(root: Path = ROOT) -> list[str]:
+def needs(root: Path = ROOT, *, tests: bool = False) -> list[str]:
     """All packages, sorted, each once."""
-    return sorted({*ALWAYS, *_found(root)})
+    return sorted({*ALWAYS, *_found(root, tests=tests)})
 
 
-def _found(root: Path) -> Iterator[str]:
+def _found(root: Path, *, tests: bool) -> Iterator[str]:
     for path in root.rglob("*.py"):
+        if path.relative_to(root).parts[0] == TESTS and not tests:
+            continue
         source = path.read_text()
         if CONSTANT in source:
             yield from declared(source)
 
 
 if __name__ == "__main__":
-    print("\n".join(needs()))
+    print("\n".join(needs(tests="--tests" in sys.argv)))

@@ -10,10 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 INSTALLED = b"install ok installed"
+NO_STARTS = Path("/usr/sbin/policy-rc.d")
 LISTS = Path(
     "/var/lib/apt/lists"
 )  # empty on a fresh machine; the test image is made of packages too
@@ -38,6 +40,22 @@ def privilege() -> list[str] | None:
     return None
 
 
+@contextmanager
+def nothing_starts(root: Sequence[str]) -> Iterator[None]:
+    """Servers that are installed in the block are not started: Debian would, at their usual ports (deb-systemd-invoke(1p))."""
+    if NO_STARTS.exists():  # somebody decides that already
+        yield
+        return
+    script = b"#!/bin/sh\nexit 101\n"
+    quiet = {"check": True, "stdout": subprocess.DEVNULL}
+    subprocess.run([*root, "tee", str(NO_STARTS)], input=script, **quiet)
+    try:
+        subprocess.run([*root, "chmod", "755", str(NO_STARTS)], **quiet)
+        yield
+    finally:
+        subprocess.run([*root, "rm", "-f", str(NO_STARTS)], **quiet)
+
+
 def install(names: Sequence[str], root: Sequence[str]) -> int:
     """apt-get's exit status. The package lists are fetched first: on a fresh machine there are none."""
     apt = [*root, "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
@@ -45,7 +63,8 @@ def install(names: Sequence[str], root: Sequence[str]) -> int:
     if not names:
         return 0
     command = [*apt, "install", "--yes", "--no-install-recommends", *names]
-    return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
+    with nothing_starts(root):
+        return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
 
 
 def main(names: Sequence[str]) -> int:

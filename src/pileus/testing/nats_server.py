@@ -13,6 +13,8 @@ import pytest
 
 from pileus.kernel.nats_bus import NatsSettings
 
+DEBIAN_PACKAGES = ("nats-server",)
+
 
 class NatsServer:
     """A `nats-server` of its own on a free port."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+DEBIAN_PACKAGES = ("postgresql",)
 USER = "postgres"
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 INITDB = ("-U", "pileus", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")

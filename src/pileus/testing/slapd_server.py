@@ -1,7 +1,4 @@
-"""Debian's slapd, started for tests: a folder and a port of its own, an empty tree below SUFFIX.
-
-It is not among the packages that are installed by themselves: Debian would start it for everybody at port 389.
-"""
+"""Debian's slapd, started for tests: a folder and a port of its own, an empty tree below SUFFIX."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DEBIAN_PACKAGES = ("slapd",)
 SUFFIX = "dc=example,dc=org"
 ADMIN, ADMIN_PASSWORD = f"cn=admin,{SUFFIX}", "admin-of-the-tree"
 _CONFIGURATION = """
