@@ -46,14 +46,13 @@ def nothing_starts(root: Sequence[str]) -> Iterator[None]:
     if NO_STARTS.exists():  # somebody decides that already
         yield
         return
-    script = b"#!/bin/sh\nexit 101\n"
-    quiet = {"check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run([*root, "tee", str(NO_STARTS)], input=script, **quiet)
+    write = [*root, "tee", str(NO_STARTS)]
+    subprocess.run(write, input=b"#!/bin/sh\nexit 101\n", stdout=subprocess.DEVNULL, check=True)
     try:
-        subprocess.run([*root, "chmod", "755", str(NO_STARTS)], **quiet)
+        subprocess.run([*root, "chmod", "755", str(NO_STARTS)], check=True)
         yield
     finally:
-        subprocess.run([*root, "rm", "-f", str(NO_STARTS)], **quiet)
+        subprocess.run([*root, "rm", "-f", str(NO_STARTS)], check=True)
 
 
 def install(names: Sequence[str], root: Sequence[str]) -> int:
