@@ -90,8 +90,11 @@ def test_ossa_2014_024_whoever_signs_compares_in_constant_time() -> None:
 def test_ossa_2024_003_one_module_lets_qemu_img_read_what_a_tenant_sent() -> None:
     """Others make disks, or copy what we made: a guest writes its disk's sectors, never its header."""
     found = {s.name for s in OURS for name, call in converts(s)}
-    ours = {"host/testimage.py", "services/compute/drivers/guest_snapshots.py"}
+    ours = {"host/testimage.py", *DISKS}
     assert found == {"host/image_cache.py"} | ours
+
+
+DISKS = {f"services/compute/drivers/guest_{name}.py" for name in ("snapshots", "sizes")}
 
 
 def converts(source: Source) -> Iterator[tuple[str, ast.List]]:

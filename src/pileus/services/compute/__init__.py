@@ -20,6 +20,7 @@ from .hypervisors import Hypervisors
 from .instance_actions import InstanceActions
 from .keypairs import Keypairs
 from .metadata import Metadata
+from .migrations import Migrations
 from .quotas import Limits, QuotaSets
 from .security_groups import SecurityGroups
 from .server_password import ServerPassword
@@ -32,6 +33,7 @@ from .servers.metadata import ServerMetadata
 from .servers.operations import Servers
 from .servers.pausing import ServerPausing
 from .servers.rebuilding import ServerRebuilding
+from .servers.resizing import ServerResizing
 from .servers.tags import ServerTags
 from .services import ComputeServices
 from .settings import Settings
@@ -56,6 +58,8 @@ SERVICE = Service(
         ServerDiagnostics,
         ServerImages,
         ServerRebuilding,
+        ServerResizing,
+        Migrations,
         ServerMetadata,
         ServerTags,
         ServerAddresses,

@@ -215,6 +215,18 @@ class ComputeAgent:
         await self._joined.wait()
         return await self.driver.unrescue(guest_id, run)
 
+    async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
+        await self._joined.wait()
+        return await self.driver.resize(self._spec(spec), timeout_s, run)
+
+    async def confirm_resize(self, guest_id: str) -> None:
+        await self._joined.wait()
+        await self.driver.confirm_resize(guest_id)
+
+    async def revert_resize(self, guest_id: str, run: bool) -> Guest:
+        await self._joined.wait()
+        return await self.driver.revert_resize(guest_id, run)
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         await self._joined.wait()
         return await self.driver.snapshot(guest_id, name)

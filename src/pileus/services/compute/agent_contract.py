@@ -43,6 +43,11 @@ class ComputeHost(Protocol):
         """Starts the guest from another disk."""
 
     async def unrescue(self, guest_id: str, run: bool) -> Guest: ...
+    async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
+        """Gives the guest other sizes, and keeps what it was."""
+
+    async def confirm_resize(self, guest_id: str) -> None: ...
+    async def revert_resize(self, guest_id: str, run: bool) -> Guest: ...
     async def snapshot(self, guest_id: str, name: str) -> str:
         """Copies the root disk; the copy's format."""
 

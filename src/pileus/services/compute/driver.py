@@ -249,6 +249,21 @@ class ComputeDriver(Protocol):
         """Drop that disk; then `run` the guest from its own or leave it off."""
         ...
 
+    async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
+        """Power the guest off, as `stop` does, and give it the sizes of `spec`; then `run` it or not.
+
+        What it was before is kept until it is confirmed. Raises Conflict for a smaller root disk.
+        """
+        ...
+
+    async def confirm_resize(self, guest_id: str) -> None:
+        """Forget what the guest was before."""
+        ...
+
+    async def revert_resize(self, guest_id: str, run: bool) -> Guest:
+        """Make the guest what it was before, disk and all; one that was not resized stays as it is."""
+        ...
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         """Copy the root disk as it is now, whole, and keep the copy by that name; its format.
 
@@ -322,6 +337,15 @@ def check_settled(guest_id: str, power_state: int) -> None:
     """Raise Conflict for a suspended guest, whose devices must be the same when it goes on."""
     if power_state == SUSPENDED:
         raise Conflict(f"Guest {guest_id} is suspended; it must be resumed first.")
+
+
+def check_growth(old: GuestSpec, new: GuestSpec) -> None:
+    """Raise Conflict for a root disk that would have to shrink."""
+    if new.root_gib < old.root_gib:
+        raise Conflict(
+            f"Unable to resize disk down: from {old.root_gib} to {new.root_gib} GiB; "
+            "a flavor with as much disk would do."
+        )
 
 
 def check_epoch(spec: GuestSpec, known: int) -> None:

@@ -55,6 +55,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     keep: int = 0
 
 
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A resize that waits to be confirmed or reverted. `id` is its migration's, and holds the old room."""
+
+    id: str
+    flavor: FlavorCopy  # what the server had before
+    was_off: bool
+
+
 class Server(Record, kw_only=True, frozen=True):
     """`zone` is where it is, `pinned_zone` where it was asked to be; `requested_host` likewise."""
 
@@ -94,6 +102,7 @@ class Server(Record, kw_only=True, frozen=True):
     scheduler_hints: dict[str, Any] = {}
     password: str = ""  # as the guest posted it, encrypted with the key pair
     fault: FaultCopy | None = None
+    move: Move | None = None
     snapshot: Snapshot | None = None  # only as a saga wants it
 
     def addresses(self, version: int) -> str:

@@ -298,6 +298,33 @@ async def a_rescued_guest_stays_so_over_a_restart_until_it_is_unrescued(bench: B
     await again.close()
 
 
+async def a_resized_guest_can_go_back_until_it_is_confirmed(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    larger = msgspec.structs.replace(spec, vcpus=2, ram_mib=bench.ram_mib + 32, root_gib=2)
+    await driver.spawn(spec)
+    with pytest.raises(Conflict, match="resize disk down"):
+        await driver.resize(msgspec.structs.replace(larger, root_gib=0), 0, True)
+    assert await state_of(driver, spec.id) == RUNNING
+    for _ in range(2):
+        seen = await driver.resize(larger, 0, True)
+        assert (seen.power_state, seen.vcpus, seen.disk_gib) == (RUNNING, 2, 2)
+    await driver.close()
+    again = bench.make()
+    await again.start_up()
+    for _ in range(2):
+        seen = await again.revert_resize(spec.id, False)
+        assert (seen.power_state, seen.vcpus, seen.disk_gib) == (SHUTDOWN, 1, 1)
+    await again.resize(larger, 0, False)
+    for _ in range(2):
+        await again.confirm_resize(spec.id)
+    seen = await again.revert_resize(spec.id, True)
+    assert (seen.power_state, seen.vcpus) == (RUNNING, 2), "nothing to go back to is left"
+    await again.destroy(spec.id)
+    await again.close()
+
+
 async def a_snapshot_is_taken_once_sent_and_dropped(bench: Bench) -> None:
     driver = bench.make()
     await driver.start_up()
@@ -479,6 +506,7 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     a_running_guest_has_numbers_and_one_that_is_off_none,
     a_rebuilt_guest_starts_anew_and_a_bad_image_costs_it_nothing,
     a_rescued_guest_stays_so_over_a_restart_until_it_is_unrescued,
+    a_resized_guest_can_go_back_until_it_is_confirmed,
     a_snapshot_is_taken_once_sent_and_dropped,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,

@@ -7,6 +7,7 @@ from typing import Any
 from pileus.testing.cloud import Cloud
 from pileus.testing.grounds import Ground, Scenario
 
+_RESIZE = {"resize": {"flavorRef": "84"}}
 SERVERS = "/compute/v2.1/servers"
 FLAVOR = "42"
 VERSION = "compute 2.87"
@@ -74,6 +75,10 @@ async def rescued(ground: Ground) -> str:
 
 async def rebuild(ground: Ground, id: str) -> str:
     return await act(ground, id, {"rebuild": {"imageRef": ground.ids["image"]}})
+
+
+async def resized(ground: Ground) -> str:
+    return await _after(ground, _RESIZE)
 
 
 async def _after(ground: Ground, *actions: Any) -> str:
@@ -149,6 +154,13 @@ SCENARIOS = {
     "compute_servers.rebuild": Scenario(booted, rebuild, clean),
     "compute_servers.rescue": Scenario(booted, _action({"rescue": {}}), clean),
     "compute_servers.unrescue": Scenario(rescued, _action({"unrescue": None}), clean),
+    "compute_servers.resize": Scenario(booted, _action(_RESIZE), clean),
+    "compute_servers.confirmResize": Scenario(
+        resized, _action({"confirmResize": None}), clean, destroys=True
+    ),
+    "compute_servers.revertResize": Scenario(
+        resized, _action({"revertResize": None}), clean, destroys=True
+    ),
     "compute_servers.createImage": Scenario(
         booted, _action({"createImage": {"name": "ground"}}), no_images
     ),

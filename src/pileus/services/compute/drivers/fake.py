@@ -36,6 +36,7 @@ from pileus.services.compute.driver import (
     Turns,
     Watcher,
     check_epoch,
+    check_growth,
     check_nic,
     check_root_size,
     check_running,
@@ -65,6 +66,7 @@ class FakeGuest(msgspec.Struct, kw_only=True):
     spec: GuestSpec
     power_state: int = RUNNING
     boots: int = 1
+    before: GuestSpec | None = None  # what it was before a resize
     snapshots: dict[str, bytes] = {}
     rescued_by: str = ""  # the image it was started from instead of its disk
     words: list[str] = []  # what happened since the last boot and shows on the console
@@ -267,9 +269,32 @@ class FakeComputeDriver:
             if guest.rescued_by:
                 guest.rescued_by, guest.power_state = "", SHUTDOWN
                 self._save(guest_id, guest)
-            if run and guest.power_state not in (RUNNING, PAUSED):
-                _boot(guest)
-            return self._change(guest, RUNNING if run else SHUTDOWN)
+            return self._powered(guest, run)
+
+    async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
+        check_spec(spec)
+        async with self._turn(spec.id, "resize"):
+            guest = self._find(spec.id)
+            if guest.before is None:
+                check_growth(guest.spec, spec)
+                guest.before, guest.spec, guest.power_state = guest.spec, spec, SHUTDOWN
+                self._save(spec.id, guest)
+            return self._powered(guest, run)
+
+    async def confirm_resize(self, guest_id: str) -> None:
+        async with self._turn(guest_id, "confirm_resize"):
+            guest = self._find(guest_id)
+            if guest.before is not None:
+                guest.before = None
+                self._save(guest_id, guest)
+
+    async def revert_resize(self, guest_id: str, run: bool) -> Guest:
+        async with self._turn(guest_id, "revert_resize"):
+            guest = self._find(guest_id)
+            if guest.before is not None:
+                guest.spec, guest.before, guest.power_state = guest.before, None, SHUTDOWN
+                self._save(guest_id, guest)
+            return self._powered(guest, run)
 
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._turn(guest_id, "snapshot"):
@@ -353,6 +378,11 @@ class FakeComputeDriver:
             disk_gib=spec.root_gib + spec.ephemeral_gib,
             ports=tuple(nic.port_id for nic in spec.nics),
         )
+
+    def _powered(self, guest: FakeGuest, run: bool) -> Guest:
+        if run and guest.power_state not in (RUNNING, PAUSED):
+            _boot(guest)
+        return self._change(guest, RUNNING if run else SHUTDOWN)
 
     def _change(self, guest: FakeGuest, power_state: int | None) -> Guest:
         if power_state is not None and power_state != guest.power_state:

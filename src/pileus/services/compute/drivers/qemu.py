@@ -36,6 +36,7 @@ from pileus.services.compute.driver import (
     Inventory,
     Nic,
     check_epoch,
+    check_growth,
     check_nic,
     check_root_size,
     check_settled,
@@ -46,6 +47,7 @@ from pileus.services.compute.drivers import (
     acceleration,
     guest_folder,
     guest_numbers,
+    guest_sizes,
     guest_snapshots,
 )
 from pileus.services.compute.drivers.guest_folder import GuestFolder
@@ -260,11 +262,35 @@ class QemuComputeDriver(Residents):
             if await asyncio.to_thread(resident.folder.read_rescue):
                 await self._power_off(resident, 0)
                 await asyncio.to_thread(resident.folder.drop_rescue)
-            if run and resident.emulator is None:
-                await self._launch(resident)
-            elif not run:
+            return await self._powered(resident, run)
+
+    async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
+        check_spec(spec)
+        async with self._in_hand(spec.id) as resident:
+            folder = resident.folder
+            if await asyncio.to_thread(guest_sizes.before, folder) is None:
+                check_growth(resident.spec, spec)
+                await self._power_off(resident, timeout_s)
+                await guest_sizes.keep(folder, resident.spec)
+            if resident.spec != spec:
+                await guest_sizes.apply(folder, spec)
+                resident.spec = spec
+            await self._make_disks(resident, await self._base(spec))
+            return await self._powered(resident, run)
+
+    async def confirm_resize(self, guest_id: str) -> None:
+        async with self._in_hand(guest_id) as resident:
+            await asyncio.to_thread(guest_sizes.forget, resident.folder)
+
+    async def revert_resize(self, guest_id: str, run: bool) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            old = await asyncio.to_thread(guest_sizes.before, resident.folder)
+            if old is not None:
                 await self._power_off(resident, 0)
-            return self._seen(resident)
+                resident.spec = old
+                await asyncio.to_thread(guest_sizes.restore, resident.folder, old)
+                await self._make_disks(resident, await self._base(old))
+            return await self._powered(resident, run)
 
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._in_hand(guest_id) as resident:
@@ -334,6 +360,13 @@ class QemuComputeDriver(Residents):
             raise Unavailable(
                 f"A disk of guest {resident.spec.id} cannot be made.", internal=str(failed)
             ) from failed
+
+    async def _powered(self, resident: Resident, run: bool) -> Guest:
+        if run and resident.emulator is None:
+            await self._launch(resident)
+        elif not run:
+            await self._power_off(resident, 0)
+        return self._seen(resident)
 
     async def _destroy(self, guest_id: str) -> None:
         resident = self._residents.get(guest_id)

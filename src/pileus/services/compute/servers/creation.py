@@ -47,7 +47,7 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
     least, most = _counts(body)
     _refuse_what_is_not_served(body)
     zone, host = await _destination(ctx, body)
-    flavor = await _flavor(ctx, str(body.flavorRef))
+    flavor = await usable_flavor(ctx, str(body.flavorRef))
     image = await _image(ctx, body, flavor)
     key = await _key(ctx, body)
     networks, groups = await _networks(ctx, body, most)
@@ -190,7 +190,7 @@ async def _known_place(ctx: Context, zone: str, host: str, *, forced: bool) -> s
     return zone
 
 
-async def _flavor(ctx: Context, ref: str) -> Flavor:
+async def usable_flavor(ctx: Context, ref: str) -> Flavor:
     """By id, or by a URL that ends in one; not there if the caller has no access to it."""
     id = ref.rstrip("/").rsplit("/", 1)[-1]
     flavor = await FLAVORS.find(ctx.runtime.store, id)

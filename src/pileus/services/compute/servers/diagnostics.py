@@ -32,7 +32,7 @@ from pileus.services.compute.servers.operations import (
 _DIAGNOSTICS = "os_compute_api:os-server-diagnostics"
 _TOPOLOGY = "compute:server:topology:"
 _PASSWORD = "os_compute_api:os-admin-password"
-_CRASHABLE = {states.ACTIVE, states.PAUSED, states.RESCUED, states.ERROR}
+_CRASHABLE = {states.ACTIVE, states.PAUSED, states.RESCUED, states.RESIZED, states.ERROR}
 
 
 class ChangePassword(Body):

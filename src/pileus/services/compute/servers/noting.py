@@ -23,6 +23,9 @@ _EVENTS = {
     "rebuild": "compute_rebuild_instance",
     "rescue": "compute_rescue_instance",
     "unrescue": "compute_unrescue_instance",
+    "resize": "compute_prep_resize",
+    "confirmResize": "compute_confirm_resize",
+    "revertResize": "compute_revert_resize",
     "createImage": "compute_snapshot_instance",
     "createBackup": "compute_backup_instance",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pileus.kernel.faults import NoCapacity
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
-from pileus.services.compute import instance_actions, nodes
+from pileus.services.compute import instance_actions, migrations, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
 from pileus.services.compute.driver import GuestSpec, ImageSource, Nic
 from pileus.services.compute.guest_files import drive_files
@@ -137,9 +137,10 @@ async def image_source(run: Run[Server], image: ImageCopy) -> ImageSource:
     )
 
 
-async def spec_of(run: Run[Server]) -> GuestSpec:
-    """The guest that the record describes."""
-    server, flavor = run.record, run.record.flavor
+async def spec_of(run: Run[Server], wanted: Server | None = None) -> GuestSpec:
+    """The guest that the record describes, or that which is wanted of it."""
+    server = wanted or run.record
+    flavor = server.flavor
     image = None if server.image is None else await image_source(run, server.image)
     return GuestSpec(
         id=server.id,
@@ -185,8 +186,11 @@ async def release(run: Run[Server]) -> None:
     server = run.record
     await run.peer(PLACEMENT).release(server.id)
     await noting.success(run)
+    if server.move is not None:
+        await run.peer(PLACEMENT).release(server.move.id)
     async with run.runtime.store.tx(wait=False) as tx:
         await instance_actions.bury(tx, server.id)
+        await migrations.bury(tx, server.id)
 
 
 async def not_deleted(run: Run[Server]) -> None:

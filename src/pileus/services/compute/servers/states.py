@@ -8,10 +8,11 @@ from pileus.kernel.states import SAME, Lifecycle, Verb
 
 BUILDING, ACTIVE, STOPPED, ERROR, DELETED = "building", "active", "stopped", "error", "deleted"
 PAUSED, SUSPENDED, RESCUED = "paused", "suspended", "rescued"
+RESIZED = "resized"
 REBUILDING = "rebuilding"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
 DELETING = "deleting"
-EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, RESCUED, ERROR})
+EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, RESCUED, RESIZED, ERROR})
 _WHOLE = frozenset({ACTIVE, STOPPED, PAUSED, SUSPENDED})  # there is a root disk at rest or in use
 
 LIFECYCLE = Lifecycle(
@@ -28,6 +29,9 @@ LIFECYCLE = Lifecycle(
         "rebuild": Verb({ACTIVE, STOPPED, ERROR}, REBUILDING, SAME, ERROR),
         "rescue": Verb({ACTIVE, STOPPED, ERROR}, "rescuing", RESCUED, SAME),
         "unrescue": Verb({RESCUED}, "unrescuing", ACTIVE, SAME),
+        "resize": Verb({ACTIVE, STOPPED}, "resize_prep", RESIZED, SAME),
+        "confirmResize": Verb({RESIZED}, "resize_confirming", SAME, ERROR),
+        "revertResize": Verb({RESIZED}, "resize_reverting", SAME, ERROR),
         "createImage": Verb(_WHOLE, "image_snapshot_pending", SAME, SAME),
         "createBackup": Verb(_WHOLE, "image_backup", SAME, SAME),
         "attach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "attaching_interface", SAME, SAME),
@@ -43,15 +47,18 @@ LIFECYCLE = Lifecycle(
     noun="instance",
 )
 
+_RESIZING = dict.fromkeys(("resize_prep", "resize_migrating", "resize_finish"), "RESIZE")
 _STATUS = {
     ACTIVE: {
         "": "ACTIVE",
         "rebooting": "REBOOT",
         "rebooting_hard": "HARD_REBOOT",
         REBUILDING: "REBUILD",
+        **_RESIZING,
     },
     BUILDING: {"": "BUILD"},
-    STOPPED: {"": "SHUTOFF", "rebooting_hard": "HARD_REBOOT", REBUILDING: "REBUILD"},
+    STOPPED: {"": "SHUTOFF", "rebooting_hard": "HARD_REBOOT", REBUILDING: "REBUILD", **_RESIZING},
+    RESIZED: {"": "VERIFY_RESIZE", "resize_reverting": "REVERT_RESIZE"},
     RESCUED: {"": "RESCUE"},
     PAUSED: {"": "PAUSED", "rebooting_hard": "HARD_REBOOT"},
     SUSPENDED: {"": "SUSPENDED", "rebooting_hard": "HARD_REBOOT"},
@@ -62,9 +69,6 @@ _STATUS = {
 _FOREIGN = [
     "PASSWORD",
     "MIGRATING",
-    "RESIZE",
-    "VERIFY_RESIZE",
-    "REVERT_RESIZE",
     "SOFT_DELETED",
     "SHELVED",
     "SHELVED_OFFLOADED",

@@ -1,0 +1,168 @@
+"""Servers that change their flavor: the guest, its room, its quota, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pileus.kernel.faults import Conflict
+from pileus.services.compute.tests.scene import Scene, Stage
+
+SMALL, LARGE = "42", "84"  # 128 and 192 MiB
+RESIZE = {"resize": {"flavorRef": LARGE}}
+
+
+async def guest(s: Scene, id: str) -> Any:
+    (found,) = [g for d in s.drivers() for g in await d.guests() if g.id == id]
+    return found
+
+
+async def memory_held(s: Scene, id: str) -> int:
+    (held,) = (await s.held(id)).values()
+    return int(held["resources"]["MEMORY_MB"])
+
+
+async def migration(s: Scene, id: str) -> Any:
+    path = f"/os-migrations?instance_uuid={id}"
+    (found,) = (await s.get(path, "2.59", s.admin)).json["migrations"]
+    return found
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_a_resized_server_is_confirmed_and_keeps_its_new_size_only(
+    stage: Stage, is_off: bool
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        if is_off:
+            await s.act(id, "os-stop")
+        before = "SHUTOFF" if is_off else "ACTIVE"
+        assert (await s.act(id, RESIZE)).status == 202
+        shown = await s.server(id)
+        assert (shown["status"], shown["flavor"]["id"]) == ("VERIFY_RESIZE", LARGE)
+        noted = await migration(s, id)
+        assert (noted["status"], noted["migration_type"]) == ("finished", "resize")
+        assert (await guest(s, id)).ram_mib == await memory_held(s, id) == 192
+        assert await memory_held(s, noted["uuid"]) == 128, "the old room is the migration's"
+        assert (await s.used())["RAM"] == 192
+        for refused in (RESIZE, "os-start", "pause", {"rebuild": {"imageRef": s.image}}):
+            assert (await s.act(id, refused)).status == 409
+        assert (await s.act(id, "confirmResize")).status == 204
+        assert (await s.server(id))["status"] == before
+        assert (await migration(s, id))["status"] == "confirmed"
+        assert await memory_held(s, id) == 192 and not await s.held(noted["uuid"])
+        assert (await s.act(id, "confirmResize")).status == 409
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_a_reverted_server_is_what_it_was(stage: Stage, is_off: bool) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        if is_off:
+            await s.act(id, "os-stop")
+        await s.act(id, RESIZE)
+        aside = (await migration(s, id))["uuid"]
+        assert (await s.act(id, "revertResize")).status == 202
+        shown = await s.server(id)
+        assert (shown["status"], shown["flavor"]["id"]) == (
+            "SHUTOFF" if is_off else "ACTIVE",
+            SMALL,
+        )
+        assert (await migration(s, id))["status"] == "reverted"
+        assert (await guest(s, id)).ram_mib == await memory_held(s, id) == 128
+        assert not await s.held(aside)
+        assert (await s.used())["RAM"] == 128
+
+    stage.play(story)
+
+
+def test_a_resize_that_fails_leaves_the_server_as_it_was(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        for driver in s.drivers():
+            driver.trouble.failures["resize"] = [Conflict("The disk cannot grow.")]
+        await s.act(id, RESIZE)
+        for driver in s.drivers():
+            driver.trouble.failures.clear()
+        shown = await s.server(id)
+        assert (shown["status"], shown["flavor"]["id"]) == ("ACTIVE", SMALL)
+        noted = await migration(s, id)
+        assert noted["status"] == "error" and not await s.held(noted["uuid"])
+        assert await memory_held(s, id) == 128 and (await s.used())["RAM"] == 128
+        assert (await s.act(id, RESIZE)).status == 202
+
+    stage.play(story)
+
+
+def test_a_flavor_that_the_host_has_no_room_for_is_not_given(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        big = {"name": f"vast-{s.member.project_id}", "ram": 256, "vcpus": 1, "disk": 5000}
+        made = await s.admin.post("/compute/v2.1/flavors", {"flavor": big})
+        id = await s.boot()
+        await s.act(id, {"resize": {"flavorRef": made.json["flavor"]["id"]}})
+        shown = await s.server(id)
+        assert (shown["status"], shown["flavor"]["id"]) == ("ACTIVE", SMALL)
+        assert await memory_held(s, id) == 128
+
+    stage.play(story)
+
+
+def test_what_cannot_be_resized_to_is_refused_before_anything(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        same = await s.act(id, {"resize": {"flavorRef": SMALL}})
+        assert (same.status, same.json["badRequest"]["message"]) == (
+            400,
+            "When resizing, instances must change flavor!",
+        )
+        assert (await s.act(id, {"resize": {"flavorRef": "nowhere"}})).status == 400
+        quota = {"quota_set": {"ram": 150}}
+        path = f"/compute/v2.1/os-quota-sets/{s.member.project_id}"
+        assert (await s.admin.put(path, quota)).status == 200
+        assert (await s.act(id, RESIZE)).status == 403
+        assert (await s.server(id))["status"] == "ACTIVE"
+        assert (await s.get(f"/os-migrations?instance_uuid={id}", "2.59", s.admin)).json == {
+            "migrations": []
+        }
+
+    stage.play(story)
+
+
+def test_a_server_deleted_while_it_waits_for_its_confirmation_leaves_nothing(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, RESIZE)
+        aside = (await migration(s, id))["uuid"]
+        await s.delete(id)
+        assert not await s.held(id) and not await s.held(aside)
+        assert id not in await s.guests() and (await s.used())["RAM"] == 0
+
+    stage.play(story)
+
+
+def test_migrations_are_seen_by_managers_of_the_project_and_by_administrators(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, RESIZE)
+        assert (await s.get("/os-migrations")).status == 403
+        old = (await s.get("/os-migrations", "2.1", s.admin)).json["migrations"]
+        (mine,) = [m for m in old if m["instance_uuid"] == id]
+        assert "uuid" not in mine and mine["old_instance_type_id"] == 42
+        new = await migration(s, id)
+        assert mine["id"] == new["id"] and new["source_compute"] == new["dest_compute"]
+        page = await s.get("/os-migrations?limit=1", "2.59", s.admin)
+        assert [m["uuid"] for m in page.json["migrations"]] == [new["uuid"]]
+        assert page.json["migrations_links"][0]["rel"] == "next"
+        assert (await s.get(f"/servers/{id}/migrations", "2.23", s.admin)).json == {
+            "migrations": []
+        }
+        assert (await s.get(f"/servers/{id}/migrations/1", "2.23", s.admin)).status == 404
+
+    stage.play(story)
