@@ -46,6 +46,12 @@ class Held:
     by: Assignment
     prior_id: str = ""  # the role that implies this one
 
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Two of the same are shown once."""
+        by = below(self.by.target) if self.by.inherited else self.by.target
+        return self.actor, self.target, self.role_id, self.prior_id, self.by.actor, by
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -139,6 +145,7 @@ class _Finder:
     book: RoleBook
     _projects: dict[str, Project | None] = field(default_factory=dict)
     _names: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _shown: set[tuple[str, ...]] = field(default_factory=set)
 
     async def found(self) -> AsyncIterator[Held]:
         places = await self._wanted_projects()
@@ -242,10 +249,15 @@ class _Finder:
 
     def _roles(self, row: Assignment, actor: str, target: str) -> list[Held]:
         found = []
-        for role in self.book.closure([row.role_id]):
-            if self.asked.role_id in ("", role.id):
-                prior = row.role_id if role.id != row.role_id else ""
-                found.append(Held(actor, target, role.id, row.inherited, row, prior))
+        for id, prior in self.book.reasons(row.role_id):
+            role = self.book.roles.get(id)
+            if role is None or role.domain_id or self.asked.role_id not in ("", id):
+                continue
+            held = Held(actor, target, id, row.inherited, row, prior)
+            if not prior or held.why not in self._shown:
+                found.append(held)
+            if prior:
+                self._shown.add(held.why)
         return found
 
     async def _project(self, id: str) -> Project | None:
@@ -279,9 +291,10 @@ class _Finder:
         return shown
 
     def _links(self, held: Held) -> dict[str, str]:
+        """As upstream's, which name the implying role where the granted one would be, and the pair the wrong way round."""
         root, by = self.ctx.base, held.by
         place = "system" if by.target == SYSTEM else by.target.replace(":", "s/", 1)
-        path = f"{place}/{by.actor.replace(':', 's/', 1)}/roles/{by.role_id}"
+        path = f"{place}/{by.actor.replace(':', 's/', 1)}/roles/{held.prior_id or by.role_id}"
         if by.inherited:
             path = f"OS-INHERIT/{path}/inherited_to_projects"
         links = {"assignment": f"{root}/{path}"}
@@ -289,7 +302,7 @@ class _Finder:
             group = by.actor.partition(":")[2]
             links["membership"] = f"{root}/groups/{group}/users/{held.actor.partition(':')[2]}"
         if held.prior_id:
-            links["prior_role"] = f"{root}/prior_role/{held.prior_id}/implies/{held.role_id}"
+            links["prior_role"] = f"{root}/prior_role/{held.role_id}/implies/{held.prior_id}"
         return links
 
     async def _ref(self, kind: str, id: str) -> dict[str, Any]:

@@ -82,19 +82,29 @@ class RoleBook:
 
     def __init__(self) -> None:
         self.roles: dict[str, Role] = {}
+        self.steps: dict[str, set[str]] = {}  # what each implies directly
         self.implied: dict[str, frozenset[str]] = {}
         self._revision = -1
 
     async def read(self, db: Reader) -> RoleBook:
         revision = await auth.revision(db, REVISION)
         if revision != self._revision:
-            self.roles = {r.id: r for r in await ROLES.all(db)}
+            roles = {r.id: r for r in await ROLES.all(db)}
             steps: dict[str, set[str]] = {}
             for one in await IMPLICATIONS.all(db):
                 steps.setdefault(one.prior_id, set()).add(one.implied_id)
-            self.implied = {id: reachable(steps, id) for id in self.roles}
+            self.roles, self.steps = roles, steps
+            self.implied = {id: reachable(steps, id) for id in roles}
             self._revision = revision
         return self
+
+    def reasons(self, id: str) -> list[tuple[str, str]]:
+        """A role and those it implies, each with the one that implies it directly: once for each that does."""
+        found = [(id, "")]
+        for role, _ in found:
+            pairs = ((implied, role) for implied in sorted(self.steps.get(role, ())))
+            found += [p for p in pairs if p not in found]
+        return found
 
     def closure(self, ids: Iterable[str]) -> list[Role]:
         """These roles and those they imply, without domain roles, by name."""

@@ -150,8 +150,8 @@ async def test_effective_assignments_are_what_everybody_can_do_in_the_end(i: Ide
     assert rows[0]["scope"]["OS-INHERIT:inherited_to"] == "projects"
     assert f"/OS-INHERIT/domains/{domain}/groups/{group}" in rows[0]["links"]["assignment"]
     assert f"/groups/{group}/users/{user}" in rows[0]["links"]["membership"]
-    assert f"/prior_role/{member}/" in rows[1]["links"]["prior_role"]
     reader = await i.role("reader")
+    assert rows[1]["links"]["prior_role"].endswith(f"/prior_role/{reader}/implies/{member}")
     only = (await i.admin.get(f"{url}&role.id={reader}")).json["role_assignments"]
     assert [r["role"]["id"] for r in only] == [reader]
     tree = f"/role_assignments?include_subtree&scope.project.id={project}"
@@ -210,3 +210,19 @@ async def test_a_switch_of_a_list_is_on_unless_it_is_zero(i: Identity) -> None:
     missing = "/role_assignments?scope.project.id=no"
     assert (await i.admin.get(missing)).json["role_assignments"] == []
     assert (await i.admin.get(missing + "&effective")).status == 404
+
+
+@alone
+async def test_a_role_implied_twice_is_shown_once_for_each_that_implies_it(i: Identity) -> None:
+    a, b, c, d = [(await i.admin.make("/roles", name=n))["id"] for n in "abcd"]
+    for prior, implied in ((a, b), (a, c), (b, d), (c, d)):
+        await i.admin.put(f"/roles/{prior}/implies/{implied}")
+    user, project = await i.user("u"), await i.project("p")
+    for role in (a, b):
+        await i.admin.put(f"/projects/{project}/users/{user}/roles/{role}")
+    found = (await i.admin.get(f"/role_assignments?effective&user.id={user}")).json
+    ids = [r["role"]["id"] for r in found["role_assignments"]]
+    assert sorted(ids, key=[a, b, c, d].index) == [a, b, b, c, d, d]
+    who = await i.token(user, f"projects/{project}")
+    token = (await who.get("/auth/tokens", x_subject_token=who.token)).json["token"]
+    assert [r["name"] for r in token["roles"]] == ["a", "b", "c", "d"]
