@@ -23,6 +23,7 @@ from .metadata import Metadata
 from .migrations import Migrations
 from .quotas import Limits, QuotaSets
 from .security_groups import SecurityGroups
+from .server_groups import ServerGroups
 from .server_password import ServerPassword
 from .servers.actions import ServerActions
 from .servers.addresses import ServerAddresses, refresh
@@ -60,6 +61,7 @@ SERVICE = Service(
         ServerRebuilding,
         ServerResizing,
         Migrations,
+        ServerGroups,
         ServerMetadata,
         ServerTags,
         ServerAddresses,

@@ -99,6 +99,7 @@ class Server(Record, kw_only=True, frozen=True):
     terminated_at: str = ""
     locked_by: str = ""  # "owner" or "admin"
     locked_reason: str | None = None
+    group: str = ""  # the server group it is a member of
     scheduler_hints: dict[str, Any] = {}
     password: str = ""  # as the guest posted it, encrypted with the key pair
     fault: FaultCopy | None = None

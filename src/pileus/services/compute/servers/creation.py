@@ -16,7 +16,7 @@ from pileus.kernel.quota import limit_of, usage
 from pileus.kernel.resources import Context
 from pileus.kernel.sagas import Journal
 from pileus.kernel.store import Tx
-from pileus.services.compute import checks, instance_actions, nodes
+from pileus.services.compute import checks, instance_actions, nodes, server_groups
 from pileus.services.compute.flavors import FLAVORS, Flavor
 from pileus.services.compute.keypairs import Keypair, key_of
 from pileus.services.compute.server import SERVERS, FlavorCopy, ImageCopy, Server
@@ -54,6 +54,7 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
     name = checks.name(body.name)
     if body.hostname is not UNSET and most > 1:
         raise Invalid("Unable to allocate a single hostname to multiple instances")
+    hints = _hints(ctx)
     pattern = Server(
         id="",
         project_id=ctx.caller.project_id,
@@ -77,7 +78,8 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
         access_ipv4=checks.address(body.accessIPv4, 4, "accessIPv4"),
         access_ipv6=checks.address(body.accessIPv6, 6, "accessIPv6"),
         disk_config=_disk_config(body.disk_config) or "MANUAL",
-        scheduler_hints=_hints(ctx),
+        group=await _group(ctx, hints),
+        scheduler_hints=hints,
     )
     check_drive(pattern)
     return Plan(pattern, least, most, key)
@@ -104,6 +106,9 @@ async def insert(ctx: Context, asked: Plan) -> tuple[list[Server], list[Journal]
             await instance_actions.record(tx, ctx, server, "create", entry.id)
             made.append(server)
             entries.append(entry)
+        if group := asked.pattern.group:
+            ids = [server.id for server in made]
+            await server_groups.join(tx, asked.pattern.project_id, group, ids)
     return made, entries
 
 
@@ -420,6 +425,19 @@ def disk_config(text: str) -> str:
     return _disk_config(text or " ")
 
 
+async def _group(ctx: Context, hints: dict[str, Any]) -> str:
+    """The server group that a hint names. Raises Invalid."""
+    id = hints.get("group")
+    if id is None:
+        return ""
+    if not isinstance(id, str) or not checks.is_uuid(id):
+        raise checks.wrong("os:scheduler_hints/group", id, f"{id!r} is not a 'uuid'")
+    group = await server_groups.group_of(ctx.runtime.store, id)
+    if group is None or group.project_id != ctx.caller.project_id:
+        raise server_groups.missing(id)
+    return id
+
+
 def _hints(ctx: Context) -> dict[str, Any]:
     """Kept and shown; those that name another's inside are refused."""
     for key in CreateServer.beside:
@@ -430,8 +448,6 @@ def _hints(ctx: Context) -> dict[str, Any]:
             private = [k for k in hints if k.startswith("_") or k in _INTERNAL_HINTS]
             if private:
                 raise Invalid(f"Scheduler hint {private[0]!r} is not one that a caller may give.")
-            if "group" in hints:
-                raise Invalid(f"Server group {hints['group']} could not be found.")
             return hints
     return {}
 

@@ -242,5 +242,5 @@ async def _view(ctx: Context, server: Server) -> dict[str, Any]:
     if ctx.version >= (2, 57):
         shown["user_data"] = server.user_data or None
     if ctx.version >= (2, 71):
-        shown.setdefault("server_groups", [])
+        shown["server_groups"] = views.groups_of(server)
     return shown

@@ -27,7 +27,8 @@ from pileus.services.compute.servers.operations import (
     launched,
     unlocked,
 )
-from pileus.services.compute.servers.sagas import demand_of, failed, healed, spec_of
+from pileus.services.compute.servers.placing import demand_of
+from pileus.services.compute.servers.sagas import failed, healed, spec_of
 from pileus.services.compute.settings import settings_of
 from pileus.services.placement.contract import PLACEMENT
 

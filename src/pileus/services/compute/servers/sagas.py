@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pileus.kernel.faults import NoCapacity
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
-from pileus.services.compute import instance_actions, migrations, nodes
+from pileus.services.compute import instance_actions, migrations, nodes, server_groups
 from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
 from pileus.services.compute.driver import GuestSpec, ImageSource, Nic
 from pileus.services.compute.guest_files import drive_files
@@ -12,75 +11,18 @@ from pileus.services.compute.server import (
     MESSAGE_LIMIT,
     SERVERS,
     FaultCopy,
-    FlavorCopy,
     ImageCopy,
     Server,
 )
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.noting import noted
+from pileus.services.compute.servers.placing import place, unplace
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK, GuestRef
-from pileus.services.placement.contract import PLACEMENT, Demand
-
-NO_HOST = "No valid host was found."
-
-
-def demand_of(flavor: FlavorCopy) -> Demand:
-    """What a flavor needs of a host: `trait:NAME` extra specs count too."""
-    disk = flavor.disk + flavor.ephemeral + -(-flavor.swap // 1024)
-    wanted = {"VCPU": flavor.vcpus, "MEMORY_MB": flavor.ram, "DISK_GB": disk}
-    traits: dict[str, set[str]] = {"required": set(), "forbidden": set()}
-    for key, value in flavor.extra_specs.items():
-        if key.startswith("trait:") and value in traits:
-            traits[value].add(key.removeprefix("trait:"))
-    return Demand(
-        resources={k: v for k, v in wanted.items() if v},
-        required=frozenset(traits["required"]),
-        forbidden=frozenset(traits["forbidden"]),
-    )
-
+from pileus.services.placement.contract import PLACEMENT
 
 # Creating
-
-
-async def place(run: Run[Server]) -> Changes:
-    """Takes room on a host that is up, enabled and in the zone asked for."""
-    server = run.record
-    among, passed_over = [], []
-    zones: dict[str, str] = {}
-    for p in await nodes.places(run.runtime):
-        why = p.why_not
-        if server.pinned_zone and p.zone != server.pinned_zone:
-            why = f"in zone {p.zone}, not {server.pinned_zone}"
-        if server.requested_host and p.node.host != server.requested_host:
-            why = f"not {server.requested_host}, which was asked for"
-        if why:
-            passed_over.append(f"{p.node.host}: {why}")
-        else:
-            among.append(p.node.host)
-            zones[p.node.host] = p.zone
-    host = await _claim(run, among, passed_over)
-    return {"host": host, "zone": zones.get(host, ""), "task_state": states.NETWORKING}
-
-
-async def _claim(run: Run[Server], among: list[str], passed_over: list[str]) -> str:
-    server = run.record
-    if not among:
-        reasons = "; ".join(passed_over) or "there is no compute host"
-        raise NoCapacity(f"{NO_HOST} {reasons}.")
-    try:
-        return await run.peer(PLACEMENT).claim(
-            server.id, demand_of(server.flavor), among, server.project_id, server.user_id
-        )
-    except NoCapacity as e:
-        reasons = "; ".join([e.message.removeprefix(NO_HOST).strip(), *passed_over])
-        raise NoCapacity(f"{NO_HOST} {reasons}") from None
-
-
-async def unplace(run: Run[Server]) -> None:
-    await run.peer(PLACEMENT).release(run.record.id)
-    await noting.failure(run)
 
 
 def _guest(server: Server, zone: str) -> GuestRef:
@@ -191,6 +133,7 @@ async def release(run: Run[Server]) -> None:
     async with run.runtime.store.tx(wait=False) as tx:
         await instance_actions.bury(tx, server.id)
         await migrations.bury(tx, server.id)
+        await server_groups.leave(tx, server.group, server.id)
 
 
 async def not_deleted(run: Run[Server]) -> None:

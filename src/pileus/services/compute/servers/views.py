@@ -156,6 +156,10 @@ def _address(version: int, addr: str, kind: str, mac: str, extended: bool) -> di
     return found
 
 
+def groups_of(s: Server) -> list[str]:
+    return [s.group] if s.group else []
+
+
 def second(text: str) -> str:
     """`2026-11-26T12:00:00Z`"""
     return text[:19] + "Z"
@@ -203,7 +207,7 @@ def full(ctx: Context, s: Server, seen: Sight, host_status: str = "") -> ServerV
         description=s.description,
         tags=s.tags,
         trusted_image_certificates=None,
-        server_groups=[] if seen.single else UNSET,
+        server_groups=groups_of(s) if seen.single else UNSET,
         locked_reason=s.locked_reason,
         pinned_zone=s.pinned_zone or None,
         scheduler_hints=s.scheduler_hints,
