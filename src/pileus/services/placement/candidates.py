@@ -16,7 +16,6 @@ from pileus.kernel.store import Match, Page, Reader
 
 from .answers import answer
 from .demands import Demands, demands
-from .matching import Wanted
 from .providers import MEMORY, PROVIDERS, ResourceProvider
 from .search import SHARES, Candidate, Tree, candidates, linked
 
@@ -97,7 +96,10 @@ def _in_turn(trees: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Cand
 
 
 async def _slices(db: Reader, asked: Demands) -> AsyncIterator[list[Tree]]:
-    """The trees that could be anchors. Flat clouds are narrowed down by the store itself."""
+    """The trees that could be anchors.
+
+    Traits and classes are looked at in the rows: side tables would be read whole for each slice.
+    """
     shares = Page({"traits": Match("any", [SHARES])}, _OLDEST, _EVERY)
     sharing = await PROVIDERS.list(db, shares)
     nested = await _has_children(db)
@@ -107,9 +109,7 @@ async def _slices(db: Reader, asked: Demands) -> AsyncIterator[list[Tree]]:
         roots = await PROVIDERS.list(db, page)
         members: dict[str, list[ResourceProvider]] = {r.id: [r] for r in roots}
         if nested and roots:
-            below = Page(
-                {"root_id": list(members), "parent_id": Match("ne", "")}, (("id", False),), _EVERY
-            )
+            below = Page({"root_id": list(members), "parent_id": Match("ne", "")}, _OLDEST, _EVERY)
             for child in await PROVIDERS.list(db, below):
                 members[child.root_id].append(child)
         yield [linked(r, members[r.id], sharing) for r in roots]
@@ -128,34 +128,12 @@ async def _has_children(db: Reader) -> bool:
 def _narrowed(
     asked: Demands, sharing: list[ResourceProvider], *, nested: bool
 ) -> Mapping[str, Any]:
-    """What a root must be for its tree to be an anchor, as far as its own row tells."""
-    filters: dict[str, Any] = {}
-    if not nested and not sharing:
-        filters = dict(_alone(asked.groups.values()))
-    elif not nested:
-        shared = {c for s in sharing for c in s.inventories}
-        own = {c for g in asked.groups.values() for c in g.resources} - shared
-        if own:
-            filters["classes"] = Match("all", sorted(own))
-    if asked.root_required:
-        traits = filters["traits"].value if "traits" in filters else []
-        filters["traits"] = Match("all", sorted({*traits, *asked.root_required}))
+    """What a root must be for its tree to be an anchor, as far as columns of its own tell."""
+    filters: dict[str, Any] = {"parent_id": ""}
     if "" in asked.groups and asked.groups[""].root_id is not None:
         filters["root_id"] = asked.groups[""].root_id
-    return filters | {"parent_id": ""}
-
-
-def _alone(groups: Iterable[Wanted]) -> Mapping[str, Any]:
-    """The filters for one provider that serves every group by itself."""
-    groups = list(groups)
-    filters: dict[str, Any] = {}
-    for group in groups:
-        filters |= group.page().filters
-    for name in {"classes", "traits"} & filters.keys():
-        each = [g.page().filters.get(name) for g in groups]
-        filters[name] = Match("all", sorted({v for m in each if m for v in m.value}))
-    memory = sum(g.resources.get(MEMORY, 0) for g in groups)
-    if memory:
+    memory = sum(g.resources.get(MEMORY, 0) for g in asked.groups.values())
+    if memory and not nested and not any(MEMORY in s.inventories for s in sharing):
         filters["memory_free"] = Match("ge", memory)
     return filters
 

@@ -55,7 +55,11 @@ PROVIDERS = Table(
         Column("memory_free", lambda p: _memory(p).free, int),
         Column("memory_room", lambda p: _memory(p).room, int),
     ),
-    indexes=(("root_id",), ("parent_id", "memory_room", "id")),
+    indexes=(
+        ("root_id",),
+        ("parent_id", "memory_room", "id"),
+        ("parent_id", "created_at", "id"),
+    ),
     unique=(
         Unique(
             ("name",),

@@ -91,6 +91,11 @@ def candidates(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
     root_traits = set(tree.root.traits)
     if not asked.root_required <= root_traits or asked.root_forbidden & root_traits:
         return
+    if len(tree.all) == 1:
+        one = _alone(tree.root, asked)
+        if one is not None:
+            yield one
+        return
     picks: list[Pick] = []
     for suffix, group in asked.groups.items():
         more = _whole(tree, suffix, group) if suffix else _spread(tree, group)
@@ -102,6 +107,29 @@ def candidates(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
     rules = _Rules(tree, asked, picks)
     for chosen in _choices(picks, rules):
         yield _candidate(picks, chosen) if chosen else None
+
+
+def _alone(root: ResourceProvider, asked: Demands) -> Candidate | None:
+    """The candidate of a tree that is one provider: the usual host, so it is worth its own few lines."""
+    groups = asked.groups
+    for group in groups.values():
+        if group.root_id not in (None, root.id) or not group.meets(root):
+            return None
+    if len(groups) == 1:
+        taken: Mapping[str, int] = next(iter(groups.values())).resources
+    else:
+        if asked.isolated and len(groups.keys() - {""}) > 1:
+            return None
+        together: dict[str, int] = defaultdict(int)
+        for group in groups.values():
+            for resource_class, amount in group.resources.items():
+                together[resource_class] += amount
+        for resource_class, amount in together.items():
+            stock = root.inventories[resource_class]
+            if amount > stock.free or amount > stock.max_unit:
+                return None
+        taken = dict(together)
+    return Candidate({root.id: taken}, {suffix: [root.id] for suffix in groups}, (root,))
 
 
 def _spread(tree: Tree, group: Wanted) -> list[Pick]:
