@@ -37,8 +37,10 @@ class Found:
         self.candidates.append(one)
         if tree.root.id not in self.whole:
             self.whole.add(tree.root.id)
-            self.known |= {p.id: p for p in tree.members}
-        self.known |= {p.id: p for p in one.providers}
+            for member in tree.members:
+                self.known[member.id] = member
+        for provider in one.providers:
+            self.known[provider.id] = provider
 
 
 class AllocationCandidates(Resource[ResourceProvider]):

@@ -70,8 +70,8 @@ def misfit(
     for resource_class, amount in resources.items():
         if why := shortage(inventories.get(resource_class), resource_class, amount):
             return why
-    if missing := sorted(set(required).difference(traits)):
+    if required and (missing := sorted(set(required).difference(traits))):
         return f"it lacks the trait {', '.join(missing)}"
-    if present := sorted(set(forbidden).intersection(traits)):
+    if forbidden and (present := sorted(set(forbidden).intersection(traits))):
         return f"it has the forbidden trait {', '.join(present)}"
     return ""
