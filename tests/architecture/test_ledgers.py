@@ -24,6 +24,7 @@ def test_every_line_of_the_ledger_names_a_test_a_cause_and_an_issue() -> None:
     for row in rows():
         assert len(row) == 3, row
         test, cause, issue = row
-        assert re.fullmatch(r"[\w.]+\[[\w,-]*\bid-[0-9a-f-]{36}[\w,-]*\]", test), test
+        # Tempest's own tests bear an id, those of keystone's plugin for every persona don't.
+        assert re.fullmatch(r"[\w.]+(\[[\w,-]*\bid-[0-9a-f-]{36}[\w,-]*\])?", test), test
         assert cause.strip() and issue.strip(), test
     assert len({row[0] for row in rows()}) == len(rows())
