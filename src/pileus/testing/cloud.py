@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pileus.kernel.agents import Agents
 from pileus.kernel.bus import MemoryBus
 from pileus.kernel.hosts import HostRuntime
@@ -19,6 +21,7 @@ from pileus.kernel.store import Store
 from pileus.kernel.world import World
 from pileus.node.control import Control, find_services
 from pileus.node.host import Hosts
+from pileus.services.identity.settings import Settings
 from pileus.testing.client import Client
 
 PASSWORD = "correct-horse-battery"
@@ -80,6 +83,13 @@ class Cloud:
         return client
 
 
+def _cheap(settings: Settings | None) -> Settings:
+    """Passwords that cost nothing: whoever tests logs in often."""
+    return msgspec.structs.replace(
+        settings or Settings(), password_hash_memory_kib=8, password_hash_passes=1
+    )
+
+
 @asynccontextmanager
 async def cloud(
     services: Sequence[Service] | None = None,
@@ -107,7 +117,7 @@ async def cloud(
             folder,
             "http://cloud.test:5000",
             services=chosen,
-            settings=settings or {},
+            settings={**(settings or {}), "identity": _cheap((settings or {}).get("identity"))},
         )
         await bus.start()
         await control.start()

@@ -13,16 +13,19 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from pileus.kernel.contracts import Contract
 from pileus.kernel.runtime import Runtime
 
-_AT_ONCE = 4  # each takes 19 MiB while it runs
+from .settings import of
+
+_AT_ONCE = 4  # each takes its memory while it runs
 LONGEST = 4096
 
 
 class Passwords:
-    """OWASP's argon2id parameters: 19 MiB, two passes, one lane."""
+    """As costly as the settings say; a hash remembers what it cost, so that they may change."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.world = runtime.world
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+        memory, passes = of(runtime).password_hash_memory_kib, of(runtime).password_hash_passes
+        self._hasher = PasswordHasher(time_cost=passes, memory_cost=memory, parallelism=1)
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._nobody = ""
 

@@ -16,6 +16,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_tree_depth: int = 5  # projects below each other, the domain not counted, as upstream
     enforcement_model: Literal["flat", "strict_two_level"] = "flat"  # of limits, as upstream
     key_file: str = ""  # a file whose secret encrypts the keys in the store: see `key_file`
+    password_hash_memory_kib: int = 19 * 1024  # argon2id's, by OWASP's advice; more costs logins
+    password_hash_passes: int = 2
     receipt_s: int = 300  # how long somebody may take for his second factor, as upstream
     oauth1_request_token_s: int = 8 * 3600  # how long a user may take to authorize one; 0: for ever
     oauth1_access_token_s: int = 24 * 3600  # how long one can be used; 0: for ever
