@@ -21,6 +21,7 @@ from .instance_actions import InstanceActions
 from .keypairs import Keypairs
 from .metadata import Metadata
 from .migrations import Migrations
+from .quota_classes import QuotaClassSets
 from .quotas import Limits, QuotaSets
 from .security_groups import SecurityGroups
 from .server_groups import ServerGroups
@@ -74,6 +75,7 @@ SERVICE = Service(
         Keypairs,
         Limits,
         QuotaSets,
+        QuotaClassSets,
         AvailabilityZones,
         ComputeServices,
         Hypervisors,

@@ -139,7 +139,6 @@ class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[NicNumbers, ...]
     ram_used_mib: int
     hypervisor: str
-    driver: str
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from pileus.kernel.quota import DEFAULTS, clear_limits, limits, set_limits, usag
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Record
+from pileus.kernel.versions import Version
 from pileus.services.compute import checks
 from pileus.services.compute.checks import METADATA_LIMIT, Flag
 from pileus.services.compute.keypairs import DEFAULT_LIMIT
@@ -53,9 +54,9 @@ _GONE_2_57 = _GONE_2_36 | {
 Number = int | str | None | UnsetType
 
 
-class QuotaBody(Body):
-    root: ClassVar[str] = "quota_set"
-    force: Flag = False
+class QuotaNumbers(Body):
+    """The limits that a body may name."""
+
     instances: Number = UNSET
     cores: Number = UNSET
     ram: Number = UNSET
@@ -72,10 +73,15 @@ class QuotaBody(Body):
     server_group_members: Number = UNSET
 
 
-def _shown(ctx: Context) -> list[str]:
-    """The resources that exist at the request's version."""
+class QuotaBody(QuotaNumbers):
+    root: ClassVar[str] = "quota_set"
+    force: Flag = False
+
+
+def shown(ctx: Context, networks_until: Version = (2, 36)) -> list[str]:
+    """The resources that exist at the request's version; those of networks until another."""
     gone: frozenset[str] = frozenset()
-    if ctx.version >= (2, 36):
+    if ctx.version >= networks_until:
         gone = _GONE_2_57 if ctx.version >= (2, 57) else _GONE_2_36
     return [name for name in BUILT_IN if name not in gone]
 
@@ -119,38 +125,38 @@ class QuotaSets(Resource[Record]):
         checks.known_only(ctx, ("user_id",))
         await _known(ctx, project_id)
         found = await _in_force(ctx, project_id)
-        return {"quota_set": {"id": project_id} | {n: found[n] for n in _shown(ctx)}}
+        return {"quota_set": {"id": project_id} | {n: found[n] for n in shown(ctx)}}
 
     @operation("GET", _PATH + "/detail", _SETS + "detail")
     async def detail(self, ctx: Context, project_id: str) -> dict[str, Any]:
         checks.known_only(ctx, ("user_id",))
         await _known(ctx, project_id)
         limit, used = await _in_force(ctx, project_id), await _used(ctx, project_id)
-        rows = {n: {"in_use": used[n], "limit": limit[n], "reserved": 0} for n in _shown(ctx)}
+        rows = {n: {"in_use": used[n], "limit": limit[n], "reserved": 0} for n in shown(ctx)}
         return {"quota_set": {"id": project_id} | rows}
 
     @operation("GET", _PATH + "/defaults", _SETS + "defaults")
     async def defaults(self, ctx: Context, project_id: str) -> dict[str, Any]:
         await _known(ctx, project_id)
         found = await _in_force(ctx, DEFAULTS)
-        return {"quota_set": {"id": project_id} | {n: found[n] for n in _shown(ctx)}}
+        return {"quota_set": {"id": project_id} | {n: found[n] for n in shown(ctx)}}
 
     @operation("PUT", _PATH, _SETS + "update")
     async def update(self, ctx: Context, project_id: str, body: QuotaBody) -> dict[str, Any]:
         await _known(ctx, project_id)
         force = checks.flag(body.force, "force")
         used = await _used(ctx, project_id)
-        asked = _asked(ctx, body)
-        for name, value in asked.items():
+        numbers = asked(body, shown(ctx))
+        for name, value in numbers.items():
             if not force and 0 <= value < used[name]:
                 raise Invalid(
                     f"Quota limit {value} for {name} must be greater than or equal to already "
                     f"used and reserved {used[name]}."
                 )
         async with ctx.runtime.store.tx() as tx:
-            await set_limits(tx, "compute", project_id, asked)
+            await set_limits(tx, "compute", project_id, numbers)
         found = await _in_force(ctx, project_id)
-        return {"quota_set": {n: found[n] for n in _shown(ctx)}}
+        return {"quota_set": {n: found[n] for n in shown(ctx)}}
 
     @operation("DELETE", _PATH, _SETS + "delete", status=202)
     async def delete(self, ctx: Context, project_id: str) -> None:
@@ -158,13 +164,13 @@ class QuotaSets(Resource[Record]):
             await clear_limits(tx, "compute", project_id)
 
 
-def _asked(ctx: Context, body: QuotaBody) -> dict[str, int]:
+def asked(body: QuotaNumbers, names: list[str]) -> dict[str, int]:
     """The numbers sent. Raises Invalid."""
-    shown, found = _shown(ctx), {}
+    found = {}
     for name, value in body.given().items():
         if name == "force" or value in (None, ""):
             continue
-        if name not in shown:
+        if name not in names:
             raise Invalid(f"Additional properties are not allowed ('{name}' was unexpected)")
         try:
             number = int(value)
@@ -216,11 +222,11 @@ class Limits(Resource[Record]):
             project_id = ctx.query.get("tenant_id")
             ctx.require(_LIMITS + ":other_project")
         limit, used = await _in_force(ctx, project_id), await _used(ctx, project_id)
-        shown = _shown(ctx)
+        names = shown(ctx)
         found = {
             name: limit[of]
             for name, of in _ABSOLUTE.items()
-            if of in shown and not (name == "maxImageMeta" and ctx.version >= (2, 39))
+            if of in names and not (name == "maxImageMeta" and ctx.version >= (2, 39))
         }
-        found |= {name: used[of] for name, of in _USED.items() if of in shown}
+        found |= {name: used[of] for name, of in _USED.items() if of in names}
         return {"limits": {"rate": [], "absolute": found}}

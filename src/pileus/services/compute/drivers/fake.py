@@ -239,7 +239,6 @@ class FakeComputeDriver:
             nics=tuple(NicNumbers(mac=nic.mac, **traffic) for nic in spec.nics),
             ram_used_mib=0,
             hypervisor="fake",
-            driver="fake",
         )
 
     async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:

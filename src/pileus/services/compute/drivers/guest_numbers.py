@@ -44,7 +44,6 @@ async def read(
         nics=tuple(_nic(nic.mac, seen[nic.device]) for nic in spec.nics if nic.device in seen),
         ram_used_mib=int(balloon["actual"]) >> 20,
         hypervisor=accelerator,
-        driver="qemu",
     )
 
 

@@ -240,6 +240,7 @@ async def _view(ctx: Context, server: Server) -> dict[str, Any]:
     if ctx.version >= (2, 54):
         shown["key_name"] = server.key_name or None
     if ctx.version >= (2, 57):
+        shown.pop("OS-EXT-SRV-ATTR:user_data", None)
         shown["user_data"] = server.user_data or None
     if ctx.version >= (2, 71):
         shown["server_groups"] = views.groups_of(server)

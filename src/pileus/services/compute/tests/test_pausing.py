@@ -107,6 +107,7 @@ def test_diagnostics_are_for_administrators_and_of_running_guests(stage: Stage) 
         assert (new["num_cpus"], new["num_nics"], new["num_disks"]) == (1, 1, 1)
         (port,) = await s.ports(id)
         assert new["nic_details"][0]["mac_address"] == port["mac_address"]
+        assert (new["driver"], new["hypervisor"], new["state"]) == ("libvirt", "fake", "running")
         assert new["memory_details"] == {"maximum": 128, "used": 0}
         await s.act(id, "os-stop")
         refused = await s.get(path, client=s.admin)

@@ -97,6 +97,7 @@ def test_what_a_rebuild_may_change_comes_with_microversions(stage: Stage) -> Non
         await s.cloud.settle()
         reset = await rebuild(s, id, "2.90", user_data=None, hostname="anew", description="x")
         shown = reset.json["server"]
+        assert "OS-EXT-SRV-ATTR:user_data" not in shown
         assert (shown["user_data"], shown["key_name"], shown["description"]) == (None, None, "x")
         await s.cloud.settle()
         assert (await s.server(id, "2.90"))["OS-EXT-SRV-ATTR:hostname"] == "anew"
