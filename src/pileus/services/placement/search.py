@@ -7,7 +7,7 @@ the picks are chosen in turn, so that a choice that can't be is not carried on.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,9 +102,9 @@ def candidates(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
         if not all(p.options for p in more):
             return
         picks += more
-    if not _enough(picks):
-        return
     rules = _Rules(tree, asked, picks)
+    if not rules.enough():
+        return
     for chosen in _choices(picks, rules):
         yield _candidate(picks, chosen) if chosen else None
 
@@ -138,6 +138,8 @@ def _spread(tree: Tree, group: Wanted) -> list[Pick]:
         there = tree.all
     else:
         there = tree.members if group.root_id == tree.root.id else ()
+    if not all(any(not one.isdisjoint(p.traits) for p in there) for one in group.required):
+        there = ()  # most trees, if a trait is rare
     fit = [
         p
         for p in there
@@ -160,18 +162,6 @@ def _whole(tree: Tree, suffix: str, group: Wanted) -> list[Pick]:
     return [Pick(suffix, group.resources, fit)]
 
 
-def _enough(picks: Sequence[Pick]) -> bool:
-    """Whether all options together have what all picks ask: false for most trees that are too full to search."""
-    asked: dict[str, int] = defaultdict(int)
-    there: dict[str, dict[str, int]] = defaultdict(dict)
-    for pick in picks:
-        for resource_class, amount in pick.resources.items():
-            asked[resource_class] += amount
-            for option in pick.options:
-                there[resource_class][option.id] = option.inventories[resource_class].free
-    return all(sum(there[c].values()) >= amount for c, amount in asked.items())
-
-
 class _Rules:
     """What the providers chosen so far must meet together; asked after each choice, about the newest."""
 
@@ -181,7 +171,18 @@ class _Rules:
         for n, pick in enumerate(picks):
             at[pick.suffix].append(n)
         self.spread = at.get("", [])
+        times = Counter(c for p in picks for c in p.resources)
+        self.repeated = frozenset(c for c, n in times.items() if n > 1)  # classes of several picks
         self.subtrees = [[n for s in suffixes for n in at[s]] for suffixes in asked.subtrees]
+
+    def enough(self) -> bool:
+        """Whether all options together have what the picks ask together; a full tree is not searched in vain."""
+        for resource_class in self.repeated:
+            picks = [p for p in self.picks if resource_class in p.resources]
+            free = {o.id: o.inventories[resource_class].free for p in picks for o in p.options}
+            if sum(free.values()) < sum(p.resources[resource_class] for p in picks):
+                return False
+        return True
 
     def accept(self, chosen: Sequence[ResourceProvider]) -> bool:
         newest = len(chosen) - 1
@@ -195,11 +196,12 @@ class _Rules:
 
     def _fits(self, chosen: Sequence[ResourceProvider]) -> bool:
         """Whether the newest provider can give what all the picks it was chosen for ask together."""
+        together = self.repeated & self.picks[len(chosen) - 1].resources.keys()
+        if not together:
+            return True  # its options were tried one by one
         newest = chosen[-1]
         same = [p.resources for p, c in zip(self.picks, chosen, strict=False) if c is newest]
-        if len(same) == 1:
-            return True  # its options were tried one by one
-        for resource_class in same[-1]:
+        for resource_class in together:
             stock = newest.inventories[resource_class]
             total = sum(r.get(resource_class, 0) for r in same)
             if total > stock.free or total > stock.max_unit:
