@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pileus.services.identity.tests.clouds import Identity, Who, alone
 
 EP = "/OS-EP-FILTER"
@@ -120,7 +122,7 @@ async def test_a_group_asks_for_what_endpoints_have(i: Identity) -> None:
     assert [g["id"] for g in found] == [group]
     assert (await i.admin.get(f"{EP}/endpoint_groups?name=x")).json["endpoint_groups"] == []
     assert (await i.admin.get(f"{EP}/endpoint_groups/no")).status == 404
-    change = {"endpoint_group": {"filters": {}}}
+    change: dict[str, Any] = {"endpoint_group": {"filters": {}}}
     changed = await i.admin.patch(f"{EP}/endpoint_groups/{group}", change)
     assert changed.json["endpoint_group"]["filters"] == {}, "as the standard client's test has it"
 

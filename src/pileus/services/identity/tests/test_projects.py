@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pileus.services.identity.assignments import ASSIGNMENTS
 from pileus.services.identity.tests.clouds import Identity, alone
 
@@ -120,7 +122,8 @@ async def test_an_immutable_project_changes_only_when_it_no_longer_is(i: Identit
     url = f"/projects/{made['id']}"
     assert (await i.admin.patch(url, {"project": {"name": "b"}})).status == 403
     assert (await i.admin.delete(url)).status == 403
-    for more in ({"options": {"immutable": True}}, {"options": {}}, {"name": "b"}):
+    changes: list[dict[str, Any]] = [{"options": {"immutable": True}}, {"options": {}}]
+    for more in (*changes, {"name": "b"}):
         body = {"project": {"options": {"immutable": False}, **more}}
         assert (await i.admin.patch(url, body)).status == 403, more
     assert (await i.admin.put(url + "/tags", {"tags": ["a"]})).status == 403
