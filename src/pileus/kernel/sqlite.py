@@ -105,7 +105,16 @@ class SqliteStore:
         return self.statements.sql(key, build)
 
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
-        return self._read.execute(sql.text, sql.args(values)).fetchall()
+        """Of one snapshot from commit to commit; while a commit is under way, of what is committed at each read."""
+        read = self._read
+        if self._committing is None and not read.in_transaction:
+            read.execute("BEGIN")
+        return read.execute(sql.text, sql.args(values)).fetchall()
+
+    def _let_go(self) -> None:
+        """Of the snapshot: its locks cost four calls of the system at each read, but the log cannot begin anew under it."""
+        if self._read.in_transaction:
+            self._read.execute("COMMIT")
 
     def tx(self, *, wait: bool = True) -> _SqliteTx:
         return _SqliteTx(self, wait)
@@ -164,6 +173,7 @@ class SqliteStore:
             return
         self._committing = done
         self._dirty = True
+        self._let_go()
         commit = self._loop.run_in_executor(self._thread, self._commit)
         commit.add_done_callback(lambda c: self._committed(done, c.exception()))
 
