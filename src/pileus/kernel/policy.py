@@ -262,6 +262,8 @@ def _leaf(word: str, resolve: Resolve) -> Check:
 
 def _literal(text: str) -> tuple[bool, str]:
     """Whether `text` is a Python literal, and its value as text."""
+    if text.isidentifier() and text not in ("True", "False", "None"):
+        return False, ""  # most are, and to ask the compiler takes long
     try:
         return True, str(ast.literal_eval(text))
     except (ValueError, SyntaxError, TypeError):

@@ -112,11 +112,12 @@ def regexp(pattern: str, value: str) -> bool:
 def creates(metadata: sa.MetaData, dialect: Dialect) -> Iterator[tuple[sa.Table, str, list[str]]]:
     """Each table, the statement that makes it, and those that make its indexes; all do nothing if it is there."""
     for table in metadata.sorted_tables:
-        made = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
-        indexes = [
-            str(CreateIndex(i, if_not_exists=True).compile(dialect=dialect)) for i in table.indexes
-        ]
-        yield table, made, sorted(indexes)
+        known = table.info.setdefault("made", {})  # tests start many stores
+        if dialect.name not in known:
+            made = CreateTable(table, if_not_exists=True).compile(dialect=dialect)
+            indexes = [CreateIndex(i, if_not_exists=True) for i in table.indexes]
+            known[dialect.name] = str(made), sorted(str(i.compile(dialect=dialect)) for i in indexes)
+        yield table, *known[dialect.name]
 
 
 def unwanted(table: sa.Table, there: Iterable[str]) -> list[str]:
