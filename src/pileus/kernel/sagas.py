@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 P = TypeVar("P")
 Changes = Mapping[str, Any]
 _BACKOFF_S = (0.2, 0.5, 1, 2, 5, 10, 30)
+_SLOW_S = 60  # who lets us wait so long for nothing is at it, and goes on when he is asked again
 _UNDO_TRIES = 5
 _GIVEN_UP = "It was given up because another request took its place."
 
@@ -89,7 +90,10 @@ class Run(Generic[R]):
 
 @dataclass(frozen=True)
 class Step(Generic[R]):
-    """`timeout_s` bounds one try. For `patience_s` it is tried again if a host is Unavailable or a row was Stale."""
+    """`timeout_s` bounds one try. For `patience_s` it is tried again if a host is Unavailable or a row was Stale.
+
+    A host that is slower than the bus lets a caller wait is asked again for as long as `timeout_s`.
+    """
 
     do: Callable[[Run[R]], Awaitable[Changes | None]]
     undo: Callable[[Run[R]], Awaitable[None]] | None = None
@@ -413,13 +417,15 @@ class Sagas:
 
     async def _tried(self, run: Run[Any], step: Step[Any]) -> Changes | None:
         clock, tries = self.runtime.world.clock, 0
-        give_up = clock.monotonic() + step.patience_s
+        first = clock.monotonic()
         while True:
+            began = clock.monotonic()
             try:
                 async with asyncio.timeout(step.timeout_s):
                     return await step.do(run)
             except (Unavailable, Stale):
-                if clock.monotonic() > give_up:
+                now = clock.monotonic()
+                if now - first > (step.timeout_s if now - began > _SLOW_S else step.patience_s):
                     raise
             except TimeoutError:
                 raise Unavailable(

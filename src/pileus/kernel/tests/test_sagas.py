@@ -351,6 +351,29 @@ async def test_an_absent_host_that_comes_back_is_no_failure(t: Toy, passing: Fau
     assert await t.all_held() == healthy("t1")
 
 
+@pytest.mark.parametrize(("answers", "ends"), [(3, healthy), (1000, failed)], ids=["ends", "never"])
+@in_simulation
+async def test_a_host_slower_than_the_bus_waits_is_asked_again_for_as_long_as_the_step_may_take(
+    t: Toy, answers: int, ends: Callable[[str], Any]
+) -> None:
+    inner, tries = CREATE.steps[1].do, list[int]()
+
+    async def late(run: Run[Thing]) -> Any:
+        tries.append(1)
+        if len(tries) >= answers:
+            return await inner(run)
+        await run.runtime.world.clock.sleep(120)
+        raise Unavailable("A part of the cloud did not answer within 120 s.")
+
+    patch = Patch()
+    instead(patch, CREATE, 1, late, patience_s=60, timeout_s=1000)
+    async with on(t) as (r, _):
+        await begin(r, CREATE, thing())
+        await r.sagas.settled()
+    patch.undo()
+    assert await t.all_held() == ends("t1") and (len(tries) == answers or 6 < len(tries) < 10)
+
+
 @in_simulation
 async def test_a_step_that_takes_too_long_fails_and_says_so(t: Toy) -> None:
     async def slow(run: Run[Thing]) -> None:
