@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Match, Page, Reader
 
 from .answers import answer
 from .demands import Demands, demands
 from .providers import MEMORY, PROVIDERS, ResourceProvider
-from .search import SHARES, Candidate, Tree, candidates, linked
+from .search import SHARES, TURN, Candidate, Tree, candidates, linked
 
 _OLDEST = (("created_at", False), ("id", False))
 _FLAT, _NESTED = 200, 40  # trees in one slice: a nested one may have dozens of providers
@@ -52,7 +53,7 @@ class AllocationCandidates(Resource[ResourceProvider]):
     )
     async def index(self, ctx: Context) -> Any:
         asked = await demands(ctx)
-        found = await _search(ctx.runtime.store, asked)
+        found = await search_all(ctx.runtime.store, asked)
         requests = []
         for n, one in enumerate(found.candidates):
             requests.append(_request(ctx, one))
@@ -63,13 +64,16 @@ class AllocationCandidates(Resource[ResourceProvider]):
         return answer(ctx, body)
 
 
-async def _search(db: Reader, asked: Demands) -> Found:
-    """At most `limit` candidates."""
+async def search_all(db: Reader, asked: Demands) -> Found:
+    """At most `limit` candidates. Raises Invalid where that takes too long."""
     found = Found()
     seen: set[object] = set()
+    tried = 0
     async for trees in _slices(db, asked):
         for tree, one in _in_turn(trees, asked):
             if one is None:
+                if (tried := tried + TURN) > asked.most_tried:
+                    raise _too_much(asked, found)
                 await asyncio.sleep(0)
                 continue
             if tree.sharing or SHARES in tree.root.traits:
@@ -81,6 +85,14 @@ async def _search(db: Reader, asked: Demands) -> Found:
                 return found
         await asyncio.sleep(0)
     return found
+
+
+def _too_much(asked: Demands, found: Found) -> Invalid:
+    return Invalid(
+        f"The search was given up after {asked.most_tried} choices of providers, with "
+        f"{len(found.candidates)} candidates found: fewer request groups, a smaller limit or "
+        "in_tree would bound it."
+    )
 
 
 def _in_turn(trees: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Candidate | None]]:

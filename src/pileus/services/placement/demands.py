@@ -16,6 +16,7 @@ from .names import require_traits
 from .providers import PROVIDERS
 
 MOST = 100_000  # candidates in one answer, whatever the query says
+MOST_TRIED = 2_000_000  # choices of one search: some seconds of a processor
 _KEY = re.compile(r"(resources|required|member_of|in_tree)([a-zA-Z0-9_-]{0,64})")
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _SINCE: dict[str, Version] = {
@@ -37,7 +38,8 @@ class Demands:
     """`groups` by suffix: that of "" may be spread over a tree, every other one is served by one provider.
 
     `isolated`: no provider serves two of the suffixed groups. `subtrees`: of the providers that serve the groups of
-    one set, one is an ancestor of the others. `across_tree`: several providers of one tree may serve.
+    one set, one is an ancestor of the others. `across_tree`: several providers of one tree may serve. `most_tried`:
+    choices of providers after which the search is given up.
     """
 
     groups: dict[str, Wanted]
@@ -47,6 +49,7 @@ class Demands:
     root_forbidden: frozenset[str] = frozenset()
     subtrees: tuple[frozenset[str], ...] = ()
     across_tree: bool = True
+    most_tried: int = MOST_TRIED
 
 
 async def demands(ctx: Context) -> Demands:

@@ -18,7 +18,7 @@ from .matching import Wanted
 from .providers import ResourceProvider
 
 SHARES = "MISC_SHARES_VIA_AGGREGATE"
-_TURN = 500  # choices tried before others get a turn of the loop
+TURN = 500  # choices tried before others get a turn of the loop
 Choice = tuple[ResourceProvider, ...]
 
 
@@ -237,7 +237,7 @@ def _choices(picks: Sequence[Pick], rules: _Rules) -> Iterator[Choice | None]:
     tried = 0
     while open_picks:
         tried += 1
-        if tried % _TURN == 0:
+        if tried % TURN == 0:
             yield None
         option = next(open_picks[-1], None)
         if option is None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pileus.kernel.faults import Invalid
+from pileus.services.placement.candidates import search_all
+from pileus.services.placement.demands import Demands
+from pileus.services.placement.matching import Wanted
 from pileus.services.placement.tests.given import PROVIDERS_URL, code_of, operator
 from pileus.testing.alone import in_loop
 
@@ -81,6 +87,19 @@ async def test_groups_are_served_by_the_providers_of_one_tree() -> None:
                 "mappings": {"1": [host], "_D": [disk]},
             }
         ]
+
+
+@in_loop
+async def test_a_search_that_would_never_end_is_given_up_and_says_so() -> None:
+    async with operator() as ops:
+        host = await ops.provider("host")
+        for n in range(6):
+            port = await ops.provider(f"port{n}", parent_provider_uuid=host)
+            await ops.stock(port, SRIOV_NET_VF=1)
+        groups = {str(n): Wanted({"SRIOV_NET_VF": 1}) for n in range(1, 7)}
+        impossible = Demands(groups=groups, subtrees=(frozenset(groups),), most_tried=1000)
+        with pytest.raises(Invalid, match=r"given up after 1000 choices.*with 0 candidates found"):
+            await search_all(ops.cloud.runtime.store, impossible)
 
 
 @in_loop
