@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pileus.kernel.access_rules import AccessRule, permits
@@ -33,6 +35,13 @@ def passes(pattern: str, *paths: str) -> bool:
         ("/v3/a{b", "/v3/a{b", True),
         ("/v3/{a}{b}", "/v3/xy", True),
         ("/v3/a[bc", "/v3/a[bc", True),
+        ("/v3/*s", "/v3/things", True),
+        ("/v3/*s", "/v3/thing", False),
+        ("/v3/**/**/tags", "/v3/a/tags", False),
+        ("/v3/****tags", "/v3/tags", True),
+        ("/v3/a**", "/v3/a", True),
+        ("/v3/a*", "/v3/a", False),
+        ("/v3/***x", "/v3/ax", True),
         ("/", "/", True),
     ],
 )
@@ -50,3 +59,11 @@ def test_one_spelling_and_one_rule_that_fit_are_enough() -> None:
     assert not permits(rules[:1], TYPES, "GET", ["/a"])
     assert not permits(rules, TYPES, "POST", ["/a"])
     assert not permits([], TYPES, "GET", ["/a"])
+
+
+@pytest.mark.parametrize("sign", ["{x}", "**a", "*a", "{x}a", "a**{x}"])
+def test_no_pattern_takes_long_whatever_the_path(sign: str) -> None:
+    pattern = "/" + sign * (220 // len(sign))
+    before = time.monotonic()
+    assert not passes(pattern, "/" + "a" * 4000 + "/")
+    assert time.monotonic() - before < 1
