@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -39,7 +39,7 @@ class LdapAddress:
 
     urls: tuple[str, ...]
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     start_tls: bool = False
     verify: str = "demand"  # the server's certificate: demand, allow or never
     ca_file: str = ""

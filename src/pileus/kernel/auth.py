@@ -45,6 +45,9 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     def is_admin(self) -> bool:
         return "admin" in self.roles
 
+    def __repr__(self) -> str:  # a token must not get into a log
+        return f"Caller(user_id={self.user_id!r}, project_id={self.project_id!r})"
+
 
 NOBODY = Caller()
 

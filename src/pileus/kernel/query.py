@@ -77,12 +77,15 @@ class Filter:
                 raise Invalid(f"Invalid input for {name}: '{text}' is not an integer.")
             return int(text)
         if self.op == "regex":
-            _check_pattern(name, text)
+            check_pattern(name, text)
         return text.lower() if self.fold else text
 
 
-def _check_pattern(name: str, text: str) -> None:
-    """Refuses what does not compile, and what could take for ever on one row: our loop would stand still."""
+def check_pattern(name: str, text: str) -> int:
+    """Refuses what does not compile, and what could take for ever on one row: our loop would stand still.
+
+    How many of its parts repeat, 3 at most: its time is that power, and one more, of a text's length. Raises Invalid.
+    """
     try:
         re.compile(text)
         repeats = _repeats(_parser.parse(text), within=False)
@@ -93,6 +96,7 @@ def _check_pattern(name: str, text: str) -> None:
             f"The regular expression in {name} is too costly: repeat no group that repeats or has "
             f"alternatives, refer back to none, and use at most {_REPEATS} repetitions."
         )
+    return repeats
 
 
 def _repeats(parsed: Any, *, within: bool) -> int:

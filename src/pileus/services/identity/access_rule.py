@@ -16,7 +16,7 @@ from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Record, Tx, Unique
 
-from .wire import NounTable
+from .wire import NounTable, PlainId
 
 HEADER = "openstack-identity-access-rules"  # who validates tokens says with it that he heeds rules
 
@@ -40,14 +40,12 @@ ACCESS_RULES = NounTable(
     noun="Access Rule",
 )
 
-RuleId = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-]{1,64}$")]
-
 
 class AskedRule(msgspec.Struct, forbid_unknown_fields=True):
     """One that is known by its id, or one that is described."""
 
-    id: RuleId | None = None
-    service: RuleId | None = None
+    id: PlainId | None = None
+    service: PlainId | None = None
     method: Literal["DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"] | None = None
     path: Annotated[str, Meta(max_length=225, pattern="^/")] | None = None
 

@@ -19,6 +19,7 @@ from pileus.kernel.store import Record, Tx, Unique
 from . import access_rule
 from .access_rule import AccessRule, AskedRule, kept
 from .claims import forbid_delegated, future, opened
+from .discreet import Discreet
 from .passwords import LONGEST, PASSWORDS
 from .roles import ROLES, Role, RoleBook
 from .roles import view as role_view
@@ -26,7 +27,7 @@ from .users import USERS
 from .wire import Name, Noun, NounTable, changed, drop_all, linked, listed, listing, page
 
 
-class ApplicationCredential(Record, kw_only=True, frozen=True):
+class ApplicationCredential(Discreet, Record, kw_only=True, frozen=True):
     """Narrows its user to one project and some of the roles held there. `expires_at` "" means never."""
 
     user_id: str
@@ -38,7 +39,6 @@ class ApplicationCredential(Record, kw_only=True, frozen=True):
     unrestricted: bool = False
     expires_at: str = ""
     access_rules: list[AccessRule] = []  # none: its roles alone say what it may
-    extra: dict[str, Any] = {}
 
 
 def _taken(c: ApplicationCredential) -> str:
@@ -63,7 +63,7 @@ class RoleRef(msgspec.Struct):
     name: str = ""
 
 
-class CreateApplicationCredential(Body, kw_only=True):
+class CreateApplicationCredential(Discreet, Body, kw_only=True):
     root: ClassVar[str] = "application_credential"
     name: Name
     description: str | None = None
@@ -132,7 +132,7 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
     async def create(
         self, ctx: Context, user_id: str, body: CreateApplicationCredential
     ) -> dict[str, Any]:
-        await _check_caller(ctx, changes=True)
+        used = await _check_caller(ctx, changes=True)
         if not ctx.caller.project_id:
             raise Forbidden("An application credential is made with a project-scoped token.")
         roles = await _chosen(ctx, body.roles)
@@ -152,6 +152,7 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
         )
         async with ctx.runtime.store.tx() as tx:
             rules = await kept(ctx, tx, user_id, body.access_rules)
+            _check_no_wider(used, rules)
             credential = msgspec.structs.replace(credential, access_rules=rules)
             credential = await APPLICATION_CREDENTIALS.insert(tx, credential)
             await changed(tx, "application_credential", credential.id, "created")
@@ -211,12 +212,27 @@ def _check_owner(credential: ApplicationCredential, user_id: str) -> None:
         raise APPLICATION_CREDENTIALS.missing(credential.id)
 
 
-async def _check_caller(ctx: Context, *, changes: bool) -> None:
-    """Tokens by trust have no business here; those by an application credential only if it is unrestricted."""
+def _check_no_wider(used: ApplicationCredential | None, rules: list[AccessRule]) -> None:
+    """What access rules narrow makes nothing that they do not. Raises Forbidden."""
+    if used is None or not used.access_rules:
+        return
+    allowed = {rule.id for rule in used.access_rules}
+    if not rules or any(rule.id not in allowed for rule in rules):
+        raise Forbidden(
+            "You are not authorized to perform the requested action: an application credential "
+            "that has access rules makes others with those rules, or some of them, only."
+        )
+
+
+async def _check_caller(ctx: Context, *, changes: bool) -> ApplicationCredential | None:
+    """Tokens by trust have no business here; those by an application credential only if it is unrestricted.
+
+    The credential by which the caller changes something, if by one. Raises Forbidden.
+    """
     await forbid_delegated(ctx, "manage application credentials", unrestricted_credential=True)
     claims = await opened(ctx.runtime, ctx.caller.token)
     if not changes or claims is None or not claims.application_credential_id:
-        return
+        return None
     used = await APPLICATION_CREDENTIALS.find(ctx.runtime.store, claims.application_credential_id)
     if used is None or not used.unrestricted:
         raise Forbidden(
@@ -224,6 +240,7 @@ async def _check_caller(ctx: Context, *, changes: bool) -> None:
             "'application_credential' is not allowed for managing additional application "
             "credentials."
         )
+    return used
 
 
 async def _chosen(ctx: Context, asked: list[RoleRef]) -> list[Role]:

@@ -11,6 +11,7 @@ from pileus.kernel.store import Store
 
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
 from .auth_request import UserRef
+from .discreet import Discreet
 from .identification import find_user
 from .passwords import PASSWORDS
 from .proof import Method, Proof, refused
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .authentication import Authentication
 
 
-class CredentialPart(msgspec.Struct):
+class CredentialPart(Discreet, msgspec.Struct):
     secret: str
     id: str = ""
     name: str = ""

@@ -11,6 +11,7 @@ from pileus.kernel.resources import Context
 
 from . import auth_token
 from .auth_token import TokenPart
+from .discreet import Discreet
 from .federation.openid_login import OPENID
 from .proof import Method, Proof, refused
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .authentication import Authentication
 
 
-class MappedPart(msgspec.Struct):
+class MappedPart(Discreet, msgspec.Struct):
     """A federated token's `id`, or who vouches for the bearer token in the request's Authorization header."""
 
     id: str = ""

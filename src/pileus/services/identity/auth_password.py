@@ -10,6 +10,7 @@ from pileus.kernel.resources import Context
 
 from .auth_request import UserRef
 from .directory_domains import DIRECTORIES
+from .discreet import Discreet
 from .identification import find_domain, find_user
 from .proof import Method, Proof
 from .sign_ins import sign_in
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .authentication import Authentication
 
 
-class PasswordUser(UserRef):
+class PasswordUser(Discreet, UserRef):
     password: str | None = None
 
 
@@ -28,7 +29,7 @@ class PasswordPart(msgspec.Struct):
 
 async def prove(desk: Authentication, ctx: Context, part: PasswordPart) -> Proof:
     """An unknown user costs and says the same as a wrong password."""
-    store, domain_id = desk.runtime.store, ""
+    store, domain_id, began_us = desk.runtime.store, "", desk.tokens.now_us()
     user = await find_user(store, part.user)
     if user is None and part.user.domain is not None:
         domain = await find_domain(store, part.user.domain)
@@ -36,7 +37,7 @@ async def prove(desk: Authentication, ctx: Context, part: PasswordPart) -> Proof
         await ctx.peer(DIRECTORIES).look(domain_id, user=part.user.name)
         user = await find_user(store, part.user)
     user = await sign_in(desk.runtime, user, part.user.password or "", domain_id=domain_id)
-    return Proof(user, ("password",))
+    return Proof(user, ("password",), began_us=began_us)
 
 
 PASSWORD = Method("password", PasswordPart, prove)

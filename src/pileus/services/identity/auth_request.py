@@ -13,6 +13,8 @@ import msgspec
 from pileus.kernel.faults import Invalid
 from pileus.kernel.schema import IGNORE, Body, Extra, explain
 
+from .discreet import Discreet
+
 P = TypeVar("P", bound=msgspec.Struct)
 
 
@@ -51,7 +53,7 @@ class Scope(msgspec.Struct):
     unscoped: dict[str, Any] | None = None
 
 
-class Authenticate(Body, kw_only=True):
+class Authenticate(Discreet, Body, kw_only=True):
     """`identity` has `methods` and a part for each; `scope` is an object, or the text "unscoped"."""
 
     root: ClassVar[str] = "auth"

@@ -9,18 +9,20 @@ import msgspec
 from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import Context
 
+from .discreet import Discreet
 from .proof import Method, Proof
 
 if TYPE_CHECKING:
     from .authentication import Authentication
 
 
-class TokenPart(msgspec.Struct):
+class TokenPart(Discreet, msgspec.Struct):
     id: str
 
 
 async def prove(desk: Authentication, ctx: Context, part: TokenPart) -> Proof:
     """The new token counts as what the old one did. Raises NotFound for one that is worth nothing, as upstream."""
+    began_us = desk.tokens.now_us()
     standing = await desk.tokens.subject(part.id)
     claims = standing.claims
     if claims.is_delegated:
@@ -29,7 +31,8 @@ async def prove(desk: Authentication, ctx: Context, part: TokenPart) -> Proof:
             "create another token is not allowed."
         )
     fields = {"federation": claims.federation} if claims.federation else {}
-    return Proof(standing.user, ("token", *claims.methods), fields, parent=claims)
+    methods = ("token", *claims.methods)
+    return Proof(standing.user, methods, fields, parent=claims, began_us=began_us)
 
 
 TOKEN = Method("token", TokenPart, prove)

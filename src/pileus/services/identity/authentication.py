@@ -23,8 +23,8 @@ from .auth_request import Authenticate, Scope, methods_of, part_of
 from .claims import Claims, new_audit_id, pack_methods, unpack_methods
 from .proof import Proof, refused
 from .scoping import aim
+from .sign_ins import forgive
 from .tokens import TOKENS_KEPT, Standing, Tokens, Worthless
-from .tree import PROJECTS
 from .trust import TRUSTS
 
 
@@ -48,8 +48,11 @@ class Authentication:
 
     async def authenticate(self, ctx: Context, asked: Authenticate) -> Issued | Answer:
         """A token, or the 401 with a receipt. Raises Unauthenticated, Forbidden, Invalid."""
-        proof = await self._prove(ctx, asked.identity)
-        return await self.conclude(await self._with_receipt(ctx, proof), asked.scope)
+        proof = await self._with_receipt(ctx, await self._prove(ctx, asked.identity))
+        found = await self.conclude(proof, asked.scope)
+        if isinstance(found, Issued) and proof.parent is None:
+            await forgive(self.runtime, proof.user, proof.methods)
+        return found
 
     async def conclude(self, proof: Proof, scope: Scope | str | None = None) -> Issued | Answer:
         """The token for what was proved, or the 401 with a receipt if the user's rules ask for more."""
@@ -92,9 +95,10 @@ class Authentication:
 
     async def _more(self, proof: Proof, rules: list[set[str]]) -> Answer:
         """The 401 that says what else would let the user in. Who is disabled is not told."""
-        domain = await PROJECTS.find(self.runtime.store, proof.user.domain_id)
-        if not proof.user.enabled or domain is None or not domain.enabled:
-            raise refused(f"user {proof.user.id} or his domain is disabled")
+        try:
+            _, domain = await self.tokens.user(proof.user.id)
+        except Worthless as why:
+            raise refused(str(why)) from None
         life_s = self.tokens.settings.receipt_s
         receipt = receipts.made(proof.user, proof.methods, self.tokens.now_us(), life_s)
         text = await receipts.seal(self.runtime, receipt)
@@ -102,7 +106,7 @@ class Authentication:
         return Answer(body, status=401, headers={receipts.HEADER: text})
 
     def _claims(self, proof: Proof) -> Claims:
-        now, parent = self.tokens.now_us(), proof.parent
+        now, parent = proof.began_us or self.tokens.now_us(), proof.parent
         audit = new_audit_id(self.runtime.world)
         audits: tuple[str, ...] = (audit,)
         expires = now + self.tokens.settings.token_s * 1_000_000
@@ -142,4 +146,5 @@ def _both(one: Proof, other: Proof) -> Proof:
         (*one.methods, *other.methods),
         {**one.fields, **other.fields},
         one.parent or other.parent,
+        min(filter(None, (one.began_us, other.began_us)), default=0),
     )

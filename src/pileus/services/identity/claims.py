@@ -196,8 +196,9 @@ def future(ctx: Context, text: str | None) -> str:
         return ""
     try:
         at = seconds_of(text)
-    except ValueError:
+        kept = stamp(at)
+    except (ValueError, OverflowError):
         raise Invalid(f"Invalid expires_at {text[:64]!r}: it must be an ISO 8601 time.") from None
     if at <= ctx.runtime.world.clock.time():
         raise Invalid(f"Invalid expires_at {text!r}: it must be in the future.")
-    return stamp(at)
+    return kept

@@ -20,6 +20,7 @@ from pileus.kernel.store import Record, Tx
 
 from .assignments import held_on
 from .claims import forbid_delegated
+from .discreet import Discreet
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
@@ -67,7 +68,7 @@ CREDENTIALS = NounTable(
 )
 
 
-class CreateCredential(NounBody, kw_only=True):
+class CreateCredential(Discreet, NounBody, kw_only=True):
     root: ClassVar[str] = "credential"
     user_id: str
     blob: str
@@ -75,7 +76,7 @@ class CreateCredential(NounBody, kw_only=True):
     project_id: str | None = None
 
 
-class UpdateCredential(NounBody, kw_only=True):
+class UpdateCredential(Discreet, NounBody, kw_only=True):
     root: ClassVar[str] = "credential"
     user_id: str | UnsetType = UNSET
     blob: str | UnsetType = UNSET
@@ -110,7 +111,7 @@ def ec2_blob(blob: str) -> dict[str, Any]:
     """Raises Invalid."""
     try:
         found = msgspec.json.decode(blob)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise Invalid("Invalid blob in credential") from None
     if not isinstance(found, dict) or not isinstance(found.get("access"), str):
         raise Invalid("Invalid blob in credential: it must be an object that has an 'access'.")

@@ -19,6 +19,7 @@ from .wire import (
     NAME,
     Noun,
     NounBody,
+    PlainId,
     ShortName,
     changed,
     extras,
@@ -41,7 +42,7 @@ class CreateDomain(NounBody, kw_only=True):
     enabled: bool = True
     tags: list[str] = []
     options: dict[str, Any] = {}
-    explicit_domain_id: str | None = None
+    explicit_domain_id: PlainId | None = None
 
 
 class UpdateDomain(NounBody, kw_only=True):

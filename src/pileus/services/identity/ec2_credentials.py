@@ -20,6 +20,7 @@ from pileus.kernel.store import Record
 
 from .claims import forbid_delegated
 from .credentials import CREDENTIALS, EC2, Credential, ec2_blob, opened_blob
+from .discreet import Discreet
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
@@ -29,7 +30,7 @@ _PATH = "/users/{user_id}/credentials/OS-EC2"
 _OWN = "(rule:admin_required) or (role:member and user_id:%(target.credential.user_id)s)"
 
 
-class KeyPair(msgspec.Struct):
+class KeyPair(Discreet, msgspec.Struct):
     """What the blob of a key pair says that can sign. The last three bind it to what it was made with."""
 
     access: str

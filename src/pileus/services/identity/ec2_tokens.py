@@ -24,8 +24,8 @@ from .credentials import Credential
 from .ec2_credentials import KeyPair, find_pair
 from .ec2_signatures import SignedRequest, Unsigned, s3_signed_by, signed_by
 from .proof import Proof, refused
-from .trust import TRUSTS
-from .users import USERS
+from .trust import TRUSTS, Trust
+from .users import USERS, User
 from .wire import Noun
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -106,6 +106,12 @@ async def _answer(ctx: Context, credential: Credential, pair: KeyPair) -> Answer
     return await answered(ctx, issued, status=200)
 
 
+def _may_use(user: User, trust: Trust) -> bool:
+    """The trustee, and the trustor where it is he in whose name the trustee acts."""
+    is_trustor = trust.impersonation and user.id == trust.trustor_user_id
+    return is_trustor or user.id == trust.trustee_user_id
+
+
 async def _proof(runtime: Runtime, credential: Credential, pair: KeyPair) -> Proof:
     """What the credential stands for: never more than what it was made with. Raises Unauthenticated."""
     store, methods = runtime.store, ("ec2credential",)
@@ -115,7 +121,7 @@ async def _proof(runtime: Runtime, credential: Credential, pair: KeyPair) -> Pro
     fields: dict[str, str] = {"scope": "project", "scope_id": credential.project_id}
     if pair.trust_id:
         trust = await TRUSTS.find(store, pair.trust_id)
-        if trust is None or user.id not in (trust.trustor_user_id, trust.trustee_user_id):
+        if trust is None or not _may_use(user, trust):
             raise refused(f"trust {pair.trust_id} of an EC2 credential is gone or somebody else's")
         trustee = await USERS.find(store, trust.trustee_user_id)
         if trustee is None or trust.project_id != credential.project_id:

@@ -24,6 +24,7 @@ from pileus.kernel.world import World
 from .auth_request import Authenticate
 from .auth_tokens import answered
 from .authentication import AUTHENTICATION, Issued
+from .discreet import Discreet
 from .federation.openid import Doubtful, assertion
 from .federation.openid_login import OPENID, only_provider, refuse_unknown
 from .keys import KEYRING, TOKEN
@@ -38,7 +39,7 @@ _PATIENCE_S = 600  # how long somebody may take to log in at the issuer
 _LONGEST = 4096
 
 
-class Began(msgspec.Struct, frozen=True, array_like=True):
+class Began(Discreet, msgspec.Struct, frozen=True, array_like=True):
     """A login that a browser began, as its cookie keeps it. `at` is in seconds since the epoch."""
 
     format: str

@@ -28,8 +28,8 @@ from .wire import AUTHENTICATED, Noun, drop_all, listed
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PATH = re.compile(
-    r"/v3/(?:OS-INHERIT/)?(projects|domains|system)(?:/([^/]+))?/(users|groups)/([^/]+)/roles"
-    r"(?:/((?!inherited_to_projects$)[^/]+))?(/inherited_to_projects)?$"
+    r"(?:/OS-INHERIT)?/(projects|domains|system)(?:/([^/]+))?/(users|groups)/([^/]+)/roles"
+    r"(?:/((?!inherited_to_projects$)[^/]+))?(/inherited_to_projects)?"
 )
 _PAIRS = (("user", "project"), ("user", "domain"), ("group", "project"), ("group", "domain"))
 
@@ -138,7 +138,7 @@ class Named:
 
 
 async def _named(ctx: Context) -> Named:
-    match = _PATH.search(ctx.path)
+    match = _PATH.fullmatch(ctx.path.removeprefix(ctx.service.prefix + ctx.service.api))
     if match is None:  # an id with a slash in it
         raise NotFound("The resource could not be found.")
     places, target_id, actors, actor_id, role_id, inherited = match.groups()

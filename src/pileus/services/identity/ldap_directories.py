@@ -79,16 +79,18 @@ class Directory:
         return Seen([u.user for u in seen], [g.group for g in seen_groups], members)
 
     async def user(self, *, name: str = "", id: str = "") -> SeenUser | None:
-        """The user of that name or local id. Whatever else the directory answers is not he."""
+        """The user of that name or local id. Whatever else the directory answers is not he.
+
+        Where two entries go by it, neither is: who may write in a corner of the tree could be anybody.
+        """
         o, enabled = self.options, await self._enabled()
         asked = users_filter(o, name=name, id=id)
-        for entry in await self._entries(o.users_dn, asked, user_attributes(o)):
-            seen = user_of(o, self.domain_id, entry, enabled)
-            if seen is None:
-                continue
-            if seen.user.name.lower() == name.lower() if name else seen.user.entry == id:
-                return seen
-        return None
+        entries = await self._entries(o.users_dn, asked, user_attributes(o))
+        seen = [u for e in entries if (u := user_of(o, self.domain_id, e, enabled))]
+        found = [
+            u for u in seen if (u.user.name.lower() == name.lower() if name else u.user.entry == id)
+        ]
+        return found[0] if len(found) == 1 else None
 
     async def groups_of(self, user: SeenUser) -> list[SeenGroup]:
         o = self.options
@@ -202,9 +204,8 @@ class LdapDirectories:
 
     async def _options(self, row: DomainConfiguration) -> LdapOptions:
         secrets = (await secrets_of(self.runtime, row)).get("ldap", {})
-        given = {k: _filled(v, secrets) for k, v in row.options.get("ldap", {}).items()}
         try:
-            return read_options({**given, **secrets})
+            return read_options(row.options.get("ldap", {}), secrets)
         except Invalid as e:
             raise _gone(row.id, e) from e
 
@@ -238,16 +239,6 @@ def _gone(domain_id: str, why: Exception) -> Unavailable:
         internal=f"directory of domain {domain_id}: {why}",
         headers={"retry-after": str(_RETRY_S)},
     )
-
-
-def _filled(value: object, secrets: dict[str, object]) -> object:
-    """A text may refer to a secret option: `ldap://x/%(password)s`."""
-    if not isinstance(value, str) or "%(" not in value:
-        return value
-    try:
-        return value % secrets
-    except (KeyError, TypeError, ValueError):
-        return value
 
 
 def _address(o: LdapOptions) -> LdapAddress:

@@ -9,8 +9,10 @@ import msgspec
 
 from pileus.kernel.faults import Invalid
 
+from .discreet import Discreet
 
-class LdapOptions(msgspec.Struct, frozen=True, kw_only=True):
+
+class LdapOptions(Discreet, msgspec.Struct, frozen=True, kw_only=True):
     """https://docs.openstack.org/keystone/latest/configuration/config-options.html#ldap"""
 
     url: str = "ldap://localhost"
@@ -77,16 +79,29 @@ class LdapOptions(msgspec.Struct, frozen=True, kw_only=True):
 _LISTS = frozenset(f.name for f in msgspec.structs.fields(LdapOptions) if f.type == list[str])
 
 
-def read_options(given: Mapping[str, Any]) -> LdapOptions:
-    """The options of a configuration, where a number or a list may be written as text. Raises Invalid."""
+def read_options(given: Mapping[str, Any], secrets: Mapping[str, Any] | None = None) -> LdapOptions:
+    """The options of a configuration, where a number or a list may be written as text. Raises Invalid.
+
+    A text may refer to a secret one: `cn=%(password)s`.
+    """
+    secret = dict(secrets or {})
+    filled = {name: _filled(value, secret) for name, value in given.items()} | secret
     values = {
         name: _split(value) if name in _LISTS and isinstance(value, str) else value
-        for name, value in given.items()
+        for name, value in filled.items()
     }
     try:
         return msgspec.convert(values, LdapOptions, strict=False)
     except msgspec.ValidationError as e:
         raise Invalid(f"The configuration of the directory is of no use: {e}.") from e
+
+
+def _filled(value: Any, secrets: Mapping[str, Any]) -> Any:
+    """Nothing but names is replaced: formats can ask for a text of any length."""
+    if isinstance(value, str):
+        for name, secret in secrets.items():
+            value = value.replace(f"%({name})s", str(secret))
+    return value
 
 
 def _split(text: str) -> list[str]:

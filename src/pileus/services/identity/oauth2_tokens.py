@@ -40,7 +40,7 @@ class Oauth2Tokens(Noun[Record]):
         except Invalid as why:
             return _Refused(400, "invalid_request", why.message).answer(ctx)
         if not isinstance(found, Issued):  # its user's rules ask for more than this can give
-            return _NO_CLIENT.answer(ctx)
+            return _no_client().answer(ctx)
         claims = found.standing.claims
         left = (claims.expires_us - claims.issued_us) // 1_000_000
         body = {"access_token": found.token, "token_type": "Bearer", "expires_in": left}
@@ -61,7 +61,8 @@ class _Refused(Exception):
         return Answer(self.body, status=self.status, headers=headers)
 
 
-_NO_CLIENT = _Refused(401, "invalid_client", "Client authentication failed.")
+def _no_client() -> _Refused:
+    return _Refused(401, "invalid_client", "Client authentication failed.")
 
 
 async def _fields(form: Stream) -> dict[str, str]:
@@ -88,7 +89,7 @@ def _client(ctx: Context, fields: dict[str, str]) -> tuple[str, str]:
     basic = _basic(ctx.headers.get("authorization", ""))
     id, secret = basic or (fields.get("client_id", ""), fields.get("client_secret", ""))
     if not id or not secret:
-        raise _NO_CLIENT
+        raise _no_client()
     return id, secret
 
 
@@ -99,5 +100,5 @@ def _basic(header: str) -> tuple[str, str] | None:
     try:
         id, _, secret = base64.b64decode(text.strip(), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
-        raise _NO_CLIENT from None
+        raise _no_client() from None
     return id, secret

@@ -29,13 +29,15 @@ class Proof:
     """Who somebody proved to be.
 
     `methods` are what it counts as. `fields` are what the proof itself writes into the claims; if a scope is among
-    them, no other can be asked for. `parent` is the token he came with, whose end and audit chain go on.
+    them, no other can be asked for. `parent` is the token he came with, whose end and audit chain go on. `began_us` is
+    when what can be revoked began to be looked at (0: nothing was): what is revoked from then on ends his token too.
     """
 
     user: User
     methods: tuple[str, ...]
     fields: Mapping[str, Any] = field(default_factory=dict)
     parent: Claims | None = None
+    began_us: int = 0
 
     @property
     def is_bound(self) -> bool:

@@ -1,11 +1,13 @@
 """Signing in with a password: who knows it gets in, unless the account is locked, disabled or its password expired.
 
-An unknown user, a wrong password and a locked account cost and say the same; why it was refused goes to the log.
+An unknown user, a wrong password and a locked account cost and say the same; why it was refused goes to the log. Wrong
+passcodes count with wrong passwords, and only who has got in altogether is forgiven them: else who knows the password
+could try passcodes for ever.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
 
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
@@ -16,6 +18,8 @@ from .passwords import PASSWORDS
 from .proof import refused
 from .security_compliance import expired, is_enabled, is_expired, is_lock_over, is_locked
 from .users import USERS, User
+
+_COUNTED = frozenset({"password", "totp"})
 
 
 async def sign_in(
@@ -42,20 +46,26 @@ async def sign_in(
     user = await USERS.find(runtime.store, user.id) if user else None
     if user is None:
         raise refused("unknown user")
+    refuse_locked(runtime, user)
     rules, clock = settings.of(runtime), runtime.world.clock
-    if is_locked(user, rules, clock.time()):
-        raise refused(f"the account of user {user.id} is locked")
     if not fits or user.password_hash != known:
-        await _failed(runtime, user)
+        await failed(runtime, user)
         raise refused(f"wrong password for user {user.id}")
     if not is_enabled(user, rules, clock.now()):
         raise refused(f"the account of user {user.id} is disabled")
     if is_expired(user, clock.now()) and not to_change:
         raise expired(user)
-    return await _succeeded(runtime, user)
+    return await _noted(runtime, user)
 
 
-async def _failed(runtime: Runtime, user: User) -> None:
+def refuse_locked(runtime: Runtime, user: User) -> None:
+    """Raises Unauthenticated."""
+    if is_locked(user, settings.of(runtime), runtime.world.clock.time()):
+        raise refused(f"the account of user {user.id} is locked")
+
+
+async def failed(runtime: Runtime, user: User) -> None:
+    """Counts a wrong password or passcode."""
     rules, now = settings.of(runtime), runtime.world.clock.time()
     if not rules.lockout_failure_attempts:
         return
@@ -66,18 +76,24 @@ async def _failed(runtime: Runtime, user: User) -> None:
             await USERS.change(tx, known, failures=before + 1, failed_at=tx.now)
 
 
-async def _succeeded(runtime: Runtime, user: User) -> User:
-    changes: dict[str, Any] = {}
-    if user.failures:
-        changes |= {"failures": 0, "failed_at": ""}
+async def forgive(runtime: Runtime, user: User, methods: Collection[str]) -> None:
+    """Forgets what was tried on a user who got in by `methods`, if it is by those that are counted."""
+    if user.failures and not _COUNTED.isdisjoint(methods):
+        async with runtime.store.tx() as tx:
+            known = await _locked_row(tx, user)
+            if known is not None:
+                await USERS.change(tx, known, failures=0, failed_at="")
+
+
+async def _noted(runtime: Runtime, user: User) -> User:
+    """The user, active today where that matters."""
     today = runtime.world.clock.now()[:10]
-    if settings.of(runtime).disable_user_account_days_inactive and user.active_on != today:
-        changes["active_on"] = today
-    if not changes:
+    watched = settings.of(runtime).disable_user_account_days_inactive
+    if not watched or user.active_on == today:
         return user
     async with runtime.store.tx() as tx:
         known = await _locked_row(tx, user)
-        return await USERS.change(tx, known, **changes) if known is not None else user
+        return await USERS.change(tx, known, active_on=today) if known is not None else user
 
 
 async def _locked_row(tx: Tx, user: User) -> User | None:

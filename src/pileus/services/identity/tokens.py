@@ -25,13 +25,14 @@ from .catalog import Catalog
 from .claims import Claims, Federation, opened, pack
 from .federation import service_providers
 from .federation.identity_providers import IDENTITY_PROVIDERS
+from .federation.protocols import PROTOCOLS
 from .keys import KEYRING, TOKEN
 from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
 from .redelegation import ancestors
 from .revocations import is_revoked, micros
 from .roles import Role, RoleBook
 from .security_compliance import is_enabled
-from .settings import Settings
+from .settings import Settings, of
 from .tree import PROJECTS, Project
 from .trust import TRUSTS, Trust
 from .users import USERS, User
@@ -97,8 +98,7 @@ class Tokens:
 
     @property
     def settings(self) -> Settings:
-        found = self.runtime.settings.get("identity")
-        return found if isinstance(found, Settings) else Settings()
+        return of(self.runtime)
 
     def now_us(self) -> int:
         return int(self.runtime.world.clock.time() * 1_000_000)
@@ -133,7 +133,7 @@ class Tokens:
         """Looks everything up. Raises Worthless."""
         if claims.expires_us + window_s * 1_000_000 < self.now_us():
             raise Worthless("expired")
-        user, user_domain = await self._user(claims.user_id)
+        user, user_domain = await self.user(claims.user_id)
         subjects = [f"user:{user.id}", f"domain:{user.domain_id}", f"audit:{claims.audit_ids[0]}"]
         subjects.append(f"chain:{claims.audit_ids[-1]}")
         if claims.federation:
@@ -146,7 +146,8 @@ class Tokens:
             raise Worthless("revoked")
         return found
 
-    async def _user(self, id: str) -> tuple[User, Project]:
+    async def user(self, id: str) -> tuple[User, Project]:
+        """An enabled user and his domain. Raises Worthless."""
         user = await USERS.find(self.runtime.store, id)
         now = self.runtime.world.clock.now()
         if user is None or not is_enabled(user, self.settings, now):
@@ -217,11 +218,13 @@ class Tokens:
         return found
 
     async def _check_provider(self, federation: Federation) -> None:
-        """Who vouched for the user must still be trusted."""
-        id = federation.identity_provider_id
-        provider = await IDENTITY_PROVIDERS.find(self.runtime.store, id)
+        """Who vouched for the user must still be trusted, and with the protocol by which he did."""
+        store, id = self.runtime.store, federation.identity_provider_id
+        provider = await IDENTITY_PROVIDERS.find(store, id)
         if provider is None or not provider.enabled:
             raise Worthless(f"identity provider {id} is gone or disabled")
+        if await PROTOCOLS.find(store, f"{id}/{federation.protocol_id}") is None:
+            raise Worthless(f"protocol {federation.protocol_id} of {id} is gone")
 
     async def _lent(
         self, claims: Claims, user: User, user_domain: Project, subjects: list[str]
@@ -234,7 +237,7 @@ class Tokens:
         above = await ancestors(store, trust)
         if above is None or any(self.is_past(t.expires_at) for t in above):
             raise Worthless("a trust that it was passed on from is gone, or its trustee")
-        trustor, trustor_domain = await self._user(trust.trustor_user_id)
+        trustor, trustor_domain = await self.user(trust.trustor_user_id)
         subjects += [f"user:{trustor.id}", f"domain:{trustor.domain_id}"]
         given: dict[str, Any] = {}
         if trust.project_id:
@@ -301,7 +304,8 @@ class Tokens:
         known = self._shown.get((token, root, catalog))
         if known is None or known.expires_us < self.now_us():
             known = await self.show(token, await self.subject(token), root, catalog)
-            self._shown[token, root, catalog] = known
+            if self._of == at:  # or it may have been revoked while we looked
+                self._shown[token, root, catalog] = known
         return known
 
     async def show(self, token: str, s: Standing, root: str, catalog: bool) -> Shown:

@@ -9,6 +9,7 @@ from pileus.kernel.schema import Body
 
 from . import settings
 from .directory_domains import refuse_entry
+from .discreet import Discreet
 from .passwords import PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_choice, check_strength, replaced
@@ -17,7 +18,7 @@ from .users import USERS, Password, User
 from .wire import Noun, changed
 
 
-class ChangePassword(Body, kw_only=True):
+class ChangePassword(Discreet, Body, kw_only=True):
     root: ClassVar[str] = "user"
     password: Password
     original_password: str
@@ -38,6 +39,7 @@ class UserPasswords(Noun[User]):
         await check_choice(passwords, rules, user, body.password, clock.time())
         hashed = await passwords.hashed(body.password)
         changes = replaced(rules, user, hashed, user.options, clock.now(), own=True)
+        changes |= {"failures": 0, "failed_at": ""}
         async with store.tx() as tx:
             await USERS.change(tx, user, **changes)
             await changed(tx, "user", user.id, "updated")

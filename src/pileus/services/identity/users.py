@@ -17,6 +17,7 @@ from pileus.kernel.world import seconds_of, stamp
 
 from . import settings, vouchers
 from .directory_domains import DIRECTORIES, limited, refuse_directory, refuse_entry
+from .discreet import Discreet
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_strength, is_enabled, replaced, unlocked
@@ -44,7 +45,7 @@ from .wire import (
 )
 
 
-class User(Record, kw_only=True, frozen=True):
+class User(Discreet, Record, kw_only=True, frozen=True):
     """`password_hash` "" means no password fits. `entry` is its id in the domain's directory, "" if it stands here."""
 
     name: str
@@ -109,7 +110,7 @@ RULES = "multi_factor_auth_rules"
 _WRITE = "(rule:admin_required) or (role:manager and token.domain.id:%(target.user.domain_id)s)"
 
 
-class CreateUser(NounBody, kw_only=True):
+class CreateUser(Discreet, NounBody, kw_only=True):
     root: ClassVar[str] = "user"
     name: Name
     password: Password | None = None
@@ -120,7 +121,7 @@ class CreateUser(NounBody, kw_only=True):
     federated: list[ProviderRef] = []
 
 
-class UpdateUser(NounBody, kw_only=True):
+class UpdateUser(Discreet, NounBody, kw_only=True):
     root: ClassVar[str] = "user"
     name: Name | UnsetType = UNSET
     password: Password | UnsetType | None = UNSET

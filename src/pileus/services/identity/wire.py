@@ -26,6 +26,7 @@ R = TypeVar("R", bound=Record)
 Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\S")]
 ShortName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\S")]
 Id = Annotated[str, Meta(min_length=1, max_length=64)]
+PlainId = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-]{1,64}$")]  # of what a client names
 
 DEFAULT_DOMAIN = "default"
 _PAGE = 10_000  # a list without a limit; longer ones say `truncated`

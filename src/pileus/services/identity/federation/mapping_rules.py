@@ -16,12 +16,19 @@ from typing import Any, Literal
 import msgspec
 
 from pileus.kernel.faults import Invalid
+from pileus.kernel.query import check_pattern
 from pileus.kernel.schema import explain
 
 FIRST_VERSION = "1.0"
 SYNCED_VERSION = "3.0"  # from here on, projects that a provider no longer names are taken away
 VERSIONS = (FIRST_VERSION, "2.0", SYNCED_VERSION)
-_PLACE = re.compile(r"{(\d+)}")
+_PLACE = re.compile(r"{(\d{1,4})}")
+_LONGEST = (
+    1024,
+    1024,
+    256,
+    96,
+)  # characters that an expression with so many repetitions may look at
 Claims = Mapping[str, Sequence[str]]
 Values = Sequence[Sequence[str]]
 
@@ -128,17 +135,10 @@ def _check_rule(version: str, rule: Rule) -> None:
             )
         if remote.regex:
             for pattern in remote.conditions[0]:
-                _check_pattern(pattern)
+                check_pattern(f"rule {remote.type!r}", pattern)
     values = sum(1 for r in rule.remote if r.any_one_of is None and r.not_any_of is None)
     for local in rule.local:
         _check_local(version, local, values)
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as e:
-        raise Invalid(f"Invalid regular expression {pattern[:80]!r}: {e}.") from None
 
 
 def _check_local(version: str, local: Local, values: int) -> None:
@@ -192,8 +192,18 @@ def _values(remotes: Sequence[Remote], claims: Claims) -> list[list[str]] | None
 def _hits(remote: Remote, given: Sequence[str]) -> set[str]:
     wanted = next(iter(remote.conditions), [])
     if remote.regex:
-        return {v for v in given if any(re.search(pattern, v) for pattern in wanted)}
+        return {v for v in given if any(_is_found(remote, pattern, v) for pattern in wanted)}
     return set(wanted).intersection(given)
+
+
+def _is_found(remote: Remote, pattern: str, value: str) -> bool:
+    """Raises Unmapped for a value that could take the pattern too long."""
+    longest = _LONGEST[check_pattern(f"rule {remote.type!r}", pattern)]
+    if len(value) > longest:
+        raise Unmapped(
+            f"{remote.type} has {len(value)} characters; {pattern!r} may look at {longest}"
+        )
+    return re.search(pattern, value) is not None
 
 
 @dataclass(frozen=True)

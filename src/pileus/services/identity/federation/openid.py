@@ -17,7 +17,7 @@ import msgspec
 
 from pileus.kernel.world import World
 
-from .trusted import Issuer
+from .trusted import Issuer, is_safe
 
 if TYPE_CHECKING:  # loaded by the first login that asks an issuer
     from pileus.host.web import Reply
@@ -66,8 +66,8 @@ class OpenIdIssuer:
     async def endpoint(self, name: str) -> str:
         """Raises Doubtful if it has none."""
         found = (await self.document()).get(name)
-        if not isinstance(found, str):
-            raise Doubtful(f"issuer {self.name} has no {name}")
+        if not isinstance(found, str) or not is_safe(found, beside=self.name):
+            raise Doubtful(f"issuer {self.name} has no {name} that can be asked: {found!r:.200}")
         return found
 
     async def _published(self, kept: _Kept, url: str, life_s: float) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _segment(token: str, n: int) -> dict[str, Any]:
         return msgspec.json.decode(
             base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=dict[str, Any]
         )
-    except (ValueError, IndexError) as e:
+    except (ValueError, IndexError, RecursionError) as e:
         raise Doubtful(f"a token that is none: {e}") from e
 
 

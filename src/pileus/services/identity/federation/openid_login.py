@@ -49,7 +49,7 @@ class OpenId:
                 return issuer
         raise refused(
             f"identity provider {idp_id} has remote ids {provider.remote_ids}; none of them is a "
-            f"trusted issuer{f' and {claimed}' if claimed else ''}"
+            f"trusted issuer{f' and {claimed[:200]!r}' if claimed else ''}"
         )
 
     async def by_bearer(self, ctx: Context, idp_id: str, protocol_id: str) -> Proof:

@@ -19,6 +19,7 @@ An identity provider logs users in when one of its `remote_ids` is an issuer tha
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,13 +29,16 @@ import yaml
 from pileus.kernel.faults import Invalid
 from pileus.kernel.world import World
 
+from ..discreet import Discreet
+
 log = logging.getLogger(__name__)
 FILE = "federation.yaml"
 _PERIOD_S = 1.0
+_PRINTABLE = re.compile(r"[!-~]+")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Issuer(Discreet, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_id: str
     client_secret: str = ""
     audiences: tuple[str, ...] = ()
@@ -98,7 +102,21 @@ def read(path: Path) -> Trusted:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as e:
         raise Invalid(f"{path} cannot be read: {e}") from None
     for issuer in found.issuers:
-        parts = urlsplit(issuer)
-        if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        if not is_safe(issuer, beside=issuer):
             raise Invalid(f"{path}: issuer {issuer!r} must be an https:// address")
     return found
+
+
+def is_safe(url: str, *, beside: str) -> bool:
+    """Whether it may be asked: by https, or on this machine for an issuer (`beside`) that is there without it too."""
+    try:
+        parts, home = urlsplit(url), urlsplit(beside)
+    except ValueError:
+        return False
+    if not _PRINTABLE.fullmatch(url) or not parts.hostname:
+        return False
+    return parts.scheme == "https" or (
+        parts.scheme == home.scheme == "http"
+        and parts.hostname in _LOOPBACK
+        and home.hostname in _LOOPBACK
+    )

@@ -21,6 +21,7 @@ from .. import settings
 from ..application_credentials import RoleRef, role_id
 from ..assignments import held_on
 from ..claims import forbid_delegated
+from ..discreet import Discreet
 from ..proof import refused
 from ..roles import ROLES, RoleBook
 from ..roles import view as role_view
@@ -35,7 +36,7 @@ _FORM = "application/x-www-form-urlencoded"
 _LETTERS = "abcdefghkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # none looks like another
 
 
-class RequestToken(Record, kw_only=True, frozen=True):
+class RequestToken(Discreet, Record, kw_only=True, frozen=True):
     """`verifier` is told to who authorizes it, and by him to the consumer."""
 
     consumer_id: str
@@ -47,7 +48,7 @@ class RequestToken(Record, kw_only=True, frozen=True):
     role_ids: list[str] = []
 
 
-class AccessToken(Record, kw_only=True, frozen=True):
+class AccessToken(Discreet, Record, kw_only=True, frozen=True):
     consumer_id: str
     secret: str
     user_id: str

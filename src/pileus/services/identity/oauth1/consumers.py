@@ -10,13 +10,14 @@ from pileus.kernel.faults import Invalid, NotFound
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Record, Table
 
+from ..discreet import Discreet
 from ..wire import Noun, NounBody, changed, extras, linked, listed, listing, page, removed, same_id
 
 _PATH = "OS-OAUTH1/consumers"
 _READ = "rule:admin_required or (role:reader and system_scope:all)"
 
 
-class Consumer(Record, kw_only=True, frozen=True):
+class Consumer(Discreet, Record, kw_only=True, frozen=True):
     secret: str
     description: str | None = None
     extra: dict[str, Any] = {}

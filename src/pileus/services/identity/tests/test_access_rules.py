@@ -164,3 +164,20 @@ async def test_rules_go_with_their_user(i: Identity) -> None:
     assert (await reader.get(path)).status == 200
     assert (await i.admin.delete(f"/users/{owner.user_id}")).status == 204
     assert (await reader.get(path)).status == 404
+
+
+@alone
+async def test_a_credential_with_rules_makes_none_that_may_more(i: Identity) -> None:
+    owner = await i.who("u", "member", f"projects/{await i.project('p')}")
+    path = f"/users/{owner.user_id}/application_credentials"
+    make, see = rule("identity", "POST", f"/v3{path}"), rule("compute", "GET", "/v2.1/servers")
+    _, who = await lent(i, owner, unrestricted=True, access_rules=[make, see])
+    more = rule("compute", "DELETE", "/v2.1/servers/*")
+    for n, rules in enumerate(([], [more], [see, more])):
+        asked = {"name": f"wide-{n}", "access_rules": rules}
+        assert (await who.post(path, {"application_credential": asked})).status == 403, rules
+    for rules in ([see], [see, make]):
+        made, _ = await lent(i, who, access_rules=rules)
+        assert [{k: r[k] for k in see} for r in made["access_rules"]] == rules
+    kept = (await owner.get(f"/users/{owner.user_id}/access_rules")).json["access_rules"]
+    assert len(kept) == 2, "what was refused left no rule behind"

@@ -9,9 +9,11 @@ import msgspec
 
 from pileus.services.identity.bootstrap import admin_password, bootstrap
 from pileus.services.identity.keys import TOKEN, numbered
+from pileus.services.identity.revocations import revoke
 from pileus.services.identity.roles import ROLES
 from pileus.services.identity.rotation import rotate
 from pileus.services.identity.tests.clouds import Identity, alone
+from pileus.services.identity.tokens import TOKENS_KEPT, Standing, Tokens
 from pileus.testing.cloud import PASSWORD
 
 
@@ -266,3 +268,46 @@ async def test_links_and_urls_follow_the_host_that_was_asked(i: Identity) -> Non
     assert urls and all(u.startswith("http://other.test:81/") for u in urls)
     shown = await i.admin.get("/endpoints", host="other.test:81")
     assert shown.json["endpoints"][0]["url"] == "http://other.test:81/identity"
+
+
+class Revoking(Tokens):
+    """As soon as a token of `victim` was found good, his tokens are revoked, and somebody else's is looked at."""
+
+    victim = ""
+    other = ""
+
+    async def subject(self, token: str, window_s: int = 0) -> Standing:
+        found = await super().subject(token, window_s)
+        if found.user.id == self.victim:
+            async with self.runtime.store.tx() as tx:
+                await revoke(tx, "user", self.victim)
+            await self.shown(self.other, "", True)
+        return found
+
+
+async def revoking(i: Identity) -> tuple[Revoking, str]:
+    """Tokens that are kept so, and one of the victim."""
+    who = await i.who("victim", "member", f"projects/{await i.project('p')}")
+    tokens = Revoking(i.cloud.runtime)
+    tokens.victim, tokens.other = who.user_id, i.admin.token
+    i.cloud.runtime.contracts.provide(TOKENS_KEPT, tokens)
+    return tokens, who.token
+
+
+@alone
+async def test_what_is_revoked_while_another_token_is_made_of_it_ends_that_one_too(
+    i: Identity,
+) -> None:
+    _, token = await revoking(i)
+    reply = await i.login(token={"id": token})
+    assert reply.status == 401 and "x-subject-token" not in reply.headers
+
+
+@alone
+async def test_what_is_revoked_while_it_is_looked_at_is_not_remembered_as_good(
+    i: Identity,
+) -> None:
+    tokens, token = await revoking(i)
+    assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 200
+    tokens.victim = ""
+    assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 404

@@ -77,6 +77,24 @@ def test_wrong_passwords_and_unknown_users_are_refused_alike(place: Place) -> No
     tell(place, story)
 
 
+def test_who_makes_an_entry_with_anothers_id_does_not_become_him(place: Place) -> None:
+    person(place, "bob")
+    eve = person(place, "eve")
+
+    async def story(c: Corner) -> None:
+        assert (await c.login("bob")).status == 201
+        twin: dict[str, object] = {"uid": "bob", "cn": "bob", "sn": "bob", "employeeType": "TRUE"}
+        twin |= {"objectClass": ["inetOrgPerson"], "userPassword": "of-eve"}
+        place.put(f"uid=bob,{eve}", twin)
+        await c.users()
+        for password in ("of-eve", "bob-password"):
+            assert (await c.login("bob", password)).status == 401
+        place.drop(f"uid=bob,{eve}")
+        assert (await c.login("bob")).status == 201
+
+    tell(place, story, query_scope="sub")
+
+
 def test_an_unknown_user_costs_the_directory_as_much_as_a_wrong_password() -> None:
     place = FakePlace()
     person(place, "bob")

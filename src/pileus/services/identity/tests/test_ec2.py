@@ -207,12 +207,18 @@ async def test_a_key_pair_bound_to_a_trust_or_credential_gives_no_more_than_it(
     i: Identity,
 ) -> None:
     trust, trustor, trustee = await trusted(i)
+    fields: dict[str, Any] = {"trustor_user_id": trustor.user_id}
+    fields["trustee_user_id"] = trustee.user_id
+    fields |= {"project_id": trustor.project_id, "roles": [{"name": "member"}]}
+    other = await trustor.make("/OS-TRUST/trusts", impersonation=False, **fields)
     made, _ = await lent(i, trustor, roles=[{"name": "reader"}])
     stranger = await i.who("x", "member", f"projects/{trustor.project_id}")
     cases: tuple[tuple[Who, dict[str, str], int, list[str]], ...] = (
         (trustor, {"app_cred_id": made["id"]}, 200, ["reader"]),
         (trustor, {"trust_id": trust["id"]}, 200, ["member", "reader"]),
         (trustee, {"trust_id": trust["id"]}, 200, ["member", "reader"]),
+        (trustee, {"trust_id": other["id"]}, 200, ["member", "reader"]),
+        (trustor, {"trust_id": other["id"]}, 401, []),  # it would bear the trustee's name
         (stranger, {"trust_id": trust["id"]}, 401, []),
         (stranger, {"app_cred_id": made["id"]}, 401, []),
     )
@@ -258,4 +264,7 @@ async def test_what_has_no_access_key_does_not_become_a_key_pair(i: Identity) ->
     made = await i.admin.make("/credentials", user_id=user, type="cert", blob="pem")
     change = {"credential": {"type": "ec2"}}
     assert (await i.admin.patch(f"/credentials/{made['id']}", change)).status == 400
+    for blob in ("[" * 50_000, "{}", "[]", '{"access": 1}'):
+        fields = {"user_id": user, "project_id": i.admin.project_id, "type": "ec2", "blob": blob}
+        assert (await i.admin.post("/credentials", {"credential": fields})).status == 400
     assert (await i.admin.get(f"/users/{user}/credentials/OS-EC2")).json["credentials"] == []

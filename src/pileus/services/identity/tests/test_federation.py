@@ -522,3 +522,18 @@ async def test_a_mapping_that_asks_for_what_is_not_there_lets_nobody_in(i: Ident
     await i.admin.delete(f"{FEDERATION}/mappings/m")
     with pytest.raises(Unauthenticated):
         await login(i, name="bob")
+
+
+@alone
+async def test_a_protocol_that_is_gone_takes_the_tokens_got_by_it_along(i: Identity) -> None:
+    await provider(i)
+    who, _ = await login(i, name="bob")
+    body = {"protocol": {"mapping_id": "m"}}
+    assert (await i.admin.put(f"{IDP}/protocols/mapped", body)).status == 201
+    ways = [{"protocol_id": id, "unique_id": "bob"} for id in ("openid", "mapped")]
+    change = {"user": {"federated": [{"idp_id": "acme", "protocols": ways}]}}
+    assert (await i.admin.patch(f"/users/{who.user_id}", change)).status == 200
+    assert (await who.get("/auth/projects")).status == 200
+    assert (await i.admin.delete(f"{IDP}/protocols/openid")).status == 204
+    assert (await who.get("/auth/projects")).status == 401
+    assert (await i.admin.get(f"/users/{who.user_id}")).status == 200, "he can come by the other"

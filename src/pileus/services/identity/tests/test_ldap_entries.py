@@ -110,3 +110,10 @@ def test_members_can_be_ids() -> None:
 def test_options_are_read_as_an_operator_writes_them() -> None:
     o = read_options({"page_size": "50", "use_tls": "True", "user_attribute_ignore": "tenant, x"})
     assert (o.page_size, o.use_tls, o.user_attribute_ignore) == (50, True, ["tenant", "x"])
+
+
+def test_an_option_may_refer_to_the_password_and_asks_for_no_more_than_that() -> None:
+    given = {"suffix": "cn=%(password)s", "user_filter": "%(password)999999999s %(user)s 100%"}
+    options = read_options(given, {"password": "hush"})
+    assert (options.suffix, options.password) == ("cn=hush", "hush")
+    assert options.user_filter == given["user_filter"]

@@ -183,3 +183,31 @@ def test_there_are_three_versions() -> None:
     assert [len(check_rules(v, [rule])) for v in ("1.0", "2.0", "3.0")] == [1, 1, 1]
     with pytest.raises(Invalid, match=r"there are 1.0, 2.0, 3.0"):
         check_rules("4.0", [rule])
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)*$", "a*a*a*a*a*$", r"(a*)\1"])
+def test_an_expression_that_could_take_for_ever_is_refused(pattern: str) -> None:
+    remote = {"type": "U", "not_any_of": [pattern], "regex": True}
+    with pytest.raises(Invalid, match="too costly"):
+        check_rules("1.0", [{"local": [NAMED], "remote": [{"type": "N"}, remote]}])
+
+
+@pytest.mark.parametrize("condition", ["any_one_of", "not_any_of", "blacklist", "whitelist"])
+def test_a_value_too_long_for_an_expression_lets_nobody_pass_by_it(condition: str) -> None:
+    for pattern, longest in (
+        ("evil", 1024),
+        (".*evil", 1024),
+        (".*e.*vil", 256),
+        ("e.*v.*i.*l", 96),
+    ):
+        remote = [{"type": "UserName"}, {"type": "Long", condition: [pattern], "regex": True}]
+        rules = [{"local": [NAMED], "remote": remote}]
+        value = "x" * longest + "evil"
+        with pytest.raises(Unmapped, match=str(len(value))):
+            evaluate("1.0", rules, {"UserName": ["bob"], "Long": [value]})
+        fits = {"UserName": ["bob"], "Long": [value[-longest:]]}
+        if condition == "not_any_of":
+            with pytest.raises(Unmapped, match="no rule"):
+                evaluate("1.0", rules, fits)
+        else:
+            assert evaluate("1.0", rules, fits).user.name == "bob"

@@ -12,7 +12,7 @@ import pytest
 
 from pileus.services.identity.auth_totp import passcodes
 from pileus.services.identity.keys import KEYRING, TOKEN
-from pileus.services.identity.tests.clouds import V3, Identity, alone
+from pileus.services.identity.tests.clouds import V3, Identity, alone, alone_with
 from pileus.testing.client import Reply
 from pileus.testing.cloud import PASSWORD
 
@@ -186,3 +186,30 @@ async def test_rules_hold_for_application_credentials_too(i: Identity) -> None:
         options = {"multi_factor_auth_rules": rules + more}
         await i.admin.patch(f"/users/{user}", {"user": {"options": options}})
         assert (await i.login(application_credential=part)).status == status
+
+
+@alone
+async def test_a_receipt_ends_with_the_password_that_earned_it(i: Identity) -> None:
+    user = await user_with_device(i, options=BOTH)
+    receipt = (await i.login(password=password(user))).headers["openstack-auth-receipt"]
+    change = {"user": {"original_password": PASSWORD, "password": "an0ther"}}
+    assert (await i.anybody.post(f"/users/{user}/password", change)).status == 204
+    assert (await with_receipt(i, receipt, totp=totp(user, passcode(i)))).status == 401
+
+
+@alone_with(lockout_failure_attempts=3)
+async def test_wrong_passcodes_lock_an_account_for_who_knows_the_password_too(i: Identity) -> None:
+    user = await user_with_device(i, options=BOTH)
+    wrong = {"password": password(user), "totp": totp(user, "000000")}
+    right = {"password": password(user), "totp": totp(user, passcode(i))}
+    for _ in range(2):
+        assert (await i.login(**wrong)).status == 401
+    assert (await i.login(**right)).status == 201, "who gets in is forgiven"
+    for _ in range(2):
+        assert (await i.login(**wrong)).status == 401
+    assert (await i.login(totp=totp(user, "000000"))).status == 401
+    for parts in (right, {"totp": right["totp"]}, {"password": right["password"]}):
+        reply = await i.login(**parts)
+        assert reply.status == 401 and "openstack-auth-receipt" not in reply.headers
+    await i.admin.patch(f"/users/{user}", {"user": {"enabled": True}})
+    assert (await i.login(**right)).status == 201

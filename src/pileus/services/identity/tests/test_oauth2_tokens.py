@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from typing import Any
 from urllib.parse import urlencode
 
@@ -68,3 +69,15 @@ async def test_whoever_is_no_client_is_told_so_in_oauths_words(i: Identity) -> N
         assert ("www-authenticate" in reply.headers) is (status == 401)
     assert (await ask(i, b"a=" + b"x" * 20_000)).status == 413
     assert (await i.anybody.get("/OS-OAUTH2/token")).status == 405
+
+
+def test_no_error_is_kept_to_be_raised_again() -> None:
+    """Each raise would lengthen its traceback, and keep the secrets of those who were refused."""
+    kept = [
+        f"{module.__name__}.{name}"
+        for module in list(sys.modules.values())
+        if module.__name__.startswith("pileus.services.identity")
+        for name, value in vars(module).items()
+        if isinstance(value, BaseException)
+    ]
+    assert kept == []

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import hmac
 import json
+import logging
 import re
 import socket
 import webbrowser
@@ -246,6 +247,8 @@ async def test_a_token_that_the_issuer_did_not_sign_lets_nobody_in(s: Scene) -> 
         shared,
         elsewhere,
         "a.b.c",
+        f"{_nested(b'[')}.{body}.{signature}",
+        f"{head}.{_nested(b'[')}.{signature}",
         "..",
         "x" * 20_000,
         "",
@@ -253,6 +256,10 @@ async def test_a_token_that_the_issuer_did_not_sign_lets_nobody_in(s: Scene) -> 
     ):
         refused(await s.bearer(bad))
     assert (await s.bearer(token)).status == 201
+
+
+def _nested(opening: bytes) -> str:
+    return base64.urlsafe_b64encode(b'{"iss":' + opening * 5_000).decode().rstrip("=")
 
 
 def _part(document: Any) -> str:
@@ -325,6 +332,23 @@ async def test_an_issuer_that_the_operator_does_not_trust_is_never_asked(s: Scen
     body = {"identity_provider": {"enabled": False}}
     await s.i.admin.patch(f"{FEDERATION}/identity_providers/acme", body)
     assert (await s.bearer(token)).status == 403
+
+
+@scene
+async def test_ossa_2013_003_a_junk_bearer_token_makes_one_short_line_of_log(s: Scene) -> None:
+    written: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]
+    log, before = logging.getLogger("pileus"), logging.getLogger("pileus").level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        refused(await s.bearer(f"{_part({})}.{_part({'iss': 'evil' + chr(10) * 9000})}.x"))
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+    assert any("evil" in line for line in written)
+    assert max(map(len, written)) < 1000 and not any(chr(10) in line for line in written)
 
 
 @scene

@@ -227,3 +227,12 @@ async def test_nothing_is_made_below_what_is_disabled(i: Identity) -> None:
     await i.admin.patch(f"/projects/{top}", {"project": {"enabled": False}})
     below = {"project": {"name": "below", "parent_id": top}}
     assert (await i.admin.post("/projects", below)).status == 400
+
+
+@alone
+async def test_an_id_that_a_client_names_for_a_domain_is_plain(i: Identity) -> None:
+    for id in ("a/*", "a:b", "", "x" * 65, "a b"):
+        body = {"domain": {"name": "d", "explicit_domain_id": id}}
+        assert (await i.admin.post("/domains", body)).status == 400, id
+    made = await i.admin.make("/domains", name="d", explicit_domain_id="my-domain-1")
+    assert made["id"] == "my-domain-1"

@@ -8,7 +8,7 @@ import pytest
 
 from pileus.kernel.faults import Invalid
 from pileus.kernel.world import World
-from pileus.services.identity.federation.trusted import FILE, Trusted, TrustedFile, read
+from pileus.services.identity.federation.trusted import FILE, Trusted, TrustedFile, is_safe, read
 
 GOOD = """
 issuers:
@@ -72,3 +72,23 @@ def test_an_issuer_of_this_machine_needs_no_certificate(tmp_path: Path) -> None:
     for host in ("localhost:8080", "127.0.0.1", "[::1]:99"):
         path.write_text(f"issuers: {{'http://{host}/realm': {{client_id: a}}}}")
         assert list(read(path).issuers) == [f"http://{host}/realm"]
+
+
+@pytest.mark.parametrize(
+    ("url", "beside", "good"),
+    [
+        ("https://keys.example.com/k?a=b", "https://login.example.com", True),
+        ("http://login.example.com/k", "https://login.example.com", False),
+        ("http://127.0.0.1/latest", "https://login.example.com", False),
+        ("http://127.0.0.1:99/k", "http://localhost:8080/realm", True),
+        ("http://169.254.169.254/k", "http://localhost:8080/realm", False),
+        ("javascript:alert(1)", "https://login.example.com", False),
+        ("https:///k", "https://login.example.com", False),
+        ("https://[x/k", "https://login.example.com", False),
+        ("https://a.example.com/\r\nset-cookie:", "https://login.example.com", False),
+    ],
+)
+def test_what_an_issuer_publishes_leads_to_no_unprotected_place(
+    url: str, beside: str, good: bool
+) -> None:
+    assert is_safe(url, beside=beside) is good
