@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 P = TypeVar("P")
 Changes = Mapping[str, Any]
 _BACKOFF_S = (0.2, 0.5, 1, 2, 5, 10, 30)
-_SLOW_S = 60  # who lets us wait so long for nothing is at it, and goes on when he is asked again
+_SLOW_S = 60  # who let us wait so long is at it: he is asked again, for `timeout_s`
 _UNDO_TRIES = 5
 _GIVEN_UP = "It was given up because another request took its place."
 
@@ -90,10 +90,7 @@ class Run(Generic[R]):
 
 @dataclass(frozen=True)
 class Step(Generic[R]):
-    """`timeout_s` bounds one try. For `patience_s` it is tried again if a host is Unavailable or a row was Stale.
-
-    A host that is slower than the bus lets a caller wait is asked again for as long as `timeout_s`.
-    """
+    """`timeout_s` bounds one try. For `patience_s` it is tried again if a host is Unavailable or a row was Stale."""
 
     do: Callable[[Run[R]], Awaitable[Changes | None]]
     undo: Callable[[Run[R]], Awaitable[None]] | None = None
