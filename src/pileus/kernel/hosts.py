@@ -114,7 +114,7 @@ async def hosts_of(db: Reader, contract: Contract[Any]) -> list[Host]:
 
 @dataclass
 class HostRuntime:
-    """What a host's agents are made of. `driver`: qemu, container or fake. `control_url`: for bytes, by ticket.
+    """What a host's agents are made of. `driver`: qemu or fake. `control_url`: for bytes, by ticket.
 
     `underlay` names the network namespace that stands for the host's outer network; `address` is the host's in it.
     `deliver` takes bytes to a path of control where there are no sockets to do it over.
