@@ -9,7 +9,7 @@ from .actions import ImageActions
 from .contract import IMAGES
 from .data import ImageData, ImageTickets
 from .discovery import Discovery
-from .images import Images
+from .images.operations import Images
 from .keeping import make
 from .members import ImageMembers
 from .schemas import Schemas

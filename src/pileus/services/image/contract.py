@@ -31,6 +31,21 @@ class ImageInfo(msgspec.Struct, frozen=True, kw_only=True):
     properties: dict[str, str] = {}
     unsafe: str = ""
     found_format: str = ""
+    created_at: str = ""
+    updated_at: str = ""
+
+
+class ImageQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which images of those that a caller finds; the newest first. Empty fields ask for nothing."""
+
+    limit: int
+    marker: str = ""
+    name: str = ""
+    statuses: list[str] = []
+    properties: dict[str, str] = {}
+    changed_since: str = ""
+    min_disk: int | None = None
+    min_ram: int | None = None
 
 
 class NewImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +62,17 @@ class NewImage(msgspec.Struct, frozen=True, kw_only=True):
 class Images(Protocol):
     async def image(self, caller: Caller, image_id: str) -> ImageInfo:
         """The image, if the caller may see it. Raises NotFound."""
+
+    async def listed(self, caller: Caller, wanted: ImageQuery) -> list[ImageInfo]:
+        """Raises Forbidden, NotFound for a marker that the caller does not see."""
+
+    async def describe(
+        self, caller: Caller, image_id: str, properties: dict[str, str]
+    ) -> ImageInfo:
+        """The image has these properties and no others. Raises NotFound, Forbidden, Invalid, TooLarge."""
+
+    async def remove(self, caller: Caller, image_id: str) -> None:
+        """Raises NotFound, and Forbidden where it is not his or protected."""
 
     async def ticket(self, image_id: str) -> str:
         """A path under the cloud's URL that gives the bytes to whoever has it, for ten minutes. Raises NotFound."""

@@ -19,6 +19,7 @@ from .record import (
     ADMIN_OR_OWNER,
     DEACTIVATED,
     IMAGES,
+    SAVING,
     SEEN,
     STORE,
     UPLOADING,
@@ -114,6 +115,8 @@ class ImageTickets(Resource[Image]):
         """The bytes of an image that another service reserved; once it has them, they stay."""
         id = await tickets.redeem(ctx.runtime, ticket, tickets.WRITE)
         image = await IMAGES.get(ctx.runtime.store, id)
+        if image.status == SAVING:  # by an attempt that goes on, or whose control died
+            raise Unavailable(f"Another upload of the bytes of image {id} is under way.")
         if not image.has_bytes:
             await kept(ctx.runtime).upload(image, stream.chunks)
 

@@ -14,13 +14,13 @@ import msgspec
 from pileus.host.images import ImageFacts, inspect, require
 from pileus.kernel.auth import Caller
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Conflict, Invalid, NotFound, Unsupported
+from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, Unsupported
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page, Tx
 from pileus.kernel.world import seconds_of
 
-from . import contract, tickets
-from .contract import ImageInfo, NewImage
+from . import callers, contract, tickets
+from .contract import ImageInfo, ImageQuery, NewImage
 from .faults import Gone
 from .record import (
     ACTIVE,
@@ -76,6 +76,18 @@ class Keeping:
             raise NotFound(f"Image {image_id} could not be found.")
         return _info(image)
 
+    async def listed(self, caller: Caller, wanted: ImageQuery) -> list[ImageInfo]:
+        return [_info(image) for image in await callers.listed(self.runtime, caller, wanted)]
+
+    async def describe(
+        self, caller: Caller, image_id: str, properties: dict[str, str]
+    ) -> ImageInfo:
+        return _info(await callers.described(self.runtime, caller, image_id, properties))
+
+    async def remove(self, caller: Caller, image_id: str) -> None:
+        await callers.permitted(self.runtime, caller, "delete_image", image_id)
+        await self.erase(image_id)
+
     async def ticket(self, image_id: str) -> str:
         image = await IMAGES.get(self.runtime.store, image_id)
         if not image.has_bytes:
@@ -103,6 +115,16 @@ class Keeping:
                     return
                 await IMAGES.delete(tx, image)
                 await emit(tx, "image.delete", image.owner, id=image.id, name=image.name)
+        await self.forget(image_id)
+
+    async def erase(self, image_id: str) -> None:
+        """The image goes with its bytes. Raises NotFound, and Forbidden for one that is protected."""
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image_id)
+            if image.protected:
+                raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
+            await IMAGES.delete(tx, image)
+            await emit(tx, "image.delete", image.owner, id=image.id, name=image.name)
         await self.forget(image_id)
 
     async def made_from(self, project_id: str, properties: dict[str, str]) -> list[str]:
@@ -314,6 +336,8 @@ def _info(image: Image) -> ImageInfo:
         properties=image.properties,
         unsafe=image.unsafe,
         found_format=image.found_format,
+        created_at=image.created_at,
+        updated_at=image.updated_at or image.created_at,
     )
 
 

@@ -9,11 +9,15 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page
 
 from .contract import NewImage
+from .images.attributes import check_name, check_numbers
 from .record import IMAGES, Image, Membership, target
 
 
 async def reserved(runtime: Runtime, caller: Caller, wanted: NewImage) -> None:
-    """Asked again with the same id it is the same image. Raises Forbidden, OverQuota."""
+    """Asked again with the same id it is the same image. Raises Forbidden, OverQuota, TooLarge."""
+    for name in wanted.properties:
+        check_name(name)
+    check_numbers((), wanted.properties)
     now = runtime.world.clock.now()
     shared = wanted.shared_with
     image = Image(

@@ -37,7 +37,7 @@ async def redeem(runtime: Runtime, ticket: str, right: str = READ) -> str:
     image_id, _, rest = ticket.partition(".")
     until, _, signature = rest.partition(".")
     expected = _signed(await _key(runtime), right + image_id, until)
-    if not hmac.compare_digest(expected, signature) or not until.isdecimal():
+    if not hmac.compare_digest(expected.encode(), signature.encode()) or not until.isdecimal():
         raise NotFound("There is no such ticket.")
     if int(until) < runtime.world.clock.time():
         raise NotFound("This ticket has expired; a new one is needed.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Invalid
 from pileus.kernel.query import Listing, Query, extended
 from pileus.kernel.resources import Context
@@ -48,18 +49,24 @@ def page_of(ctx: Context) -> Page:
 
 
 def _scopes(ctx: Context) -> list[dict[str, Any]]:
-    """Which images the caller finds: his own, public ones, those shared with him, and, if asked for, the community's.
-
-    An administrator finds everything but other people's community images, which he has to ask for, too.
-    """
     visibility, status = ctx.query.get("visibility"), ctx.query.get("member_status", "accepted")
     if visibility and visibility not in (*VISIBILITIES, "all"):
         raise Invalid(f"Invalid visibility value: {visibility}")
     if status not in _MEMBER_STATUSES:
         raise Invalid(f"Invalid status: {status}")
-    me = ctx.caller.project_id
+    return scopes_of(ctx.caller, visibility, status)
+
+
+def scopes_of(
+    caller: Caller, visibility: str = "", status: str = "accepted"
+) -> list[dict[str, Any]]:
+    """Which images the caller finds: his own, public ones, those shared with him, and, if asked for, the community's.
+
+    An administrator finds everything but other people's community images, which he has to ask for, too.
+    """
+    me = caller.project_id
     own: list[dict[str, Any]] = [{"owner": me}] if me else []
-    if ctx.caller.is_admin:
+    if caller.is_admin:
         rest: list[dict[str, Any]] = [{"visibility": Match("ne", "community")}]
         return [{}] if visibility else own + rest
     found = [*own, {"visibility": "public"}]

@@ -120,13 +120,7 @@ class Images(ImageResource):
 
     @operation("DELETE", "/images/{image_id}", "delete_image")
     async def delete(self, ctx: Context, image: Image) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            image = await IMAGES.get(tx, image.id)
-            if image.protected:
-                raise Forbidden(f"Image {image.id} is protected and cannot be deleted.")
-            await IMAGES.delete(tx, image)
-            await emit(tx, "image.delete", image.owner, id=image.id, name=image.name)
-        await kept(ctx.runtime).forget(image.id)
+        await kept(ctx.runtime).erase(image.id)
 
 
 def _new_image(ctx: Context, given: dict[str, Any]) -> Image:

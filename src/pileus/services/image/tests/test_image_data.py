@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from pileus.kernel import quota
+from pileus.kernel.auth import Caller
 from pileus.kernel.faults import NotFound
 from pileus.kernel.runtime import Runtime
 from pileus.services.identity.contract import IDENTITY, ProjectInfo
 from pileus.services.image import SERVICE, standing
-from pileus.services.image.contract import IMAGES
+from pileus.services.image.contract import IMAGES, NewImage
 from pileus.services.image.record import IMAGES as RECORDS
 from pileus.services.image.settings import ImageSettings
 from pileus.services.image.tests.given import (
@@ -38,6 +39,8 @@ from pileus.services.image.tests.given import (
     uploaded,
 )
 from pileus.testing.alone import alone, in_loop
+
+MEMBER = Caller(user_id="u", project_id="p", roles=frozenset(("member", "reader")))
 
 MIB = 1 << 20
 
@@ -373,7 +376,7 @@ async def test_a_ticket_gives_the_bytes_without_a_token_for_ten_minutes() -> Non
         other = (await uploaded(cloud.user("q"), b"secret"))["id"]
         forged = ticket.replace(id, other)
         later = ticket.replace(ticket.split(".")[1], str(int(ticket.split(".")[1]) + 60))
-        for wrong in (forged, later, ticket[:-2], "/image/tickets/x", "/image/tickets/x.y.z"):
+        for wrong in (forged, later, ticket[:-2], "/image/tickets/x", "/image/tickets/x.1.%C3%A9"):
             assert (await cloud.client.get(wrong)).status == 404, wrong
         clock.ahead = 599
         assert (await cloud.client.get(ticket)).status == 200
@@ -381,6 +384,48 @@ async def test_a_ticket_gives_the_bytes_without_a_token_for_ten_minutes() -> Non
         assert (await cloud.client.get(ticket)).status == 404
         with pytest.raises(NotFound):
             await images.ticket((await made(cloud.user("p")))["id"])
+
+
+@in_loop
+async def test_a_ticket_takes_the_bytes_of_a_reserved_image_once_and_is_not_one_to_read() -> None:
+    world, clock = movable()
+    async with alone(SERVICE, world=world) as cloud:
+        images = cloud.runtime.contracts.get(IMAGES)
+        member = cloud.user("p")
+        ids = [cloud.runtime.world.new_id() for _ in range(2)]
+        for id in ids:
+            await images.reserve(MEMBER, NewImage(id=id, name="snap"))
+        ticket, other = [await images.awaits(id, "raw") for id in ids]
+        client = cloud.client
+        assert (await client.get(ticket)).status == 404
+        for wrong in (ticket.replace(ids[0], ids[1]), ticket.replace(ids[0], "..%2F..%2Fetc")):
+            reply = await client.request("PUT", wrong, raw=b"x", headers=OCTETS)
+            assert reply.status == 404, wrong
+        for data in (b"first", b"second"):
+            assert (await client.request("PUT", ticket, raw=data, headers=OCTETS)).status < 300
+        assert (await member.get(f"{URL}/{ids[0]}/file")).body == b"first"
+        assert await images.awaits(ids[0], "raw") == ""
+        clock.ahead = 602
+        assert (await client.request("PUT", other, raw=b"x", headers=OCTETS)).status == 404
+        assert (await shown(member, ids[1]))["status"] == "queued"
+
+
+@in_loop
+async def test_a_second_upload_by_ticket_is_asked_to_come_again_while_the_first_goes_on() -> None:
+    async with alone(SERVICE) as cloud:
+        images, member = cloud.runtime.contracts.get(IMAGES), cloud.user("p")
+        id = cloud.runtime.world.new_id()
+        await images.reserve(MEMBER, NewImage(id=id, name="snap"))
+        ticket = await images.awaits(id, "raw")
+        async with cloud.runtime.store.tx() as tx:
+            image = await RECORDS.get(tx, id)
+            gone = {"uploader": "a control that died", "uploading_at": tx.now}
+            await RECORDS.change(tx, image, status="saving", **gone)
+        put = await cloud.client.request("PUT", ticket, raw=b"x", headers=OCTETS)
+        assert put.status == 503
+        await keeping(cloud).sweep()
+        put = await cloud.client.request("PUT", ticket, raw=b"x", headers=OCTETS)
+        assert put.status < 300 and (await shown(member, id))["status"] == "active"
 
 
 @in_loop
