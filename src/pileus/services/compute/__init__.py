@@ -17,6 +17,7 @@ from .flavor_extra_specs import FlavorExtraSpecs
 from .flavors import Flavors
 from .host_reports import HostReports
 from .hypervisors import Hypervisors
+from .images import Images
 from .instance_actions import InstanceActions
 from .keypairs import Keypairs
 from .metadata import Metadata
@@ -81,6 +82,7 @@ SERVICE = Service(
         Hypervisors,
         Aggregates,
         SecurityGroups,
+        Images,
         TenantUsage,
         Extensions,
     ),

@@ -218,8 +218,12 @@ def with_links(
 
 def links(ctx: Context, collection: str, record: Record) -> list[dict[str, str]]:
     """The two links of every object: with version and without."""
-    bookmark = f"{ctx.root}{ctx.service.prefix}/{collection}/{record.id}"
+    return links_to(ctx, collection, record.id)
+
+
+def links_to(ctx: Context, collection: str, id: str) -> list[dict[str, str]]:
+    bookmark = f"{ctx.root}{ctx.service.prefix}/{collection}/{id}"
     return [
-        {"rel": "self", "href": f"{ctx.base}/{collection}/{record.id}"},
+        {"rel": "self", "href": f"{ctx.base}/{collection}/{id}"},
         {"rel": "bookmark", "href": bookmark},
     ]
