@@ -6,7 +6,7 @@ import ast
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,22 @@ class Source:
     def is_test(self) -> bool:
         return "tests" in self.parts
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        return tuple(ast.walk(self.tree))
+
     def functions(self) -> Iterator[tuple[str, Function]]:
         """Every function with its qualified name."""
         yield from _functions(self.tree, "")
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c`, as it is written; "" for what is no chain of names."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
 
 
 def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:

@@ -6,7 +6,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.architecture.sources import Source, ledgers, sources, surprises
+from tests.architecture.sources import Source, dotted, ledgers, sources, surprises
 
 MAY = ("host/", "node/", "cli/", "testing/")
 WORLD = "kernel/world.py"
@@ -41,10 +41,10 @@ HARMLESS = {
 }
 
 
-def imported(tree: ast.Module) -> dict[str, str]:
+def imported(source: Source) -> dict[str, str]:
     """What a name of the module stands for: `{"dt": "datetime", "urandom": "os.urandom"}`."""
     known: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Import):
             known |= {a.asname or a.name: a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -54,11 +54,11 @@ def imported(tree: ast.Module) -> dict[str, str]:
 
 def reaches(source: Source) -> Iterator[str]:
     """Each use of something outside, as `module.name`."""
-    known = imported(source.tree)
-    for node in ast.walk(source.tree):
+    known = imported(source)
+    for node in source.nodes:
         if not isinstance(node, ast.Attribute | ast.Name) or _first(node) not in known:
             continue
-        first, _, rest = ast.unparse(node).partition(".")
+        first, _, rest = dotted(node).partition(".")
         full = f"{known[first]}.{rest}".rstrip(".")
         owner, _, name = full.rpartition(".")
         owner = owner.rpartition(".")[2]
@@ -84,7 +84,7 @@ def _zero_sleep(node: ast.AST, source: Source, full: str) -> bool:
     """`asyncio.sleep(0)` lets others run; it does not read a clock."""
     if full != "asyncio.sleep":
         return False
-    calls = (n for n in ast.walk(source.tree) if isinstance(n, ast.Call) and n.func is node)
+    calls = (n for n in source.nodes if isinstance(n, ast.Call) and n.func is node)
     return all(ast.unparse(argument) == "0" for call in calls for argument in call.args)
 
 
