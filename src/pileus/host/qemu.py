@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ SPARE_PORTS = 8  # PCIe root ports that a guest starts with beyond those its NIC
 START_S = 60  # a loaded host under TCG
 RELEASE_S = 20  # for a guest to let go of a device; one that boots takes a while
 AGENT_S = 5  # for a guest's agent to answer
+_LONGEST_ANSWER, _SAID = 1 << 20, 200  # bytes of an answer, and characters of it that others see
 FOUND_S = 10  # for a QEMU that runs already
 SOCKETS = ("qmp", "qmp-spare", "serial", "agent")
 
@@ -270,8 +272,14 @@ class Emulator:
     `was_asked_off` when its guest powered off by itself.
     """
 
-    def __init__(self, pid: int, folder: Path, on_event: Callable[[str], None]) -> None:
-        self.pid = pid
+    def __init__(
+        self,
+        pid: int,
+        folder: Path,
+        on_event: Callable[[str], None],
+        agent_s: float = AGENT_S,
+    ) -> None:
+        self.pid, self._agent_s = pid, agent_s
         self.was_asked_off = False
         self._folder = folder
         self._pidfd = os.pidfd_open(pid)
@@ -396,14 +404,25 @@ class Emulator:
         except (OSError, ValueError) as silent:
             text = "The guest's agent does not answer; the image must run qemu-guest-agent."
             raise Conflict(text, internal=repr(silent)) from None
-        if "error" in answer:
-            raise Conflict(f"The guest's agent refused {command}: {answer['error'].get('desc')}")
-        return answer.get("return")
+        match answer:  # the guest may say anything
+            case {"return": value}:
+                return value
+            case {"error": {"desc": str(said)}}:
+                raise Conflict(f"The guest's agent refused {command}: {said[:_SAID]}")
+        raise Conflict(f"The guest's agent does not say whether it did {command}.")
 
     def _dialogue(self, question: bytes) -> bytes:
-        with self._agent(AGENT_S) as plug, plug.makefile("rb") as answers:
+        """The agent's line. A guest that drips must not hold our thread for longer than an honest one."""
+        end, answer = time.monotonic() + self._agent_s, b""
+        with self._agent(self._agent_s) as plug:
             plug.sendall(question)
-            return answers.readline(1 << 20)
+            while not answer.endswith(b"\n") and len(answer) < _LONGEST_ANSWER:
+                plug.settimeout(max(0.001, end - time.monotonic()))
+                piece = plug.recv(1 << 16)
+                if not piece:
+                    break
+                answer += piece
+        return answer
 
     @contextlib.contextmanager
     def _agent(self, timeout_s: float) -> Iterator[socket.socket]:

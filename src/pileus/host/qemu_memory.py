@@ -14,7 +14,7 @@ import msgspec
 
 from pileus.host import files
 from pileus.host.qemu import Emulator
-from pileus.kernel.faults import Unavailable
+from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.world import Clock
 
 PATIENCE_S = 600  # to write or read the memory
@@ -43,7 +43,7 @@ async def layout(emulator: Emulator) -> Layout:
 
 
 async def save(emulator: Emulator, path: Path, clock: Clock) -> None:
-    """Stop the guest and write its memory to `path`, durably. Raises Unavailable: it runs on then."""
+    """Stop the guest and write its memory to `path`, durably. Raises Conflict, Unavailable: it runs on then."""
     part = path.with_name(path.name + files.PART)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -60,7 +60,7 @@ async def save(emulator: Emulator, path: Path, clock: Clock) -> None:
 
 
 async def load(emulator: Emulator, path: Path, clock: Clock) -> None:
-    """Read the memory from `path` into a QEMU that was started to wait for it; it stays stopped."""
+    """Read the memory from `path` into a QEMU that was started to wait for it; it stays stopped. Raises Conflict."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         await _transfer(emulator, "migrate-incoming", descriptor, clock)
@@ -74,10 +74,11 @@ async def _transfer(emulator: Emulator, command: str, descriptor: int, clock: Cl
     await emulator.execute(command, uri="fd:memory")
     end = clock.monotonic() + PATIENCE_S
     while clock.monotonic() < end:
-        status = (await emulator.execute("query-migrate")).get("status", "")
+        answer = await emulator.execute("query-migrate")
+        status = answer.get("status", "")
         if status == "completed":
             return
         if status in ("failed", "cancelled"):
-            raise Unavailable("The guest's memory could not be moved.", internal=f"it {status}")
+            raise Conflict("The guest's memory could not be moved.", internal=str(answer))
         await clock.sleep(_LOOK_S)
     raise Unavailable(f"The guest's memory was not moved within {PATIENCE_S} s.")
