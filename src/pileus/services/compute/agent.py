@@ -77,6 +77,9 @@ class ComputeAgent:
         orders = await self._control.joined(self.host.name, inventory, powers)
         for gone in await self.driver.sweep(set(orders.keep)):
             log.warning("%s: destroyed guest %s, which no server stands for", self.host.name, gone)
+        if orders.changing is not None:
+            for changed in sorted(set(await self.driver.changed()) - set(orders.changing)):
+                await self._restore(changed)
         self._joined.set()
         off = {guest.id: guest for guest in guests}
         for guest_id in orders.start:
@@ -118,6 +121,16 @@ class ComputeAgent:
     @property
     def _control(self) -> ComputeControl:
         return self.host.agents.proxy(COMPUTE_CONTROL, CONTROL)
+
+    async def _restore(self, guest_id: str) -> None:
+        """A rescue or resize was given up while nobody could tell us, and the server is as it was before."""
+        try:
+            guest = await self.driver.restore(guest_id)
+        except Fault as e:
+            log.warning("%s: guest %s is not as before: %s", self.host.name, guest_id, e.message)
+        else:
+            log.warning("%s: guest %s is what it was before", self.host.name, guest_id)
+            await self._tell(guest)
 
     async def _resume(self, guest: Guest) -> None:
         """Starts again what ran before the host went down; one that can't is shown as it is."""

@@ -63,10 +63,14 @@ class ComputeHost(Protocol):
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host that joined is to do: `keep` these guests and no others, `start` those."""
+    """What a host that joined is to do: `keep` these guests and no others, `start` those.
+
+    `changing`: may be rescued or resized; of all others that was given up while the host was away (None: not known).
+    """
 
     keep: list[str]
     start: list[str]
+    changing: list[str] | None = None
 
 
 class ComputeControl(Protocol):

@@ -192,7 +192,7 @@ class ComputeDriver(Protocol):
         ...
 
     async def reboot(self, guest_id: str, hard: bool) -> Guest:
-        """Restart the guest: `hard` does not ask it first."""
+        """Restart the guest: `hard` does not ask it first, and starts it from its own disk."""
         ...
 
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
@@ -261,6 +261,14 @@ class ComputeDriver(Protocol):
 
     async def revert_resize(self, guest_id: str, run: bool) -> Guest:
         """Make the guest what it was before, disk and all; one that was not resized stays as it is."""
+        ...
+
+    async def changed(self) -> list[str]:
+        """The guests that are rescued, or whose resize nobody has confirmed."""
+        ...
+
+    async def restore(self, guest_id: str) -> Guest:
+        """Neither rescued nor resized any more, and running if it ran."""
         ...
 
     async def snapshot(self, guest_id: str, name: str) -> str:

@@ -12,6 +12,7 @@ from pileus.services.compute.driver import (
     PAUSED,
     RUNNING,
     SHUTDOWN,
+    SUSPENDED,
     Guest,
     Inventory,
 )
@@ -36,17 +37,19 @@ class HostReports:
         await self._note(host, inventory)
         await self._report(host, inventory)
         resume = settings_of(self.runtime).resume_guests
-        keep, start = [], []
+        keep, start, changing = [], [], []
         page = Page({"host": host}, limit=1_000_000)
         for server in await SERVERS.list(self.runtime.store, page):
             keep.append(server.id)
+            if server.task_state or server.move or server.vm_state == states.RESCUED:
+                changing.append(server.id)
             power = powers.get(server.id, NO_STATE)
             is_off = power in (SHUTDOWN, CRASHED)
             if resume and is_off and server.vm_state == states.ACTIVE and not server.task_state:
                 start.append(server.id)
             else:
                 await self._see(server, power)
-        return Orders(keep=keep, start=start)
+        return Orders(keep=keep, start=start, changing=changing)
 
     async def power(self, host: str, guest: Guest) -> None:
         server = await SERVERS.find(self.runtime.store, guest.id)
@@ -93,7 +96,9 @@ class HostReports:
         await placement.report(host, usable, frozenset(inventory.traits))
 
 
-_ON = frozenset((states.ACTIVE, states.PAUSED, states.SUSPENDED, states.RESCUED))
+# A rescued server whose guest went off stays rescued: its own disk comes back with `unrescue` only.
+_ON = frozenset((states.ACTIVE, states.PAUSED, states.SUSPENDED))
+_HOLDS = {PAUSED: states.PAUSED, SUSPENDED: states.SUSPENDED}
 
 
 def _observed(server: Server, power: int) -> dict[str, object]:
@@ -103,8 +108,8 @@ def _observed(server: Server, power: int) -> dict[str, object]:
         changes["vm_state"] = states.STOPPED
     elif state in (states.STOPPED, states.PAUSED, states.SUSPENDED) and power == RUNNING:
         changes["vm_state"] = states.ACTIVE
-    elif state == states.ACTIVE and power == PAUSED:
-        changes["vm_state"] = states.PAUSED
+    elif state == states.ACTIVE and power in _HOLDS:
+        changes["vm_state"] = _HOLDS[power]
     return changes
 
 

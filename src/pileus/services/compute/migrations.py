@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pileus.kernel.faults import NotFound
 from pileus.kernel.query import Filter, Listing, extended
 from pileus.kernel.resources import Context, Resource, operation
-from pileus.kernel.store import Column, Page, Record, Table, Tx
+from pileus.kernel.store import Column, Page, Reader, Record, Table, Tx
 from pileus.services.compute import checks
 from pileus.services.compute.server import SERVERS, TOMBSTONE_S, Server
 
@@ -79,6 +79,10 @@ async def went(tx: Tx, id: str, status: str) -> None:
     found = await MIGRATIONS.find(tx, id)
     if found is not None and found.status != status:
         await MIGRATIONS.change(tx, found, status=status)
+
+
+async def of(db: Reader, server_id: str) -> list[Migration]:
+    return await MIGRATIONS.all(db, server_id=server_id)
 
 
 async def bury(tx: Tx, server_id: str) -> None:

@@ -56,11 +56,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A resize that waits to be confirmed or reverted. `id` is its migration's, and holds the old room."""
+    """A resize that waits to be confirmed or reverted. `id` is its migration's, and holds the old room.
+
+    `decided` is the verb that has begun to end it: half confirmed it can't be reverted, nor the other way round.
+    """
 
     id: str
     flavor: FlavorCopy  # what the server had before
     was_off: bool
+    decided: str = ""
 
 
 class Server(Record, kw_only=True, frozen=True):

@@ -307,8 +307,9 @@ async def a_resized_guest_can_go_back_until_it_is_confirmed(bench: Bench) -> Non
     with pytest.raises(Conflict, match="resize disk down"):
         await driver.resize(msgspec.structs.replace(larger, root_gib=0), 0, True)
     assert await state_of(driver, spec.id) == RUNNING
-    for _ in range(2):
-        seen = await driver.resize(larger, 0, True)
+    elsewhere = msgspec.structs.replace(bench.image, url="http://nowhere.test/")
+    for spec_now in (larger, msgspec.structs.replace(larger, image=elsewhere)):
+        seen = await driver.resize(spec_now, 0, True)
         assert (seen.power_state, seen.vcpus, seen.disk_gib) == (RUNNING, 2, 2)
     await driver.close()
     again = bench.make()
@@ -323,6 +324,28 @@ async def a_resized_guest_can_go_back_until_it_is_confirmed(bench: Bench) -> Non
     assert (seen.power_state, seen.vcpus) == (RUNNING, 2), "nothing to go back to is left"
     await again.destroy(spec.id)
     await again.close()
+
+
+async def a_rescue_or_resize_that_was_given_up_is_taken_back(bench: Bench) -> None:
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    larger = msgspec.structs.replace(spec, vcpus=2, root_gib=2)
+    await driver.spawn(spec)
+    changes: list[Callable[[], Awaitable[Guest]]] = [
+        lambda: driver.rescue(spec.id, bench.image),
+        lambda: driver.resize(larger, 0, True),
+    ]
+    for change in changes:
+        assert await driver.changed() == []
+        await change()
+        assert await driver.changed() == [spec.id]
+        for _ in range(2):
+            seen = await driver.restore(spec.id)
+            assert (seen.power_state, seen.vcpus) == (RUNNING, 1)
+    assert await driver.changed() == []
+    await driver.destroy(spec.id)
+    await driver.close()
 
 
 async def a_snapshot_is_taken_once_sent_and_dropped(bench: Bench) -> None:
@@ -507,6 +530,7 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     a_rebuilt_guest_starts_anew_and_a_bad_image_costs_it_nothing,
     a_rescued_guest_stays_so_over_a_restart_until_it_is_unrescued,
     a_resized_guest_can_go_back_until_it_is_confirmed,
+    a_rescue_or_resize_that_was_given_up_is_taken_back,
     a_snapshot_is_taken_once_sent_and_dropped,
     a_hard_reboot_starts_a_stopped_guest,
     guests_outlive_the_driver_and_are_found_again,

@@ -168,6 +168,8 @@ class FakeComputeDriver:
             guest = self._find(guest_id)
             _boot(guest)
             guest.power_state = RUNNING
+            if hard:
+                guest.rescued_by = ""
             self._save(guest_id, guest)
             return self._seen(guest)
 
@@ -291,9 +293,19 @@ class FakeComputeDriver:
         async with self._turn(guest_id, "revert_resize"):
             guest = self._find(guest_id)
             if guest.before is not None:
-                guest.spec, guest.before, guest.power_state = guest.before, None, SHUTDOWN
+                guest.spec = msgspec.structs.replace(guest.before, nics=guest.spec.nics)
+                guest.before, guest.power_state = None, SHUTDOWN
                 self._save(guest_id, guest)
             return self._powered(guest, run)
+
+    async def changed(self) -> list[str]:
+        return [id for id, guest in self._guests.items() if guest.rescued_by or guest.before]
+
+    async def restore(self, guest_id: str) -> Guest:
+        run = self._find(guest_id).power_state in (RUNNING, PAUSED)
+        if self._find(guest_id).rescued_by:
+            await self.unrescue(guest_id, run)
+        return await self.revert_resize(guest_id, run)
 
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._turn(guest_id, "snapshot"):

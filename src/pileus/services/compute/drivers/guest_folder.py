@@ -19,7 +19,7 @@ import msgspec
 
 from pileus.host import files
 from pileus.host.image_cache import CachedImage
-from pileus.host.process import Limits, run
+from pileus.host.process import Limits, as_user, run
 from pileus.host.qemu import Disk
 from pileus.host.qemu_memory import Layout
 from pileus.services.compute.driver import GuestSpec, ImageSource
@@ -194,6 +194,10 @@ class GuestFolder:
         (self.path / part).chmod(0o600)
         files.sync_file(self.path / part)
         files.settle(self.path / part, path)
+
+    def as_owner(self) -> list[str]:
+        """What stands before a command that reads what QEMU wrote: a disk's head may name any file."""
+        return [] if self._owner is None else as_user(self._owner)
 
     def give(self, path: Path) -> None:
         """To the user that QEMU runs as."""

@@ -27,6 +27,11 @@ def before(folder: GuestFolder) -> GuestSpec | None:
         return None
 
 
+def sizes(spec: GuestSpec) -> tuple[int, ...]:
+    """What a resize changes; the rest of a spec, as an image's URL, may differ from one call to the next."""
+    return spec.vcpus, spec.ram_mib, spec.root_gib, spec.ephemeral_gib, spec.swap_mib
+
+
 async def keep(folder: GuestFolder, spec: GuestSpec) -> None:
     """A copy of the disk and of the spec. Raises Conflict where there is no room."""
     if (folder.path / _DISK).exists():
@@ -49,7 +54,7 @@ async def apply(folder: GuestFolder, spec: GuestSpec) -> None:
     if spec.root_gib and (folder.path / _DISK).exists():
         command = ["qemu-img", "resize", "-q", "-f", "qcow2", _DISK, f"{spec.root_gib}G"]
         try:
-            await run(command, limits=Limits(cpu_s=60), cwd=folder.path)
+            await run([*folder.as_owner(), *command], limits=Limits(cpu_s=60), cwd=folder.path)
         except ProcessFailed as failed:
             raise Conflict("The root disk could not be grown.", internal=failed.reason) from failed
     (folder.path / _SWAP).unlink(missing_ok=True)

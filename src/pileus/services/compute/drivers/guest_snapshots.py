@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pileus.host import files
@@ -37,23 +39,49 @@ async def take(folder: GuestFolder, emulator: Emulator | None, name: str, clock:
     disk = folder.path / _DISK
     if not disk.exists():
         raise Conflict(f"Guest {folder.guest_id} has no root disk of its own to copy.")
-    part = path.with_name(path.name + files.PART)
+    part = _part_of(path)
     try:
+        if emulator is not None:
+            await _let_go(emulator, clock)
         size = await asyncio.to_thread(_make_room, folder, disk, part)
+        made = ["qemu-img", "create", "-q", "-f", FORMAT, part.name, str(size)]
+        await run(made, cwd=folder.path)
+        part.chmod(0o600)
+        folder.give(part)
         if emulator is None:
-            command = ["qemu-img", "convert", "-f", FORMAT, "-O", FORMAT, _DISK, part.name]
-            await run(command, limits=Limits(cpu_s=600), cwd=folder.path, timeout_s=PATIENCE_S)
+            await _convert(folder, part.name)
         else:
-            await run(
-                ["qemu-img", "create", "-q", "-f", FORMAT, part.name, str(size)], cwd=folder.path
-            )
-            folder.give(part)
-            await _copy(emulator, part.name, clock)
+            behind_a_rescue = await asyncio.to_thread(folder.read_rescue)
+            await _copy(emulator, "disk1" if behind_a_rescue else "disk0", part.name, clock)
         await asyncio.to_thread(_settle, part, path)
     except ProcessFailed as failed:
         raise Conflict("The disk could not be copied.", internal=failed.reason) from failed
     finally:
         part.unlink(missing_ok=True)
+
+
+async def drop(folder: GuestFolder, emulator: Emulator | None, name: str, clock: Clock) -> None:
+    """The copy, or what an attempt that got no further left of it."""
+    path = path_of(folder, name)
+    if emulator is not None and _part_of(path).exists():
+        await _let_go(emulator, clock)
+    path.unlink(missing_ok=True)
+    _part_of(path).unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + files.PART)
+
+
+async def _convert(folder: GuestFolder, part: str) -> None:
+    """Of a guest that does not run."""
+    command = ["qemu-img", "convert", "-n", "--target-is-zero", "-f", FORMAT, "-O", FORMAT]
+    await run(
+        [*folder.as_owner(), *command, _DISK, part],
+        limits=Limits(cpu_s=600),
+        cwd=folder.path,
+        timeout_s=PATIENCE_S,
+    )
 
 
 def _make_room(folder: GuestFolder, disk: Path, part: Path) -> int:
@@ -73,37 +101,40 @@ def _settle(part: Path, path: Path) -> None:
     files.settle(part, path)
 
 
-async def _copy(emulator: Emulator, name: str, clock: Clock) -> None:
+async def _copy(emulator: Emulator, device: str, name: str, clock: Clock) -> None:
     """A backup job of QEMU's: what the guest writes meanwhile is not in it."""
     file = {"driver": "file", "filename": name}
-    await emulator.execute("blockdev-add", **{"driver": FORMAT, "node-name": _JOB, "file": file})
+    target = {"driver": FORMAT, "node-name": _JOB, "file": file}
+    job = {"job-id": _JOB, "device": device, "target": _JOB, "sync": "full", "auto-dismiss": False}
     try:
-        await emulator.execute(
-            "blockdev-backup",
-            **{
-                "job-id": _JOB,
-                "device": "disk0",
-                "target": _JOB,
-                "sync": "full",
-                "auto-dismiss": False,
-            },
-        )
+        await emulator.execute("blockdev-add", **target)
+        await emulator.execute("blockdev-backup", **job)
         await _finish(emulator, clock)
     finally:
-        await emulator.execute("blockdev-del", **{"node-name": _JOB})
+        await _let_go(emulator, clock)
 
 
 async def _finish(emulator: Emulator, clock: Clock) -> None:
     end = clock.monotonic() + PATIENCE_S
-    while True:
-        (job,) = [j for j in await emulator.execute("query-jobs") if j["id"] == _JOB]
-        if job["status"] == "concluded":
-            break
+    while (job := await _job(emulator)) and job["status"] != "concluded":
         if clock.monotonic() > end:
-            await emulator.execute("job-cancel", id=_JOB)
+            raise Unavailable(f"The disk was not copied within {PATIENCE_S} s.")
         await clock.sleep(_LOOK_S)
-    await emulator.execute("job-dismiss", id=_JOB)
-    if reason := job.get("error"):
-        raise Conflict("The disk could not be copied.", internal=str(reason))
-    if clock.monotonic() > end:
-        raise Unavailable(f"The disk was not copied within {PATIENCE_S} s.")
+    if job is None or job.get("error"):
+        raise Conflict("The disk could not be copied.", internal=str(job))
+
+
+async def _job(emulator: Emulator) -> dict[str, Any] | None:
+    jobs: list[dict[str, Any]] = await emulator.execute("query-jobs")
+    return next((job for job in jobs if job["id"] == _JOB), None)
+
+
+async def _let_go(emulator: Emulator, clock: Clock) -> None:
+    """Ends the job, whoever began it, and gives up its target. QEMU goes on with a job when we die."""
+    with suppress(Unavailable):  # its QEMU ended, and all with it
+        while job := await _job(emulator):
+            verb = "job-dismiss" if job["status"] == "concluded" else "job-cancel"
+            with suppress(Unavailable):  # it is ending already
+                await emulator.execute(verb, id=_JOB)
+            await clock.sleep(_LOOK_S if verb == "job-cancel" else 0)
+        await emulator.execute("blockdev-del", **{"node-name": _JOB})

@@ -17,13 +17,16 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from uuid import UUID
+
+import msgspec
 
 from pileus.host import qemu, qemu_memory, uploads
 from pileus.host.image_cache import CachedImage
 from pileus.host.process import ProcessFailed, kill
-from pileus.kernel.faults import Invalid, NotFound, Unavailable
+from pileus.kernel.faults import Conflict, Invalid, NotFound, Unavailable
 from pileus.services.compute.driver import (
     NO_STATE,
     PAUSED,
@@ -131,6 +134,7 @@ class QemuComputeDriver(Residents):
 
     async def destroy(self, guest_id: str) -> None:
         if _is_uuid(guest_id):  # no other guest can be here
+            self._stop_copying(guest_id)
             async with self._turns.of(guest_id):
                 await self._destroy(guest_id)
 
@@ -152,6 +156,8 @@ class QemuComputeDriver(Residents):
     async def reboot(self, guest_id: str, hard: bool) -> Guest:
         async with self._in_hand(guest_id) as resident:
             await self._power_off(resident, 0 if hard else SOFT_REBOOT_S)
+            if hard:
+                await asyncio.to_thread(resident.folder.drop_rescue)
             await self._launch(resident)
             return self._seen(resident)
 
@@ -253,7 +259,8 @@ class QemuComputeDriver(Residents):
                 return self._seen(resident)
             base = await self._base_of(image)
             await self._power_off(resident, 0)
-            await folder.make_rescue(image, base, self._images.folder)
+            with _making(guest_id):
+                await folder.make_rescue(image, base, self._images.folder)
             await self._launch(resident)
             return self._seen(resident)
 
@@ -272,7 +279,7 @@ class QemuComputeDriver(Residents):
                 check_growth(resident.spec, spec)
                 await self._power_off(resident, timeout_s)
                 await guest_sizes.keep(folder, resident.spec)
-            if resident.spec != spec:
+            if guest_sizes.sizes(resident.spec) != guest_sizes.sizes(spec):
                 await guest_sizes.apply(folder, spec)
                 resident.spec = spec
             await self._make_disks(resident, await self._base(spec))
@@ -285,27 +292,63 @@ class QemuComputeDriver(Residents):
     async def revert_resize(self, guest_id: str, run: bool) -> Guest:
         async with self._in_hand(guest_id) as resident:
             old = await asyncio.to_thread(guest_sizes.before, resident.folder)
-            if old is not None:
+            if old is None:
+                await asyncio.to_thread(guest_sizes.forget, resident.folder)
+            else:
+                old = msgspec.structs.replace(old, nics=resident.spec.nics)
                 await self._power_off(resident, 0)
                 resident.spec = old
                 await asyncio.to_thread(guest_sizes.restore, resident.folder, old)
                 await self._make_disks(resident, await self._base(old))
             return await self._powered(resident, run)
 
+    async def changed(self) -> list[str]:
+        folders = [resident.folder for resident in self._residents.values()]
+
+        def look() -> list[str]:
+            return [f.guest_id for f in folders if f.read_rescue() or guest_sizes.before(f)]
+
+        return await asyncio.to_thread(look)
+
+    async def restore(self, guest_id: str) -> Guest:
+        resident = self._find(guest_id)
+        run = resident.power_state in (RUNNING, PAUSED)
+        if await asyncio.to_thread(resident.folder.read_rescue):
+            await self.unrescue(guest_id, run)
+        return await self.revert_resize(guest_id, run)
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._in_hand(guest_id) as resident:
-            await guest_snapshots.take(resident.folder, resident.emulator, name, self._clock)
+            taking = guest_snapshots.take(resident.folder, resident.emulator, name, self._clock)
+            self._copying[guest_id] = copying = asyncio.create_task(taking)
+            copying.add_done_callback(lambda done: self._copying.pop(guest_id, None))
+            try:
+                await asyncio.wait([copying])
+            finally:
+                copying.cancel()
+                await asyncio.wait([copying])
+            if copying.cancelled():
+                raise Conflict(f"The copy of guest {guest_id} was given up.")
+            await copying
             return guest_snapshots.FORMAT
 
     async def send_snapshot(self, guest_id: str, name: str, url: str) -> None:
         path = guest_snapshots.path_of(self._find(guest_id).folder, name)
         if not path.exists():
             raise NotFound(f"Guest {guest_id} has no snapshot {name}.")
-        await uploads.send(url, path)  # the guest may be worked on meanwhile
+        async with self._turns.of(f"{guest_id} {name}"):  # the guest may be worked on meanwhile
+            await uploads.send(url, path)
 
     async def drop_snapshot(self, guest_id: str, name: str) -> None:
-        if resident := self._residents.get(guest_id):
-            guest_snapshots.path_of(resident.folder, name).unlink(missing_ok=True)
+        self._stop_copying(guest_id)
+        async with self._turns.of(guest_id):
+            if resident := self._residents.get(guest_id):
+                await guest_snapshots.drop(resident.folder, resident.emulator, name, self._clock)
+
+    def _stop_copying(self, guest_id: str) -> None:
+        """Nobody waits for a copy that is not wanted any more."""
+        if copying := self._copying.get(guest_id):
+            copying.cancel()
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         folder = self._find(guest_id).folder
@@ -354,12 +397,8 @@ class QemuComputeDriver(Residents):
             await asyncio.to_thread(folder.finish)
 
     async def _make_disks(self, resident: Resident, base: CachedImage | None) -> None:
-        try:
+        with _making(resident.spec.id):
             await resident.folder.make_disks(resident.spec, base, self._images.folder)
-        except ProcessFailed as failed:
-            raise Unavailable(
-                f"A disk of guest {resident.spec.id} cannot be made.", internal=str(failed)
-            ) from failed
 
     async def _powered(self, resident: Resident, run: bool) -> Guest:
         if run and resident.emulator is None:
@@ -397,6 +436,17 @@ class QemuComputeDriver(Residents):
             for resident in list(self._residents.values()):
                 if resident.emulator:
                     await asyncio.to_thread(resident.folder.trim_logs)
+
+
+@contextlib.contextmanager
+def _making(guest_id: str) -> Iterator[None]:
+    """Raises Unavailable where a command fails."""
+    try:
+        yield
+    except ProcessFailed as failed:
+        raise Unavailable(
+            f"A disk of guest {guest_id} cannot be made.", internal=str(failed)
+        ) from failed
 
 
 def _is_uuid(text: str) -> bool:

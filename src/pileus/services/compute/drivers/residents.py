@@ -17,7 +17,7 @@ from pileus.host import qemu, qemu_memory
 from pileus.host.image_cache import CachedImage, ImageCache
 from pileus.host.netns import Namespaces
 from pileus.host.process import kill
-from pileus.kernel.faults import NotFound, Unavailable
+from pileus.kernel.faults import Conflict, NotFound, Unavailable
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
     CRASHED,
@@ -81,6 +81,7 @@ class Residents:
         self._residents: dict[str, Resident] = {}
         self._strays: dict[str, int] = {}  # QEMUs in folders that say nothing: id -> pid
         self._turns = Turns()
+        self._copying: dict[str, asyncio.Task[None]] = {}  # guest id -> the snapshot being taken
         self._watchers: list[Watcher] = []
         self._version = 0
         self._chores: list[asyncio.Task[None]] = []
@@ -141,7 +142,7 @@ class Residents:
             raise Unavailable(f"Guest {resident.spec.id} ended while it was woken.")
         try:
             await qemu_memory.load(resident.emulator, folder.memory, self._clock)
-        except Unavailable:
+        except (Conflict, Unavailable):
             await self._power_off(resident, 0, drop=False)
             resident.power_state = SUSPENDED
             raise

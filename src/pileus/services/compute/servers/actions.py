@@ -94,15 +94,17 @@ class ServerActions(OfServer):
 
     @operation("POST", PATH, _RESET, action="os-resetState", status=202)
     async def reset_state(self, ctx: Context, server: Server, body: ResetState) -> None:
+        """At once; a task that is under way goes on, and what it ends in holds then.
+
+        A resize that was not confirmed still waits for it when the server is active again.
+        """
         if body.state not in (states.ACTIVE, states.ERROR):
             raise checks.wrong("state", body.state, "It is not one of ['active', 'error']")
-        if server.task_state:
-            raise Conflict(
-                f"Cannot 'reset state' of instance {server.id} while it is in task_state "
-                f"{server.task_state}; it ends or fails by itself."
-            )
+        state = body.state
+        if state == states.ACTIVE and server.move is not None:
+            state = states.RESIZED
         async with ctx.runtime.store.tx() as tx:
-            await SERVERS.change(tx, server, vm_state=body.state, fault=None)
+            await SERVERS.change(tx, server, vm_state=state, fault=None)
             await instance_actions.record(tx, ctx, server, "resetState")
 
     @operation("POST", PATH, _FORCE, action="forceDelete", status=202)

@@ -108,7 +108,12 @@ async def rotate(run: Run[Server]) -> Changes:
     return {}
 
 
-_COPY = (Step(begin_snapshot, discard), Step(take), Step(upload, timeout_s=1800))
+# The patience is for a control that died while it took the bytes: that is noticed after two minutes.
+_COPY = (
+    Step(begin_snapshot, discard),
+    Step(take, timeout_s=1800),
+    Step(upload, timeout_s=1800, patience_s=300),
+)
 CREATE_IMAGE = Saga("compute.instance.snapshot", SERVERS, states.LIFECYCLE, "createImage", *_COPY)
 CREATE_BACKUP = Saga(
     "compute.instance.snapshot", SERVERS, states.LIFECYCLE, "createBackup", *_COPY, Step(rotate)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.faults import Fault, Invalid, NotFound
+from pileus.kernel.faults import Fault, Invalid, NotFound, Stale
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Saga
 from pileus.kernel.schema import Body, since
@@ -94,6 +94,8 @@ async def _begin(ctx: Context, saga: Saga[Server], server: Server, **becoming: A
     sagas = ctx.runtime.sagas
     async with ctx.runtime.store.tx() as tx:
         fresh = await SERVERS.get(tx, server.id)
+        if fresh.generation != server.generation:
+            raise Stale(f"Instance {server.id} has changed since it was looked at.")
         becomes = msgspec.structs.replace(fresh, **becoming)
         _, entry = await sagas.begin(
             tx, saga, fresh, becoming=becomes, caller=ctx.caller, request_id=ctx.request_id

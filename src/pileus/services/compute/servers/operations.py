@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.faults import Conflict, Invalid, NotFound, Stale
 from pileus.kernel.query import next_link
 from pileus.kernel.resources import Answer, Context, Resource, operation
 from pileus.kernel.sagas import Saga
@@ -29,6 +29,7 @@ READER, MEMBER, ADMIN = (
 )
 _PASSWORD_LETTERS = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _SLICE = 100  # servers rendered at one go
+_ENDS_A_MOVE = ("confirmResize", "revertResize")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,6 +65,8 @@ async def begin(
         fresh = await SERVERS.get(tx, server.id)
         if saga is DELETE and fresh.task_state == states.DELETING:
             return  # it is on its way
+        if becoming and fresh.generation != server.generation:
+            raise Stale(f"Instance {server.id} has changed since it was looked at.")
         wanted = msgspec.structs.replace(fresh, **becoming) if becoming else None
         busy, entry = await sagas.begin(
             tx, saga, fresh, becoming=wanted, caller=ctx.caller, request_id=ctx.request_id
@@ -86,6 +89,11 @@ async def act(
     unlocked(ctx, server)
     states.LIFECYCLE.check(saga.verb, server)
     launched(server, verb)
+    if server.move is not None and saga.verb not in _ENDS_A_MOVE:
+        raise Conflict(
+            f"Cannot '{verb}' instance {server.id} while it is in vm_state {server.vm_state} and its "
+            "resize waits to be confirmed or reverted; its state must be reset to active for that."
+        )
     await begin(ctx, saga, server, verb, now, **becoming)
 
 

@@ -19,6 +19,7 @@ from pileus.kernel.schema import Body, since, until
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.checks import Flag, Name
+from pileus.services.compute.driver import RUNNING
 from pileus.services.compute.keypairs import key_of
 from pileus.services.compute.server import SERVERS, ImageCopy, Server
 from pileus.services.compute.servers import creation, noting, states, views
@@ -94,9 +95,10 @@ async def rescue(run: Run[Server]) -> Changes:
 async def back_to_own_disk(run: Run[Server]) -> None:
     """As it was before: running if it was."""
     server = run.record
+    ran = server.vm_state == states.ACTIVE or server.power_state == RUNNING
     if await nodes.is_up(run.runtime, server.host):
         host = await run.agent(COMPUTE_HOST, on=server.host)
-        await host.unrescue(server.id, server.vm_state == states.ACTIVE)
+        await host.unrescue(server.id, ran)
     await noting.failure(run)
 
 

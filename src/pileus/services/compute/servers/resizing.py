@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
 from pileus.kernel.faults import Conflict, Invalid
@@ -16,6 +17,7 @@ from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import Body
 from pileus.services.compute import migrations, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.driver import CRASHED, SHUTDOWN
 from pileus.services.compute.server import SERVERS, Move, Server
 from pileus.services.compute.servers import creation, noting, states
 from pileus.services.compute.servers.operations import (
@@ -112,7 +114,8 @@ async def confirm(run: Run[Server]) -> Changes:
     await host.confirm_resize(server.id)
     await run.peer(PLACEMENT).release(move.id)
     await _went(run, "confirmed")
-    return {"move": None, "vm_state": states.STOPPED if move.was_off else states.ACTIVE}
+    is_off = server.power_state in (SHUTDOWN, CRASHED)  # it may have gone off by itself
+    return {"move": None, "vm_state": states.STOPPED if is_off else states.ACTIVE}
 
 
 async def revert(run: Run[Server]) -> Changes:
@@ -183,12 +186,27 @@ class ServerResizing(OfServer):
 
     @operation("POST", PATH, RULE + "confirm_resize", action="confirmResize", status=204)
     async def confirm(self, ctx: Context, server: Server) -> None:
-        await act(ctx, CONFIRM, server, "confirmResize", move=server.move)
+        now = _decided(server, "confirmResize")
+        await act(ctx, CONFIRM, server, "confirmResize", now, move=server.move)
 
     @operation("POST", PATH, RULE + "revert_resize", action="revertResize", status=202)
     async def revert(self, ctx: Context, server: Server) -> None:
+        now = _decided(server, "revertResize")
         flavor = server.move.flavor if server.move else server.flavor
-        await act(ctx, REVERT, server, "revertResize", flavor=flavor)
+        await act(ctx, REVERT, server, "revertResize", now, flavor=flavor)
+
+
+def _decided(server: Server, verb: str) -> dict[str, Any]:
+    """How the resize ends, kept from here on even if that fails. Raises Conflict where the other has begun."""
+    move = server.move
+    if move is None:
+        return {}
+    if move.decided not in ("", verb):
+        raise Conflict(
+            f"Cannot '{verb}' instance {server.id} while it is in vm_state {server.vm_state}: "
+            f"its '{move.decided}' has begun, and only that can be done again."
+        )
+    return {"move": msgspec.structs.replace(move, decided=verb)}
 
 
 async def _changes(ctx: Context, server: Server, body: ResizeServer) -> dict[str, Any]:

@@ -68,11 +68,11 @@ async def spawn(run: Run[Server]) -> Changes:
     return changes
 
 
-async def image_source(run: Run[Server], image: ImageCopy) -> ImageSource:
-    """Where a host finds the bytes, for the next ten minutes."""
+async def image_source(run: Run[Server], image: ImageCopy, *, here: bool = False) -> ImageSource:
+    """Where a host finds the bytes, for the next ten minutes. `here`: it has them, though the image may be gone."""
     return ImageSource(
         id=image.id,
-        url=await run.peer(IMAGES).ticket(image.id),
+        url="" if here else await run.peer(IMAGES).ticket(image.id),
         checksum_sha512=image.sha512,
         disk_format=image.disk_format,
         size=image.size,
@@ -80,10 +80,11 @@ async def image_source(run: Run[Server], image: ImageCopy) -> ImageSource:
 
 
 async def spec_of(run: Run[Server], wanted: Server | None = None) -> GuestSpec:
-    """The guest that the record describes, or that which is wanted of it."""
-    server = wanted or run.record
+    """The guest that the record describes, or that which is wanted of one whose disk is there."""
+    server, image = wanted or run.record, None
     flavor = server.flavor
-    image = None if server.image is None else await image_source(run, server.image)
+    if server.image is not None:
+        image = await image_source(run, server.image, here=wanted is not None)
     return GuestSpec(
         id=server.id,
         name=server.name,
@@ -128,8 +129,8 @@ async def release(run: Run[Server]) -> None:
     server = run.record
     await run.peer(PLACEMENT).release(server.id)
     await noting.success(run)
-    if server.move is not None:
-        await run.peer(PLACEMENT).release(server.move.id)
+    for move in await migrations.of(run.runtime.store, server.id):  # what a parked undo left, too
+        await run.peer(PLACEMENT).release(move.id)
     async with run.runtime.store.tx(wait=False) as tx:
         await instance_actions.bury(tx, server.id)
         await migrations.bury(tx, server.id)

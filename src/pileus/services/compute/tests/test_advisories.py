@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
 from typing import Any
@@ -107,6 +108,101 @@ def test_ossa_2014_017_deleting_in_any_state_frees_everything(stage: Stage) -> N
             assert (await s.get(f"/servers/{id}")).status == 404
             assert id not in await s.guests() and not await s.held(id) and not await s.ports(id)
         assert await s.used() == {"Instances": 0, "Cores": 0, "RAM": 0}
+
+    stage.play(story)
+
+
+def test_ossa_2014_032_deleting_what_holds_still_or_is_rescued_frees_everything(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        actions: list[Any] = ["suspend", "pause", {"rescue": {}}, {"resize": {"flavorRef": "84"}}]
+        for action in actions:
+            id = await s.boot()
+            assert (await s.act(id, action)).status < 300
+            await s.delete(id)
+            assert (await s.get(f"/servers/{id}")).status == 404
+            assert id not in await s.guests() and not await s.held(id) and not await s.ports(id)
+        assert await s.used() == {"Instances": 0, "Cores": 0, "RAM": 0}
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("verb", ["resize", "confirmResize", "revertResize"])
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.25])
+def test_ossa_2014_037_2015_015_and_2016_011_deleting_at_any_moment_of_a_resize_frees_everything(
+    stage: Stage, verb: str, delay_s: float
+) -> None:
+    async def story(s: Scene) -> None:
+        id, resize = await s.boot(), {"resize": {"flavorRef": "84"}}
+        if verb != "resize":
+            await s.act(id, resize)
+        for driver in s.drivers():
+            driver.trouble.latency_s = 0.1
+        body = resize if verb == "resize" else {verb: None}
+        assert (await s.member.post(f"{SERVERS}/{id}/action", body)).status < 300
+        await asyncio.sleep(delay_s)
+        assert (await s.delete(id)).status == 204
+        for driver in s.drivers():
+            driver.trouble.latency_s = 0.0
+        assert (await s.get(f"/servers/{id}")).status == 404
+        assert id not in await s.guests() and not await s.ports(id)
+        room = await s.admin.get(
+            f"/placement/usages?project_id={s.member.project_id}",
+            openstack_api_version="placement 1.9",
+        )
+        assert room.json == {"usages": {}}, "neither the server's nor the migration's"
+        assert await s.used() == {"Instances": 0, "Cores": 0, "RAM": 0}
+
+    stage.play(story)
+
+
+def test_ossa_2013_030_a_resized_servers_ports_keep_their_security_groups(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        groups = "/network/v2.0/security-groups"
+        made = await s.member.post(groups, {"security_group": {"name": "strict"}})
+        group = made.json["security_group"]["id"]
+        id = await s.boot(security_groups=[{"name": "strict"}])
+        for action in ({"resize": {"flavorRef": "84"}}, "revertResize"):
+            await s.act(id, action)
+            assert [p["security_groups"] for p in await s.ports(id)] == [[group]], action
+            assert (await s.server(id))["security_groups"] == [{"name": "strict"}]
+
+    stage.play(story)
+
+
+def test_ossa_2017_005_a_rebuild_takes_no_image_that_a_create_would_not(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, other = await s.boot(), await s.other()
+        theirs = await make_image(other, visibility="private")
+        waits = await s.member.post(
+            "/image/v2/images", {"name": "w", "disk_format": "raw", "container_format": "bare"}
+        )
+        images = {
+            "of another": theirs,
+            "without bytes": waits.json["id"],
+            "too large": await make_image(s.admin, min_disk=100),
+            "too hungry": await make_image(s.admin, min_ram=100_000),
+        }
+        for what, image in images.items():
+            created = await s.create(imageRef=image)
+            rebuilt = await s.act(id, {"rebuild": {"imageRef": image}})
+            rescued = await s.act(id, {"rescue": {"rescue_image_ref": image}})
+            assert [r.status for r in (created, rebuilt, rescued)] == [400] * 3, what
+        assert (await s.server(id))["status"] == "ACTIVE"
+
+    stage.play(story)
+
+
+def test_ossa_2017_006_a_rebuild_holds_no_more_than_before(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        held, used = await s.held(id), await s.used()
+        for _ in range(2):
+            assert (await s.act(id, {"rebuild": {"imageRef": s.image}})).status == 202
+        assert await s.held(id) == held and await s.used() == used
+        await s.delete(id)
+        assert not await s.held(id)
 
     stage.play(story)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pileus.services.compute.driver import RUNNING, SHUTDOWN, GuestSpec
+from pileus.services.compute.drivers.fake import FakeComputeDriver
 from pileus.services.compute.settings import Settings
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
 
@@ -113,6 +114,38 @@ def test_a_host_that_comes_back_keeps_its_guests_and_drops_strangers(stage: Stag
         assert (await s.server(lost))["status"] == "SHUTOFF", "its guest is gone"
         for id in (kept, lost):
             assert (await s.delete(id)).status == 204
+
+    stage.play(story)
+
+
+def test_a_host_that_comes_back_takes_back_what_was_given_up_while_it_was_away(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        plain = [await s.boot() for _ in range(2)]
+        rescued, resized = await s.boot(), await s.boot()
+        await s.act(rescued, {"rescue": {}})
+        await s.act(resized, {"resize": {"flavorRef": "84"}})
+        for id, driver in zip(plain, [await _driver_of(s, id) for id in plain], strict=True):
+            spec = driver._guests[id].spec
+            assert spec.image is not None
+            if id == plain[0]:
+                await driver.rescue(id, spec.image)
+            else:
+                await driver.resize(msgspec.structs.replace(spec, ram_mib=192), 0, True)
+        for agent in s.agents().values():
+            await agent.start()
+        changed = {id for driver in s.drivers() for id in await driver.changed()}
+        assert changed == {rescued, resized}, "their servers stand for that"
+        sizes = {g.id: g.ram_mib for driver in s.drivers() for g in await driver.guests()}
+        assert [sizes[id] for id in (*plain, rescued, resized)] == [128, 128, 128, 192]
+        for id in plain:
+            assert (await s.server(id))["status"] == "ACTIVE"
+
+    async def _driver_of(s: Scene, id: str) -> FakeComputeDriver:
+        driver = s.agents()[await _host_of(s, id)].driver
+        assert isinstance(driver, FakeComputeDriver)
+        return driver
 
     stage.play(story)
 

@@ -173,6 +173,18 @@ def test_an_administrators_snapshot_is_shared_with_the_servers_project(stage: St
     stage.play(story)
 
 
+def test_an_image_is_not_given_what_images_say_of_themselves(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        for name in ("status", "os_glance_import_task"):
+            action = {"createImage": {"name": "snap", "metadata": {name: "active"}}}
+            assert (await snapshot(s, id, action)).status == 403
+        assert await images(s) == []
+        assert (await s.server(id))["OS-EXT-STS:task_state"] is None
+
+    stage.play(story)
+
+
 def test_a_rotation_that_is_no_number_is_refused(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         id = await s.boot()

@@ -71,9 +71,14 @@ def test_a_suspended_server_is_started_anew_by_a_hard_reboot(stage: Stage) -> No
 
 def test_a_guest_found_running_or_gone_tells_what_its_suspended_server_is(stage: Stage) -> None:
     async def story(s: Scene) -> None:
-        for state, status in ((RUNNING, "ACTIVE"), (SHUTDOWN, "SHUTOFF")):
+        changes = (
+            ("suspend", RUNNING, "ACTIVE"),
+            ("suspend", SHUTDOWN, "SHUTOFF"),
+            ("unpause", SUSPENDED, "SUSPENDED"),  # refused: it runs, until its host lays it aside
+        )
+        for verb, state, status in changes:
             id = await s.boot()
-            await s.act(id, "suspend")
+            await s.act(id, verb)
             for driver in s.drivers():
                 if id in {g.id for g in await driver.guests()}:
                     driver.happen(id, state)

@@ -167,6 +167,101 @@ def test_a_password_goes_to_the_guests_agent_and_what_it_says_comes_back(bench: 
     asyncio.run(story())
 
 
+def test_a_snapshot_that_a_dead_process_left_half_or_nobody_wants_is_ended(
+    bench: Bench, tmp_path: Path, netns: str
+) -> None:
+    async def story() -> None:
+        driver = QemuComputeDriver(tmp_path / "state", netns=netns)
+        await driver.start_up()
+        spec = bench.spec()
+        await driver.spawn(spec)
+        folder = tmp_path / "state/guests" / spec.id
+        dead, unwanted = bench.world.new_id(), bench.world.new_id()
+        part = folder / f"snapshot-{dead}.qcow2.part"
+        await process.run(["qemu-img", "create", "-q", "-f", "qcow2", str(part), "1G"])
+        os.chown(part, qemu.UNPRIVILEGED, qemu.UNPRIVILEGED)
+        emulator = driver._residents[spec.id].emulator
+        assert emulator is not None
+        file = {"driver": "file", "filename": part.name}
+        target = {"driver": "qcow2", "node-name": "snapshot", "file": file}
+        job = {"job-id": "snapshot", "device": "disk0", "target": "snapshot", "sync": "full"}
+        await emulator.execute("blockdev-add", **target)
+        await emulator.execute("blockdev-backup", **job, speed=65536)
+        await driver.close()
+        again = QemuComputeDriver(tmp_path / "state", netns=netns)
+        await again.start_up()
+        for _ in range(2):
+            assert await again.snapshot(spec.id, dead) == "qcow2"
+        await again.drop_snapshot(spec.id, dead)
+        taking = asyncio.create_task(again.snapshot(spec.id, unwanted))
+        for _ in range(10):
+            await asyncio.sleep(0)  # it has begun, and qemu-img takes longer than this
+        await again.drop_snapshot(spec.id, unwanted)
+        with pytest.raises(Conflict, match="given up"):
+            await taking
+        assert list(folder.glob("snapshot-*")) == []
+        assert await again.snapshot(spec.id, unwanted) == "qcow2", "nothing is in its way"
+        await again.destroy(spec.id)
+        await again.close()
+
+    asyncio.run(story())
+
+
+def test_ossa_2014_001_a_snapshot_is_for_nobodys_eyes(bench: Bench, tmp_path: Path) -> None:
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec()
+        await driver.spawn(spec)
+        name = bench.world.new_id()
+        await driver.snapshot(spec.id, name)
+        folder = tmp_path / "state/guests" / spec.id
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+        assert modes[f"snapshot-{name}.qcow2"] == 0o600
+        assert folder.stat().st_mode & 0o066 == 0, "others may neither list it nor write there"
+        assert [n for n, mode in modes.items() if mode & 0o022] == []
+        await driver.destroy(spec.id)
+        await driver.close()
+
+    asyncio.run(story())
+
+
+def test_ossa_2014_009_2016_001_2016_007_and_2026_002_a_disk_that_names_a_file_of_the_host_gets_none(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """As a QEMU that was broken into would write it: the head of its disk names a file behind it."""
+
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        spec = bench.spec()
+        await driver.spawn(spec)
+        await driver.stop(spec.id, 0)
+        secret = tmp_path / "secret"
+        secret.write_bytes(b"hunter2" * 1000)
+        secret.chmod(0o600)
+        folder = tmp_path / "state/guests" / spec.id
+        forge = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret)]
+        await process.run([*forge, "disk.qcow2"], cwd=folder)
+        name = bench.world.new_id()
+        with pytest.raises(Conflict, match="could not be copied"):
+            await driver.snapshot(spec.id, name)
+        larger = msgspec.structs.replace(spec, root_gib=spec.root_gib + 1)
+        with pytest.raises(Conflict, match="could not be grown"):
+            await driver.resize(larger, 0, True)
+        await driver.revert_resize(spec.id, False)
+        assert list(folder.glob("snapshot-*")) == []
+        assert (await driver.rescue(spec.id, bench.image)).power_state == RUNNING
+        assert (await driver.unrescue(spec.id, True)).power_state == RUNNING
+        await has_login_prompt(
+            bench, driver, spec.id
+        )  # what stands behind its disk is told, not read
+        await driver.destroy(spec.id)
+        await driver.close()
+
+    asyncio.run(story())
+
+
 def test_a_killed_qemu_is_reported_as_crashed(bench: Bench, tmp_path: Path) -> None:
     async def story() -> list[int]:
         driver = bench.make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pileus.kernel.faults import Invalid
@@ -159,5 +160,59 @@ def test_a_rescue_that_fails_gives_the_guest_its_own_disk_back(stage: Stage) -> 
         assert "rescued by" not in await console(s, id)
         actions = (await s.get(f"/servers/{id}/os-instance-actions")).json["instanceActions"]
         assert (actions[0]["action"], actions[0]["message"]) == ("rescue", "Error")
+
+    stage.play(story)
+
+
+async def switch(s: Scene, id: str, state: int) -> None:
+    """The guest's power changes by itself, and control has heard of it."""
+    for driver in s.drivers():
+        if id in {g.id for g in await driver.guests()}:
+            driver.happen(id, state)
+    for _ in range(100):
+        if (await s.server(id))["OS-EXT-STS:power_state"] == state:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(await s.server(id))
+
+
+def test_a_rescued_guest_that_goes_off_is_still_unrescued(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, {"rescue": {}})
+        await switch(s, id, SHUTDOWN)
+        assert (await s.server(id))["status"] == "RESCUE"
+        assert (await s.act(id, "unrescue")).status == 202
+        assert (await s.server(id))["status"] == "ACTIVE"
+        assert "rescued by" not in await console(s, id)
+
+    stage.play(story)
+
+
+def test_a_rescued_server_whose_state_was_reset_has_its_own_disk_after_a_hard_reboot(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, {"rescue": {}})
+        await s.act(id, {"os-resetState": {"state": "active"}}, s.admin)
+        assert (await s.act(id, {"reboot": {"type": "HARD"}})).status == 202
+        assert "rescued by" not in await console(s, id)
+
+    stage.play(story)
+
+
+def test_a_server_in_error_that_ran_runs_on_when_its_rescue_fails(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, {"os-resetState": {"state": "error"}}, s.admin)
+        for driver in s.drivers():
+            driver.trouble.failures["rescue"] = [Invalid("The image is upside down.")]
+        await s.act(id, {"rescue": {}})
+        for driver in s.drivers():
+            driver.trouble.failures.clear()
+        assert (await s.server(id))["status"] == "ERROR"
+        (power,) = [g.power_state for d in s.drivers() for g in await d.guests() if g.id == id]
+        assert power == RUNNING
 
     stage.play(story)

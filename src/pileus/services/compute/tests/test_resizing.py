@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from pileus.kernel.faults import Conflict
-from pileus.services.compute.tests.scene import Scene, Stage
+from pileus.services.compute import migrations
+from pileus.services.compute.driver import SHUTDOWN
+from pileus.services.compute.server import SERVERS
+from pileus.services.compute.tests.scene import Scene, Stage, make_image
+from pileus.services.placement.contract import PLACEMENT
 
 SMALL, LARGE = "42", "84"  # 128 and 192 MiB
 RESIZE = {"resize": {"flavorRef": LARGE}}
@@ -164,5 +169,101 @@ def test_migrations_are_seen_by_managers_of_the_project_and_by_administrators(
             "migrations": []
         }
         assert (await s.get(f"/servers/{id}/migrations/1", "2.23", s.admin)).status == 404
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize(
+    ("verb", "other", "trouble", "ends"),
+    [
+        ("confirmResize", "revertResize", "confirm_resize", LARGE),
+        ("revertResize", "confirmResize", "revert_resize", SMALL),
+    ],
+)
+def test_what_ends_a_resize_may_fail_and_be_done_again_but_not_be_turned_round(
+    stage: Stage, verb: str, other: str, trouble: str, ends: str
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, RESIZE)
+        for driver in s.drivers():
+            driver.trouble.failures[trouble] = [Conflict("The disk is on fire.")]
+        assert (await s.act(id, verb)).status in (202, 204)
+        for driver in s.drivers():
+            driver.trouble.failures.clear()
+        assert (await s.server(id))["status"] == "VERIFY_RESIZE"
+        refused = await s.act(id, other)
+        message = refused.json["conflictingRequest"]["message"]
+        assert (
+            refused.status == 409 and f"'{other}'" in message and f"'{verb}' has begun" in message
+        )
+        assert (await s.act(id, verb)).status in (202, 204)
+        shown = await s.server(id)
+        assert (shown["status"], shown["flavor"]["id"]) == ("ACTIVE", ends)
+        assert await memory_held(s, id) == (192 if ends == LARGE else 128)
+        assert not await s.held((await migration(s, id))["uuid"])
+
+    stage.play(story)
+
+
+def test_a_server_whose_image_is_gone_is_resized_all_the_same(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        image = await make_image(s.admin)
+        id = await s.boot(imageRef=image)
+        assert (await s.admin.delete(f"/image/v2/images/{image}")).status == 204
+        await s.act(id, RESIZE)
+        assert (await s.server(id))["status"] == "VERIFY_RESIZE"
+        await s.act(id, "revertResize")
+        assert (await s.server(id))["status"] == "ACTIVE"
+
+    stage.play(story)
+
+
+def test_a_resized_guest_that_goes_off_is_off_when_it_is_confirmed(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, RESIZE)
+        for driver in s.drivers():
+            if id in {g.id for g in await driver.guests()}:
+                driver.happen(id, SHUTDOWN)
+        for _ in range(100):
+            if (await s.server(id))["OS-EXT-STS:power_state"] == SHUTDOWN:
+                break
+            await asyncio.sleep(0.02)
+        assert (await s.server(id))["status"] == "VERIFY_RESIZE"
+        await s.act(id, "confirmResize")
+        assert (await s.server(id))["status"] == "SHUTOFF"
+
+    stage.play(story)
+
+
+def test_a_resize_that_waits_is_not_forgotten_when_the_state_is_reset(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        await s.act(id, RESIZE)
+        aside = (await migration(s, id))["uuid"]
+        assert (await s.act(id, {"os-resetState": {"state": "error"}}, s.admin)).status == 202
+        for action in ({"reboot": {"type": "HARD"}}, {"rebuild": {"imageRef": s.image}}, "os-stop"):
+            refused = await s.act(id, action)
+            assert refused.status == 409, action
+            assert "its resize waits" in refused.json["conflictingRequest"]["message"]
+        assert (await s.act(id, {"os-resetState": {"state": "active"}}, s.admin)).status == 202
+        assert (await s.server(id))["status"] == "VERIFY_RESIZE"
+        assert (await s.act(id, "revertResize")).status == 202
+        assert (await s.server(id))["status"] == "ACTIVE" and not await s.held(aside)
+
+    stage.play(story)
+
+
+def test_what_a_broken_clean_up_left_aside_goes_with_the_server(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        aside = s.cloud.runtime.world.new_id()
+        await s.cloud.runtime.contracts.get(PLACEMENT).set_aside(id, aside)
+        async with s.cloud.runtime.store.tx() as tx:
+            await migrations.begun(tx, aside, await SERVERS.get(tx, id), LARGE, "u")
+        assert await s.held(aside)
+        await s.delete(id)
+        assert not await s.held(aside)
 
     stage.play(story)

@@ -355,6 +355,26 @@ def test_reset_state_is_for_administrators_and_ends_an_error(stage: Stage) -> No
     stage.play(story)
 
 
+def test_a_state_is_reset_while_a_task_is_under_way_which_ends_in_its_own(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        for driver in s.drivers():
+            driver.trouble.latency_s = 0.2
+        stopping = await s.member.post(f"{SERVERS}/{id}/action", {"os-stop": None})
+        assert stopping.status == 202
+        reset = {"os-resetState": {"state": "error"}}
+        assert (await s.admin.post(f"{SERVERS}/{id}/action", reset)).status == 202
+        shown = await s.server(id)
+        assert (shown["status"], shown["OS-EXT-STS:task_state"]) == ("ERROR", "powering-off")
+        await s.cloud.settle()
+        for driver in s.drivers():
+            driver.trouble.latency_s = 0.0
+        shown = await s.server(id)
+        assert (shown["status"], shown["OS-EXT-STS:task_state"]) == ("SHUTOFF", None)
+
+    stage.play(story)
+
+
 def test_actions_outlive_the_server(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         id = await s.boot()
