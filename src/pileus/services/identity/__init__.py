@@ -14,7 +14,6 @@ from .bootstrap import bootstrap
 from .certificates import Certificates
 from .contract import IDENTITY
 from .credentials import Credentials
-from .directory import Directory
 from .directory_domains import DIRECTORIES
 from .discovery import Discovery
 from .domain_configurations import RECONCILER, DomainConfigurations
@@ -35,6 +34,7 @@ from .grants import Grants
 from .groups import Groups, UserGroups
 from .implied_roles import ImpliedRoles
 from .keys import KEYRING, Keyring
+from .known_projects import KnownProjects
 from .ldap_directories import LdapDirectories, keep_directories
 from .limits import Limits
 from .oauth1.access_tokens import AccessTokens
@@ -138,7 +138,7 @@ SERVICE = Service(
         Provided(VOUCHING, VouchingKept),
         Provided(OPENID, OpenId),
         Provided(AUTHENTICATION, Authentication),
-        Provided(IDENTITY, Directory),
+        Provided(IDENTITY, KnownProjects),
     ),
     reconcilers=(
         Standing("identity.sweep", 3600, sweep),

@@ -14,13 +14,9 @@ from .access_rule import ACCESS_RULES, AccessRule, view
 from .application_credentials import APPLICATION_CREDENTIALS
 from .claims import forbid_delegated
 from .users import USERS
-from .wire import AUTHENTICATED, Noun, changed, drop_all, linked, listed, listing, page
+from .wire import AUTHENTICATED, Noun, changed, dropping, linked, listed, listing, page
 
 _PATH = "/users/{user_id}/access_rules"
-
-
-async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, ACCESS_RULES, user_id=id)
 
 
 async def _is_used(tx: Tx, rule: AccessRule) -> bool:
@@ -31,7 +27,7 @@ async def _is_used(tx: Tx, rule: AccessRule) -> bool:
 class AccessRules(Noun[AccessRule]):
     table = ACCESS_RULES
     id_param = "access_rule_id"
-    follows = {"user": _with_user}
+    follows = {"user": dropping(ACCESS_RULES, "user_id")}
     rules = {
         "identity:get_access_rule": (
             "(role:reader and system_scope:all) or user_id:%(target.user.id)s"

@@ -10,21 +10,21 @@ import msgspec
 from msgspec import Meta
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, Invalid, NotFound
+from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Record, Tx, Unique
+from pileus.kernel.store import Record, Unique
 
 from . import access_rule
 from .access_rule import AccessRule, AskedRule, kept
 from .claims import forbid_delegated, future, opened
 from .discreet import Discreet
 from .passwords import LONGEST, PASSWORDS
-from .roles import ROLES, Role, RoleBook
+from .roles import Role, RoleBook, RoleRef, role_id, roles_of
 from .roles import view as role_view
 from .users import USERS
-from .wire import Name, Noun, NounTable, changed, drop_all, linked, listed, listing, page
+from .wire import Name, Noun, NounTable, changed, dropping, linked, listed, listing, page
 
 
 class ApplicationCredential(Discreet, Record, kw_only=True, frozen=True):
@@ -58,11 +58,6 @@ APPLICATION_CREDENTIALS = NounTable(
 )
 
 
-class RoleRef(msgspec.Struct):
-    id: str = ""
-    name: str = ""
-
-
 class CreateApplicationCredential(Discreet, Body, kw_only=True):
     root: ClassVar[str] = "application_credential"
     name: Name
@@ -80,18 +75,17 @@ class CreateApplicationCredential(Discreet, Body, kw_only=True):
 _OWNER = "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner"
 
 
-async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, APPLICATION_CREDENTIALS, user_id=id)
-
-
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, APPLICATION_CREDENTIALS, project_id=id)
+_with_project = dropping(APPLICATION_CREDENTIALS, "project_id")
 
 
 class ApplicationCredentials(Noun[ApplicationCredential]):
     table = APPLICATION_CREDENTIALS
     id_param = "application_credential_id"
-    follows = {"user": _with_user, "project": _with_project, "domain": _with_project}
+    follows = {
+        "user": dropping(APPLICATION_CREDENTIALS, "user_id"),
+        "project": _with_project,
+        "domain": _with_project,
+    }
     rules = {
         "identity:get_application_credential": _OWNER,
         "identity:list_application_credentials": _OWNER,
@@ -185,7 +179,7 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
             await changed(tx, "application_credential", credential.id, "deleted")
 
     async def _view(self, ctx: Context, c: ApplicationCredential) -> dict[str, Any]:
-        roles = [r for id in c.role_ids if (r := await ROLES.find(ctx.runtime.store, id))]
+        roles = await roles_of(ctx.runtime.store, c.role_ids)
         shown = {
             "id": c.id,
             "name": c.name,
@@ -250,7 +244,7 @@ async def _chosen(ctx: Context, asked: list[RoleRef]) -> list[Role]:
     if not asked:
         held = [r for r in book.roles.values() if not r.domain_id and r.name.lower() in mine]
         return sorted(held, key=lambda r: (r.name, r.id))
-    ids = [await role_id(ctx, ref) for ref in asked]
+    ids = [await role_id(store, ref) for ref in asked]
     roles = book.closure(ids)
     if any(book.roles[i].domain_id for i in ids) or any(r.name.lower() not in mine for r in roles):
         raise Invalid(
@@ -258,16 +252,3 @@ async def _chosen(ctx: Context, asked: list[RoleRef]) -> list[Role]:
             "unassigned role"
         )
     return roles
-
-
-async def role_id(ctx: Context, ref: RoleRef) -> str:
-    """The id of a role named by id or name. Raises NotFound, Invalid."""
-    store = ctx.runtime.store
-    if ref.id:
-        return (await ROLES.get(store, ref.id)).id
-    if not ref.name:
-        raise Invalid("Invalid input for field 'roles': each must have an id or a name.")
-    found = await ROLES.one(store, name_key=ref.name.lower(), domain_id="")
-    if found is None:
-        raise NotFound(f"Could not find role: {ref.name}.")
-    return found.id

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context
 
 from . import auth_token
+from .auth_request import expected
 from .auth_token import TokenPart
 from .discreet import Discreet
 from .federation.openid_login import OPENID
@@ -34,11 +34,7 @@ async def prove(desk: Authentication, ctx: Context, part: MappedPart) -> Proof:
             raise refused("the token is none of a provider's user")
         return proof
     if not part.identity_provider or not part.protocol:
-        missing = "protocol" if part.identity_provider else "identity_provider"
-        raise Invalid(
-            f"Expecting to find {missing} in mapped. The server could not comply with the request "
-            "since it is either malformed or otherwise incorrect."
-        )
+        raise expected("protocol" if part.identity_provider else "identity_provider", "mapped")
     return await ctx.peer(OPENID).by_bearer(ctx, part.identity_provider, part.protocol)
 
 

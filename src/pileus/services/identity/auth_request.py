@@ -78,11 +78,16 @@ def methods_of(identity: Mapping[str, Any]) -> list[str]:
 def part_of(identity: Mapping[str, Any], method: str, kind: type[P]) -> P:
     """What a method is given. Raises Invalid."""
     if method not in identity:
-        raise Invalid(
-            f"Expecting to find {method} in identity. The server could not comply with the "
-            "request since it is either malformed or otherwise incorrect."
-        )
+        raise expected(method, "identity")
     return _convert(identity[method], kind, f"identity/{method}")
+
+
+def expected(name: str, where: str) -> Invalid:
+    """What is said of what is missing."""
+    return Invalid(
+        f"Expecting to find {name} in {where}. The server could not comply with the request since "
+        "it is either malformed or otherwise incorrect."
+    )
 
 
 def _convert(document: Any, kind: type[P], where: str) -> P:

@@ -11,9 +11,7 @@ from . import domains, projects
 from .assignments import held_on, projects_of
 from .claims import Claims, opened
 from .tree import PROJECTS, Project
-from .wire import Noun, listed
-
-_OLDEST = (("created_at", False), ("id", False))
+from .wire import OLDEST, Noun, listed
 
 
 class AuthScopes(Noun[Project]):
@@ -54,7 +52,7 @@ class AuthScopes(Noun[Project]):
             ids = [caller.project_id]
         else:
             ids = await projects_of(store, caller.user_id, _also(claims))
-        asked = Page({"id": ids, "is_domain": is_domain, "enabled": 1}, _OLDEST, limit=100_000)
+        asked = Page({"id": ids, "is_domain": is_domain, "enabled": 1}, OLDEST, limit=100_000)
         return await PROJECTS.list(store, asked)
 
 

@@ -20,7 +20,7 @@ from .catalog import ENDPOINTS, REGIONS, SERVICES, CatalogService, Endpoint, Reg
 from .keys import make_first
 from .passwords import PASSWORDS
 from .roles import IMPLICATIONS, ROLES, Implication, Role
-from .tree import PROJECTS, Project, named
+from .tree import PROJECTS, Project
 from .users import USERS, User
 from .wire import DEFAULT_DOMAIN, drop_all
 
@@ -148,7 +148,3 @@ def _endpoint(service_id: str, kind: str, interface: str, url: str) -> Endpoint:
         url=url,
         region_id=REGION,
     )
-
-
-async def admin_project(runtime: Runtime) -> Project | None:
-    return await named(runtime.store, "admin", DEFAULT_DOMAIN)

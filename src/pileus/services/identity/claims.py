@@ -190,6 +190,11 @@ async def forbid_delegated(
     )
 
 
+def is_past(world: World, expires_at: str) -> bool:
+    """ "" never is."""
+    return bool(expires_at) and seconds_of(expires_at) <= world.clock.time()
+
+
 def future(ctx: Context, text: str | None) -> str:
     """A time to come, as it is stored; "" for none. Raises Invalid."""
     if not text:

@@ -16,7 +16,7 @@ from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Record, Tx
+from pileus.kernel.store import Record
 
 from .assignments import held_on
 from .claims import forbid_delegated
@@ -30,13 +30,14 @@ from .wire import (
     NounBody,
     NounTable,
     changed,
-    drop_all,
+    changes_of,
+    dropping,
     extras,
     linked,
     listed,
     listing,
     page,
-    same_id,
+    tidied,
 )
 
 EC2 = "ec2"
@@ -118,18 +119,17 @@ def ec2_blob(blob: str) -> dict[str, Any]:
     return found
 
 
-async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, CREDENTIALS, user_id=id)
-
-
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, CREDENTIALS, project_id=id)
+_with_project = dropping(CREDENTIALS, "project_id")
 
 
 class Credentials(Noun[Credential]):
     table = CREDENTIALS
     id_param = "credential_id"
-    follows = {"user": _with_user, "project": _with_project, "domain": _with_project}
+    follows = {
+        "user": dropping(CREDENTIALS, "user_id"),
+        "project": _with_project,
+        "domain": _with_project,
+    }
     rules = {
         "identity:get_credential": _READ,
         "identity:list_credentials": _READ,
@@ -198,14 +198,11 @@ class Credentials(Noun[Credential]):
         self, ctx: Context, credential: Credential, body: UpdateCredential
     ) -> dict[str, Any]:
         await forbid_delegated(ctx, "change credentials")
-        same_id(ctx, "credential", credential.id)
-        changes = body.given()
+        changes = tidied(changes_of(ctx, credential, body), "project_id")
         owner = changes.get("user_id", credential.user_id)
         ctx.require("identity:update_credential", {"target.credential.user_id": owner})
         if owner != credential.user_id:
             await USERS.get(ctx.runtime.store, owner)
-        if "project_id" in changes:
-            changes["project_id"] = changes["project_id"] or ""
         if owner != credential.user_id or "project_id" in changes:
             project_id = changes.get("project_id", credential.project_id)
             await _check_project(ctx, owner, project_id)
@@ -215,7 +212,6 @@ class Credentials(Noun[Credential]):
             changes["sealed"] = await self._seal(ctx, blob)
         elif changes.get("type", "").lower() == EC2:
             ec2_blob(await opened_blob(ctx.runtime, credential))
-        changes["extra"] = {**credential.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             credential = await CREDENTIALS.change(tx, credential, **changes)
             await changed(tx, "credential", credential.id, "updated")

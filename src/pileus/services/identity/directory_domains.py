@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +37,11 @@ class Directories(Protocol):
 
 
 DIRECTORIES = Contract("identity.directories", Directories)  # type: ignore[type-abstract]
+
+
+def public_id(domain_id: str, kind: str, local_id: str) -> str:
+    """The id here of a `user` or `group` kept elsewhere: upstream's, so that assignments made there fit here."""
+    return hashlib.sha256(f"{domain_id}{kind}{local_id}".encode()).hexdigest()
 
 
 async def limited(ctx: Context, asked: Page, domain_id: str) -> Page:

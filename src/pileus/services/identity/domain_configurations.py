@@ -13,14 +13,14 @@ import msgspec
 from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Record, Table, Tx
+from pileus.kernel.store import Record, Table
 
 from . import settings
 from .domains import get_domain
 from .keys import CREDENTIAL, KEYRING
 from .ldap_options import LdapOptions
 from .tree import Project
-from .wire import Noun, NounBody, drop_all
+from .wire import ADMIN_OR_SYSTEM_READER, Noun, NounBody, drop_all, dropping
 
 Options = dict[str, dict[str, Any]]  # group -> option -> value
 RECONCILER = "identity.directories"
@@ -60,22 +60,16 @@ async def secrets_of(runtime: Runtime, known: DomainConfiguration | None) -> Opt
     return msgspec.json.decode(content, type=Options) if content is not None else {}
 
 
-async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
-    await drop_all(tx, DOMAIN_CONFIGURATIONS, id=domain_id)
-
-
 class DomainConfigurations(Noun[Project]):
     id_param = "domain_id"
-    follows = {"domain": _with_domain}
+    follows = {"domain": dropping(DOMAIN_CONFIGURATIONS, "id")}
     rules = {
         "identity:create_domain_config": "rule:admin_required",
-        "identity:get_domain_config": ("rule:admin_required or (role:reader and system_scope:all)"),
+        "identity:get_domain_config": ADMIN_OR_SYSTEM_READER,
         "identity:get_security_compliance_domain_config": "",
         "identity:update_domain_config": "rule:admin_required",
         "identity:delete_domain_config": "rule:admin_required",
-        "identity:get_domain_config_default": (
-            "rule:admin_required or (role:reader and system_scope:all)"
-        ),
+        "identity:get_domain_config_default": ADMIN_OR_SYSTEM_READER,
     }
     scopes = {
         "identity:create_domain_config": ("system", "project"),

@@ -14,7 +14,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Reader
 
 from .revocations import revoke
-from .tree import PROJECTS, Project, checked_tags
+from .tree import PROJECTS, Project, checked_tags, place_changes
 from .wire import (
     NAME,
     Noun,
@@ -24,14 +24,11 @@ from .wire import (
     changed,
     extras,
     linked,
-    listed,
     listing,
     own_domain,
-    page,
     refuse_immutable,
     removed,
     resource_options,
-    same_id,
 )
 
 
@@ -78,6 +75,7 @@ async def get_domain(db: Reader, id: str) -> Project:
 class Domains(Noun[Project]):
     table = PROJECTS
     id_param = "domain_id"
+    listed_as = "target.domain.id"
     rules = {
         "identity:get_domain": (
             "rule:admin_required or (role:reader and system_scope:all) or "
@@ -105,17 +103,10 @@ class Domains(Noun[Project]):
     def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
         return {"target.domain.id": record.id}
 
-    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
-        if not params and ctx.caller.domain_id:
-            return {"target.domain.id": ctx.caller.domain_id}
-        return dict(params)
-
     @operation("GET", "/domains", "identity:list_domains")
     async def index(self, ctx: Context) -> dict[str, Any]:
         own = {"id": ctx.caller.domain_id} if own_domain(ctx) else {}
-        asked = page(self.listing, ctx.query, is_domain=1, **own)
-        found = await PROJECTS.list(ctx.runtime.store, asked)
-        return listed(ctx, "domains", [view(ctx, d) for d in found], asked)
+        return await self.index_of(ctx, "domains", view, is_domain=1, **own)
 
     @operation("POST", "/domains", "identity:create_domain", status=201)
     async def create(self, ctx: Context, body: CreateDomain) -> dict[str, Any]:
@@ -140,18 +131,8 @@ class Domains(Noun[Project]):
 
     @operation("PATCH", "/domains/{domain_id}", "identity:update_domain")
     async def update(self, ctx: Context, domain: Project, body: UpdateDomain) -> dict[str, Any]:
-        same_id(ctx, "domain", domain.id)
-        changes = body.given()
         refuse_immutable("domain", domain.id, domain.options, ctx.document["domain"])
-        if "name" in changes:
-            changes["name"] = changes["name"].strip()
-        if "description" in changes:
-            changes["description"] = changes["description"] or ""
-        if "tags" in changes:
-            checked_tags(changes["tags"])
-        if "options" in changes:
-            changes["options"] = resource_options(domain.options, changes["options"])
-        changes["extra"] = {**domain.extra, **extras(ctx, body)}
+        changes = place_changes(ctx, domain, body)
         async with ctx.runtime.store.tx() as tx:
             new = await PROJECTS.change(tx, domain, **changes)
             await changed(tx, "domain", new.id, "updated")

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pileus.kernel.faults import NotFound
 from pileus.kernel.store import Column, Page, Reader, Record
 
-from .wire import NounTable
+from .wire import OLDEST, NounTable
 
 FILTERS = ("interface", "service_id", "region_id")
 
@@ -38,16 +37,11 @@ class ProjectEndpointGroup(Record, kw_only=True, frozen=True):
     endpoint_group_id: str
 
 
-class _Groups(NounTable[EndpointGroup]):
-    def missing(self, id: str) -> NotFound:
-        return NotFound(f"Could not find Endpoint Group: {id}.")
-
-
-ENDPOINT_GROUPS = _Groups(
+ENDPOINT_GROUPS = NounTable(
     "identity_endpoint_groups",
     EndpointGroup,
     columns=(Column("name_key", lambda g: g.name.lower()),),
-    noun="endpoint_group",
+    noun="Endpoint Group",
 )
 PROJECT_ENDPOINTS = NounTable(
     "identity_project_endpoints",
@@ -84,8 +78,7 @@ async def groups_of(db: Reader, project_id: str) -> list[EndpointGroup]:
     ids = [
         g.endpoint_group_id for g in await PROJECT_ENDPOINT_GROUPS.all(db, project_id=project_id)
     ]
-    oldest = (("created_at", False), ("id", False))
-    return await ENDPOINT_GROUPS.list(db, Page({"id": ids}, oldest)) if ids else []
+    return await ENDPOINT_GROUPS.list(db, Page({"id": ids}, OLDEST)) if ids else []
 
 
 async def selection(db: Reader, project_id: str) -> Selection:

@@ -13,7 +13,7 @@ from pileus.kernel import auth
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Page, Tx
+from pileus.kernel.store import Page
 
 from . import endpoints, projects
 from .catalog import ENDPOINTS, REVISION
@@ -28,19 +28,19 @@ from .endpoint_filters import (
 )
 from .tree import PROJECTS
 from .wire import (
+    ADMIN_OR_SYSTEM_READER,
     NAME,
+    OLDEST,
     Name,
     Noun,
     changed,
     drop_all,
+    dropping,
     linked,
     listed,
     listing,
-    page,
 )
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
-_OLDEST = (("created_at", False), ("id", False))
 _GROUP = "/OS-EP-FILTER/endpoint_groups/{endpoint_group_id}"
 _PAIR = _GROUP + "/projects/{project_id}"
 _INTERFACES = ("admin", "internal", "public")
@@ -84,9 +84,7 @@ def checked(filters: dict[str, Any]) -> dict[str, Any]:
     return filters
 
 
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    if await drop_all(tx, PROJECT_ENDPOINT_GROUPS, project_id=id):
-        await auth.revise(tx, REVISION)
+_with_project = dropping(PROJECT_ENDPOINT_GROUPS, "project_id", revising=REVISION)
 
 
 class EndpointGroups(Noun[EndpointGroup]):
@@ -95,14 +93,14 @@ class EndpointGroups(Noun[EndpointGroup]):
     follows = {"project": _with_project, "domain": _with_project}
     rules = {
         "identity:create_endpoint_group": "rule:admin_required",
-        "identity:list_endpoint_groups": _READ,
-        "identity:get_endpoint_group": _READ,
+        "identity:list_endpoint_groups": ADMIN_OR_SYSTEM_READER,
+        "identity:get_endpoint_group": ADMIN_OR_SYSTEM_READER,
         "identity:update_endpoint_group": "rule:admin_required",
         "identity:delete_endpoint_group": "rule:admin_required",
-        "identity:list_projects_associated_with_endpoint_group": _READ,
-        "identity:list_endpoints_associated_with_endpoint_group": _READ,
-        "identity:get_endpoint_group_in_project": _READ,
-        "identity:list_endpoint_groups_for_project": _READ,
+        "identity:list_projects_associated_with_endpoint_group": ADMIN_OR_SYSTEM_READER,
+        "identity:list_endpoints_associated_with_endpoint_group": ADMIN_OR_SYSTEM_READER,
+        "identity:get_endpoint_group_in_project": ADMIN_OR_SYSTEM_READER,
+        "identity:list_endpoint_groups_for_project": ADMIN_OR_SYSTEM_READER,
         "identity:add_endpoint_group_to_project": "rule:admin_required",
         "identity:remove_endpoint_group_from_project": "rule:admin_required",
     }
@@ -111,9 +109,7 @@ class EndpointGroups(Noun[EndpointGroup]):
 
     @operation("GET", "/OS-EP-FILTER/endpoint_groups", "identity:list_endpoint_groups")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await ENDPOINT_GROUPS.list(ctx.runtime.store, asked)
-        return listed(ctx, "endpoint_groups", [view(ctx, g) for g in found], asked)
+        return await self.index_of(ctx, "endpoint_groups", view)
 
     @operation(
         "POST", "/OS-EP-FILTER/endpoint_groups", "identity:create_endpoint_group", status=201
@@ -171,7 +167,7 @@ class EndpointGroups(Noun[EndpointGroup]):
         store = ctx.runtime.store
         pairs = await PROJECT_ENDPOINT_GROUPS.all(store, endpoint_group_id=group.id)
         ids = [p.project_id for p in pairs]
-        found = await PROJECTS.list(store, Page({"id": ids}, _OLDEST, limit=100_000))
+        found = await PROJECTS.list(store, Page({"id": ids}, OLDEST, limit=100_000))
         return listed(ctx, "projects", [projects.view(ctx, p) for p in found])
 
     @operation(

@@ -25,24 +25,22 @@ from .catalog import (
     rooted,
 )
 from .wire import (
+    ADMIN_OR_SYSTEM_READER,
     Id,
     Noun,
     NounBody,
     changed,
+    changes_of,
     extras,
     linked,
-    listed,
     listing,
-    page,
     removed,
-    same_id,
 )
 
 Interface = Literal["admin", "internal", "public"]
 RegionName = Annotated[str, Meta(max_length=255)]
 _URL = re.compile(r"[a-zA-Z0-9+.-]+:.+")
 _LONGEST = 225
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 
 
 class CreateEndpoint(NounBody, kw_only=True):
@@ -117,8 +115,8 @@ class Endpoints(Noun[Endpoint]):
     id_param = "endpoint_id"
     follows = {"service": _with_service}
     rules = {
-        "identity:get_endpoint": _READ,
-        "identity:list_endpoints": _READ,
+        "identity:get_endpoint": ADMIN_OR_SYSTEM_READER,
+        "identity:list_endpoints": ADMIN_OR_SYSTEM_READER,
         "identity:create_endpoint": "rule:admin_required",
         "identity:update_endpoint": "rule:admin_required",
         "identity:delete_endpoint": "rule:admin_required",
@@ -128,9 +126,7 @@ class Endpoints(Noun[Endpoint]):
 
     @operation("GET", "/endpoints", "identity:list_endpoints")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await ENDPOINTS.list(ctx.runtime.store, asked)
-        return listed(ctx, "endpoints", [view(ctx, e) for e in found], asked)
+        return await self.index_of(ctx, "endpoints", view)
 
     @operation("POST", "/endpoints", "identity:create_endpoint", status=201)
     async def create(self, ctx: Context, body: CreateEndpoint) -> dict[str, Any]:
@@ -157,8 +153,7 @@ class Endpoints(Noun[Endpoint]):
     async def update(
         self, ctx: Context, endpoint: Endpoint, body: UpdateEndpoint
     ) -> dict[str, Any]:
-        same_id(ctx, "endpoint", endpoint.id)
-        changes = body.given()
+        changes = changes_of(ctx, endpoint, body)
         region, region_id = changes.pop("region", UNSET), changes.pop("region_id", UNSET)
         if region is not UNSET or region_id is not UNSET:
             changes["region_id"] = region_id or region or ""
@@ -166,7 +161,6 @@ class Endpoints(Noun[Endpoint]):
             changes["url"] = checked_url(changes["url"])
         else:
             changes.pop("url", None)
-        changes["extra"] = {**endpoint.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             endpoint = await ENDPOINTS.change(tx, endpoint, **changes)
             await _check(tx, endpoint, makes_region=not region_id)

@@ -23,7 +23,7 @@ from .groups import GROUPS, MEMBERSHIPS, Group
 from .roles import ROLES, Role, view
 from .tree import PROJECTS, Project
 from .users import USERS, User
-from .wire import AUTHENTICATED, Noun, drop_all, listed
+from .wire import ADMIN_OR_SYSTEM_READER, AUTHENTICATED, OLDEST, Noun, drop_all, dropping, listed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,13 +53,12 @@ _CHECK = (
     f"({_within('reader')}) and {_ROLE})"
 )
 _LIST = f"(rule:admin_required) or ((role:reader and system_scope:all) or {_within('reader')})"
-_READ_SYSTEM = "rule:admin_required or (role:reader and system_scope:all)"
 _SYSTEM_RULES = {
     f"identity:{verb}_system_grant{s}_for_{actor}": rule
     for actor in ("user", "group")
     for verb, s, rule in (
-        ("list", "s", _READ_SYSTEM),
-        ("check", "", _READ_SYSTEM),
+        ("list", "s", ADMIN_OR_SYSTEM_READER),
+        ("check", "", ADMIN_OR_SYSTEM_READER),
         ("create", "", "rule:admin_required"),
         ("revoke", "", "rule:admin_required"),
     )
@@ -157,16 +156,7 @@ async def _named(ctx: Context) -> Named:
     return found
 
 
-async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, ASSIGNMENTS, actor=f"user:{id}")
-
-
-async def _with_group(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, ASSIGNMENTS, actor=f"group:{id}")
-
-
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, ASSIGNMENTS, target=f"project:{id}")
+_with_project = dropping(ASSIGNMENTS, "target", "project:")
 
 
 async def _with_domain(ctx: Context, tx: Tx, id: str) -> None:
@@ -174,18 +164,14 @@ async def _with_domain(ctx: Context, tx: Tx, id: str) -> None:
     await _with_project(ctx, tx, id)
 
 
-async def _with_role(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, ASSIGNMENTS, role_id=id)
-
-
 class Grants(Noun[Assignment]):
     table = ASSIGNMENTS
     follows = {
-        "user": _with_user,
-        "group": _with_group,
+        "user": dropping(ASSIGNMENTS, "actor", "user:"),
+        "group": dropping(ASSIGNMENTS, "actor", "group:"),
         "project": _with_project,
         "domain": _with_domain,
-        "role": _with_role,
+        "role": dropping(ASSIGNMENTS, "role_id"),
     }
     rules = {
         "identity:check_grant": _CHECK,
@@ -207,7 +193,7 @@ class Grants(Noun[Assignment]):
         named = await self._allowed(ctx, "list")
         row, store = named.row, ctx.runtime.store
         asked = {"actor": row.actor, "target": row.target, "inherited": int(named.inherited)}
-        rows = await ASSIGNMENTS.list(store, Page(asked, _OLDEST))
+        rows = await ASSIGNMENTS.list(store, Page(asked, OLDEST))
         roles = [r for a in rows if (r := await ROLES.find(store, a.role_id)) is not None]
         return listed(ctx, "roles", [view(ctx, r) for r in roles])
 
@@ -237,9 +223,6 @@ class Grants(Noun[Assignment]):
             await _end_credentials(tx, named)
             await auth.revise(tx, "auth")
             await _tell(tx, named, "deleted")
-
-
-_OLDEST = (("created_at", False), ("id", False))
 
 
 def _check_domain(named: Named) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, Invalid, NotFound
+from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
@@ -26,7 +26,9 @@ from .wire import (
     NounTable,
     ShortName,
     changed,
+    changes_of,
     drop_all,
+    dropping,
     extras,
     home_domain,
     linked,
@@ -35,7 +37,7 @@ from .wire import (
     own_domain,
     page,
     removed,
-    same_id,
+    tidied,
 )
 
 
@@ -127,10 +129,6 @@ async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
         await _remove(ctx, tx, group)
 
 
-async def _with_user(ctx: Context, tx: Tx, user_id: str) -> None:
-    await drop_all(tx, MEMBERSHIPS, user_id=user_id)
-
-
 async def _remove(ctx: Context, tx: Tx, group: Group) -> None:
     for member in await drop_all(tx, MEMBERSHIPS, group_id=group.id):
         await revoke(tx, "user", member.user_id)
@@ -141,8 +139,9 @@ async def _remove(ctx: Context, tx: Tx, group: Group) -> None:
 class Groups(Noun[Group]):
     table = GROUPS
     id_param = "group_id"
+    listed_as = "target.group.domain_id"
     discloses = frozenset({"identity:delete_group"})
-    follows = {"domain": _with_domain, "user": _with_user}
+    follows = {"domain": _with_domain, "user": dropping(MEMBERSHIPS, "user_id")}
     rules = {
         "identity:get_group": _READ,
         "identity:list_groups": _READ,
@@ -161,11 +160,6 @@ class Groups(Noun[Group]):
 
     def target(self, ctx: Context, record: Group) -> Mapping[str, object]:
         return {"target.group.domain_id": record.domain_id}
-
-    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
-        if not params and ctx.caller.domain_id:
-            return {"target.group.domain_id": ctx.caller.domain_id}
-        return dict(params)
 
     @operation("GET", "/groups", "identity:list_groups")
     async def index(self, ctx: Context) -> dict[str, Any]:
@@ -200,16 +194,8 @@ class Groups(Noun[Group]):
 
     @operation("PATCH", "/groups/{group_id}", "identity:update_group")
     async def update(self, ctx: Context, group: Group, body: UpdateGroup) -> dict[str, Any]:
-        same_id(ctx, "group", group.id)
         refuse_entry(group.entry)
-        changes = body.given()
-        if changes.pop("domain_id", group.domain_id) != group.domain_id:
-            raise Invalid("Cannot change Domain ID")
-        if "name" in changes:
-            changes["name"] = changes["name"].strip()
-        if "description" in changes:
-            changes["description"] = changes["description"] or ""
-        changes["extra"] = {**group.extra, **extras(ctx, body)}
+        changes = tidied(changes_of(ctx, group, body), "description")
         async with ctx.runtime.store.tx() as tx:
             group = await GROUPS.change(tx, group, **changes)
             await changed(tx, "group", group.id, "updated")

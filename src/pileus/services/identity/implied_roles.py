@@ -9,9 +9,8 @@ from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.store import Tx
 
 from .roles import IMPLICATIONS, ROLES, Implication, Role, reachable, revise
-from .wire import Noun
+from .wire import ADMIN_OR_SYSTEM_READER, Noun
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 _NAMES = (
     "get_implied_role",
     "list_implied_roles",
@@ -25,7 +24,7 @@ class ImpliedRoles(Noun[Role]):
     table = ROLES
     id_param = "prior_role_id"
     rules = {
-        **{f"identity:{name}": _READ for name in _NAMES},
+        **{f"identity:{name}": ADMIN_OR_SYSTEM_READER for name in _NAMES},
         "identity:create_implied_role": "rule:admin_required",
         "identity:delete_implied_role": "rule:admin_required",
     }

@@ -6,13 +6,13 @@ over, and an account is enabled only if the directory says so in a word that mea
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pileus.host.ldap import Entry, dn_key, dn_parts, escaped
 
+from .directory_domains import public_id
 from .groups import Group
 from .ldap_options import LdapOptions
 from .users import User
@@ -37,11 +37,6 @@ class SeenGroup:
     group: Group
     dn: str
     members: tuple[str, ...]
-
-
-def public_id(domain_id: str, kind: str, local_id: str) -> str:
-    """The id under which the cloud knows an entry: upstream's, so that assignments made there fit here."""
-    return hashlib.sha256(f"{domain_id}{kind}{local_id}".encode()).hexdigest()
 
 
 def user_attributes(o: LdapOptions) -> list[str]:

@@ -13,7 +13,7 @@ from pileus.kernel.store import Page, Store, Tx
 from .groups import GROUPS, MEMBERSHIPS, Group, Membership
 from .revocations import revoke
 from .users import USERS, User
-from .wire import NounTable, drop_all
+from .wire import OLDEST, NounTable, drop_all
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", User, Group)
@@ -160,7 +160,7 @@ async def _lose_group(tx: Tx, group: Group) -> None:
 
 async def _members(store: Store, **of: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    page = Page(of, (("created_at", False), ("id", False)), limit=_SLICE)
+    page = Page(of, OLDEST, limit=_SLICE)
     columns = ("id", "group_id", "user_id")
     while rows := await MEMBERSHIPS.page(store, page, select=columns):
         found += [(group_id, user_id) for _, group_id, user_id in rows]
@@ -187,7 +187,7 @@ async def _keep_members(
 
 async def _entries(store: Store, table: NounTable[R], domain_id: str) -> AsyncIterator[R]:
     """A domain's rows that stand in its directory."""
-    page = Page({"domain_id": domain_id}, (("created_at", False), ("id", False)), limit=_SLICE)
+    page = Page({"domain_id": domain_id}, OLDEST, limit=_SLICE)
     while rows := await table.list(store, page):
         for row in rows:
             if row.entry:

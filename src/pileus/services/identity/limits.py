@@ -29,7 +29,7 @@ from .unified_limits import (
     check_place,
     registered,
 )
-from .wire import Id, Name, Noun, changed, drop_all, linked, listed, listing, page
+from .wire import Id, Name, Noun, changed, dropping, linked, listing
 
 
 class CreateLimit(Body, kw_only=True, forbid_unknown_fields=True):
@@ -78,18 +78,10 @@ def _visible(ctx: Context) -> list[dict[str, Any]]:
     return [{"project_id": caller.project_id}] if caller.project_id else [{"id": ""}]
 
 
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, LIMITS, project_id=id)
-
-
-async def _with_domain(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, LIMITS, within=id)
-
-
 class Limits(Noun[Limit]):
     table = LIMITS
     id_param = "limit_id"
-    follows = {"project": _with_project, "domain": _with_domain}
+    follows = {"project": dropping(LIMITS, "project_id"), "domain": dropping(LIMITS, "within")}
     rules = {
         "identity:get_limit_model": "",
         "identity:get_limit": (
@@ -130,9 +122,7 @@ class Limits(Noun[Limit]):
 
     @operation("GET", "/limits", "identity:list_limits")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query, scopes=_visible(ctx))
-        found = await LIMITS.list(ctx.runtime.store, asked)
-        return listed(ctx, "limits", [view(ctx, one) for one in found], asked)
+        return await self.index_of(ctx, "limits", view, scopes=_visible(ctx))
 
     @operation("POST", "/limits", "identity:create_limits")
     async def create(self, ctx: Context, body: CreateLimits) -> Answer:

@@ -11,21 +11,19 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Record
 
 from .wire import (
+    ADMIN_OR_SYSTEM_READER,
     Noun,
     NounBody,
     NounTable,
     changed,
+    changes_of,
     extras,
     linked,
-    listed,
     listing,
-    page,
     removed,
-    same_id,
 )
 
 Type = Annotated[str, Meta(min_length=1, max_length=255)]
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 
 
 class Policy(Record, kw_only=True, frozen=True):
@@ -57,8 +55,8 @@ class Policies(Noun[Policy]):
     table = POLICIES
     id_param = "policy_id"
     rules = {
-        "identity:get_policy": _READ,
-        "identity:list_policies": _READ,
+        "identity:get_policy": ADMIN_OR_SYSTEM_READER,
+        "identity:list_policies": ADMIN_OR_SYSTEM_READER,
         "identity:create_policy": "rule:admin_required",
         "identity:update_policy": "rule:admin_required",
         "identity:delete_policy": "rule:admin_required",
@@ -68,9 +66,7 @@ class Policies(Noun[Policy]):
 
     @operation("GET", "/policies", "identity:list_policies")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await POLICIES.list(ctx.runtime.store, asked)
-        return listed(ctx, "policies", [view(ctx, p) for p in found], asked)
+        return await self.index_of(ctx, "policies", view)
 
     @operation("POST", "/policies", "identity:create_policy", status=201)
     async def create(self, ctx: Context, body: CreatePolicy) -> dict[str, Any]:
@@ -87,8 +83,7 @@ class Policies(Noun[Policy]):
 
     @operation("PATCH", "/policies/{policy_id}", "identity:update_policy")
     async def update(self, ctx: Context, policy: Policy, body: UpdatePolicy) -> dict[str, Any]:
-        same_id(ctx, "policy", policy.id)
-        changes = {**body.given(), "extra": {**policy.extra, **extras(ctx, body)}}
+        changes = changes_of(ctx, policy, body)
         async with ctx.runtime.store.tx() as tx:
             policy = await POLICIES.change(tx, policy, **changes)
             await changed(tx, "policy", policy.id, "updated")

@@ -14,9 +14,8 @@ from pileus.kernel.store import Reader, Record, Tx
 from . import endpoints, policies
 from .catalog import ENDPOINTS, REGIONS, SERVICES, Endpoint
 from .policies import POLICIES, Policy
-from .wire import Follow, Noun, NounTable, drop_all, listed
+from .wire import ADMIN_OR_SYSTEM_READER, Noun, NounTable, drop_all, dropping, listed
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 _BASE = "/policies/{policy_id}/OS-ENDPOINT-POLICY"
 _ENDPOINT = _BASE + "/endpoints/{endpoint_id}"
 _SERVICE = _BASE + "/services/{service_id}"
@@ -45,31 +44,22 @@ def _id(endpoint_id: str = "", service_id: str = "", region_id: str = "") -> str
     return f"endpoint:{endpoint_id}" if endpoint_id else f"service:{service_id}:{region_id}"
 
 
-def _with(column: str) -> Follow:
-    async def follow(ctx: Context, tx: Tx, id: str) -> None:
-        await drop_all(tx, POLICY_ASSOCIATIONS, **{column: id})
-
-    return follow
-
-
 class PolicyAssociations(Noun[Policy]):
     table = POLICIES
     id_param = "policy_id"
     follows = {
-        "policy": _with("policy_id"),
-        "endpoint": _with("endpoint_id"),
-        "service": _with("service_id"),
-        "region": _with("region_id"),
+        kind: dropping(POLICY_ASSOCIATIONS, f"{kind}_id")
+        for kind in ("policy", "endpoint", "service", "region")
     }
     rules = {
-        "identity:get_policy_for_endpoint": _READ,
-        "identity:list_endpoints_for_policy": _READ,
+        "identity:get_policy_for_endpoint": ADMIN_OR_SYSTEM_READER,
+        "identity:list_endpoints_for_policy": ADMIN_OR_SYSTEM_READER,
         **{
             f"identity:{verb}_policy_association_for_{what}": rule
             for what in ("endpoint", "service", "region_and_service")
             for verb, rule in (
                 ("create", "rule:admin_required"),
-                ("check", _READ),
+                ("check", ADMIN_OR_SYSTEM_READER),
                 ("delete", "rule:admin_required"),
             )
         },

@@ -10,36 +10,32 @@ from typing import Any
 from pileus.kernel import auth
 from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.store import Page, Tx
+from pileus.kernel.store import Page
 
 from . import endpoints, projects
 from .catalog import ENDPOINTS, REVISION
 from .endpoint_filters import PROJECT_ENDPOINTS, ProjectEndpoint, selection
 from .tree import PROJECTS
-from .wire import Noun, drop_all, listed
+from .wire import ADMIN_OR_SYSTEM_READER, OLDEST, Noun, dropping, listed
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
-_OLDEST = (("created_at", False), ("id", False))
 _PAIR = "/OS-EP-FILTER/projects/{project_id}/endpoints/{endpoint_id}"
 
 
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    if await drop_all(tx, PROJECT_ENDPOINTS, project_id=id):
-        await auth.revise(tx, REVISION)
-
-
-async def _with_endpoint(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, PROJECT_ENDPOINTS, endpoint_id=id)
+_with_project = dropping(PROJECT_ENDPOINTS, "project_id", revising=REVISION)
 
 
 class ProjectEndpoints(Noun[ProjectEndpoint]):
     table = PROJECT_ENDPOINTS
-    follows = {"project": _with_project, "domain": _with_project, "endpoint": _with_endpoint}
+    follows = {
+        "project": _with_project,
+        "domain": _with_project,
+        "endpoint": dropping(PROJECT_ENDPOINTS, "endpoint_id"),
+    }
     rules = {
-        "identity:list_projects_for_endpoint": _READ,
+        "identity:list_projects_for_endpoint": ADMIN_OR_SYSTEM_READER,
         "identity:add_endpoint_to_project": "rule:admin_required",
-        "identity:check_endpoint_in_project": _READ,
-        "identity:list_endpoints_for_project": _READ,
+        "identity:check_endpoint_in_project": ADMIN_OR_SYSTEM_READER,
+        "identity:list_endpoints_for_project": ADMIN_OR_SYSTEM_READER,
         "identity:remove_endpoint_from_project": "rule:admin_required",
     }
     scopes = {name: ("system", "project") for name in rules}
@@ -53,7 +49,7 @@ class ProjectEndpoints(Noun[ProjectEndpoint]):
         store = ctx.runtime.store
         await ENDPOINTS.get(store, endpoint_id)
         ids = [p.project_id for p in await PROJECT_ENDPOINTS.all(store, endpoint_id=endpoint_id)]
-        found = await PROJECTS.list(store, Page({"id": ids}, _OLDEST, limit=100_000))
+        found = await PROJECTS.list(store, Page({"id": ids}, OLDEST, limit=100_000))
         return listed(ctx, "projects", [projects.view(ctx, p) for p in found])
 
     @operation(

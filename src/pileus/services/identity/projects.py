@@ -17,7 +17,7 @@ from . import limits
 from .assignments import held_on, projects_of
 from .revocations import revoke
 from .settings import Settings, of
-from .tree import PROJECTS, Project, ancestors, checked_tags, subtree
+from .tree import PROJECTS, Project, ancestors, checked_tags, place_changes, subtree
 from .unified_limits import LIMITS, TREE_DEPTHS
 from .users import USERS, User, Users
 from .wire import (
@@ -39,7 +39,6 @@ from .wire import (
     refuse_immutable,
     removed,
     resource_options,
-    same_id,
 )
 
 READ = (
@@ -107,6 +106,7 @@ async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
 class Projects(Noun[Project]):
     table = PROJECTS
     id_param = "project_id"
+    listed_as = "target.domain_id"
     follows = {"domain": _with_domain}
     rules = {
         "identity:get_project": READ,
@@ -132,17 +132,10 @@ class Projects(Noun[Project]):
     def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
         return target_of(record)
 
-    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
-        if not params and ctx.caller.domain_id:
-            return {"target.domain_id": ctx.caller.domain_id}
-        return dict(params)
-
     @operation("GET", "/projects", "identity:list_projects")
     async def index(self, ctx: Context) -> dict[str, Any]:
         narrowed = {} if ctx.query.has("is_domain") else {"is_domain": 0}
-        asked = page(self.listing, ctx.query, **narrowed, **own_domain(ctx))
-        found = await PROJECTS.list(ctx.runtime.store, asked)
-        return listed(ctx, "projects", [view(ctx, p) for p in found], asked)
+        return await self.index_of(ctx, "projects", view, **narrowed, **own_domain(ctx))
 
     @operation("POST", "/projects", AUTHENTICATED, status=201)
     async def create(self, ctx: Context, body: CreateProject) -> dict[str, Any]:
@@ -172,11 +165,9 @@ class Projects(Noun[Project]):
 
     @operation("PATCH", "/projects/{project_id}", "identity:update_project")
     async def update(self, ctx: Context, project: Project, body: UpdateProject) -> dict[str, Any]:
-        same_id(ctx, "project", project.id)
         kind = "domain" if project.is_domain else "project"
         refuse_immutable(kind, project.id, project.options, ctx.document["project"])
-        changes = _changes(project, body)
-        changes["extra"] = {**project.extra, **extras(ctx, body)}
+        changes = _changes(ctx, project, body)
         async with ctx.runtime.store.tx() as tx:
             new = await PROJECTS.change(tx, project, **changes)
             if new.enabled != project.enabled:
@@ -253,23 +244,13 @@ async def _check_place(tx: Tx, project: Project, settings: Settings) -> None:
         raise Forbidden(f"Max hierarchy depth reached for {parent.id} branch: it is {max_depth}.")
 
 
-def _changes(project: Project, body: UpdateProject) -> dict[str, Any]:
+def _changes(ctx: Context, project: Project, body: UpdateProject) -> dict[str, Any]:
     """What a PATCH changes. Raises Invalid, Forbidden."""
-    changes = body.given()
+    changes = place_changes(ctx, project, body)
     if changes.pop("parent_id", project.parent_id or None) != (project.parent_id or None):
         raise Forbidden("Update of `parent_id` is not allowed.")
-    if changes.pop("domain_id", project.domain_id or None) != (project.domain_id or None):
-        raise Invalid("Cannot change Domain ID")
     if changes.pop("is_domain", project.is_domain) != project.is_domain:
         raise Invalid("Update of `is_domain` is not allowed.")
-    if "name" in changes:
-        changes["name"] = changes["name"].strip()
-    if "description" in changes:
-        changes["description"] = changes["description"] or ""
-    if "tags" in changes:
-        checked_tags(changes["tags"])
-    if "options" in changes:
-        changes["options"] = resource_options(project.options, changes["options"])
     return changes
 
 

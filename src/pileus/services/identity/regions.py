@@ -13,7 +13,17 @@ from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.store import Tx
 
 from .catalog import ENDPOINTS, REGIONS, REVISION, Region
-from .wire import Noun, NounBody, changed, extras, linked, listed, listing, page, removed
+from .wire import (
+    Noun,
+    NounBody,
+    changed,
+    changes_of,
+    extras,
+    linked,
+    listing,
+    removed,
+    tidied,
+)
 
 RegionId = Annotated[str, Meta(max_length=255)]
 
@@ -81,9 +91,7 @@ class Regions(Noun[Region]):
 
     @operation("GET", "/regions", "identity:list_regions")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await REGIONS.list(ctx.runtime.store, asked)
-        return listed(ctx, "regions", [view(ctx, r) for r in found], asked)
+        return await self.index_of(ctx, "regions", view)
 
     @operation("POST", "/regions", "identity:create_region", status=201)
     async def create(self, ctx: Context, body: CreateRegion) -> dict[str, Any]:
@@ -112,13 +120,8 @@ class Regions(Noun[Region]):
 
     @operation("PATCH", "/regions/{region_id}", "identity:update_region")
     async def update(self, ctx: Context, region: Region, body: UpdateRegion) -> dict[str, Any]:
-        changes = body.given()
-        if changes.pop("id", region.id) != region.id:
-            raise Invalid("Cannot change region ID")
-        for key in ("description", "parent_region_id"):
-            if key in changes:
-                changes[key] = changes[key] or ""
-        changes["extra"] = {**region.extra, **extras(ctx, body)}
+        changes = tidied(changes_of(ctx, region, body), "description", "parent_region_id")
+        changes.pop("id", None)
         async with ctx.runtime.store.tx() as tx:
             region = await REGIONS.change(tx, region, **changes)
             await _check_parent(tx, region)

@@ -24,7 +24,7 @@ from .unified_limits import (
     RegisteredLimit,
     check_place,
 )
-from .wire import Id, Name, Noun, changed, linked, listed, listing, page
+from .wire import Id, Name, Noun, changed, linked, listing
 
 
 class CreateRegisteredLimit(Body, kw_only=True, forbid_unknown_fields=True):
@@ -86,9 +86,7 @@ class RegisteredLimits(Noun[RegisteredLimit]):
 
     @operation("GET", "/registered_limits", "identity:list_registered_limits")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await REGISTERED_LIMITS.list(ctx.runtime.store, asked)
-        return listed(ctx, "registered_limits", [view(ctx, r) for r in found], asked)
+        return await self.index_of(ctx, "registered_limits", view)
 
     @operation("POST", "/registered_limits", "identity:create_registered_limits")
     async def create(self, ctx: Context, body: CreateRegisteredLimits) -> Answer:

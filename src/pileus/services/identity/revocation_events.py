@@ -11,7 +11,7 @@ from pileus.kernel.world import seconds_of
 
 from .claims import stamp_us
 from .revocations import REVOCATIONS, Revocation
-from .wire import Noun
+from .wire import OLDEST, Noun
 
 _KEYS = {
     "user": "user_id",
@@ -20,7 +20,6 @@ _KEYS = {
     "audit": "audit_id",
     "chain": "audit_chain_id",
 }
-_OLDEST = (("created_at", False), ("id", False))
 
 
 class RevocationEvents(Noun[Revocation]):
@@ -31,7 +30,7 @@ class RevocationEvents(Noun[Revocation]):
     @operation("GET", "/OS-REVOKE/events", "identity:list_revoke_events")
     async def index(self, ctx: Context) -> dict[str, Any]:
         since_us = _since(ctx.query.get("since"))
-        found = await REVOCATIONS.list(ctx.runtime.store, Page({}, _OLDEST, limit=100_000))
+        found = await REVOCATIONS.list(ctx.runtime.store, Page({}, OLDEST, limit=100_000))
         events = [_view(r) for r in found if r.before_us >= since_us]
         links = {"next": None, "self": ctx.url, "previous": None}
         return {"events": events, "links": links}

@@ -20,7 +20,7 @@ from .roles import ROLES, RoleBook
 from .tokens import TOKENS_KEPT
 from .tree import PROJECTS, Project, subtree
 from .users import USERS
-from .wire import AUTHENTICATED, Noun, is_asked, listed
+from .wire import AUTHENTICATED, OLDEST, Noun, is_asked, listed
 
 _RULE = (
     "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
@@ -171,7 +171,7 @@ class _Finder:
         filters = await self._filters(projects)
         if filters is None:
             return
-        asked = Page(filters, (("created_at", False), ("id", False)), limit=_SLICE)
+        asked = Page(filters, OLDEST, limit=_SLICE)
         while rows := await ASSIGNMENTS.list(self.ctx.runtime.store, asked):
             for row in rows:
                 yield row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
@@ -15,6 +16,7 @@ from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
 from .users import check_domain
 from .wire import (
+    ADMIN_OR_SYSTEM_READER,
     AUTHENTICATED,
     NAME,
     Id,
@@ -23,16 +25,15 @@ from .wire import (
     NounBody,
     NounTable,
     changed,
+    changes_of,
     drop_all,
     extras,
     linked,
-    listed,
     listing,
-    page,
     refuse_immutable,
     removed,
     resource_options,
-    same_id,
+    tidied,
 )
 
 REVISION = "identity.roles"
@@ -126,7 +127,28 @@ def reachable(steps: dict[str, set[str]], start: str) -> frozenset[str]:
     return frozenset(seen)
 
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
+class RoleRef(msgspec.Struct):
+    """As bodies name a role: by its id or its name."""
+
+    id: str = ""
+    name: str = ""
+
+
+async def role_id(db: Reader, ref: RoleRef) -> str:
+    """Raises NotFound, Invalid."""
+    if ref.id:
+        return (await ROLES.get(db, ref.id)).id
+    if not ref.name:
+        raise Invalid("Invalid input for field 'roles': each must have an id or a name.")
+    found = await ROLES.one(db, name_key=ref.name.lower(), domain_id="")
+    if found is None:
+        raise ROLES.missing(ref.name)
+    return found.id
+
+
+async def roles_of(db: Reader, ids: Iterable[str]) -> list[Role]:
+    """Those that are still there."""
+    return [role for id in ids if (role := await ROLES.find(db, id)) is not None]
 
 
 class CreateRole(NounBody, kw_only=True):
@@ -194,8 +216,8 @@ class Roles(Noun[Role]):
         "identity:create_role": "rule:admin_required",
         "identity:update_role": "rule:admin_required",
         "identity:delete_role": "rule:admin_required",
-        "identity:get_domain_role": _READ,
-        "identity:list_domain_roles": _READ,
+        "identity:get_domain_role": ADMIN_OR_SYSTEM_READER,
+        "identity:list_domain_roles": ADMIN_OR_SYSTEM_READER,
         "identity:create_domain_role": "rule:admin_required",
         "identity:update_domain_role": "rule:admin_required",
         "identity:delete_domain_role": "rule:admin_required",
@@ -229,9 +251,7 @@ class Roles(Noun[Role]):
     async def index(self, ctx: Context) -> dict[str, Any]:
         domain_id = ctx.query.get("domain_id")
         ctx.require("identity:list_domain_roles" if domain_id else "identity:list_roles", {})
-        asked = page(self.listing, ctx.query, domain_id=domain_id)
-        found = await ROLES.list(ctx.runtime.store, asked)
-        return listed(ctx, "roles", [view(ctx, r) for r in found], asked)
+        return await self.index_of(ctx, "roles", view, domain_id=domain_id)
 
     @operation("POST", "/roles", AUTHENTICATED, status=201)
     async def create(self, ctx: Context, body: CreateRole) -> dict[str, Any]:
@@ -260,16 +280,10 @@ class Roles(Noun[Role]):
     @operation("PATCH", "/roles/{role_id}", AUTHENTICATED)
     async def update(self, ctx: Context, role_id: str, body: UpdateRole) -> dict[str, Any]:
         role = await self._role(ctx, "update", role_id)
-        same_id(ctx, "role", role.id)
-        changes = body.given()
         refuse_immutable("role", role.id, role.options, ctx.document["role"])
-        if (changes.pop("domain_id", role.domain_id) or "") != role.domain_id:
-            raise Invalid("Cannot change Domain ID")
-        if "name" in changes:
-            changes["name"] = changes["name"].strip()
+        changes = tidied(changes_of(ctx, role, body))
         if "options" in changes:
             changes["options"] = resource_options(role.options, changes["options"])
-        changes["extra"] = {**role.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             role = await ROLES.change(tx, role, **changes)
             await revise(tx)

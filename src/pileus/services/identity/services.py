@@ -12,21 +12,19 @@ from pileus.kernel.resources import Context, operation
 
 from .catalog import REVISION, SERVICES, CatalogService
 from .wire import (
+    ADMIN_OR_SYSTEM_READER,
     Noun,
     NounBody,
     changed,
+    changes_of,
     extras,
     linked,
-    listed,
     listing,
-    page,
     removed,
-    same_id,
 )
 
 Type = Annotated[str, Meta(min_length=1, max_length=255)]
 Text = Annotated[str, Meta(max_length=255)]
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 
 
 class CreateService(NounBody, kw_only=True):
@@ -56,8 +54,8 @@ class Services(Noun[CatalogService]):
     table = SERVICES
     id_param = "service_id"
     rules = {
-        "identity:get_service": _READ,
-        "identity:list_services": _READ,
+        "identity:get_service": ADMIN_OR_SYSTEM_READER,
+        "identity:list_services": ADMIN_OR_SYSTEM_READER,
         "identity:create_service": "rule:admin_required",
         "identity:update_service": "rule:admin_required",
         "identity:delete_service": "rule:admin_required",
@@ -67,9 +65,7 @@ class Services(Noun[CatalogService]):
 
     @operation("GET", "/services", "identity:list_services")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await SERVICES.list(ctx.runtime.store, asked)
-        return listed(ctx, "services", [view(ctx, s) for s in found], asked)
+        return await self.index_of(ctx, "services", view)
 
     @operation("POST", "/services", "identity:create_service", status=201)
     async def create(self, ctx: Context, body: CreateService) -> dict[str, Any]:
@@ -90,8 +86,7 @@ class Services(Noun[CatalogService]):
     async def update(
         self, ctx: Context, service: CatalogService, body: UpdateService
     ) -> dict[str, Any]:
-        same_id(ctx, "service", service.id)
-        changes = {**body.given(), "extra": {**service.extra, **extras(ctx, body)}}
+        changes = changes_of(ctx, service, body)
         async with ctx.runtime.store.tx() as tx:
             service = await SERVICES.change(tx, service, **changes)
             await auth.revise(tx, REVISION)

@@ -7,7 +7,7 @@ stands on was revoked since it was issued; whichever way it was got, and whoever
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,13 +16,13 @@ from pileus.kernel.auth import NOT_AUTHENTICATED, Caller
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import NotFound, Unauthenticated
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.world import seconds_of
+from pileus.kernel.store import Table
 
 from . import access_rule
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
 from .assignments import held_on
 from .catalog import Catalog
-from .claims import Claims, Federation, opened, pack
+from .claims import Claims, Federation, is_past, opened, pack
 from .federation import service_providers
 from .federation.identity_providers import IDENTITY_PROVIDERS
 from .federation.protocols import PROTOCOLS
@@ -37,6 +37,7 @@ from .tree import PROJECTS, Project
 from .trust import TRUSTS, Trust
 from .users import USERS, User
 
+L = TypeVar("L", ApplicationCredential, AccessToken)
 _REMEMBERED = 4096  # answers of GET /v3/auth/tokens kept: 3 KB each
 _UNKNOWN = "This is not a recognized Fernet token"
 
@@ -165,10 +166,11 @@ class Tokens:
         self, claims: Claims, user: User, user_domain: Project, subjects: list[str]
     ) -> Standing:
         store, book = self.runtime.store, await self.book.read(self.runtime.store)
-        credential = await self._credential(claims)
+        id = claims.application_credential_id
+        credential = await self._lender(APPLICATION_CREDENTIALS, id, claims)
         if not claims.scope:
             return Standing(claims, user, user_domain)
-        access_token = await self._access_token(claims)
+        access_token = await self._lender(ACCESS_TOKENS, claims.access_token_id, claims)
         place = await self._place(claims.scope_id) if claims.scope != "system" else None
         also = claims.federation.group_ids if claims.federation else ()
         roles = book.closure(await held_on(store, user.id, place, also))
@@ -195,26 +197,15 @@ class Tokens:
         domain = place if place.is_domain else await self._place(place.domain_id)
         return {"project": place, "project_domain": domain}
 
-    async def _credential(self, claims: Claims) -> ApplicationCredential | None:
-        if not claims.application_credential_id:
+    async def _lender(self, table: Table[L], id: str, claims: Claims) -> L | None:
+        """The application credential or access token that lent the token, if one did."""
+        if not id:
             return None
-        found = await APPLICATION_CREDENTIALS.find(
-            self.runtime.store, claims.application_credential_id
-        )
+        found = await table.find(self.runtime.store, id)
         if found is None or self.is_past(found.expires_at):
-            raise Worthless("the application credential is gone or expired")
+            raise Worthless(f"{table.noun} {id} is gone or expired")
         if found.user_id != claims.user_id or found.project_id != claims.scope_id:
-            raise Worthless("the application credential is not for this user and project")
-        return found
-
-    async def _access_token(self, claims: Claims) -> AccessToken | None:
-        if not claims.access_token_id:
-            return None
-        found = await ACCESS_TOKENS.find(self.runtime.store, claims.access_token_id)
-        if found is None or self.is_past(found.expires_at):
-            raise Worthless("the access token is gone or expired")
-        if found.user_id != claims.user_id or found.project_id != claims.scope_id:
-            raise Worthless("the access token is not for this user and project")
+            raise Worthless(f"{table.noun} {id} is not for this user and project")
         return found
 
     async def _check_provider(self, federation: Federation) -> None:
@@ -259,7 +250,7 @@ class Tokens:
         )
 
     def is_past(self, expires_at: str) -> bool:
-        return bool(expires_at) and seconds_of(expires_at) <= self.runtime.world.clock.time()
+        return is_past(self.runtime.world, expires_at)
 
     def as_caller(self, token: str, s: Standing) -> Caller:
         """What the rest of the cloud sees."""

@@ -6,13 +6,14 @@ import re
 from typing import Any
 
 from pileus.kernel.faults import Invalid
+from pileus.kernel.resources import Context
+from pileus.kernel.schema import Body
 from pileus.kernel.store import Column, Many, Page, Reader, Record, Unique
 
-from .wire import NounTable
+from .wire import OLDEST, NounTable, changes_of, resource_options, tidied
 
 _MAX_TAGS = 80
 _TAG = re.compile(r"[^,/]{1,255}")
-_OLDEST = (("created_at", False), ("id", False))
 
 
 class Project(Record, kw_only=True, frozen=True):
@@ -83,10 +84,20 @@ async def subtree(db: Reader, project: Project) -> list[Project]:
     found: list[Project] = []
     level = [project.id]
     while level:
-        below = await PROJECTS.list(db, Page({"parent_id": level}, _OLDEST, limit=100_000))
+        below = await PROJECTS.list(db, Page({"parent_id": level}, OLDEST, limit=100_000))
         found += below
         level = [p.id for p in below]
     return found
+
+
+def place_changes(ctx: Context, place: Project, body: Body) -> dict[str, Any]:
+    """What a PATCH changes of a domain or project. Raises Invalid."""
+    changes = tidied(changes_of(ctx, place, body), "description")
+    if "tags" in changes:
+        checked_tags(changes["tags"])
+    if "options" in changes:
+        changes["options"] = resource_options(place.options, changes["options"])
+    return changes
 
 
 def checked_tags(tags: list[str]) -> list[str]:

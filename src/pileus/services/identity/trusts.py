@@ -8,21 +8,30 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, NotFound
+from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 
-from .application_credentials import RoleRef, role_id
 from .assignments import held_on
 from .claims import forbid_delegated, future, opened
 from .redelegation import ancestors, checked_count, pass_on
-from .roles import ROLES, RoleBook
+from .roles import ROLES, RoleBook, RoleRef, role_id, roles_of
 from .roles import view as role_view
 from .tree import PROJECTS
 from .trust import TRUSTS, Trust
 from .users import USERS
-from .wire import AUTHENTICATED, Noun, changed, drop_all, linked, listed, listing, page
+from .wire import (
+    ADMIN_OR_SYSTEM_READER,
+    AUTHENTICATED,
+    Noun,
+    changed,
+    drop_all,
+    dropping,
+    linked,
+    listed,
+    listing,
+)
 
 _READ = (
     "(rule:admin_required) or (role:reader and system_scope:all or "
@@ -48,8 +57,7 @@ async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
     await drop_all(tx, TRUSTS, trustee_user_id=id)
 
 
-async def _with_project(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, TRUSTS, project_id=id)
+_with_project = dropping(TRUSTS, "project_id")
 
 
 def view(ctx: Context, t: Trust) -> dict[str, Any]:
@@ -77,7 +85,7 @@ class Trusts(Noun[Trust]):
     follows = {"user": _with_user, "project": _with_project, "domain": _with_project}
     rules = {
         "identity:create_trust": "user_id:%(target.trust.trustor_user_id)s",
-        "identity:list_trusts": "rule:admin_required or (role:reader and system_scope:all)",
+        "identity:list_trusts": ADMIN_OR_SYSTEM_READER,
         "identity:list_trusts_for_trustor": (
             "(rule:admin_required) or (role:reader and system_scope:all or "
             "user_id:%(target.trust.trustor_user_id)s)"
@@ -119,17 +127,16 @@ class Trusts(Noun[Trust]):
         if trustor:
             target = {"target.trust.trustor_user_id": trustor}
             ctx.require("identity:list_trusts_for_trustor", target)
-            asked = page(self.listing, ctx.query, trustor_user_id=trustor)
+            fixed = {"trustor_user_id": trustor}
         elif trustee:
             target = {"target.trust.trustee_user_id": trustee}
             ctx.require("identity:list_trusts_for_trustee", target)
-            asked = page(self.listing, ctx.query, trustee_user_id=trustee)
+            fixed = {"trustee_user_id": trustee}
         else:
             ctx.require("identity:list_trusts", {})
-            asked = page(self.listing, ctx.query)
+            fixed = {}
         await forbid_delegated(ctx, "manage trusts", by_trust=True)
-        found = await TRUSTS.list(ctx.runtime.store, asked)
-        return listed(ctx, "trusts", [view(ctx, t) for t in found], asked)
+        return await self.index_of(ctx, "trusts", view, **fixed)
 
     @operation("POST", "/OS-TRUST/trusts", AUTHENTICATED, status=201)
     async def create(self, ctx: Context, body: CreateTrust) -> dict[str, Any]:
@@ -211,7 +218,7 @@ async def _passed_on(ctx: Context, trust: Trust, asked: int | None) -> Trust:
 async def _lendable(ctx: Context, body: CreateTrust) -> list[str]:
     """The roles to lend, if the trustor holds them there himself. Raises NotFound."""
     store = ctx.runtime.store
-    ids = [await role_id(ctx, ref) for ref in body.roles]
+    ids = [await role_id(store, ref) for ref in body.roles]
     if not body.project_id:
         return []
     project = await PROJECTS.get(store, body.project_id)
@@ -219,13 +226,12 @@ async def _lendable(ctx: Context, body: CreateTrust) -> list[str]:
     held = {r.id for r in book.closure(await held_on(store, body.trustor_user_id, project))}
     for id in ids:
         if id not in held:
-            raise NotFound(f"Could not find role: {id}.")
+            raise ROLES.missing(id)
     return ids
 
 
 async def _roles(ctx: Context, trust: Trust) -> list[dict[str, Any]]:
-    found = [await ROLES.find(ctx.runtime.store, id) for id in trust.role_ids]
-    return [role_view(ctx, r) for r in found if r is not None]
+    return [role_view(ctx, r) for r in await roles_of(ctx.runtime.store, trust.role_ids)]
 
 
 async def _full(ctx: Context, trust: Trust) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from .wire import (
     NounBody,
     NounTable,
     changed,
+    changes_of,
     extras,
     home_domain,
     linked,
@@ -41,7 +42,7 @@ from .wire import (
     own_domain,
     page,
     removed,
-    same_id,
+    tidied,
 )
 
 
@@ -224,6 +225,7 @@ async def _with_project(ctx: Context, tx: Tx, project_id: str) -> None:
 class Users(Noun[User]):
     table = USERS
     id_param = "user_id"
+    listed_as = "target.domain_id"
     follows = {"domain": _with_domain, "project": _with_project}
     rules = {
         "identity:get_user": (
@@ -243,11 +245,6 @@ class Users(Noun[User]):
 
     def target(self, ctx: Context, record: User) -> Mapping[str, object]:
         return target_of(record)
-
-    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
-        if not params and ctx.caller.domain_id:
-            return {"target.domain_id": ctx.caller.domain_id}
-        return dict(params)
 
     @operation("GET", "/users", "identity:list_users")
     async def index(self, ctx: Context) -> dict[str, Any]:
@@ -287,16 +284,9 @@ class Users(Noun[User]):
 
     @operation("PATCH", "/users/{user_id}", "identity:update_user")
     async def update(self, ctx: Context, user: User, body: UpdateUser) -> dict[str, Any]:
-        same_id(ctx, "user", user.id)
         refuse_entry(user.entry)
-        changes = body.given()
+        changes = tidied(changes_of(ctx, user, body), "default_project_id")
         federated = changes.pop("federated", [])
-        if changes.pop("domain_id", user.domain_id) != user.domain_id:
-            raise Invalid("Cannot change Domain ID")
-        if "name" in changes:
-            changes["name"] = changes["name"].strip()
-        if "default_project_id" in changes:
-            changes["default_project_id"] = changes["default_project_id"] or ""
         if "options" in changes:
             changes["options"] = merged(user.options, checked_options(changes["options"]))
         if "password" in changes:
@@ -304,7 +294,6 @@ class Users(Noun[User]):
             changes |= await self._password(ctx, user, changes.pop("password"), options)
         if changes.get("enabled"):
             changes |= unlocked(settings.of(ctx.runtime), ctx.runtime.world.clock.now())
-        changes["extra"] = {**user.extra, **extras(ctx, body)}
         async with ctx.runtime.store.tx() as tx:
             await _check_project(tx, changes.get("default_project_id", ""))
             changes |= await _vouched(ctx, tx, user, federated)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from msgspec import Meta
 
+from pileus.kernel import auth
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Forbidden, Invalid, NotFound
 from pileus.kernel.query import Filter, Listing, Query, next_link
@@ -29,8 +30,9 @@ Id = Annotated[str, Meta(min_length=1, max_length=64)]
 PlainId = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-]{1,64}$")]  # of what a client names
 
 DEFAULT_DOMAIN = "default"
+ADMIN_OR_SYSTEM_READER = "rule:admin_required or (role:reader and system_scope:all)"
 _PAGE = 10_000  # a list without a limit; longer ones say `truncated`
-_FIRST = (("created_at", False), ("id", False))
+OLDEST = (("created_at", False), ("id", False))
 _INEXACT = {
     "contains": "{}",
     "icontains": "{}",
@@ -61,19 +63,31 @@ AUTHENTICATED = "identity:authenticated"  # of operations that ask policy once t
 class Noun(Resource[R]):
     """A resource whose policy targets are Keystone's: the path's parameters and `target.<noun>.<field>`.
 
-    `follows` says what becomes of its rows when another noun's goes: a `user`, `project`, `service`...
+    `follows` says what becomes of its rows when another noun's goes: a `user`, `project`, `service`... `listed_as` is the
+    target that a domain-scoped token's domain is for rules about lists.
     """
 
     follows: ClassVar[Mapping[str, Follow]] = {}
+    listed_as: ClassVar[str] = ""
 
     def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
+        if self.listed_as and not params and ctx.caller.domain_id:
+            return {self.listed_as: ctx.caller.domain_id}
         return dict(params)
+
+    async def index_of(
+        self, ctx: Context, key: str, view: Callable[[Context, R], dict[str, Any]], **fixed: Any
+    ) -> dict[str, Any]:
+        """The list that the query asks for, with `fixed` filters that it cannot widen."""
+        asked = page(self.listing, ctx.query, **fixed)
+        found = await self.table.list(ctx.runtime.store, asked)
+        return listed(ctx, key, [view(ctx, one) for one in found], asked)
 
 
 def listing(default: Mapping[str, Filter] | None = None) -> Listing:
     """Lists in order of creation, unlimited as far as a client can tell."""
     sorts = {"id": "id", **({"name": "name_key"} if default and "name" in default else {})}
-    return Listing(default or {}, sorts, _FIRST, default_limit=_PAGE, max_limit=_PAGE)
+    return Listing(default or {}, sorts, OLDEST, default_limit=_PAGE, max_limit=_PAGE)
 
 
 NAME = Filter("name_key", fold=True)  # names compare without case
@@ -164,6 +178,19 @@ async def drop_all(tx: Tx, table: Table[R], **filters: Any) -> list[R]:
     return found
 
 
+def dropping(table: Table[Any], column: str, before: str = "", *, revising: str = "") -> Follow:
+    """Deletes the rows that have the id of what goes, with `before` in front, in that column.
+
+    `revising`: a revision that is raised if there were any.
+    """
+
+    async def follow(ctx: Context, tx: Tx, id: str) -> None:
+        if await drop_all(tx, table, **{column: before + id}) and revising:
+            await auth.revise(tx, revising)
+
+    return follow
+
+
 async def removed(ctx: Context, tx: Tx, kind: str, id: str) -> None:
     """Lets every noun follow the removal of another, and makes tokens that stood on it worthless."""
     for resource in ctx.service.made:
@@ -189,8 +216,19 @@ def home_domain(ctx: Context, given: str | None) -> str:
     return given or ctx.caller.domain_id or DEFAULT_DOMAIN
 
 
-def same_id(ctx: Context, root: str, id: str) -> None:
-    """A body may repeat the path's id, not name another. Raises Invalid."""
-    given = ctx.document[root].get("id", id)
-    if given != id:
-        raise Invalid(f"Cannot change {root} ID: the path says {id}, the body {given}.")
+def changes_of(ctx: Context, record: Any, body: Body) -> dict[str, Any]:
+    """What a PATCH changes of a record, keys that nobody declared too. Raises Invalid for another id or domain."""
+    root = body.root
+    given = ctx.document[root].get("id", record.id)
+    if given != record.id:
+        raise Invalid(f"Cannot change {root} ID: the path says {record.id}, the body {given}.")
+    changes = body.given()
+    if "domain_id" in changes and (changes.pop("domain_id") or "") != record.domain_id:
+        raise Invalid("Cannot change Domain ID")
+    return {**changes, "extra": {**record.extra, **extras(ctx, body)}}
+
+
+def tidied(changes: dict[str, Any], *blank: str) -> dict[str, Any]:
+    """As they are stored: names without spaces around them, and "" for null in those that are `blank` then."""
+    found = {k: v or "" if k in blank else v for k, v in changes.items()}
+    return {**found, "name": found["name"].strip()} if "name" in found else found

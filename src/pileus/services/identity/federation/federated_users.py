@@ -6,8 +6,6 @@ the mapping made. His name is only shown: two of a domain may have the same one.
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
 from pileus.kernel import auth
@@ -17,6 +15,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page, Tx
 from pileus.kernel.world import seconds_of, stamp
 
+from ..directory_domains import public_id
 from ..groups import MEMBERSHIPS, Membership
 from ..revocations import revoke
 from ..users import USERS, User
@@ -35,11 +34,6 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     groups_minutes: int = 0  # how long he stays in the groups; 0: as long as his token says
 
 
-def public_id(domain_id: str, unique_id: str) -> str:
-    """Upstream's id of somebody who is kept elsewhere: the digest of domain, kind and id there."""
-    return hashlib.sha256(f"{domain_id}user{unique_id}".encode()).hexdigest()
-
-
 async def welcome(tx: Tx, visitor: Visitor) -> User:
     """The visitor's user, made at his first login, named as now. Raises Conflict."""
     await tx.lock("identity.vouchers")
@@ -54,7 +48,7 @@ async def welcome(tx: Tx, visitor: Visitor) -> User:
 
 async def _make(tx: Tx, visitor: Visitor) -> User:
     voucher = visitor.voucher
-    id = public_id(visitor.domain_id, voucher.unique_id)
+    id = public_id(visitor.domain_id, "user", voucher.unique_id)
     if await USERS.find(tx, id) is not None:  # another provider's, or he would be taken for him
         raise Conflict(
             f"Conflict occurred attempting to store federated_user - user {voucher.unique_id} of "

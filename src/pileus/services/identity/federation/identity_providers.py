@@ -15,11 +15,18 @@ from pileus.kernel.store import Many, Page, Record, Tx
 
 from ..tree import PROJECTS, Project
 from ..users import check_domain
-from ..wire import Noun, NounTable, changed, linked, listed, listing, page, removed
+from ..wire import (
+    ADMIN_OR_SYSTEM_READER,
+    Noun,
+    NounTable,
+    changed,
+    linked,
+    listing,
+    removed,
+)
 
 PATH = "OS-FEDERATION/identity_providers"
 _LONGEST_ID = 64
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 RemoteId = Annotated[str, Meta(max_length=255)]
 
 
@@ -125,8 +132,8 @@ class IdentityProviders(Noun[IdentityProvider]):
     follows = {"domain": _with_domain}
     rules = {
         "identity:create_identity_provider": "rule:admin_required",
-        "identity:list_identity_providers": _READ,
-        "identity:get_identity_provider": _READ,
+        "identity:list_identity_providers": ADMIN_OR_SYSTEM_READER,
+        "identity:get_identity_provider": ADMIN_OR_SYSTEM_READER,
         "identity:update_identity_provider": "rule:admin_required",
         "identity:delete_identity_provider": "rule:admin_required",
     }
@@ -135,9 +142,7 @@ class IdentityProviders(Noun[IdentityProvider]):
 
     @operation("GET", f"/{PATH}", "identity:list_identity_providers")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await IDENTITY_PROVIDERS.list(ctx.runtime.store, asked)
-        return listed(ctx, "identity_providers", [view(ctx, p) for p in found], asked)
+        return await self.index_of(ctx, "identity_providers", view)
 
     @operation("PUT", f"/{PATH}/{{idp_id}}", "identity:create_identity_provider", status=201)
     async def create(

@@ -11,11 +11,10 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import IGNORE, Body, Extra
 from pileus.kernel.store import Record
 
-from ..wire import Noun, NounTable, changed, linked, listed, listing, page
+from ..wire import ADMIN_OR_SYSTEM_READER, Noun, NounTable, changed, linked, listing
 from .identity_providers import check_id
 from .mapping_rules import FIRST_VERSION, check_rules
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 _PATH = "OS-FEDERATION/mappings"
 
 
@@ -53,8 +52,8 @@ class Mappings(Noun[Mapping]):
     id_param = "mapping_id"
     rules = {
         "identity:create_mapping": "rule:admin_required",
-        "identity:get_mapping": _READ,
-        "identity:list_mappings": _READ,
+        "identity:get_mapping": ADMIN_OR_SYSTEM_READER,
+        "identity:list_mappings": ADMIN_OR_SYSTEM_READER,
         "identity:delete_mapping": "rule:admin_required",
         "identity:update_mapping": "rule:admin_required",
     }
@@ -63,9 +62,7 @@ class Mappings(Noun[Mapping]):
 
     @operation("GET", f"/{_PATH}", "identity:list_mappings")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await MAPPINGS.list(ctx.runtime.store, asked)
-        return listed(ctx, "mappings", [view(ctx, m) for m in found], asked)
+        return await self.index_of(ctx, "mappings", view)
 
     @operation("PUT", f"/{_PATH}/{{mapping_id}}", "identity:create_mapping", status=201)
     async def create(self, ctx: Context, mapping_id: str, body: WriteMapping) -> dict[str, Any]:

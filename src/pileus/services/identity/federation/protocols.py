@@ -12,12 +12,11 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Reader, Record, Table, Tx
 
-from ..wire import Noun, listed
+from ..wire import ADMIN_OR_SYSTEM_READER, Noun, listed
 from .federated_users import forget_users
 from .identity_providers import IDENTITY_PROVIDERS, check_id
 from .mappings import MAPPINGS
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 _MANY = "/OS-FEDERATION/identity_providers/{idp_id}/protocols"
 _ONE = _MANY + "/{protocol_id}"
 MappingId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -97,8 +96,8 @@ class Protocols(Noun[Protocol]):
     rules = {
         "identity:create_protocol": "rule:admin_required",
         "identity:update_protocol": "rule:admin_required",
-        "identity:get_protocol": _READ,
-        "identity:list_protocols": _READ,
+        "identity:get_protocol": ADMIN_OR_SYSTEM_READER,
+        "identity:list_protocols": ADMIN_OR_SYSTEM_READER,
         "identity:delete_protocol": "rule:admin_required",
     }
     scopes = {name: ("system", "project") for name in rules}

@@ -13,10 +13,9 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Reader, Record
 
-from ..wire import Noun, NounTable, changed, linked, listed, listing, page
+from ..wire import ADMIN_OR_SYSTEM_READER, Noun, NounTable, changed, linked, listing
 from .identity_providers import check_id
 
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
 _PATH = "OS-FEDERATION/service_providers"
 _RELAY_STATE = "ss:mem:"  # upstream's default
 Url = Annotated[str, Meta(max_length=225, pattern=r"^[a-zA-Z0-9+.-]+:.+")]
@@ -76,8 +75,8 @@ class ServiceProviders(Noun[ServiceProvider]):
     id_param = "service_provider_id"
     rules = {
         "identity:create_service_provider": "rule:admin_required",
-        "identity:list_service_providers": _READ,
-        "identity:get_service_provider": _READ,
+        "identity:list_service_providers": ADMIN_OR_SYSTEM_READER,
+        "identity:get_service_provider": ADMIN_OR_SYSTEM_READER,
         "identity:update_service_provider": "rule:admin_required",
         "identity:delete_service_provider": "rule:admin_required",
     }
@@ -86,9 +85,7 @@ class ServiceProviders(Noun[ServiceProvider]):
 
     @operation("GET", f"/{_PATH}", "identity:list_service_providers")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await SERVICE_PROVIDERS.list(ctx.runtime.store, asked)
-        return listed(ctx, "service_providers", [view(ctx, p) for p in found], asked)
+        return await self.index_of(ctx, "service_providers", view)
 
     @operation(
         "PUT",

@@ -10,24 +10,23 @@ from urllib.parse import urlencode
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, NotFound, Unauthenticated
+from pileus.kernel.faults import Forbidden, Unauthenticated
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import IGNORE, Body, Extra
-from pileus.kernel.store import Match, Page, Record, Table, Tx
-from pileus.kernel.world import World, seconds_of, stamp
+from pileus.kernel.store import Match, Page, Record, Tx
+from pileus.kernel.world import World, stamp
 
 from .. import settings
-from ..application_credentials import RoleRef, role_id
 from ..assignments import held_on
-from ..claims import forbid_delegated
+from ..claims import forbid_delegated, is_past
 from ..discreet import Discreet
 from ..proof import refused
-from ..roles import ROLES, RoleBook
+from ..roles import ROLES, RoleBook, RoleRef, role_id, roles_of
 from ..roles import view as role_view
 from ..tree import PROJECTS
-from ..wire import Noun, changed, drop_all, linked, listed, listing, page
-from .consumers import CONSUMERS, Consumer
+from ..wire import Noun, changed, drop_all, linked, listed, listing
+from .consumers import CONSUMERS, Consumer, NamelessTable
 from .signatures import Signed, check, forget_signatures, signed
 
 _MANY = "/users/{user_id}/OS-OAUTH1/access_tokens"
@@ -57,29 +56,19 @@ class AccessToken(Discreet, Record, kw_only=True, frozen=True):
     expires_at: str
 
 
-class _RequestTokens(Table[RequestToken]):
-    def missing(self, id: str) -> NotFound:
-        return NotFound("Request token not found")
-
-
-class _AccessTokens(Table[AccessToken]):
-    def missing(self, id: str) -> NotFound:
-        return NotFound("Access token not found")
-
-
-REQUEST_TOKENS = _RequestTokens(
+REQUEST_TOKENS = NamelessTable(
     "identity_oauth1_request_tokens",
     RequestToken,
     columns=("consumer_id", "user_id", "project_id", "expires_at"),
     indexes=(("consumer_id",), ("project_id",), ("expires_at",)),
-    noun="request token",
+    noun="Request token",
 )
-ACCESS_TOKENS = _AccessTokens(
+ACCESS_TOKENS = NamelessTable(
     "identity_oauth1_access_tokens",
     AccessToken,
     columns=("consumer_id", "user_id", "project_id", "expires_at"),
     indexes=(("consumer_id",), ("user_id",), ("project_id",)),
-    noun="access token",
+    noun="Access token",
 )
 
 
@@ -166,7 +155,11 @@ class AccessTokens(Noun[AccessToken]):
         given.require("oauth_consumer_key", "oauth_token", "oauth_verifier")
         consumer = await _consumer(ctx, given)
         asked = await REQUEST_TOKENS.find(ctx.runtime.store, given.token_id)
-        if asked is None or asked.consumer_id != consumer.id or _is_past(ctx, asked.expires_at):
+        if (
+            asked is None
+            or asked.consumer_id != consumer.id
+            or is_past(ctx.runtime.world, asked.expires_at)
+        ):
             raise refused(f"consumer {consumer.id}: no such request token, or past")
         await check(ctx, given, consumer.secret, asked.secret)
         if not asked.verifier or not hmac.compare_digest(
@@ -198,11 +191,11 @@ class AccessTokens(Noun[AccessToken]):
         await forbid_delegated(ctx, "authorize a request token")
         store, caller = ctx.runtime.store, ctx.caller
         asked = await REQUEST_TOKENS.get(store, request_token_id)
-        if _is_past(ctx, asked.expires_at):
+        if is_past(ctx.runtime.world, asked.expires_at):
             raise Unauthenticated("Request token is expired")
         if asked.user_id and asked.user_id != caller.user_id:
             raise Forbidden("The request token was authorized by another user.")
-        ids = {await role_id(ctx, ref) for ref in body.roles or ()}
+        ids = {await role_id(store, ref) for ref in body.roles or ()}
         project = await PROJECTS.get(store, asked.project_id)
         book = await RoleBook().read(store)
         held = {r.id for r in book.closure(await held_on(store, caller.user_id, project))}
@@ -218,9 +211,7 @@ class AccessTokens(Noun[AccessToken]):
     @operation("GET", _MANY, "identity:list_access_tokens")
     async def index(self, ctx: Context, user_id: str) -> dict[str, Any]:
         await forbid_delegated(ctx, "list access tokens")
-        asked = page(self.listing, ctx.query, user_id=user_id)
-        found = await ACCESS_TOKENS.list(ctx.runtime.store, asked)
-        return listed(ctx, "access_tokens", [view(ctx, t) for t in found], asked)
+        return await self.index_of(ctx, "access_tokens", view, user_id=user_id)
 
     @operation("GET", _ONE, "identity:get_access_token")
     async def show(self, ctx: Context, user_id: str, access_token_id: str) -> dict[str, Any]:
@@ -240,8 +231,8 @@ class AccessTokens(Noun[AccessToken]):
     @operation("GET", _ONE + "/roles", "identity:list_access_token_roles")
     async def roles(self, ctx: Context, user_id: str, access_token_id: str) -> dict[str, Any]:
         token = await _lent_by(ctx, user_id, access_token_id)
-        found = [await ROLES.find(ctx.runtime.store, id) for id in token.role_ids]
-        return listed(ctx, "roles", [role_view(ctx, r) for r in found if r is not None])
+        found = await roles_of(ctx.runtime.store, token.role_ids)
+        return listed(ctx, "roles", [role_view(ctx, r) for r in found])
 
     @operation("GET", _ONE + "/roles/{role_id}", "identity:get_access_token_role")
     async def role(
@@ -269,10 +260,6 @@ async def _lent_by(ctx: Context, user_id: str, id: str) -> AccessToken:
 
 def _end(world: World, life_s: int) -> str:
     return stamp(world.clock.time() + life_s) if life_s else ""
-
-
-def _is_past(ctx: Context, at: str) -> bool:
-    return bool(at) and seconds_of(at) <= ctx.runtime.world.clock.time()
 
 
 def _told(key: str, secret: str, expires_at: str) -> Answer:

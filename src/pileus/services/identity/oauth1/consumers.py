@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from msgspec import UNSET, UnsetType
 
@@ -11,10 +11,22 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Record, Table
 
 from ..discreet import Discreet
-from ..wire import Noun, NounBody, changed, extras, linked, listed, listing, page, removed, same_id
+from ..wire import (
+    ADMIN_OR_SYSTEM_READER,
+    Noun,
+    NounBody,
+    changed,
+    changes_of,
+    extras,
+    linked,
+    listing,
+    removed,
+)
 
 _PATH = "OS-OAUTH1/consumers"
-_READ = "rule:admin_required or (role:reader and system_scope:all)"
+
+
+R = TypeVar("R", bound=Record)
 
 
 class Consumer(Discreet, Record, kw_only=True, frozen=True):
@@ -23,12 +35,14 @@ class Consumer(Discreet, Record, kw_only=True, frozen=True):
     extra: dict[str, Any] = {}
 
 
-class _Consumers(Table[Consumer]):
+class NamelessTable(Table[R]):
+    """A table whose missing rows are told of without their ids, as upstream tells of OAuth's."""
+
     def missing(self, id: str) -> NotFound:
-        return NotFound("Consumer not found")
+        return NotFound(f"{self.noun} not found")
 
 
-CONSUMERS = _Consumers("identity_oauth1_consumers", Consumer, noun="consumer")
+CONSUMERS = NamelessTable("identity_oauth1_consumers", Consumer, noun="Consumer")
 
 
 class CreateConsumer(NounBody, kw_only=True):
@@ -49,8 +63,8 @@ class Consumers(Noun[Consumer]):
     table = CONSUMERS
     id_param = "consumer_id"
     rules = {
-        "identity:get_consumer": _READ,
-        "identity:list_consumers": _READ,
+        "identity:get_consumer": ADMIN_OR_SYSTEM_READER,
+        "identity:list_consumers": ADMIN_OR_SYSTEM_READER,
         "identity:create_consumer": "rule:admin_required",
         "identity:update_consumer": "rule:admin_required",
         "identity:delete_consumer": "rule:admin_required",
@@ -60,9 +74,7 @@ class Consumers(Noun[Consumer]):
 
     @operation("GET", f"/{_PATH}", "identity:list_consumers")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        asked = page(self.listing, ctx.query)
-        found = await CONSUMERS.list(ctx.runtime.store, asked)
-        return listed(ctx, "consumers", [view(ctx, c) for c in found], asked)
+        return await self.index_of(ctx, "consumers", view)
 
     @operation("POST", f"/{_PATH}", "identity:create_consumer", status=201)
     async def create(self, ctx: Context, body: CreateConsumer) -> dict[str, Any]:
@@ -86,14 +98,13 @@ class Consumers(Noun[Consumer]):
     async def update(
         self, ctx: Context, consumer: Consumer, body: UpdateConsumer
     ) -> dict[str, Any]:
-        same_id(ctx, "consumer", consumer.id)
         given = ctx.document["consumer"]
         if "secret" in given or not given:
             raise Invalid(
                 "Invalid input for field 'consumer': the secret cannot be changed, and something "
                 "must be."
             )
-        changes = {**body.given(), "extra": {**consumer.extra, **_extras(ctx, body)}}
+        changes = changes_of(ctx, consumer, body)
         async with ctx.runtime.store.tx() as tx:
             consumer = await CONSUMERS.change(tx, consumer, **changes)
             await changed(tx, "OS-OAUTH1:consumer", consumer.id, "updated")

@@ -20,7 +20,9 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page, Record, Table
 from pileus.kernel.world import stamp
 
+from ..auth_request import expected
 from ..proof import refused
+from ..wire import OLDEST
 
 _SCHEME = "oauth "
 _PAIR = re.compile(r'\s*([A-Za-z0-9_.~%-]{1,64})="([^"]*)"\s*')
@@ -63,10 +65,7 @@ class Signed:
         """Raises Invalid."""
         for name in names:
             if not self.fields.get(name):
-                raise Invalid(
-                    f"Expecting to find {name} in request. The server could not comply with the "
-                    "request since it is either malformed or otherwise incorrect."
-                )
+                raise expected(name, "request")
 
 
 def signed(ctx: Context) -> Signed:
@@ -144,7 +143,7 @@ async def _once(runtime: Runtime, given: Signed) -> None:
 async def forget_signatures(runtime: Runtime) -> None:
     """Drops what can be used no more: a signature may be of a quarter of an hour to come."""
     before = stamp(runtime.world.clock.time() - 2 * _WINDOW_S)
-    asked = Page({"created_at": Match("lt", before)}, (("created_at", False), ("id", False)))
+    asked = Page({"created_at": Match("lt", before)}, OLDEST)
     while old := await SEEN_SIGNATURES.list(runtime.store, asked):
         async with runtime.store.tx(wait=False) as tx:
             for one in old:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pileus.services.identity.ldap_entries import public_id
+from pileus.services.identity.directory_domains import public_id
 from pileus.services.identity.tests.directories import (
     PEOPLE,
     Corner,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pileus.host.ldap import Entry
+from pileus.services.identity.directory_domains import public_id
 from pileus.services.identity.ldap_entries import (
     group_of,
     groups_filter,
     memberships,
-    public_id,
     user_of,
     users_filter,
 )

@@ -1,16 +1,16 @@
-"""What other services may ask of identity."""
+"""The projects of which other services may ask."""
 
 from __future__ import annotations
 
 from pileus.kernel.faults import Unavailable
 from pileus.kernel.runtime import Runtime
 
-from .bootstrap import admin_project
 from .contract import ProjectInfo
-from .tree import PROJECTS, Project
+from .tree import PROJECTS, Project, named
+from .wire import DEFAULT_DOMAIN
 
 
-class Directory:
+class KnownProjects:
     """Keeps `contract.IDENTITY`."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -22,7 +22,7 @@ class Directory:
 
     async def admin_project(self) -> ProjectInfo:
         """Raises Unavailable before the first start is done."""
-        found = await admin_project(self.runtime)
+        found = await named(self.runtime.store, "admin", DEFAULT_DOMAIN)
         if found is None:
             raise Unavailable("The project 'admin' of the first start is not there.")
         return _info(found)
