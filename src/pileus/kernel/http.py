@@ -122,17 +122,9 @@ def _responder(
                 caller = await _caller(runtime, service, req, headers)
             query = Query(req.scope["query_string"].decode("latin-1"))
             root = _root(runtime, req, headers)
+            known = _Headers(headers)
             ctx = Context(
-                runtime,
-                service,
-                caller,
-                at,
-                query,
-                request_id,
-                root,
-                _Headers(headers),
-                req.method,
-                req.path,
+                runtime, service, caller, at, query, request_id, root, known, req.method, req.path
             )
             raw = b""
             if not streaming and (

@@ -165,17 +165,9 @@ def operation(
     """
 
     def mark(fn: F) -> F:
-        marked = Operation(
-            method,
-            path,
-            rule,
-            fn.__name__,
-            status,
-            action,
-            version(since) if since else NO_VERSION,
-            version(until) if until else (1 << 30, 0),
-            max_body,
-        )
+        first = version(since) if since else NO_VERSION
+        last = version(until) if until else (1 << 30, 0)
+        marked = Operation(method, path, rule, fn.__name__, status, action, first, last, max_body)
         fn.__dict__.setdefault("__operations__", []).append(marked)
         return fn
 

@@ -380,15 +380,9 @@ class Sagas:
         unexpected = not isinstance(error, Fault)
         level = logging.ERROR if unexpected else logging.INFO
         text = "%s of %s failed at %s: %s"
-        log.log(
-            level,
-            text,
-            saga.name,
-            run.record.id,
-            step.name,
-            failure.message if unexpected else failure.detail,
-            exc_info=error if unexpected else None,
-        )
+        what = failure.message if unexpected else failure.detail
+        trace = error if unexpected else None
+        log.log(level, text, saga.name, run.record.id, step.name, what, exc_info=trace)
         await self._move(
             run,
             saga,
@@ -483,13 +477,8 @@ class Sagas:
                 record = await self._succeed(tx, saga, record, changes or {})
             await JOURNAL.delete(tx, run.entry)
             kind = f"{saga.event}.{'error' if failed else 'end'}"
-            await emit(
-                tx,
-                kind,
-                _project(record),
-                id=record.id,
-                **({"reason": run.entry.error} if failed else {}),
-            )
+            why = {"reason": run.entry.error} if failed else {}
+            await emit(tx, kind, _project(record), id=record.id, **why)
         run.record = record
         if run.entry.id in self._ended:
             self._ended[run.entry.id].set()

@@ -116,7 +116,8 @@ def creates(metadata: sa.MetaData, dialect: Dialect) -> Iterator[tuple[sa.Table,
         if dialect.name not in known:
             made = CreateTable(table, if_not_exists=True).compile(dialect=dialect)
             indexes = [CreateIndex(i, if_not_exists=True) for i in table.indexes]
-            known[dialect.name] = str(made), sorted(str(i.compile(dialect=dialect)) for i in indexes)
+            texts = (str(i.compile(dialect=dialect)) for i in indexes)
+            known[dialect.name] = str(made), sorted(texts)
         yield table, *known[dialect.name]
 
 

@@ -308,16 +308,8 @@ class Table(Generic[R]):
         values["limit"] = page.limit
         if page.marker:
             values |= await self._marker(db, page)
-        key = (
-            self.name,
-            "page",
-            select,
-            shape,
-            page.sorts,
-            bool(page.marker),
-            page.deleted,
-            page.reverse,
-        )
+        how = (page.sorts, bool(page.marker), page.deleted, page.reverse)
+        key = (self.name, "page", select, shape, how)
         rows = await db.rows(db.sql(key, lambda: self._page(select, shape, page)), values)
         return rows[::-1] if page.reverse else rows
 
