@@ -203,8 +203,9 @@ async def test_wrong_passcodes_lock_an_account_for_who_knows_the_password_too(i:
     wrong = {"password": password(user), "totp": totp(user, "000000")}
     right = {"password": password(user), "totp": totp(user, passcode(i))}
     for _ in range(2):
-        assert (await i.login(**wrong)).status == 401
-    assert (await i.login(**right)).status == 201, "who gets in is forgiven"
+        for _ in range(2):
+            assert (await i.login(**wrong)).status == 401
+        assert (await i.login(**right)).status == 201, "who gets in is forgiven"
     for _ in range(2):
         assert (await i.login(**wrong)).status == 401
     assert (await i.login(totp=totp(user, "000000"))).status == 401
