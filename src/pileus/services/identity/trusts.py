@@ -175,6 +175,7 @@ class Trusts(Noun[Trust]):
     @operation("DELETE", "/OS-TRUST/trusts/{trust_id}", AUTHENTICATED)
     async def delete(self, ctx: Context, trust_id: str) -> None:
         trust = await self._trust(ctx, "identity:delete_trust", trust_id)
+        await _check_own(ctx, trust)
         async with ctx.runtime.store.tx() as tx:
             await _delete(tx, trust)
             await auth.revise(tx, "auth")
@@ -191,6 +192,19 @@ class Trusts(Noun[Trust]):
             if shown["id"] == role_id:
                 return {"role": shown}
         raise ROLES.missing(role_id)
+
+
+async def _check_own(ctx: Context, trust: Trust) -> None:
+    """A trust may be given back by who uses it, and what he passed on taken back; no other. Raises Forbidden."""
+    claims = await opened(ctx.runtime, ctx.caller.token)
+    if claims is None or not claims.trust_id:
+        return
+    above = await ancestors(ctx.runtime.store, trust) or []
+    if claims.trust_id not in (trust.id, *(t.id for t in above)):
+        raise Forbidden(
+            "You are not authorized to perform the requested action: with a token by a trust, "
+            f"only that trust and what it was passed on as can be deleted; {trust.id} is another."
+        )
 
 
 async def _delete(tx: Tx, trust: Trust) -> None:

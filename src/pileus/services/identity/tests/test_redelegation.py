@@ -133,3 +133,17 @@ async def test_who_was_lent_something_may_look_at_his_trusts(i: Identity) -> Non
     assert [t["id"] for t in mine.json["trusts"]] == [trust["id"]]
     assert (await lent.get(f"{TRUSTS}/{trust['id']}")).status == 200
     assert (await lent.delete(f"{TRUSTS}/{trust['id']}")).status == 403
+
+
+@alone
+async def test_who_acts_for_a_trustor_ends_none_of_his_other_trusts(i: Identity) -> None:
+    trust, trustor, trustee = await trusted(i, allow_redelegation=True)
+    to = await i.who("third")
+    other = (await passed_on(trustor, trust, to)).json["trust"]
+    lent = await used(i, trust, trustee)
+    below = (await passed_on(lent, trust, to)).json["trust"]
+    assert (await lent.delete(f"{TRUSTS}/{other['id']}")).status == 403
+    assert (await trustor.get(f"{TRUSTS}/{other['id']}")).status == 200
+    for mine in (below, trust):
+        assert (await lent.delete(f"{TRUSTS}/{mine['id']}")).status == 204
+    assert (await lent.get("/auth/projects")).status == 401
