@@ -338,13 +338,12 @@ class _Unrouted:
             (s.dialect for s in self.runtime.services if req.path.startswith(s.prefix + "/")),
             faults.NOVA,
         )
-        status = error.status_code
+        status, text = error.status_code, error.description or error.title or ""
+        if status == 405 and req.scope["path"].endswith("/"):
+            status = 404  # an id is missing: nothing has that path
+        if status == 404:
+            text = "The resource could not be found."
         kind = next((f for f in Fault.__subclasses__() if f.status == status), Invalid)
-        text = (
-            "The resource could not be found."
-            if status == 404
-            else error.description or error.title or ""
-        )
         if status == 401:
             kind, text = Unauthenticated, NOT_AUTHENTICATED
         fault = kind.__new__(kind)

@@ -97,6 +97,7 @@ async def test_a_service_token_lends_its_roles() -> None:
         ("GET", "/toy/v1/things/%2e%2e", 404),
         ("GET", "/toy/v1/things/%00", 404),
         ("GET", "/toy/v1/things/%ff", 404),
+        ("DELETE", "/toy/v1/things/", 404),
         ("PUT", "/toy/v1/things", 405),
         ("PATCH", "/toy/v1/things/x", 405),
         ("OPTIONS", "/toy/v1/nothing", 404),
