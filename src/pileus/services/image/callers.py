@@ -10,10 +10,9 @@ from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page
 
+from . import attributes
 from .contract import ImageQuery
-from .images import attributes
-from .images.listing import scopes_of
-from .record import IMAGES, Image, target, visible
+from .record import IMAGES, Image, scopes_of, target, visible
 
 
 async def permitted(runtime: Runtime, caller: Caller, rule: str, image_id: str) -> Image:

@@ -12,7 +12,7 @@ from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, TooLarg
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import IGNORE, Body
 
-from .images import attributes
+from . import attributes
 from .images.operations import ImageResource
 from .images.views import seconds
 from .record import ADMIN_OR_OWNER, IMAGES, Image, Membership

@@ -8,12 +8,13 @@ import msgspec
 
 from pileus.kernel.auth import Caller
 from pileus.kernel.quota import Quota
-from pileus.kernel.store import Column, Many, Record, Table
+from pileus.kernel.store import Column, Many, Match, Record, Table
 
 QUEUED, SAVING, ACTIVE, DEACTIVATED = "queued", "saving", "active", "deactivated"
 UPLOADING, IMPORTING = "uploading", "importing"
 STORE = "local"  # the one store there is, by the id that clients may name
 VISIBILITIES = ("community", "public", "private", "shared")
+MEMBER_STATUSES = ("pending", "accepted", "rejected")
 DISK_FORMATS = (
     "ami",
     "ari",
@@ -158,3 +159,25 @@ def visible(caller: Caller, image: Image) -> bool:
         return True
     mine = bool(caller.project_id) and caller.project_id == image.owner
     return mine or (image.visibility == "shared" and caller.project_id in image.members)
+
+
+def scopes_of(
+    caller: Caller, visibility: str = "", status: str = "accepted"
+) -> list[dict[str, Any]]:
+    """Which images the caller finds: his own, public ones, those shared with him, and, if asked for, the community's.
+
+    An administrator finds everything but other people's community images, which he has to ask for, too.
+    """
+    me = caller.project_id
+    own: list[dict[str, Any]] = [{"owner": me}] if me else []
+    if caller.is_admin:
+        rest: list[dict[str, Any]] = [{"visibility": Match("ne", "community")}]
+        return [{}] if visibility else own + rest
+    found = [*own, {"visibility": "public"}]
+    if visibility:
+        found.append({"visibility": "community"})
+    if me:
+        statuses = MEMBER_STATUSES if status == "all" else (status,)
+        members = Match("any", [f"{s}:{me}" for s in statuses])
+        found.append({"visibility": "shared", "members": members})
+    return found

@@ -8,8 +8,8 @@ from pileus.kernel.faults import Forbidden
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page
 
+from .attributes import check_name, check_numbers
 from .contract import NewImage
-from .images.attributes import check_name, check_numbers
 from .record import IMAGES, Image, Membership, target
 
 

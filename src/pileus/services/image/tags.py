@@ -5,7 +5,7 @@ from __future__ import annotations
 from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import Context, operation
 
-from .images import attributes
+from . import attributes
 from .images.operations import ImageResource
 from .record import IMAGES, Image
 

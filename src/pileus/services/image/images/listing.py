@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Invalid
 from pileus.kernel.query import Listing, Query, extended
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Match, Page
 from pileus.kernel.world import seconds_of, stamp
 
-from ..record import VISIBILITIES
+from ..record import MEMBER_STATUSES, VISIBILITIES, scopes_of
 
 SORTS = (
     "name",
@@ -32,7 +31,7 @@ _LISTS = ("name", "id", "status", "container_format", "disk_format")
 _EXACT = ("owner", "checksum", "os_hash_value")
 _NUMBERS = ("size", "min_ram", "min_disk", "virtual_size")
 _TIMES = ("created_at", "updated_at")
-_MEMBER_STATUSES = ("pending", "accepted", "rejected", "all")
+_MEMBER_STATUSES = (*MEMBER_STATUSES, "all")
 _QUOTED = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)",?|([^,]+),?|,')
 _COMPARED = {"gt": "gt", "gte": "ge", "lt": "lt", "lte": "le"}
 
@@ -55,28 +54,6 @@ def _scopes(ctx: Context) -> list[dict[str, Any]]:
     if status not in _MEMBER_STATUSES:
         raise Invalid(f"Invalid status: {status}")
     return scopes_of(ctx.caller, visibility, status)
-
-
-def scopes_of(
-    caller: Caller, visibility: str = "", status: str = "accepted"
-) -> list[dict[str, Any]]:
-    """Which images the caller finds: his own, public ones, those shared with him, and, if asked for, the community's.
-
-    An administrator finds everything but other people's community images, which he has to ask for, too.
-    """
-    me = caller.project_id
-    own: list[dict[str, Any]] = [{"owner": me}] if me else []
-    if caller.is_admin:
-        rest: list[dict[str, Any]] = [{"visibility": Match("ne", "community")}]
-        return [{}] if visibility else own + rest
-    found = [*own, {"visibility": "public"}]
-    if visibility:
-        found.append({"visibility": "community"})
-    if me:
-        statuses = _MEMBER_STATUSES[:3] if status == "all" else (status,)
-        members = Match("any", [f"{s}:{me}" for s in statuses])
-        found.append({"visibility": "shared", "members": members})
-    return found
 
 
 def _filters(q: Query) -> tuple[dict[str, Any], dict[str, Any]]:

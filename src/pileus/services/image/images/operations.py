@@ -10,9 +10,10 @@ from pileus.kernel.faults import Forbidden, Invalid, NotFound, TooLarge
 from pileus.kernel.resources import Answer, Context, Resource, Stream, operation
 from pileus.kernel.schema import KEEP, Body, extras_of, parse
 
+from .. import attributes
 from ..keeping import METHODS, kept
 from ..record import ADMIN_OR_OWNER, IMAGES, SEEN, STORE, Image, target, visible
-from . import attributes, listing, patch
+from . import listing, patch
 from .views import url_of, view
 
 _MAX_PATCH = 1 << 20

@@ -12,8 +12,8 @@ from typing import Any
 
 from pileus.kernel.faults import Conflict, Forbidden, Invalid, Unsupported
 
+from .. import attributes
 from ..record import IMPORTING, QUEUED, Image
-from . import attributes
 
 MEDIA_TYPES = (
     "application/openstack-images-v2.0-json-patch",

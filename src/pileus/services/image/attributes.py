@@ -8,7 +8,7 @@ from typing import Any
 
 from pileus.kernel.faults import Forbidden, Invalid, TooLarge
 
-from ..record import CONTAINER_FORMATS, DISK_FORMATS, VISIBILITIES
+from .record import CONTAINER_FORMATS, DISK_FORMATS, VISIBILITIES
 
 READ_ONLY = frozenset(
     (
