@@ -111,11 +111,10 @@ class GuestFolder:
         elif spec.root_gib:
             await self._make("disk.qcow2", ["-f", "qcow2"], spec.root_gib * _GIB)
         if spec.ephemeral_gib:
-            await self._make_filled(
-                "ephemeral.raw", spec.ephemeral_gib * _GIB, ["mke2fs", "-q", "-L", "ephemeral0"]
-            )
+            fill = ["mke2fs", "-q", "-L", "ephemeral0"]
+            await self._once("ephemeral.raw", lambda part: [*fill, part], spec.ephemeral_gib * _GIB)
         if spec.swap_mib:
-            await self._make_filled("swap.raw", spec.swap_mib << 20, ["mkswap"])
+            await self._once("swap.raw", lambda part: ["mkswap", part], spec.swap_mib << 20)
         if spec.config_drive:
             await self._make_config_drive(spec.metadata)
 
@@ -169,35 +168,36 @@ class GuestFolder:
 
         await self._once(name, command)
 
-    async def _make_filled(self, name: str, size: int, maker: list[str]) -> None:
-        """A sparse raw disk with what `maker` writes into it."""
-        part = self.path / f"{name}{files.PART}"
-        if not (self.path / name).exists():
-            with part.open("wb") as out:
-                out.truncate(size)
-        await self._once(name, lambda inside: [*maker, inside])
-
     async def _make_config_drive(self, contents: dict[str, str]) -> None:
         with tempfile.TemporaryDirectory(prefix="config", suffix=files.PART, dir=self.path) as tree:
             await asyncio.to_thread(_lay_out, Path(tree), contents)
             options = ["-quiet", "-J", "-r", "-V", "config-2", "-publisher", "Pileus"]
             await self._once("config.iso", lambda part: ["genisoimage", *options, "-o", part, tree])
 
-    async def _once(self, name: str, command: Callable[[str], list[str]]) -> None:
-        """Make the file by a command unless it is there; it gets its name when it is whole."""
+    async def _once(self, name: str, command: Callable[[str], list[str]], size: int = 0) -> None:
+        """Make the file by a command unless it is there; it gets its name when it is whole.
+
+        `size`: of what the command finds, all zeros.
+        """
         path = self.path / name
         if path.exists():
             return
         part = f"{name}{files.PART}"
+        self.begin(self.path / part)
+        os.truncate(self.path / part, size)
         await run(command(part), limits=_QEMU_IMG, cwd=self.path)
-        self.give(self.path / part)
-        (self.path / part).chmod(0o600)
         files.sync_file(self.path / part)
         files.settle(self.path / part, path)
 
     def as_owner(self) -> list[str]:
         """What stands before a command that reads what QEMU wrote: a disk's head may name any file."""
         return [] if self._owner is None else as_user(self._owner)
+
+    def begin(self, part: Path) -> None:
+        """An empty file that others cannot open before there is anything in it; one they had open is not it."""
+        part.unlink(missing_ok=True)
+        part.touch(0o600, exist_ok=False)
+        self.give(part)
 
     def give(self, path: Path) -> None:
         """To the user that QEMU runs as."""

@@ -44,10 +44,9 @@ async def take(folder: GuestFolder, emulator: Emulator | None, name: str, clock:
         if emulator is not None:
             await _let_go(emulator, clock)
         size = await asyncio.to_thread(_make_room, folder, disk, part)
+        folder.begin(part)
         made = ["qemu-img", "create", "-q", "-f", FORMAT, part.name, str(size)]
         await run(made, cwd=folder.path)
-        part.chmod(0o600)
-        folder.give(part)
         if emulator is None:
             await _convert(folder, part.name)
         else:
@@ -86,7 +85,7 @@ async def _convert(folder: GuestFolder, part: str) -> None:
 
 def _make_room(folder: GuestFolder, disk: Path, part: Path) -> int:
     """The size that the guest sees, in bytes. Raises Conflict where the copy would not fit."""
-    part.unlink(missing_ok=True)
+    part.unlink(missing_ok=True)  # it may be what takes the room
     with disk.open("rb") as file:
         head = file.read(32)
     needed = disk.stat().st_blocks * 512
