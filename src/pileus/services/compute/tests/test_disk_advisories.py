@@ -22,15 +22,15 @@ import pytest
 from pileus.host import qemu
 from pileus.host.image_cache import CachedImage
 from pileus.host.process import run
+from pileus.kernel.faults import Conflict
 from pileus.kernel.world import World
 from pileus.services.compute.driver import GuestSpec, ImageSource
 from pileus.services.compute.drivers.qemu import QemuComputeDriver
 
-needs_qemu = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     None in map(shutil.which, (qemu.PROGRAM, "qemu-img", "qemu-io", "genisoimage", "mke2fs")),
     reason="needs QEMU and its tools; `make setup` installs them",
 )
-pytestmark = needs_qemu
 
 SECRET = b"canary of the host " * 4096
 MIB, GIB = 1 << 20, 1 << 30
@@ -78,7 +78,7 @@ class Host:
 
     @property
     def secret(self) -> Path:
-        return self.folder / "secret"
+        return self.folder / "private"
 
     def of(self, guest_id: str) -> Path:
         return self.folder / "state/guests" / guest_id
@@ -288,6 +288,34 @@ def test_ossa_2016_007_and_2026_002_a_resize_changes_a_size_and_no_bytes(
     commands = host.commands()
     assert [words[1] for words in commands].count("resize") == 1
     assert [formats_untold(words) for words in commands] == [[]] * len(commands)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root runs QEMU and qemu-img as himself")
+def test_ossa_2016_001_2016_007_and_2026_002_a_disk_whose_head_was_forged_leads_to_no_file_of_the_host(
+    host: Host,
+) -> None:
+    """No guest can write it, but a QEMU that was broken into could."""
+
+    async def story() -> None:
+        spec = await host.spawn()
+        await host.driver.stop(spec.id, 0)
+        folder, name = host.of(spec.id), host.world.new_id()
+        forge = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(host.secret)]
+        await run([*forge, "disk.qcow2"], cwd=folder)
+        believed = {"driver": "qcow2", "file": {"driver": "file", "filename": "disk.qcow2"}}
+        assert SECRET[:512] in await host.read(folder, believed), "root is led there"
+        with pytest.raises(Conflict, match="could not be copied") as copied:
+            await host.driver.snapshot(spec.id, name)
+        with pytest.raises(Conflict, match="could not be grown") as grown:
+            await host.driver.resize(msgspec.structs.replace(spec, root_gib=2), 0, True)
+        for refused in (copied, grown):
+            assert "Permission denied" in refused.value.internal
+        assert list(folder.glob("snapshot-*")) == []
+        await host.driver.revert_resize(spec.id, True)
+        for disk in host.disks():
+            assert SECRET[:512] not in await host.read(folder, disk), "QEMU is told what is behind"
+
+    play(host, story)
 
 
 async def _reads(host: Host, spec: GuestSpec, forged: bytes, root_gib: int) -> None:
