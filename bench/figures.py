@@ -3,7 +3,7 @@
     python -m bench.figures [--runs 5] [--only get,list] [--two] [-- OPTIONS OF pileus up]
 
 A cloud is started with the fake driver on a state folder of its own and asked over plain HTTP. CPU is the cloud's
-processes' alone. Reads are random over 1,000 servers with an update after every 400, so that a cache cannot flatter
+processes' alone. Reads are random over 1,000 servers with an update after every 80, so that a cache cannot flatter
 them, and come eight at a time.
 `--two` measures a control and a host process over PostgreSQL and NATS instead, for the record.
 """
@@ -123,10 +123,10 @@ def get_server(bench: Bench, runs: int, servers: Sequence[str]) -> Figure:
     values = []
     for _ in range(runs):
         spent = []
-        for _ in range(10):
+        for _ in range(40):
             update(bench, random.choice(servers))
             targets: list[tuple[str, dict[str, str]]] = []
-            targets += [(path + random.choice(servers), {}) for _ in range(400)]
+            targets += [(path + random.choice(servers), {}) for _ in range(80)]
             spent.append(bench.cpu_us(partial(burst.get, *targets), 1) / len(targets))
         values.append(statistics.mean(spent))
     burst.close()
