@@ -80,7 +80,6 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     nics: tuple[Nic, ...] = ()
     config_drive: bool = False
     metadata: dict[str, str] = {}
-    epoch: int = 0  # the lease it was asked under; a lower one than the guest's own is refused
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +89,6 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     power_state: int
     name: str = ""
     project_id: str = ""
-    epoch: int = 0
     vcpus: int = 0
     ram_mib: int = 0
     disk_gib: int = 0
@@ -173,8 +171,7 @@ class ComputeDriver(Protocol):
     async def spawn(self, spec: GuestSpec) -> Guest:
         """Make the guest and run it; one that exists already is answered as it is found.
 
-        Raises Invalid for an image that may not be used, Conflict for a missing tap or an older
-        epoch.
+        Raises Invalid for an image that may not be used, Conflict for a missing tap.
         """
         ...
 
@@ -352,14 +349,6 @@ def check_growth(old: GuestSpec, new: GuestSpec) -> None:
         raise Conflict(
             f"Unable to resize disk down: from {old.root_gib} to {new.root_gib} GiB; "
             "a flavor with as much disk would do."
-        )
-
-
-def check_epoch(spec: GuestSpec, known: int) -> None:
-    """Raise Conflict when somebody with a newer lease has already spoken about this guest."""
-    if spec.epoch < known:
-        raise Conflict(
-            f"Guest {spec.id} belongs to epoch {known}; epoch {spec.epoch} came too late."
         )
 
 

@@ -35,7 +35,6 @@ from pileus.services.compute.driver import (
     NicNumbers,
     Turns,
     Watcher,
-    check_epoch,
     check_growth,
     check_nic,
     check_root_size,
@@ -138,7 +137,6 @@ class FakeComputeDriver:
             check_spec(spec)
             known = self._guests.get(spec.id)
             if known:
-                check_epoch(spec, known.spec.epoch)
                 return self._seen(known)
             if spec.image:
                 facts = await self._inspect(spec.image)
@@ -383,7 +381,6 @@ class FakeComputeDriver:
             power_state=guest.power_state,
             name=spec.name,
             project_id=spec.project_id,
-            epoch=spec.epoch,
             vcpus=spec.vcpus,
             ram_mib=spec.ram_mib,
             disk_gib=spec.root_gib + spec.ephemeral_gib,

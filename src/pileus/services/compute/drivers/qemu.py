@@ -38,7 +38,6 @@ from pileus.services.compute.driver import (
     ImageSource,
     Inventory,
     Nic,
-    check_epoch,
     check_growth,
     check_nic,
     check_root_size,
@@ -122,11 +121,9 @@ class QemuComputeDriver(Residents):
             raise Invalid(f"Guest id {spec.id!r} is not a UUID with dashes; QEMU needs one.")
         async with self._turns.of(spec.id), AsyncExitStack() as undo:
             known = self._residents.get(spec.id)
-            if known:
-                check_epoch(spec, known.spec.epoch)
-                if known.power_state != NO_STATE:
-                    return self._seen(known)
-            else:
+            if known and known.power_state != NO_STATE:
+                return self._seen(known)
+            if not known:
                 undo.push_async_callback(self._destroy, spec.id)
             await self._make(spec)
             undo.pop_all()

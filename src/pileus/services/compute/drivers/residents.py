@@ -111,7 +111,6 @@ class Residents:
             power_state=resident.power_state,
             name=spec.name,
             project_id=spec.project_id,
-            epoch=spec.epoch,
             vcpus=spec.vcpus,
             ram_mib=spec.ram_mib,
             disk_gib=spec.root_gib + spec.ephemeral_gib,

@@ -171,42 +171,6 @@ def test_ossa_2013_030_a_resized_servers_ports_keep_their_security_groups(stage:
     stage.play(story)
 
 
-def test_ossa_2017_005_a_rebuild_takes_no_image_that_a_create_would_not(stage: Stage) -> None:
-    async def story(s: Scene) -> None:
-        id, other = await s.boot(), await s.other()
-        theirs = await make_image(other, visibility="private")
-        waits = await s.member.post(
-            "/image/v2/images", {"name": "w", "disk_format": "raw", "container_format": "bare"}
-        )
-        images = {
-            "of another": theirs,
-            "without bytes": waits.json["id"],
-            "too large": await make_image(s.admin, min_disk=100),
-            "too hungry": await make_image(s.admin, min_ram=100_000),
-        }
-        for what, image in images.items():
-            created = await s.create(imageRef=image)
-            rebuilt = await s.act(id, {"rebuild": {"imageRef": image}})
-            rescued = await s.act(id, {"rescue": {"rescue_image_ref": image}})
-            assert [r.status for r in (created, rebuilt, rescued)] == [400] * 3, what
-        assert (await s.server(id))["status"] == "ACTIVE"
-
-    stage.play(story)
-
-
-def test_ossa_2017_006_a_rebuild_holds_no_more_than_before(stage: Stage) -> None:
-    async def story(s: Scene) -> None:
-        id = await s.boot()
-        held, used = await s.held(id), await s.used()
-        for _ in range(2):
-            assert (await s.act(id, {"rebuild": {"imageRef": s.image}})).status == 202
-        assert await s.held(id) == held and await s.used() == used
-        await s.delete(id)
-        assert not await s.held(id)
-
-    stage.play(story)
-
-
 def test_ossa_2015_017_deleting_while_power_is_switched_frees_everything(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         id = await s.boot()

@@ -226,42 +226,6 @@ def test_ossa_2014_001_a_snapshot_is_for_nobodys_eyes(bench: Bench, tmp_path: Pa
     asyncio.run(story())
 
 
-def test_ossa_2014_009_2016_001_2016_007_and_2026_002_a_disk_that_names_a_file_of_the_host_gets_none(
-    bench: Bench, tmp_path: Path
-) -> None:
-    """As a QEMU that was broken into would write it: the head of its disk names a file behind it."""
-
-    async def story() -> None:
-        driver = bench.make()
-        await driver.start_up()
-        spec = bench.spec()
-        await driver.spawn(spec)
-        await driver.stop(spec.id, 0)
-        secret = tmp_path / "secret"
-        secret.write_bytes(b"hunter2" * 1000)
-        secret.chmod(0o600)
-        folder = tmp_path / "state/guests" / spec.id
-        forge = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret)]
-        await process.run([*forge, "disk.qcow2"], cwd=folder)
-        name = bench.world.new_id()
-        with pytest.raises(Conflict, match="could not be copied"):
-            await driver.snapshot(spec.id, name)
-        larger = msgspec.structs.replace(spec, root_gib=spec.root_gib + 1)
-        with pytest.raises(Conflict, match="could not be grown"):
-            await driver.resize(larger, 0, True)
-        await driver.revert_resize(spec.id, False)
-        assert list(folder.glob("snapshot-*")) == []
-        assert (await driver.rescue(spec.id, bench.image)).power_state == RUNNING
-        assert (await driver.unrescue(spec.id, True)).power_state == RUNNING
-        await has_login_prompt(
-            bench, driver, spec.id
-        )  # what stands behind its disk is told, not read
-        await driver.destroy(spec.id)
-        await driver.close()
-
-    asyncio.run(story())
-
-
 def test_a_killed_qemu_is_reported_as_crashed(bench: Bench, tmp_path: Path) -> None:
     async def story() -> list[int]:
         driver = bench.make()

@@ -273,7 +273,9 @@ def test_ossa_2017_005_a_rebuild_that_a_create_would_refuse_changes_nothing(stag
         id = await s.boot(metadata={"kept": "yes"})
         off = await make_image(s.admin)
         assert (await s.admin.post(f"/image/v2/images/{off}/actions/deactivate")).status == 204
+        waits = {"name": "waits", "disk_format": "raw", "container_format": "bare"}
         images = {
+            "without bytes": (await s.member.post("/image/v2/images", waits)).json["id"],
             "deactivated": off,
             "of another": await make_image(await s.other(), visibility="private"),
             "larger than the disk": await make_image(s.admin, min_disk=100),
@@ -285,7 +287,8 @@ def test_ossa_2017_005_a_rebuild_that_a_create_would_refuse_changes_nothing(stag
             created = await s.create(imageRef=image)
             body = {"rebuild": {"imageRef": image, "name": "new", "metadata": {}}}
             rebuilt = await s.act(id, body)
-            assert (created.status, rebuilt.status) == (400, 400), why
+            rescued = await s.act(id, {"rescue": {"rescue_image_ref": image}})
+            assert [r.status for r in (created, rebuilt, rescued)] == [400] * 3, why
             assert await s.server(id, "2.90") == server, why
             assert await s.held(id) == held, why
             assert guest in [g for d in s.drivers() for g in await d.guests()], why
