@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context, Resource, operation
@@ -17,11 +19,12 @@ from pileus.kernel.store import Match, Page, Reader
 
 from .answers import answer
 from .demands import Demands, demands
+from .known import Entry, known
 from .providers import MEMORY, PROVIDERS, ResourceProvider
 from .search import SHARES, TURN, Candidate, Tree, candidates, linked
 
 _OLDEST = (("created_at", False), ("id", False))
-_FLAT, _NESTED = 200, 40  # trees in one slice: a nested one may have dozens of providers
+_NESTED = 32  # trees in the first slice: a nested one may have dozens of providers
 _SHOWN = 500  # candidates written before others get a turn of the loop
 _EVERY = 1_000_000
 
@@ -114,29 +117,25 @@ async def _slices(db: Reader, asked: Demands) -> AsyncIterator[list[Tree]]:
 
     Traits and classes are looked at in the rows: side tables would be read whole for each slice.
     """
+    remembered = known(db)
     shares = Page({"traits": Match("any", [SHARES])}, _OLDEST, _EVERY)
-    sharing = await PROVIDERS.list(db, shares)
+    sharing = await remembered.every(db, PROVIDERS, shares)
     nested = await _has_children(db)
-    filters = _narrowed(asked, sharing, nested=nested)
-    page = Page(filters, _OLDEST, _NESTED if nested else _FLAT)
-    while True:
-        roots = await PROVIDERS.list(db, page)
+    page = Page(_narrowed(asked, sharing, nested=nested), _OLDEST)
+    async for roots in remembered.slices(db, PROVIDERS, page, _NESTED if nested else 2 * _NESTED):
         members: dict[str, list[ResourceProvider]] = {r.id: [r] for r in roots}
         if nested and roots:
             below = Page({"root_id": list(members), "parent_id": Match("ne", "")}, _OLDEST, _EVERY)
-            for child in await PROVIDERS.list(db, below):
+            for child in await remembered.every(db, PROVIDERS, below):
                 members[child.root_id].append(child)
         yield [linked(r, members[r.id], sharing) for r in roots]
-        if len(roots) < page.limit:
-            return
-        page = replace(page, marker=roots[-1].id)
 
 
 async def _has_children(db: Reader) -> bool:
     """Whether any provider has a parent: the greatest parent is read off an index."""
     greatest = (("parent_id", True), ("memory_room", True), ("id", True))
-    found = await PROVIDERS.list(db, Page({}, greatest, limit=1))
-    return bool(found and found[0].parent_id)
+    found = await PROVIDERS.page(db, Page({}, greatest, limit=1), select=("parent_id",))
+    return bool(found and found[0][0])
 
 
 def _narrowed(
@@ -167,17 +166,28 @@ def _request(ctx: Context, found: Candidate) -> dict[str, Any]:
 
 async def _summaries(ctx: Context, found: Found, asked: Demands) -> Mapping[str, Any]:
     """What is known of the providers that give something and, since 1.29, of the rest of their trees."""
-    known = found.known
+    store = ctx.runtime.store
     giving = {p for one in found.candidates for p in one.allocations}
-    shown = [known[p] for p in giving]
+    shown = [found.known[p] for p in giving]
     if ctx.version >= (1, 29):
         roots = {p.root_id for p in shown}
         if unread := sorted(roots - found.whole):  # of providers that share
             page = Page({"root_id": unread}, limit=_EVERY)
-            known |= {p.id: p for p in await PROVIDERS.list(ctx.runtime.store, page)}
-        shown = [p for p in known.values() if p.root_id in roots]
+            more = await known(store).every(store, PROVIDERS, page)
+            found.known |= {p.id: p for p in more}
+        shown = [p for p in found.known.values() if p.root_id in roots]
     classes = {c for g in asked.groups.values() for c in g.resources}
-    return {p.id: _summary(ctx, p, classes) for p in shown}
+    if ctx.version < (1, 29):
+        return {p.id: _summary(ctx, p, classes) for p in shown}
+    remembered = known(store)
+    return {p.id: _remembered(ctx, remembered.entry(p)) for p in shown}
+
+
+def _remembered(ctx: Context, entry: Entry) -> msgspec.Raw:
+    """A summary with all that newer versions show, encoded once for each state of the provider."""
+    if entry.shown is None:
+        entry.shown = msgspec.Raw(msgspec.json.encode(_summary(ctx, entry.provider, set())))
+    return entry.shown
 
 
 def _summary(ctx: Context, provider: ResourceProvider, asked: set[str]) -> dict[str, Any]:

@@ -41,6 +41,14 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether one allocation may have this size."""
         return self.min_unit <= amount <= self.max_unit and amount % self.step_size == 0
 
+    def gives(self, amount: int) -> bool:
+        """Whether this much can be allocated: `shortage` without its words, for searches ask it of every provider."""
+        return (
+            self.min_unit <= amount <= self.max_unit
+            and amount % self.step_size == 0
+            and amount + self.used <= int((self.total - self.reserved) * self.allocation_ratio)
+        )
+
 
 NOTHING = Stock(total=0)
 

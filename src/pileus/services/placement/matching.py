@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pileus.kernel.faults import Invalid
@@ -13,13 +13,11 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Match, Page, Reader, Table
 
 from .answers import as_uuid
-from .fit import misfit
+from .known import known
 from .names import require_classes, require_traits
 
 if TYPE_CHECKING:
     from .providers import ResourceProvider
-
-_SLICE = 200  # providers decoded before others get a turn of the loop
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Wanted:
             filters["traits"] = Match("all", single)
         if self.member_of:
             filters["aggregates"] = Match("any", sorted(self.member_of[0]))
-        return Page(filters, (("created_at", False), ("id", False)), limit=_SLICE)
+        return Page(filters, (("created_at", False), ("id", False)))
 
     def in_aggregates(self, provider: ResourceProvider) -> bool:
         """Whether the provider is in one aggregate of each list of alternatives."""
@@ -67,23 +65,26 @@ class Wanted:
             and self.forbidden.isdisjoint(traits)
             and self.in_aggregates(provider)
             and not self.in_forbidden(provider)
-            and not misfit(provider.inventories, traits, self.resources)
+            and self.has_room(provider)
         )
+
+    def has_room(self, provider: ResourceProvider) -> bool:
+        stocks = provider.inventories
+        for resource_class, amount in self.resources.items():
+            stock = stocks.get(resource_class)
+            if stock is None or not stock.gives(amount):
+                return False
+        return True
 
 
 async def matching(
     db: Reader, table: Table[ResourceProvider], asked: Wanted
 ) -> AsyncIterator[ResourceProvider]:
     """The providers that meet what is asked, oldest first, a slice at a time."""
-    page = asked.page()
-    while True:
-        found = await table.list(db, page)
+    async for found in known(db).slices(db, table, asked.page()):
         for provider in found:
             if asked.meets(provider):
                 yield provider
-        if len(found) < page.limit:
-            return
-        page = replace(page, marker=found[-1].id)
         await asyncio.sleep(0)
 
 

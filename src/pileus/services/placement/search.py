@@ -88,14 +88,16 @@ def linked(
 
 def candidates(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
     """Every candidate whose anchor the tree is. None: nothing yet, others may have a turn."""
-    root_traits = set(tree.root.traits)
-    if not asked.root_required <= root_traits or asked.root_forbidden & root_traits:
-        return
-    if len(tree.all) == 1:
+    traits = tree.root.traits
+    if not asked.root_required.issubset(traits) or not asked.root_forbidden.isdisjoint(traits):
+        return iter(())
+    if len(tree.members) == 1 and not tree.sharing:
         one = _alone(tree.root, asked)
-        if one is not None:
-            yield one
-        return
+        return iter(()) if one is None else iter((one,))
+    return _of_several(tree, asked)
+
+
+def _of_several(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
     picks: list[Pick] = []
     for suffix, group in asked.groups.items():
         more = _whole(tree, suffix, group) if suffix else _spread(tree, group)
