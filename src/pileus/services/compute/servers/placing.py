@@ -30,23 +30,32 @@ def demand_of(flavor: FlavorCopy) -> Demand:
 
 
 async def place(run: Run[Server]) -> Changes:
-    """Takes room on a host, and a seat in the group. Raises NoCapacity, which names each host and why not."""
-    server = run.record
+    host, zone = await find_place(run, run.record)
+    return {"host": host, "zone": zone, "task_state": states.NETWORKING}
+
+
+async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tuple[str, str]:
+    """Takes room on a host for the server as given, and a seat in its group; the host and its zone.
+
+    `leaving`: the host it goes away from. Raises NoCapacity, which names each host and why not.
+    """
     group = await server_groups.group_of(run.runtime.store, server.group)
     among, passed_over = [], []
     zones: dict[str, str] = {}
     for p in await nodes.places(run.runtime):
-        if why := _why_not(server, group, p):
+        if why := _why_not(server, group, p, leaving):
             passed_over.append(f"{p.node.host}: {why}")
         else:
             among.append(p.node.host)
             zones[p.node.host] = p.zone
-    host = await _claim_best(run, group, among, passed_over)
-    await _sit(run, host)
-    return {"host": host, "zone": zones.get(host, ""), "task_state": states.NETWORKING}
+    host = await _claim_best(run, server, group, among, passed_over)
+    await _sit(run, server, host)
+    return host, zones.get(host, "")
 
 
-def _why_not(server: Server, group: ServerGroup | None, p: Place) -> str:
+def _why_not(server: Server, group: ServerGroup | None, p: Place, leaving: str) -> str:
+    if p.node.host == leaving:
+        return "the server is leaving it"
     if p.why_not:
         return p.why_not
     if server.pinned_zone and p.zone != server.pinned_zone:
@@ -57,21 +66,24 @@ def _why_not(server: Server, group: ServerGroup | None, p: Place) -> str:
 
 
 async def _claim_best(
-    run: Run[Server], group: ServerGroup | None, among: list[str], passed_over: list[str]
+    run: Run[Server],
+    server: Server,
+    group: ServerGroup | None,
+    among: list[str],
+    passed_over: list[str],
 ) -> str:
     """Where a soft policy likes it best, or else anywhere."""
-    best = server_groups.preferred(group, run.record.id, among) if group else among
+    best = server_groups.preferred(group, server.id, among) if group else among
     if len(best) < len(among):
         try:
-            return await _claim(run, best, [])
+            return await _claim(run, server, best, [])
         except NoCapacity:
             pass  # the others are asked next, and whoever is full says so again
-    return await _claim(run, among, passed_over)
+    return await _claim(run, server, among, passed_over)
 
 
-async def _sit(run: Run[Server], host: str) -> None:
+async def _sit(run: Run[Server], server: Server, host: str) -> None:
     """Raises Stale, to be placed anew, where another member was faster."""
-    server = run.record
     if not server.group:
         return
     async with run.runtime.store.tx(wait=False) as tx:
@@ -82,8 +94,7 @@ async def _sit(run: Run[Server], host: str) -> None:
         raise Stale(f"Another server of group {server.group} took its place on {host}.")
 
 
-async def _claim(run: Run[Server], among: list[str], passed_over: list[str]) -> str:
-    server = run.record
+async def _claim(run: Run[Server], server: Server, among: list[str], passed_over: list[str]) -> str:
     if not among:
         reasons = "; ".join(passed_over) or "there is no compute host"
         raise NoCapacity(f"{NO_HOST} {reasons}.")
