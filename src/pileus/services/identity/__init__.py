@@ -44,7 +44,7 @@ from .oauth2_tokens import Oauth2Tokens
 from .passwords import PASSWORDS, Passwords
 from .policies import Policies
 from .policy_associations import PolicyAssociations
-from .project_endpoints import ProjectEndpoints
+from .project_endpoints import ProjectEndpointGroups, ProjectEndpoints
 from .project_tags import ProjectTags
 from .projects import Projects, UserProjects
 from .regions import Regions
@@ -94,6 +94,7 @@ SERVICE = Service(
         Endpoints,
         ProjectEndpoints,
         EndpointGroups,
+        ProjectEndpointGroups,
         Domains,
         DomainConfigurations,
         Projects,

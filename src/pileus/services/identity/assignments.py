@@ -38,7 +38,13 @@ ASSIGNMENTS = NounTable(
     "identity_assignments",
     Assignment,
     columns=("actor", "target", "role_id", "inherited", Column("place", _place)),
-    indexes=(("actor", "place"), ("target",), ("role_id",), ("created_at", "id")),
+    indexes=(
+        ("actor", "place"),
+        ("place",),
+        ("target", "created_at", "id"),  # these are listed a slice at a time
+        ("role_id", "created_at", "id"),
+        ("created_at", "id"),
+    ),
     noun="role assignment",
 )
 

@@ -106,7 +106,7 @@ class Domains(Noun[Project]):
     @operation("GET", "/domains", "identity:list_domains")
     async def index(self, ctx: Context) -> dict[str, Any]:
         own = {"id": ctx.caller.domain_id} if own_domain(ctx) else {}
-        return await self.index_of(ctx, "domains", view, is_domain=1, **own)
+        return await self.index_of(ctx, "domains", view, is_domain=1, domain_id="", **own)
 
     @operation("POST", "/domains", "identity:create_domain", status=201)
     async def create(self, ctx: Context, body: CreateDomain) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
-from pileus.kernel import auth
 from pileus.kernel.faults import Invalid
 from pileus.kernel.query import Filter
-from pileus.kernel.resources import Context, operation
+from pileus.kernel.resources import Context
 from pileus.kernel.store import Tx
 
 from .catalog import (
@@ -24,21 +23,10 @@ from .catalog import (
     Region,
     rooted,
 )
-from .wire import (
-    ADMIN_OR_SYSTEM_READER,
-    Id,
-    Noun,
-    NounBody,
-    changed,
-    changes_of,
-    extras,
-    linked,
-    listing,
-    removed,
-)
+from .kept import Kept, changing
+from .wire import Id, NounBody, listing
 
-Interface = Literal["admin", "internal", "public"]
-RegionName = Annotated[str, Meta(max_length=255)]
+Text = Annotated[str, Meta(max_length=255)]
 _URL = re.compile(r"[a-zA-Z0-9+.-]+:.+")
 _LONGEST = 225
 
@@ -47,40 +35,12 @@ class CreateEndpoint(NounBody, kw_only=True):
     root: ClassVar[str] = "endpoint"
     lax: ClassVar[bool] = False
     service_id: Id
-    interface: Interface
+    interface: Literal["admin", "internal", "public"]
     url: str
-    region: RegionName | None = None
-    region_id: RegionName | None = None
-    name: RegionName = ""
+    region: Text | None = None
+    region_id: Text | None = None
+    name: Text = ""
     enabled: bool = True
-
-
-class UpdateEndpoint(NounBody, kw_only=True):
-    root: ClassVar[str] = "endpoint"
-    lax: ClassVar[bool] = False
-    service_id: Id | UnsetType = UNSET
-    interface: Interface | UnsetType = UNSET
-    url: str | UnsetType = UNSET
-    region: RegionName | UnsetType | None = UNSET
-    region_id: RegionName | UnsetType | None = UNSET
-    name: RegionName | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
-
-
-def view(ctx: Context, e: Endpoint) -> dict[str, Any]:
-    shown = {
-        **e.extra,
-        "id": e.id,
-        "service_id": e.service_id,
-        "interface": e.interface,
-        "url": rooted(e.url, ctx.root),
-        "region": e.region_id or None,
-        "region_id": e.region_id or None,
-        "enabled": e.enabled,
-    }
-    if e.name:
-        shown["name"] = e.name
-    return linked(ctx, "endpoints", shown)
 
 
 def checked_url(url: str) -> str:
@@ -100,87 +60,40 @@ def checked_url(url: str) -> str:
     return url
 
 
-async def _remove(ctx: Context, tx: Tx, endpoint: Endpoint) -> None:
-    await removed(ctx, tx, "endpoint", endpoint.id)
-    await ENDPOINTS.delete(tx, endpoint)
-
-
-async def _with_service(ctx: Context, tx: Tx, id: str) -> None:
-    for endpoint in await ENDPOINTS.all(tx, service_id=id):
-        await _remove(ctx, tx, endpoint)
-
-
-class Endpoints(Noun[Endpoint]):
+class Endpoints(Kept[Endpoint]):
     table = ENDPOINTS
+    path = "endpoints"
     id_param = "endpoint_id"
-    follows = {"service": _with_service}
-    rules = {
-        "identity:get_endpoint": ADMIN_OR_SYSTEM_READER,
-        "identity:list_endpoints": ADMIN_OR_SYSTEM_READER,
-        "identity:create_endpoint": "rule:admin_required",
-        "identity:update_endpoint": "rule:admin_required",
-        "identity:delete_endpoint": "rule:admin_required",
-    }
-    scopes = {name: ("system", "project") for name in rules}
+    creates, updates = CreateEndpoint, changing(CreateEndpoint)
+    revises = REVISION
+    goes_with = {"service": "service_id"}
     listing = listing({"interface": Filter(), "service_id": Filter(), "region_id": Filter()})
 
-    @operation("GET", "/endpoints", "identity:list_endpoints")
-    async def index(self, ctx: Context) -> dict[str, Any]:
-        return await self.index_of(ctx, "endpoints", view)
+    @classmethod
+    def view(cls, ctx: Context, record: Endpoint) -> dict[str, Any]:
+        shown = super().view(ctx, record)
+        shown |= {"url": rooted(record.url, ctx.root), "region": record.region_id or None}
+        if not record.name:
+            del shown["name"]
+        return shown
 
-    @operation("POST", "/endpoints", "identity:create_endpoint", status=201)
-    async def create(self, ctx: Context, body: CreateEndpoint) -> dict[str, Any]:
-        given = body.given()
-        region = given.pop("region"), given.pop("region_id")
-        endpoint = Endpoint(
-            id=ctx.runtime.world.new_hex(),
-            region_id=region[1] or region[0] or "",
-            extra=extras(ctx, body),
-            **given | {"url": checked_url(body.url)},
-        )
-        async with ctx.runtime.store.tx() as tx:
-            await _check(tx, endpoint, makes_region=not region[1])
-            endpoint = await ENDPOINTS.insert(tx, endpoint)
-            await auth.revise(tx, REVISION)
-            await changed(tx, "endpoint", endpoint.id, "created")
-        return {"endpoint": view(ctx, endpoint)}
+    def fields(self, ctx: Context, given: dict[str, Any], old: Endpoint | None) -> dict[str, Any]:
+        """Raises Invalid. A region may also be given by the old key `region`."""
+        region = given.pop("region", UNSET)
+        if region is not UNSET and not given.get("region_id"):
+            given["region_id"] = region
+        if old is not None and given.get("url") == rooted(old.url, ctx.root):
+            del given["url"]  # this cloud's own, as it was shown
+        elif "url" in given:
+            checked_url(given["url"])
+        return super().fields(ctx, given, old)
 
-    @operation("GET", "/endpoints/{endpoint_id}", "identity:get_endpoint")
-    async def show(self, ctx: Context, endpoint: Endpoint) -> dict[str, Any]:
-        return {"endpoint": view(ctx, endpoint)}
-
-    @operation("PATCH", "/endpoints/{endpoint_id}", "identity:update_endpoint")
-    async def update(
-        self, ctx: Context, endpoint: Endpoint, body: UpdateEndpoint
-    ) -> dict[str, Any]:
-        changes = changes_of(ctx, endpoint, body)
-        region, region_id = changes.pop("region", UNSET), changes.pop("region_id", UNSET)
-        if region is not UNSET or region_id is not UNSET:
-            changes["region_id"] = region_id or region or ""
-        if "url" in changes and changes["url"] != rooted(endpoint.url, ctx.root):
-            changes["url"] = checked_url(changes["url"])
-        else:
-            changes.pop("url", None)
-        async with ctx.runtime.store.tx() as tx:
-            endpoint = await ENDPOINTS.change(tx, endpoint, **changes)
-            await _check(tx, endpoint, makes_region=not region_id)
-            await auth.revise(tx, REVISION)
-            await changed(tx, "endpoint", endpoint.id, "updated")
-        return {"endpoint": view(ctx, endpoint)}
-
-    @operation("DELETE", "/endpoints/{endpoint_id}", "identity:delete_endpoint")
-    async def delete(self, ctx: Context, endpoint: Endpoint) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await _remove(ctx, tx, endpoint)
-            await auth.revise(tx, REVISION)
-
-
-async def _check(tx: Tx, endpoint: Endpoint, *, makes_region: bool) -> None:
-    """The service and region must be there; a region given by the old key `region` is made. Raises Invalid."""
-    if await SERVICES.find(tx, endpoint.service_id) is None:
-        raise Invalid(f"Could not find service: {endpoint.service_id}.")
-    if not endpoint.region_id or await REGIONS.find(tx, endpoint.region_id) is not None:
-        return
-    if not makes_region:
-        raise Invalid(f"Could not find region: {endpoint.region_id}.")
-    await REGIONS.insert(tx, Region(id=endpoint.region_id))
+    async def check(self, ctx: Context, tx: Tx, new: Endpoint, old: Endpoint | None) -> None:
+        """Service and region must be there; a region given by the old key is made. Raises Invalid."""
+        if await SERVICES.find(tx, new.service_id) is None:
+            raise Invalid(f"Could not find service: {new.service_id}.")
+        if not new.region_id or await REGIONS.find(tx, new.region_id) is not None:
+            return
+        if ctx.document["endpoint"].get("region_id"):
+            raise Invalid(f"Could not find region: {new.region_id}.")
+        await REGIONS.insert(tx, Region(id=new.region_id))

@@ -37,6 +37,7 @@ from .wire import (
     own_domain,
     page,
     removed,
+    rows_listed,
     tidied,
 )
 
@@ -72,6 +73,7 @@ GROUPS = NounTable(
     Group,
     columns=("domain_id", Column("name_key", lambda g: g.name.lower())),
     unique=(Unique(("domain_id", "name_key"), _taken),),
+    indexes=(("domain_id", "created_at", "id"), ("created_at", "id"), ("name_key", "id")),
     noun="group",
 )
 MEMBERSHIPS = NounTable(
@@ -167,8 +169,7 @@ class Groups(Noun[Group]):
         domain_id = own.get("domain_id") or ctx.query.get("domain_id")
         await ctx.peer(DIRECTORIES).look(domain_id)
         asked = await limited(ctx, page(self.listing, ctx.query, **own), domain_id)
-        found = await GROUPS.list(ctx.runtime.store, asked)
-        return listed(ctx, "groups", [view(ctx, g) for g in found], asked)
+        return await rows_listed(ctx, "groups", GROUPS, asked, lambda g: view(ctx, g))
 
     @operation("POST", "/groups", AUTHENTICATED, status=201)
     async def create(self, ctx: Context, body: CreateGroup) -> dict[str, Any]:
@@ -212,8 +213,7 @@ class Groups(Noun[Group]):
         store = ctx.runtime.store
         ids = [m.user_id for m in await MEMBERSHIPS.all(store, group_id=group.id)]
         asked = users.asked_users(ctx, id=ids)
-        found = await USERS.list(store, asked)
-        return listed(ctx, "users", [users.view(ctx, u) for u in found], asked)
+        return await rows_listed(ctx, "users", USERS, asked, users.viewer(ctx))
 
     @operation("PUT", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
     async def add(self, ctx: Context, group_id: str, user_id: str) -> None:

@@ -5,21 +5,30 @@ https://docs.openstack.org/api-ref/identity/v3-ext/#os-endpoint-policy-api
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pileus.kernel.faults import NotFound
-from pileus.kernel.resources import Context, operation
-from pileus.kernel.store import Reader, Record, Tx
+from pileus.kernel.resources import Context, Operation, operation
+from pileus.kernel.store import Reader, Record, Table
 
-from . import endpoints, policies
 from .catalog import ENDPOINTS, REGIONS, SERVICES, Endpoint
-from .policies import POLICIES, Policy
+from .endpoints import Endpoints
+from .policies import POLICIES, Policies, Policy
 from .wire import ADMIN_OR_SYSTEM_READER, Noun, NounTable, drop_all, dropping, listed
 
 _BASE = "/policies/{policy_id}/OS-ENDPOINT-POLICY"
-_ENDPOINT = _BASE + "/endpoints/{endpoint_id}"
-_SERVICE = _BASE + "/services/{service_id}"
-_REGION = _SERVICE + "/regions/{region_id}"
+_FOR = {
+    "endpoint": "/endpoints/{endpoint_id}",
+    "service": "/services/{service_id}",
+    "region_and_service": "/services/{service_id}/regions/{region_id}",
+}
+_PLACES: Mapping[str, Table[Any]] = {
+    "endpoint_id": ENDPOINTS,
+    "service_id": SERVICES,
+    "region_id": REGIONS,
+}
 
 
 class PolicyAssociation(Record, kw_only=True, frozen=True):
@@ -44,6 +53,10 @@ def _id(endpoint_id: str = "", service_id: str = "", region_id: str = "") -> str
     return f"endpoint:{endpoint_id}" if endpoint_id else f"service:{service_id}:{region_id}"
 
 
+def _rule(verb: str, what: str) -> str:
+    return f"identity:{verb}_policy_association_for_{what}"
+
+
 class PolicyAssociations(Noun[Policy]):
     table = POLICIES
     id_param = "policy_id"
@@ -54,17 +67,34 @@ class PolicyAssociations(Noun[Policy]):
     rules = {
         "identity:get_policy_for_endpoint": ADMIN_OR_SYSTEM_READER,
         "identity:list_endpoints_for_policy": ADMIN_OR_SYSTEM_READER,
+        **{_rule("check", what): ADMIN_OR_SYSTEM_READER for what in _FOR},
         **{
-            f"identity:{verb}_policy_association_for_{what}": rule
-            for what in ("endpoint", "service", "region_and_service")
-            for verb, rule in (
-                ("create", "rule:admin_required"),
-                ("check", ADMIN_OR_SYSTEM_READER),
-                ("delete", "rule:admin_required"),
-            )
+            _rule(verb, what): "rule:admin_required"
+            for what in _FOR
+            for verb in ("create", "delete")
         },
     }
     scopes = {name: ("system", "project") for name in rules}
+
+    def operations(self) -> Iterator[Operation]:
+        yield from super().operations()
+        ways = (
+            ("GET", "check", self.check),
+            ("PUT", "create", self.create),
+            ("DELETE", "delete", self.delete),
+        )
+        for what, path in _FOR.items():
+            for method, verb, call in ways:
+                yield Operation(
+                    method,
+                    _BASE + path,
+                    _rule(verb, what),
+                    f"{verb}_{what}",
+                    0,
+                    call=call,
+                    record_param="policy",
+                    path_params=tuple(re.findall(r"{(\w+)}", path)),
+                )
 
     @operation("GET", _BASE + "/endpoints", "identity:list_endpoints_for_policy")
     async def endpoints(self, ctx: Context, policy: Policy) -> dict[str, Any]:
@@ -72,7 +102,7 @@ class PolicyAssociations(Noun[Policy]):
         found: dict[str, Endpoint] = {}
         for one in await POLICY_ASSOCIATIONS.all(store, policy_id=policy.id):
             found.update((e.id, e) for e in await _endpoints_of(store, one))
-        return listed(ctx, "endpoints", [endpoints.view(ctx, e) for e in found.values()])
+        return listed(ctx, "endpoints", [Endpoints.view(ctx, e) for e in found.values()])
 
     @operation(
         "GET",
@@ -86,95 +116,38 @@ class PolicyAssociations(Noun[Policy]):
             one = await POLICY_ASSOCIATIONS.find(store, id)
             if one is not None:
                 policy = await POLICIES.get(store, one.policy_id)
-                return {"policy": policies.view(ctx, policy)}
+                return {"policy": Policies.view(ctx, policy)}
         raise NotFound(f"No policy is associated with endpoint {endpoint_id}.")
 
-    @operation("GET", _ENDPOINT, "identity:check_policy_association_for_endpoint")
-    async def check_endpoint(self, ctx: Context, policy: Policy, endpoint_id: str) -> None:
-        await ENDPOINTS.get(ctx.runtime.store, endpoint_id)
-        await _check(ctx, policy, _id(endpoint_id))
+    async def check(self, ctx: Context, policy: Policy, **places: str) -> None:
+        known = await POLICY_ASSOCIATIONS.find(
+            ctx.runtime.store, await _id_of(ctx.runtime.store, places)
+        )
+        if known is None or known.policy_id != policy.id:
+            raise NotFound("Could not find policy association.")
 
-    @operation("PUT", _ENDPOINT, "identity:create_policy_association_for_endpoint")
-    async def put_endpoint(self, ctx: Context, policy: Policy, endpoint_id: str) -> None:
+    async def create(self, ctx: Context, policy: Policy, **places: str) -> None:
+        """The policy takes the place of another for the same thing."""
         async with ctx.runtime.store.tx() as tx:
-            await ENDPOINTS.get(tx, endpoint_id)
-            await _put(tx, policy, endpoint_id=endpoint_id)
+            id = await _id_of(tx, places)
+            known = await POLICY_ASSOCIATIONS.find(tx, id)
+            if known is not None:
+                await POLICY_ASSOCIATIONS.change(tx, known, policy_id=policy.id)
+            else:
+                wanted: dict[str, Any] = {**places, "id": id, "policy_id": policy.id}
+                await POLICY_ASSOCIATIONS.insert(tx, PolicyAssociation(**wanted))
 
-    @operation("DELETE", _ENDPOINT, "identity:delete_policy_association_for_endpoint")
-    async def delete_endpoint(self, ctx: Context, policy: Policy, endpoint_id: str) -> None:
+    async def delete(self, ctx: Context, policy: Policy, **places: str) -> None:
         async with ctx.runtime.store.tx() as tx:
-            await ENDPOINTS.get(tx, endpoint_id)
-            await drop_all(tx, POLICY_ASSOCIATIONS, policy_id=policy.id, id=_id(endpoint_id))
-
-    @operation("GET", _SERVICE, "identity:check_policy_association_for_service")
-    async def check_service(self, ctx: Context, policy: Policy, service_id: str) -> None:
-        await SERVICES.get(ctx.runtime.store, service_id)
-        await _check(ctx, policy, _id("", service_id))
-
-    @operation("PUT", _SERVICE, "identity:create_policy_association_for_service")
-    async def put_service(self, ctx: Context, policy: Policy, service_id: str) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await SERVICES.get(tx, service_id)
-            await _put(tx, policy, service_id=service_id)
-
-    @operation("DELETE", _SERVICE, "identity:delete_policy_association_for_service")
-    async def delete_service(self, ctx: Context, policy: Policy, service_id: str) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await SERVICES.get(tx, service_id)
-            await drop_all(tx, POLICY_ASSOCIATIONS, policy_id=policy.id, id=_id("", service_id))
-
-    @operation("GET", _REGION, "identity:check_policy_association_for_region_and_service")
-    async def check_region(
-        self, ctx: Context, policy: Policy, service_id: str, region_id: str
-    ) -> None:
-        await _places(ctx.runtime.store, service_id, region_id)
-        await _check(ctx, policy, _id("", service_id, region_id))
-
-    @operation("PUT", _REGION, "identity:create_policy_association_for_region_and_service")
-    async def put_region(
-        self, ctx: Context, policy: Policy, service_id: str, region_id: str
-    ) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await _places(tx, service_id, region_id)
-            await _put(tx, policy, service_id=service_id, region_id=region_id)
-
-    @operation("DELETE", _REGION, "identity:delete_policy_association_for_region_and_service")
-    async def delete_region(
-        self, ctx: Context, policy: Policy, service_id: str, region_id: str
-    ) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await _places(tx, service_id, region_id)
-            id = _id("", service_id, region_id)
+            id = await _id_of(tx, places)
             await drop_all(tx, POLICY_ASSOCIATIONS, policy_id=policy.id, id=id)
 
 
-async def _places(db: Reader, service_id: str, region_id: str) -> None:
-    await SERVICES.get(db, service_id)
-    await REGIONS.get(db, region_id)
-
-
-async def _check(ctx: Context, policy: Policy, id: str) -> None:
-    known = await POLICY_ASSOCIATIONS.find(ctx.runtime.store, id)
-    if known is None or known.policy_id != policy.id:
-        raise NotFound("Could not find policy association.")
-
-
-async def _put(
-    tx: Tx, policy: Policy, endpoint_id: str = "", service_id: str = "", region_id: str = ""
-) -> None:
-    """The policy takes the place of another for the same thing."""
-    wanted = PolicyAssociation(
-        id=_id(endpoint_id, service_id, region_id),
-        policy_id=policy.id,
-        endpoint_id=endpoint_id,
-        service_id=service_id,
-        region_id=region_id,
-    )
-    known = await POLICY_ASSOCIATIONS.find(tx, wanted.id)
-    if known is None:
-        await POLICY_ASSOCIATIONS.insert(tx, wanted)
-    else:
-        await POLICY_ASSOCIATIONS.change(tx, known, policy_id=policy.id)
+async def _id_of(db: Reader, places: Mapping[str, str]) -> str:
+    """The id of the association with these places, all of which must be there. Raises NotFound."""
+    for name, id in places.items():
+        await _PLACES[name].get(db, id)
+    return _id(**places)
 
 
 async def _ids_for(db: Reader, endpoint: Endpoint) -> list[str]:

@@ -32,13 +32,13 @@ from .wire import (
     home_domain,
     is_asked,
     linked,
-    listed,
     listing,
     own_domain,
     page,
     refuse_immutable,
     removed,
     resource_options,
+    rows_listed,
 )
 
 READ = (
@@ -211,8 +211,7 @@ class UserProjects(Noun[User]):
     async def projects(self, ctx: Context, user: User) -> dict[str, Any]:
         ids = await projects_of(ctx.runtime.store, user.id)
         asked = page(Projects.listing, ctx.query, id=ids, is_domain=0)
-        found = await PROJECTS.list(ctx.runtime.store, asked)
-        return listed(ctx, "projects", [view(ctx, p) for p in found], asked)
+        return await rows_listed(ctx, "projects", PROJECTS, asked, lambda p: view(ctx, p))
 
 
 async def _check_place(tx: Tx, project: Project, settings: Settings) -> None:

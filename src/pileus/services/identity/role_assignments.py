@@ -6,8 +6,8 @@ below, and roles those they imply.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pileus.kernel.faults import Invalid
@@ -20,13 +20,31 @@ from .roles import ROLES, RoleBook
 from .tokens import TOKENS_KEPT
 from .tree import PROJECTS, Project, subtree
 from .users import USERS
-from .wire import AUTHENTICATED, OLDEST, Noun, is_asked, listed
+from .wire import (
+    AUTHENTICATED,
+    OLDEST,
+    SLICE,
+    Noun,
+    NounTable,
+    encoded,
+    in_slices,
+    is_asked,
+    joined,
+    listed,
+)
 
 _RULE = (
     "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
     "domain_id:%(target.domain_id)s and not None:%(target.domain_id)s)"
 )
-_SLICE = 500  # rows between two turns of the loop
+_EVERY = 10_000_000
+_TABLES: Mapping[str, NounTable[Any]] = {
+    "user": USERS,
+    "group": GROUPS,
+    "role": ROLES,
+    "project": PROJECTS,
+    "domain": PROJECTS,
+}
 _ALONE = (
     ("scope.domain.id", "scope.project.id", "Specify a domain or project, not both"),
     ("scope.domain.id", "scope.system", "Specify system or domain, not both"),
@@ -114,9 +132,8 @@ class RoleAssignments(Noun[Assignment]):
         asked = Asked.of(ctx)
         await _allow(ctx, asked)
         finder = _Finder(ctx, asked, await ctx.peer(TOKENS_KEPT).book.read(ctx.runtime.store))
-        views = [await finder.view(h) async for h in finder.found()]
-        answer = listed(ctx, "role_assignments", views)
-        return answer
+        parts = [encoded(await finder.views(some)) async for some in finder.found()]
+        return listed(ctx, "role_assignments", joined(parts))
 
 
 async def _allow(ctx: Context, asked: Asked) -> None:
@@ -144,15 +161,30 @@ class _Finder:
     asked: Asked
     book: RoleBook
     _projects: dict[str, Project | None] = field(default_factory=dict)
-    _names: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _named: dict[str, dict[str, Any]] = field(default_factory=dict)  # who and what was shown
+    _members: dict[str, list[str]] = field(default_factory=dict)  # by group
+    _below: dict[str, list[str]] = field(default_factory=dict)  # projects, by what they stand below
     _shown: set[tuple[str, ...]] = field(default_factory=set)
 
-    async def found(self) -> AsyncIterator[Held]:
+    def __post_init__(self) -> None:
+        self._root = self.ctx.base
+
+    async def found(self) -> AsyncIterator[list[Held]]:
+        """The lines, some at a time."""
         places = await self._wanted_projects()
-        async for row in self._rows(places):
-            async for held in self._expanded(row, places):
-                if await self._in_domain(held):
-                    yield held
+        filters = await self._filters(places)
+        if filters is None:
+            return
+        some: list[Held] = []
+        asked = Page(filters, OLDEST, limit=_EVERY)
+        async for rows in in_slices(self.ctx.runtime, ASSIGNMENTS, asked):
+            for row in rows:
+                some += await self._expanded(row, places)
+                while len(some) >= SLICE:
+                    yield await self._in_domain(some[:SLICE])
+                    some = some[SLICE:]
+                    await self.ctx.runtime.world.clock.sleep(0)
+        yield await self._in_domain(some)
 
     async def _wanted_projects(self) -> list[Project]:
         """The project asked for, and those below it if the subtree is."""
@@ -165,20 +197,6 @@ class _Finder:
             return []
         more = await subtree(self.ctx.runtime.store, top) if self.asked.subtree else []
         return [top, *more]
-
-    async def _rows(self, projects: list[Project]) -> AsyncIterator[Assignment]:
-        """The assignments that can matter, a slice at a time."""
-        filters = await self._filters(projects)
-        if filters is None:
-            return
-        asked = Page(filters, OLDEST, limit=_SLICE)
-        while rows := await ASSIGNMENTS.list(self.ctx.runtime.store, asked):
-            for row in rows:
-                yield row
-            if len(rows) < _SLICE:
-                return
-            asked = replace(asked, marker=rows[-1].id)
-            await self.ctx.runtime.world.clock.sleep(0)
 
     async def _filters(self, projects: list[Project]) -> dict[str, Any] | None:
         """What rows must match, or None if none can."""
@@ -211,18 +229,15 @@ class _Finder:
             return {"target": f"domain:{asked.domain_id}"}
         return {"target": SYSTEM} if asked.system else {}
 
-    async def _expanded(self, row: Assignment, projects: list[Project]) -> AsyncIterator[Held]:
+    async def _expanded(self, row: Assignment, projects: list[Project]) -> list[Held]:
         asked = self.asked
         if not asked.effective:
-            yield Held(row.actor, row.target, row.role_id, row.inherited, row)
-            return
+            return [Held(row.actor, row.target, row.role_id, row.inherited, row)]
         if asked.inherited is not None and asked.inherited != row.inherited:
-            return
+            return []
         targets = await self._targets(row, projects)
-        for actor in await self._people(row):
-            for target in targets:
-                for held in self._roles(row, actor, target):
-                    yield held
+        people = await self._people(row)
+        return [held for who in people for at in targets for held in self._roles(row, who, at)]
 
     async def _people(self, row: Assignment) -> list[str]:
         kind, _, id = row.actor.partition(":")
@@ -230,22 +245,25 @@ class _Finder:
             return [row.actor]
         if self.asked.user_id:
             return [f"user:{self.asked.user_id}"]
-        members = await MEMBERSHIPS.all(self.ctx.runtime.store, group_id=id)
-        return [f"user:{m.user_id}" for m in members]
+        if id not in self._members:
+            members = await MEMBERSHIPS.all(self.ctx.runtime.store, group_id=id)
+            self._members[id] = [f"user:{m.user_id}" for m in members]
+        return self._members[id]
 
     async def _targets(self, row: Assignment, projects: list[Project]) -> list[str]:
         if not row.inherited:
             return [row.target]
-        store, found = self.ctx.runtime.store, []
+        store = self.ctx.runtime.store
         if projects:
-            for project in projects:
-                if below(row.target) in await places_of(store, project):
-                    found.append(f"project:{project.id}")
-            return found
+            place = below(row.target)
+            return [f"project:{p.id}" for p in projects if place in await places_of(store, p)]
         if self.asked.domain_id:
             return []
-        top = await self._project(row.target.partition(":")[2])
-        return [f"project:{p.id}" for p in await subtree(store, top)] if top else []
+        if row.target not in self._below:
+            top = await self._project(row.target.partition(":")[2])
+            found = await subtree(store, top) if top else []
+            self._below[row.target] = [f"project:{p.id}" for p in found]
+        return self._below[row.target]
 
     def _roles(self, row: Assignment, actor: str, target: str) -> list[Held]:
         found = []
@@ -260,39 +278,39 @@ class _Finder:
                 self._shown.add(held.why)
         return found
 
-    async def _project(self, id: str) -> Project | None:
-        if id not in self._projects:
-            self._projects[id] = await PROJECTS.find(self.ctx.runtime.store, id)
-        return self._projects[id]
-
-    async def _in_domain(self, held: Held) -> bool:
-        """A domain-scoped token sees its domain and the projects in it."""
+    async def _in_domain(self, some: list[Held]) -> list[Held]:
+        """Those that a domain-scoped token sees: of its domain and the projects in it."""
         mine = self.ctx.caller.domain_id
-        kind, _, id = held.target.partition(":")
-        if not mine or id == mine:
-            return True
-        project = await self._project(id) if kind == "project" else None
-        return project is not None and project.domain_id == mine
+        if not mine:
+            return some
+        places = {h.target.partition(":")[2] for h in some if h.target.startswith("project:")}
+        await self._know_projects(places)
+        seen = {id for id in places if (p := self._projects[id]) and p.domain_id == mine} | {mine}
+        return [h for h in some if h.target.partition(":")[2] in seen]
 
-    async def view(self, held: Held) -> dict[str, Any]:
-        actor_kind, _, actor_id = held.actor.partition(":")
-        kind, _, id = held.target.partition(":")
+    async def views(self, some: Sequence[Held]) -> list[dict[str, Any]]:
+        if self.asked.names:
+            await self._name(some)
+        return [self._view(held) for held in some]
+
+    def _view(self, held: Held) -> dict[str, Any]:
+        kind = held.target.partition(":")[0]
         shown: dict[str, Any] = {
-            actor_kind: await self._ref(actor_kind, actor_id),
-            "role": await self._ref("role", held.role_id),
+            held.actor.partition(":")[0]: self._ref(held.actor),
+            "role": self._ref(f"role:{held.role_id}"),
             "links": self._links(held),
         }
         if kind == "system":
             shown["scope"] = {"system": {"all": True}}
         else:
-            shown["scope"] = {kind: await self._ref(kind, id)}
+            shown["scope"] = {kind: self._ref(held.target)}
         if held.inherited:
             shown["scope"]["OS-INHERIT:inherited_to"] = "projects"
         return shown
 
     def _links(self, held: Held) -> dict[str, str]:
         """As upstream's, which name the implying role where the granted one would be, and the pair the wrong way round."""
-        root, by = self.ctx.base, held.by
+        root, by = self._root, held.by
         place = "system" if by.target == SYSTEM else by.target.replace(":", "s/", 1)
         path = f"{place}/{by.actor.replace(':', 's/', 1)}/roles/{held.prior_id or by.role_id}"
         if by.inherited:
@@ -305,27 +323,37 @@ class _Finder:
             links["prior_role"] = f"{root}/prior_role/{held.role_id}/implies/{held.prior_id}"
         return links
 
-    async def _ref(self, kind: str, id: str) -> dict[str, Any]:
-        if not self.asked.names:
-            return {"id": id}
-        known = self._names.get(f"{kind}:{id}")
-        if known is None:
-            known = self._names[f"{kind}:{id}"] = await self._named(kind, id)
-        return known
+    def _ref(self, what: str) -> dict[str, Any]:
+        return self._named.get(what) or {"id": what.partition(":")[2]}
 
-    async def _named(self, kind: str, id: str) -> dict[str, Any]:
-        tables: dict[str, Any] = {
-            "user": USERS,
-            "group": GROUPS,
-            "role": ROLES,
-            "project": PROJECTS,
-            "domain": PROJECTS,
-        }
-        found = await tables[kind].find(self.ctx.runtime.store, id)
-        if found is None:
-            return {"id": id, "name": ""}
-        shown: dict[str, Any] = {"id": id, "name": found.name}
-        if found.domain_id:
-            domain = await self._project(found.domain_id)
+    async def _name(self, some: Sequence[Held]) -> None:
+        """Looks up who and what is in these lines and was not shown yet."""
+        every = {n for h in some for n in (h.actor, h.target, f"role:{h.role_id}") if n != SYSTEM}
+        new = every - self._named.keys()
+        found: dict[str, Any] = {}
+        for kind, table in _TABLES.items():
+            ids = [id for of, _, id in (n.partition(":") for n in new) if of == kind]
+            if ids:
+                rows = await table.list(self.ctx.runtime.store, Page({"id": ids}, limit=len(ids)))
+                found |= {f"{kind}:{row.id}": row for row in rows}
+        await self._know_projects({row.domain_id for row in found.values() if row.domain_id})
+        for name in new:
+            self._named[name] = self._shown_as(name, found.get(name))
+
+    def _shown_as(self, name: str, found: Any) -> dict[str, Any]:
+        shown = {"id": name.partition(":")[2], "name": found.name if found else ""}
+        if found and found.domain_id:
+            domain = self._projects[found.domain_id]
             shown["domain"] = {"id": found.domain_id, "name": domain.name if domain else ""}
         return shown
+
+    async def _project(self, id: str) -> Project | None:
+        await self._know_projects({id})
+        return self._projects[id]
+
+    async def _know_projects(self, ids: set[str]) -> None:
+        new = ids - self._projects.keys()
+        if new:
+            asked = Page({"id": list(new)}, limit=len(new))
+            found = {p.id: p for p in await PROJECTS.list(self.ctx.runtime.store, asked)}
+            self._projects |= {id: found.get(id) for id in new}

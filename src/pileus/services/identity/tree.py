@@ -56,7 +56,12 @@ PROJECTS = NounTable(
     ),
     unique=(Unique(("domain_id", "name_key"), _taken),),
     many=(Many("tags", lambda p: p.tags),),
-    indexes=(("domain_id", "created_at", "id"), ("created_at", "id"), ("parent_id",)),
+    indexes=(
+        ("domain_id", "created_at", "id"),
+        ("created_at", "id"),
+        ("name_key", "id"),
+        ("parent_id",),
+    ),
     noun="project",
 )
 

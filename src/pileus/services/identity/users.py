@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -35,13 +35,12 @@ from .wire import (
     changes_of,
     extras,
     home_domain,
-    linked,
-    listed,
     listing,
     merged,
     own_domain,
     page,
     removed,
+    rows_listed,
     tidied,
 )
 
@@ -92,7 +91,12 @@ USERS = NounTable(
     ),
     unique=(Unique(("domain_id", "name_key"), _taken),),
     many=(Many("vouchers", lambda u: vouchers.found_by(u.vouchers)),),
-    indexes=(("default_project_id",), ("domain_id", "created_at", "id"), ("created_at", "id")),
+    indexes=(
+        ("default_project_id",),
+        ("domain_id", "created_at", "id"),
+        ("created_at", "id"),
+        ("name_key", "id"),
+    ),
     noun="user",
 )
 
@@ -133,21 +137,33 @@ class UpdateUser(Discreet, NounBody, kw_only=True):
     federated: list[ProviderRef] | UnsetType = UNSET
 
 
+def viewer(ctx: Context) -> Callable[[User], dict[str, Any]]:
+    """What shows users: all that is the same for each of a list is looked up once."""
+    rules, now = settings.of(ctx.runtime), ctx.runtime.world.clock.now()
+    root = f"{ctx.base}/users/"
+
+    def view(u: User) -> dict[str, Any]:
+        shown = {
+            **u.extra,
+            "id": u.id,
+            "name": u.name,
+            "domain_id": u.domain_id,
+            "enabled": is_enabled(u, rules, now),
+            "options": u.options,
+            "password_expires_at": u.password_expires_at[:-1] or None,
+            "links": {"self": root + u.id},
+        }
+        if u.vouchers:
+            shown["federated"] = vouchers.view(u.vouchers)
+        if u.default_project_id:
+            shown["default_project_id"] = u.default_project_id
+        return shown
+
+    return view
+
+
 def view(ctx: Context, u: User) -> dict[str, Any]:
-    shown = {
-        **u.extra,
-        "id": u.id,
-        "name": u.name,
-        "domain_id": u.domain_id,
-        "enabled": is_enabled(u, settings.of(ctx.runtime), ctx.runtime.world.clock.now()),
-        "options": u.options,
-        "password_expires_at": u.password_expires_at[:-1] or None,
-    }
-    if u.vouchers:
-        shown["federated"] = vouchers.view(u.vouchers)
-    if u.default_project_id:
-        shown["default_project_id"] = u.default_project_id
-    return linked(ctx, "users", shown)
+    return viewer(ctx)(u)
 
 
 def target_of(u: User) -> dict[str, object]:
@@ -251,8 +267,7 @@ class Users(Noun[User]):
         domain_id = own_domain(ctx).get("domain_id") or ctx.query.get("domain_id")
         await ctx.peer(DIRECTORIES).look(domain_id, user=ctx.query.get("name"))
         asked = await limited(ctx, asked_users(ctx), domain_id)
-        found = await USERS.list(ctx.runtime.store, asked)
-        return listed(ctx, "users", [view(ctx, u) for u in found], asked)
+        return await rows_listed(ctx, "users", USERS, asked, viewer(ctx))
 
     @operation("POST", "/users", AUTHENTICATED, status=201)
     async def create(self, ctx: Context, body: CreateUser) -> dict[str, Any]:

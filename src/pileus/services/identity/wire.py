@@ -6,10 +6,11 @@ API reference: https://docs.openstack.org/api-ref/identity/v3/
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import msgspec
 from msgspec import Meta
 
 from pileus.kernel import auth
@@ -17,12 +18,14 @@ from pileus.kernel.events import emit
 from pileus.kernel.faults import Forbidden, Invalid, NotFound
 from pileus.kernel.query import Filter, Listing, Query, next_link
 from pileus.kernel.resources import Context, Resource
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import KEEP, Body, Extra, extras_of
-from pileus.kernel.store import Match, Page, Record, Table, Tx
+from pileus.kernel.store import Match, Page, Reader, Record, Table, Tx
 
 from .revocations import revoke
 
 R = TypeVar("R", bound=Record)
+_encode = msgspec.json.Encoder().encode
 
 Name = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\S")]
 ShortName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"\S")]
@@ -31,6 +34,7 @@ PlainId = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-]{1,64}$")]  # of what a cli
 
 DEFAULT_DOMAIN = "default"
 ADMIN_OR_SYSTEM_READER = "rule:admin_required or (role:reader and system_scope:all)"
+SLICE = 500  # rows between two turns of the loop
 _PAGE = 10_000  # a list without a limit; longer ones say `truncated`
 OLDEST = (("created_at", False), ("id", False))
 _INEXACT = {
@@ -80,8 +84,7 @@ class Noun(Resource[R]):
     ) -> dict[str, Any]:
         """The list that the query asks for, with `fixed` filters that it cannot widen."""
         asked = page(self.listing, ctx.query, **fixed)
-        found = await self.table.list(ctx.runtime.store, asked)
-        return listed(ctx, key, [view(ctx, one) for one in found], asked)
+        return await rows_listed(ctx, key, self.table, asked, lambda one: view(ctx, one))
 
 
 def listing(default: Mapping[str, Filter] | None = None) -> Listing:
@@ -103,7 +106,7 @@ def page(asked: Listing, query: Query, **fixed: Any) -> Page:
         if two and declared is not None and declared.kind is str and how in _INEXACT:
             pattern = _INEXACT[how].format(re.escape(text.lower() if declared.fold else text))
             filters.setdefault(declared.column or name, Match("regex", pattern))
-    return replace(found, filters=filters)
+    return replace(found, filters=filters, reverse=False)
 
 
 def is_asked(query: Query, name: str) -> bool:
@@ -117,17 +120,73 @@ def linked(ctx: Context, path: str, view: dict[str, Any]) -> dict[str, Any]:
     return view
 
 
+async def rows_listed(
+    ctx: Context, key: str, table: Table[R], asked: Page, view: Callable[[R], dict[str, Any]]
+) -> dict[str, Any]:
+    """The list of what a page asks for; a full one links to the next."""
+    parts, count, last = [], 0, ""
+    async for rows in in_slices(ctx.runtime, table, asked):
+        parts.append(encoded([view(one) for one in rows]))
+        count, last = count + len(rows), rows[-1].id
+    answer = listed(ctx, key, joined(parts))
+    if last and count >= asked.limit:
+        _goes_on(ctx, answer, last)
+    return answer
+
+
+async def in_slices(runtime: Runtime, table: Table[R], asked: Page) -> AsyncIterator[list[R]]:
+    """The rows of a page, some at a time, so that others have their turns between."""
+    shown: list[str] = []
+    left = asked.limit
+    while left > 0:
+        some = replace(asked, limit=min(SLICE, left))
+        rows = await _behind(runtime.store, table, some, shown)
+        shown += [row.id for row in rows]
+        if rows:
+            yield rows
+        left = left - len(rows) if len(rows) == some.limit else 0
+        if left:
+            await runtime.world.clock.sleep(0)
+
+
+async def _behind(db: Reader, table: Table[R], asked: Page, shown: Sequence[str]) -> list[R]:
+    """What follows those shown, the last of which may be gone by now."""
+    for id in reversed(shown):
+        try:
+            return await table.list(db, replace(asked, marker=id))
+        except NotFound:
+            continue
+    return await table.list(db, asked)
+
+
+def encoded(views: list[dict[str, Any]]) -> bytes:
+    """Views as JSON, but for the brackets around them."""
+    return _encode(views)[1:-1]
+
+
+def joined(parts: Iterable[bytes]) -> msgspec.Raw:
+    """One list of what was `encoded` part by part: all at once, a long one would keep others waiting."""
+    return msgspec.Raw(b"[" + b",".join(part for part in parts if part) + b"]")
+
+
 def listed(
-    ctx: Context, key: str, views: list[dict[str, Any]], asked: Page | None = None
+    ctx: Context,
+    key: str,
+    views: list[dict[str, Any]] | msgspec.Raw,
+    asked: Page | None = None,
 ) -> dict[str, Any]:
     """A list as Keystone wraps it. With `asked`, a full page links to the next."""
     itself = f"{ctx.url}?{ctx.query.text}" if ctx.query.text else ctx.url
     links: dict[str, Any] = {"next": None, "self": itself, "previous": None}
     answer: dict[str, Any] = {key: views, "links": links}
-    if asked is not None and views and len(views) >= asked.limit:
-        answer["truncated"] = True
-        links["next"] = next_link(ctx.url, ctx.query, views[-1]["id"])
+    if asked is not None and isinstance(views, list) and views and len(views) >= asked.limit:
+        _goes_on(ctx, answer, views[-1]["id"])
     return answer
+
+
+def _goes_on(ctx: Context, answer: dict[str, Any], last: str) -> None:
+    answer["truncated"] = True
+    answer["links"]["next"] = next_link(ctx.url, ctx.query, last)
 
 
 def extras(ctx: Context, body: Body) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""Nouns that are only kept: listed, made, shown, changed and deleted by the same five operations.
+
+A subclass says what a record is (`table`), what makes one (`creates`), and by overriding what is special about it:
+`fields` and `view` for what goes in and comes out, `check` for what must hold, `remove` for what goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, ClassVar, TypeVar, cast, get_type_hints
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from pileus.kernel import auth
+from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.resources import Context, Operation
+from pileus.kernel.schema import Body
+from pileus.kernel.store import Record, Tx
+
+from .wire import ADMIN_OR_SYSTEM_READER, Follow, Noun, changed, changes_of, extras, linked, removed
+
+R = TypeVar("R", bound=Record)
+_KEPT_ALIKE = frozenset(Record.__struct_fields__) | {"extra"}
+
+
+class Kept(Noun[R]):
+    """Rules are upstream's usual ones, with its scopes: `rules` says what differs, and what everybody may has no scope."""
+
+    path: ClassVar[str] = ""  # of the collection, below /v3
+    creates: ClassVar[type[Body]] = Body
+    updates: ClassVar[type[Body]] = Body
+    made_by: ClassVar[tuple[str, ...]] = ("POST",)  # PUT: under an id that the client chooses
+    longest_id: ClassVar[int] = 64
+    told_as: ClassVar[str] = ""  # in notifications; "": as in bodies
+    hidden: ClassVar[tuple[str, ...]] = ()  # fields that no view shows
+    revises: ClassVar[str] = ""  # the revision that every change raises
+    goes_with: ClassVar[Mapping[str, str]] = {}  # noun -> the column that has its id
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        usual = {cls.rule(verb): ADMIN_OR_SYSTEM_READER for verb in ("list", "get")}
+        usual |= {cls.rule(verb): "rule:admin_required" for verb in ("create", "update", "delete")}
+        cls.rules = {**usual, **cls.rules}
+        cls.scopes = {n: ("system", "project") for n, r in cls.rules.items() if r} | dict(
+            cls.scopes
+        )
+        going = {noun: cls._going_with(column) for noun, column in cls.goes_with.items()}
+        cls.follows = {**cls.follows, **going}
+
+    @classmethod
+    def rule(cls, verb: str) -> str:
+        noun = cls.path.rpartition("/")[2] if verb == "list" else cls.creates.root
+        return f"identity:{verb}_{noun}"
+
+    @classmethod
+    def kind(cls) -> str:
+        return cls.told_as or cls.creates.root
+
+    def operations(self) -> Iterator[Operation]:
+        """Its own, and the five."""
+        yield from super().operations()
+        many, one = f"/{self.path}", f"/{self.path}/{{{self.id_param}}}"
+        yield self._operation("GET", many, "list", self.index)
+        for method in self.made_by:
+            place = one if method == "PUT" else many
+            yield self._operation(method, place, "create", self.create, self.creates)
+        yield self._operation("GET", one, "get", self.show)
+        yield self._operation("PATCH", one, "update", self.update, self.updates)
+        yield self._operation("DELETE", one, "delete", self.delete)
+
+    def _operation(
+        self,
+        method: str,
+        path: str,
+        verb: str,
+        call: Callable[..., Awaitable[Any]],
+        body: type[Body] | None = None,
+    ) -> Operation:
+        makes, named = verb == "create", self.id_param in path
+        return Operation(
+            method,
+            path,
+            self.rule(verb),
+            call.__name__,
+            status=201 if makes else 0,
+            call=call,
+            record_param="record" if named and not makes else "",
+            body_param="body" if body is not None else "",
+            body=body,
+            path_params=(self.id_param,) if named and makes else (),
+        )
+
+    def fields(self, ctx: Context, given: dict[str, Any], old: R | None) -> dict[str, Any]:
+        """The record's fields that a body gives. Raises Invalid."""
+        return stored(self.table.kind, given)
+
+    @classmethod
+    def view(cls, ctx: Context, record: R) -> dict[str, Any]:
+        return linked(ctx, cls.path, shown(record, *cls.hidden))
+
+    async def check(self, ctx: Context, tx: Tx, new: R, old: R | None) -> None:
+        """What must hold of one that was just made or (`old`) changed. Raises what refuses it."""
+
+    async def remove(self, ctx: Context, tx: Tx, record: R) -> None:
+        """Deletes it, with all that follows it."""
+        await removed(ctx, tx, self.kind(), record.id)
+        await self.table.delete(tx, record)
+        await self._revise(tx)
+
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        return await self.index_of(ctx, self.path.rpartition("/")[2], self.view)
+
+    async def create(self, ctx: Context, body: Body, **path: str) -> dict[str, Any]:
+        given = body.given()
+        id = path.get(self.id_param) or given.get("id") or ctx.runtime.world.new_hex()
+        if (
+            given.pop("id", None) not in (None, id)
+            or not 0 < len(id) <= self.longest_id
+            or "/" in id
+        ):
+            raise Invalid(
+                f"Invalid {body.root} id {id[:80]!r}: it may have {self.longest_id} characters and "
+                "no slash, and path and body must say the same."
+            )
+        fields = self.fields(ctx, given, None)
+        if "extra" in self.table.kind.__struct_fields__:
+            fields["extra"] = extras(ctx, body)
+        async with ctx.runtime.store.tx() as tx:
+            if await self.table.find(tx, id) is not None:
+                raise Conflict(
+                    f"Conflict occurred attempting to store {body.root} - Duplicate entry found "
+                    f"with ID {id}."
+                )
+            record = await self.table.insert(tx, self.table.kind(id=id, **fields))
+            await self.check(ctx, tx, record, None)
+            await self._revise(tx)
+            await changed(tx, self.kind(), id, "created")
+        return {body.root: self.view(ctx, record)}
+
+    async def show(self, ctx: Context, record: R) -> dict[str, Any]:
+        return {self.creates.root: self.view(ctx, record)}
+
+    async def update(self, ctx: Context, record: R, body: Body) -> dict[str, Any]:
+        if not ctx.document[body.root]:
+            raise Invalid(f"Invalid input for field '{body.root}': it changes nothing.")
+        given = changes_of(ctx, record, body) if hasattr(record, "extra") else body.given()
+        fields = self.fields(ctx, given, record)
+        async with ctx.runtime.store.tx() as tx:
+            new = await self.table.change(tx, record, **fields)
+            await self.check(ctx, tx, new, record)
+            await self._revise(tx)
+            await changed(tx, self.kind(), new.id, "updated")
+        return {body.root: self.view(ctx, new)}
+
+    async def delete(self, ctx: Context, record: R) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await self.remove(ctx, tx, record)
+
+    async def _revise(self, tx: Tx) -> None:
+        if self.revises:
+            await auth.revise(tx, self.revises)
+
+    @classmethod
+    def _going_with(cls, column: str) -> Follow:
+        async def follow(ctx: Context, tx: Tx, id: str) -> None:
+            resource = cls()
+            for record in await cls.table.all(tx, **{column: id}):
+                await resource.remove(ctx, tx, record)
+
+        return follow
+
+
+def shown(record: Record, *hidden: str) -> dict[str, Any]:
+    """A record as the API shows it: keys nobody declared, then its own fields, null where it names nothing by id."""
+    found: dict[str, Any] = {**getattr(record, "extra", {}), "id": record.id}
+    for name in record.__struct_fields__:
+        if name not in _KEPT_ALIKE and name not in hidden:
+            value = getattr(record, name)
+            found[name] = None if value == "" and name.endswith("_id") else value
+    return found
+
+
+def stored(kind: type[Record], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a body gives as records of that kind keep it: "" for null where they keep a text."""
+    texts = _texts(kind)
+    return {k: "" if v is None and k in texts else v for k, v in given.items()}
+
+
+@cache
+def _texts(kind: type[Record]) -> frozenset[str]:
+    return frozenset(f.name for f in msgspec.structs.fields(kind) if f.type is str)
+
+
+def changing(creates: type[Body], root: str = "") -> type[Body]:
+    """The body of a PATCH: each key that makes a noun may be given."""
+    hints = get_type_hints(creates, include_extras=True)
+    names = creates.__struct_fields__
+    kind = msgspec.defstruct(
+        creates.__name__.replace("Create", "Update"),
+        [(name, hints[name] | UnsetType, UNSET) for name in names],
+        bases=(Body,),
+        namespace={"root": root or creates.root, "unknown": creates.unknown, "lax": creates.lax},
+        module=creates.__module__,
+        kw_only=True,
+    )
+    return cast("type[Body]", kind)
