@@ -89,7 +89,9 @@ class Noun(Resource[R]):
 
 def listing(default: Mapping[str, Filter] | None = None) -> Listing:
     """Lists in order of creation, unlimited as far as a client can tell."""
-    sorts = {"id": "id", **({"name": "name_key"} if default and "name" in default else {})}
+    sorts = {"id": "id"}
+    if default and "name" in default:
+        sorts["name"] = default["name"].column or "name"
     return Listing(default or {}, sorts, OLDEST, default_limit=_PAGE, max_limit=_PAGE)
 
 

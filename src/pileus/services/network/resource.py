@@ -61,10 +61,11 @@ async def hold(tx: Tx, kind: str, *ids: str) -> None:
         await tx.lock(f"network.{kind}.{id}")
 
 
-def listing(columns: Iterable[str] = (), **filters: Filter) -> Listing:
+def listing(columns: Iterable[str] = (), *, tagged: bool = True, **filters: Filter) -> Listing:
     """Filters and sorts of a noun. `columns`: text columns by their own name."""
     plain = {c: Filter() for c in ("id", "name", "description", "project_id", *columns)}
-    declared = {**plain, "tenant_id": Filter("project_id"), **filters, **TAG_FILTERS}
+    declared = {**plain, "tenant_id": Filter("project_id"), **filters}
+    declared |= TAG_FILTERS if tagged else {}
     declared["revision_number"] = Filter(kind=int)
     sorts = {n: f.column or n for n, f in declared.items() if f.op == "eq"}
     sorts |= {"created_at": "created_at", "updated_at": "updated_at"}
