@@ -61,8 +61,8 @@ async def hold(tx: Tx, kind: str, *ids: str) -> None:
         await tx.lock(f"network.{kind}.{id}")
 
 
-def listing(columns: Iterable[str] = (), *, tagged: bool = True, **filters: Filter) -> Listing:
-    """Filters and sorts of a noun. `columns`: text columns by their own name."""
+def listing(columns: Iterable[str] = (), tagged: bool = True, /, **filters: Filter) -> Listing:
+    """Filters and sorts of a noun. `columns`: text columns by their own name. `tagged`: it can have tags."""
     plain = {c: Filter() for c in ("id", "name", "description", "project_id", *columns)}
     declared = {**plain, "tenant_id": Filter("project_id"), **filters}
     declared |= TAG_FILTERS if tagged else {}

@@ -67,7 +67,7 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule]):
             "remote_ip_prefix",
             "remote_group_id",
         ),
-        tagged=False,
+        False,
         port_range_min=Filter(kind=int),
         port_range_max=Filter(kind=int),
     )
