@@ -100,6 +100,10 @@ class Kept(Noun[R]):
     def view(cls, ctx: Context, record: R) -> dict[str, Any]:
         return linked(ctx, cls.path, shown(record, *cls.hidden))
 
+    def told_once(self, record: R) -> dict[str, Any]:
+        """What only its maker is told, and only now."""
+        return {}
+
     async def check(self, ctx: Context, tx: Tx, new: R, old: R | None) -> None:
         """What must hold of one that was just made or (`old`) changed. Raises what refuses it."""
 
@@ -115,18 +119,13 @@ class Kept(Noun[R]):
     async def create(self, ctx: Context, body: Body, **path: str) -> dict[str, Any]:
         given = body.given()
         id = path.get(self.id_param) or given.get("id") or ctx.runtime.world.new_hex()
-        if (
-            given.pop("id", None) not in (None, id)
-            or not 0 < len(id) <= self.longest_id
-            or "/" in id
-        ):
-            raise Invalid(
-                f"Invalid {body.root} id {id[:80]!r}: it may have {self.longest_id} characters and "
-                "no slash, and path and body must say the same."
-            )
+        check_id(body.root, id, self.longest_id)
+        if given.pop("id", None) not in (None, id):
+            raise Invalid(f"Conflicting {body.root} IDs: the path says {id}, the body another.")
         fields = self.fields(ctx, given, None)
         if "extra" in self.table.kind.__struct_fields__:
-            fields["extra"] = extras(ctx, body)
+            sent = extras(ctx, body)
+            fields["extra"] = {k: v for k, v in sent.items() if k not in self.hidden}
         async with ctx.runtime.store.tx() as tx:
             if await self.table.find(tx, id) is not None:
                 raise Conflict(
@@ -137,7 +136,7 @@ class Kept(Noun[R]):
             await self.check(ctx, tx, record, None)
             await self._revise(tx)
             await changed(tx, self.kind(), id, "created")
-        return {body.root: self.view(ctx, record)}
+        return {body.root: {**self.view(ctx, record), **self.told_once(record)}}
 
     async def show(self, ctx: Context, record: R) -> dict[str, Any]:
         return {self.creates.root: self.view(ctx, record)}
@@ -170,6 +169,14 @@ class Kept(Noun[R]):
                 await resource.remove(ctx, tx, record)
 
         return follow
+
+
+def check_id(noun: str, id: str, longest: int = 64) -> None:
+    """Ids that clients choose are free text. Raises Invalid."""
+    if not 0 < len(id) <= longest or "/" in id:
+        raise Invalid(
+            f"Invalid {noun} id {id[:80]!r}: it must have 1 to {longest} characters and no slash."
+        )
 
 
 def shown(record: Record, *hidden: str) -> dict[str, Any]:

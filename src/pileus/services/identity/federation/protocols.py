@@ -12,9 +12,10 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Reader, Record, Table, Tx
 
+from ..kept import check_id
 from ..wire import ADMIN_OR_SYSTEM_READER, Noun, listed
 from .federated_users import forget_users
-from .identity_providers import IDENTITY_PROVIDERS, check_id
+from .identity_providers import IDENTITY_PROVIDERS
 from .mappings import MAPPINGS
 
 _MANY = "/OS-FEDERATION/identity_providers/{idp_id}/protocols"
@@ -111,8 +112,9 @@ class Protocols(Noun[Protocol]):
     async def create(
         self, ctx: Context, idp_id: str, protocol_id: str, body: CreateProtocol
     ) -> dict[str, Any]:
+        check_id("protocol", protocol_id)
         protocol = Protocol(
-            id=f"{idp_id}/{check_id(protocol_id)}",
+            id=f"{idp_id}/{protocol_id}",
             idp_id=idp_id,
             protocol_id=protocol_id,
             mapping_id=body.mapping_id,

@@ -106,7 +106,7 @@ class AccessTokens(Noun[AccessToken]):
 
     table = ACCESS_TOKENS
     follows: ClassVar[Mapping[str, Any]] = {
-        "consumer": _follow("consumer_id"),
+        "OS-OAUTH1:consumer": _follow("consumer_id"),
         "user": _follow("user_id"),
         "project": _follow("project_id"),
         "domain": _follow("project_id"),
