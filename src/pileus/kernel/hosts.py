@@ -27,28 +27,32 @@ _JOINED = "hosts.joined"
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
-    """One host's sign of life. `contracts`: name -> version. `address`: where other hosts reach it."""
+    """One host's sign of life. `contracts`: name -> version. `address`: where other hosts reach it.
+    `speaker`: another host of the same process, whose later beats are this one's too."""
 
     host: str
     contracts: dict[str, int]
     address: str = ""
     facts: dict[str, Any] = {}
+    speaker: str = ""
 
 
 class Host(Record, kw_only=True, frozen=True):
-    """A host as last heard of; its name is the id."""
+    """A host as last heard of; its name is the id. `term`: how often its speaker had joined when it joined with it."""
 
     contracts: dict[str, int]
     address: str = ""
     seen_at: float = 0.0
     started: int = 1  # how often it joined anew
     facts: dict[str, Any] = {}
+    speaker: str = ""
+    term: int = 0
 
     def is_up(self, now: float) -> bool:
         return now - self.seen_at < LEASE_S
 
 
-HOSTS = Table("hosts", Host)
+HOSTS = Table("hosts", Host, columns=("address",), indexes=(("address",),))
 
 
 class HostRegistry(Protocol):
@@ -84,32 +88,30 @@ class Registry:
         async with self.runtime.store.tx(wait=joining) as tx:
             for b in beats:
                 known = await HOSTS.find(tx, b.host)
+                speaker = await HOSTS.find(tx, b.speaker)
+                said = {n: getattr(b, n) for n in ("contracts", "address", "facts", "speaker")}
+                said |= {"seen_at": now, "term": speaker.started if speaker else 0}
                 if known is None:
-                    host = Host(
-                        id=b.host,
-                        contracts=b.contracts,
-                        address=b.address,
-                        seen_at=now,
-                        facts=b.facts,
-                    )
-                    await HOSTS.insert(tx, host)
-                    continue
-                started = known.started + (1 if joining else 0)
-                await HOSTS.change(
-                    tx,
-                    known,
-                    contracts=b.contracts,
-                    address=b.address,
-                    seen_at=now,
-                    facts=b.facts,
-                    started=started,
-                )
+                    await HOSTS.insert(tx, Host(id=b.host, **said))
+                else:
+                    await HOSTS.change(tx, known, started=known.started + joining, **said)
 
 
-async def hosts_of(db: Reader, contract: Contract[Any]) -> list[Host]:
+async def hosts_of(db: Reader, contract: Contract[Any], **filters: Any) -> list[Host]:
     """Every host that serves the contract, up or down, by name."""
-    known = await HOSTS.list(db, Page(sorts=(("id", False),), limit=100_000))
-    return [h for h in known if contract.name in h.contracts]
+    known = await HOSTS.list(db, Page(filters, (("id", False),), limit=100_000))
+    return await heard(db, [h for h in known if contract.name in h.contracts])
+
+
+async def heard(db: Reader, hosts: list[Host]) -> list[Host]:
+    """The hosts with the last sign of life of those who speak for them."""
+    names = sorted({h.speaker for h in hosts} - {""})
+    if not names:
+        return hosts
+    found = await HOSTS.list(db, Page({"id": names}, limit=len(names)))
+    seen = {(s.id, s.started): s.seen_at for s in found}
+    at = (seen.get((h.speaker, h.term), h.seen_at) for h in hosts)
+    return [msgspec.structs.replace(h, seen_at=t) for h, t in zip(hosts, at, strict=True)]
 
 
 @dataclass

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from pileus.kernel.agents import CONTROL
@@ -15,6 +16,7 @@ from pileus.kernel.resources import Service
 
 log = logging.getLogger(__name__)
 _RETRY_S = 1.0
+_AT_ONCE = 32  # hosts that join together: their commits are shared
 
 
 def in_order(specs: Sequence[AgentSpec]) -> list[AgentSpec]:
@@ -51,7 +53,11 @@ class Hosts:
                 self._agents.append((host, agent))
                 contracts[spec.contract.name] = spec.contract.version
             self._beats[host.name] = Beat(
-                host=host.name, contracts=contracts, address=host.address, facts=facts
+                host=host.name,
+                contracts=contracts,
+                address=host.address,
+                facts=facts,
+                speaker=self.hosts[0].name if host is not self.hosts[0] else "",
             )
         await self._join()
         self._task = asyncio.create_task(self._beat(), name="heartbeat")
@@ -64,9 +70,9 @@ class Hosts:
         while True:
             try:
                 await self._say(joining=True)
-                for host, agent in self._agents:
-                    facts = await agent.start()
-                    self._beats[host.name].facts.update(facts)
+                by_host = [list(g) for _, g in groupby(self._agents, lambda a: a[0].name)]
+                for at in range(0, len(by_host), _AT_ONCE):
+                    await asyncio.gather(*map(self._start, by_host[at : at + _AT_ONCE]))
                 await self._say(joining=False)
                 return
             except Fault as e:
@@ -74,6 +80,10 @@ class Hosts:
                     "control does not answer yet (%s); trying again", e.internal or e.message
                 )
                 await self.hosts[0].world.clock.sleep(_RETRY_S)
+
+    async def _start(self, agents: list[tuple[HostRuntime, Any]]) -> None:
+        for host, agent in agents:
+            self._beats[host.name].facts.update(await agent.start())
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -88,10 +98,9 @@ class Hosts:
             for spec in reversed(self._specs()):
                 await spec.make(host).forget()
 
-    async def _say(self, *, joining: bool) -> None:
-        host = self.hosts[0]
-        registry = host.agents.proxy(HOST_REGISTRY, CONTROL)
-        beats = list(self._beats.values())
+    async def _say(self, *, joining: bool, most: int | None = None) -> None:
+        registry = self.hosts[0].agents.proxy(HOST_REGISTRY, CONTROL)
+        beats = list(self._beats.values())[:most]
         for at in range(0, len(beats), 200):  # one message stays small
             await registry.beat(beats[at : at + 200], joining)
 
@@ -99,6 +108,6 @@ class Hosts:
         while True:
             await self.hosts[0].world.clock.sleep(BEAT_S)
             try:
-                await self._say(joining=False)
+                await self._say(joining=False, most=1)  # the first speaks for all
             except Fault as e:
                 log.warning("heartbeat not heard: %s", e.internal or e.message)

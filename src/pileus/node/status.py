@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pileus.kernel.faults import Fault
-from pileus.kernel.hosts import HOSTS
+from pileus.kernel.hosts import HOSTS, heard
 from pileus.kernel.query import Query
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import JOURNAL
@@ -20,7 +20,8 @@ from pileus.kernel.watch import Streams
 async def report(runtime: Runtime) -> dict[str, Any]:
     """Services, hosts, what is under way, and what is wrong."""
     now = runtime.world.clock.time()
-    hosts = await HOSTS.list(runtime.store, Page(sorts=(("id", False),), limit=10_000))
+    every = await HOSTS.list(runtime.store, Page(sorts=(("id", False),), limit=10_000))
+    hosts = await heard(runtime.store, every)
     sagas = await JOURNAL.list(runtime.store, Page(sorts=(("created_at", False), ("id", False))))
     wrong = [
         f"host {h.id} has not been heard of for {now - h.seen_at:.0f} s"

@@ -98,3 +98,24 @@ async def test_one_message_may_speak_for_many_hosts_and_those_of_a_contract_are_
         await Registry(r).beat([beat("b", "engine"), beat("a", "engine", "wings"), beat("c")], True)
         assert [h.id for h in await hosts_of(r.store, ENGINE)] == ["a", "b"]
         assert [h.id for h in await hosts_of(r.store, WINGS)] == ["a"]
+
+
+async def test_one_host_of_a_process_speaks_for_those_that_joined_with_it() -> None:
+    clock = Set()
+    async with toy(world=World(clock=clock)) as (r, _):
+        registry = Registry(r)
+        first = beat("a", "engine")
+        follower = Beat(host="b", contracts={"engine": 1}, speaker="a")
+
+        async def up() -> list[str]:
+            await r.store.sync()
+            return [h.id for h in await hosts_of(r.store, ENGINE) if h.is_up(clock.at)]
+
+        await registry.beat([first, follower], True)
+        clock.at += 2 * LEASE_S
+        assert await up() == []
+        await registry.beat([first], False)
+        assert await up() == ["a", "b"]
+        await registry.beat([first], True)
+        clock.at += LEASE_S - 1
+        assert await up() == ["a"], "the process started anew without b"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pileus.kernel.hosts import HOSTS, Host, hosts_of
+from pileus.kernel.hosts import Host, hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Reader, Record, Table, Unique
 from pileus.services.compute.agent_contract import COMPUTE_HOST
@@ -34,6 +34,7 @@ NODES = Table(
     "compute_nodes",
     Node,
     columns=("host", "service_id", "number"),
+    indexes=(("number",), ("service_id",)),
     unique=(Unique(("host",), lambda n: f"Compute host {n.host} already exists."),),
 )
 
@@ -89,7 +90,7 @@ def _is_up(node: Node, beat: Host | None, now: float) -> bool:
 
 async def is_up(runtime: Runtime, host: str) -> bool:
     """Whether the host has been heard of lately."""
-    beat = await HOSTS.find(runtime.store, host)
+    _, beat = await _node_and_beat(runtime.store, host)
     return beat is not None and beat.is_up(runtime.world.clock.time())
 
 
@@ -113,6 +114,6 @@ async def host_status(runtime: Runtime, host: str) -> str:
 
 
 async def _node_and_beat(db: Reader, host: str) -> tuple[Node | None, Host | None]:
-    node, beat = await NODES.one(db, host=host), await HOSTS.find(db, host)
-    serves = beat is not None and COMPUTE_HOST.name in beat.contracts
-    return node, beat if serves else None
+    node = await NODES.one(db, host=host)
+    beats = await hosts_of(db, COMPUTE_HOST, id=host)
+    return node, beats[0] if beats else None

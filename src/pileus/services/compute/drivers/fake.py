@@ -445,12 +445,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = -1
+        self.is_open = False
         self._size = self._floor = 0
-
-    @property
-    def is_open(self) -> bool:
-        return self._descriptor >= 0
 
     @property
     def is_long(self) -> bool:
@@ -472,24 +468,29 @@ class Journal:
             else:
                 guests[guest_id] = guest
             at = end
-        self.rewrite(guests)
+        self._size, self.is_open = len(data), True
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if at < len(data):
+            self.rewrite(guests)
         return guests
 
     def rewrite(self, guests: dict[str, FakeGuest]) -> None:
-        self.close()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         data = b"".join(self._record(guest_id, guest) for guest_id, guest in guests.items())
         files.write_atomically(self._path, data)
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         self._size = self._floor = len(data)
 
     def append(self, guest_id: str, guest: FakeGuest | None) -> None:
-        self._size += os.write(self._descriptor, self._record(guest_id, guest))
+        """The file is not kept open: thousands of hosts in one process would use up its descriptors."""
+        descriptor = os.open(
+            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            self._size += os.write(descriptor, self._record(guest_id, guest))
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self.is_open = False
 
     def _record(self, guest_id: str, guest: FakeGuest | None) -> bytes:
         body = self._encode((guest_id, guest))

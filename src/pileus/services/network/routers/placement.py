@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
 
-from pileus.kernel.hosts import hosts_of
+from pileus.kernel.hosts import HOSTS, hosts_of
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Match, Page, Reader, Tx
+from pileus.kernel.store import Page, Reader, Tx
 
 from ..port import DOWN, PORTS, ROUTER_OWNERS, Port
 from ..router import ROUTERS, Router
@@ -15,17 +17,31 @@ from ..wiring import NETWORK_HOST, wake, wake_networks
 log = logging.getLogger(__name__)
 PERIOD_S = 5.0
 RECONCILER = "network.routers"
+_FEW = 64  # hosts looked at together
+_ALL = 1 << 30
 
 
-async def up_hosts(db: Reader, now: float) -> list[str]:
-    return [h.id for h in await hosts_of(db, NETWORK_HOST) if h.is_up(now)]
+async def _up(db: Reader, now: float, names: Sequence[str]) -> set[str]:
+    """Those of the hosts that are up."""
+    return {h.id for h in await hosts_of(db, NETWORK_HOST, id=names) if h.is_up(now)}
+
+
+async def _loads(db: Reader) -> Counter[str]:
+    """How many routers each host has that has any."""
+    rows = await ROUTERS.page(db, Page({}, (("id", False),), limit=_ALL), select=("host",))
+    return Counter(host for (host,) in rows)
 
 
 async def choose_host(db: Reader, now: float) -> str:
-    """The host with the fewest routers; "" if none is up."""
-    hosts = await up_hosts(db, now)
-    loads = [(await ROUTERS.count(db, Page({"host": host})), host) for host in hosts]
-    return min(loads)[1] if loads else ""
+    """The host with the fewest routers; "" if none is up. Few hosts are looked at, however many there are."""
+    loads = await _loads(db)
+    rows = await HOSTS.page(db, Page({}, (("id", False),), limit=_ALL), select=("id",))
+    names = sorted((name for (name,) in rows), key=lambda name: loads[name])  # else by name
+    for at in range(0, len(names), _FEW):
+        up = await _up(db, now, names[at : at + _FEW])
+        if up:
+            return min(up, key=names.index)
+    return ""
 
 
 async def legs(db: Reader, router_id: str) -> list[Port]:
@@ -37,10 +53,11 @@ async def legs(db: Reader, router_id: str) -> list[Port]:
 async def place_routers(runtime: Runtime, key: str) -> None:
     """The standing fact: every router is on a host that is up, as long as there is one."""
     store, now = runtime.store, runtime.world.clock.time()
-    up = await up_hosts(store, now)
-    if not up:
+    used = sorted(await _loads(store))
+    gone = set(used) - await _up(store, now, used) if used else set()
+    if not gone or not await choose_host(store, now):
         return
-    stray = Page({"host": Match("ne", up)}, limit=100)  # the next run takes the rest
+    stray = Page({"host": sorted(gone)}, limit=100)  # the next run takes the rest
     for router in await ROUTERS.list(store, stray):
         async with store.tx() as tx:
             moved = await _move(tx, await ROUTERS.get(tx, router.id), now)

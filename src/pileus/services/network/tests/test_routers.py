@@ -252,7 +252,7 @@ def test_routers_spread_over_the_hosts_and_leave_one_that_is_gone() -> None:
         assert [len(b.driver(h).applied.routers) for h in ("fake-1", "fake-2")] == [2, 2]
         async with runtime.store.tx() as tx:
             gone = await HOSTS.get(tx, "fake-2")
-            await HOSTS.change(tx, gone, seen_at=gone.seen_at - 2 * LEASE_S)
+            await HOSTS.change(tx, gone, seen_at=gone.seen_at - 2 * LEASE_S, speaker="")
         await place_routers(runtime, "")
         await b.settle()
         assert len(b.driver("fake-1").applied.routers) == 4
