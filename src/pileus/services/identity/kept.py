@@ -31,7 +31,10 @@ class Kept(Noun[R]):
     path: ClassVar[str] = ""  # of the collection, below /v3
     creates: ClassVar[type[Body]] = Body
     updates: ClassVar[type[Body]] = Body
-    made_by: ClassVar[tuple[str, ...]] = ("POST",)  # PUT: under an id that the client chooses
+    made_by: ClassVar[tuple[str, ...]] = (
+        "POST",
+    )  # PUT: under an id that the client chooses; none: in its own way
+    may_change_nothing: ClassVar[bool] = False
     longest_id: ClassVar[int] = 64
     told_as: ClassVar[str] = ""  # in notifications; "": as in bodies
     hidden: ClassVar[tuple[str, ...]] = ()  # fields that no view shows
@@ -41,7 +44,8 @@ class Kept(Noun[R]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         usual = {cls.rule(verb): ADMIN_OR_SYSTEM_READER for verb in ("list", "get")}
-        usual |= {cls.rule(verb): "rule:admin_required" for verb in ("create", "update", "delete")}
+        changing = ("create", "update", "delete") if cls.made_by else ("update", "delete")
+        usual |= {cls.rule(verb): "rule:admin_required" for verb in changing}
         cls.rules = {**usual, **cls.rules}
         cls.scopes = {n: ("system", "project") for n, r in cls.rules.items() if r} | dict(
             cls.scopes
@@ -127,22 +131,27 @@ class Kept(Noun[R]):
             sent = extras(ctx, body)
             fields["extra"] = {k: v for k, v in sent.items() if k not in self.hidden}
         async with ctx.runtime.store.tx() as tx:
-            if await self.table.find(tx, id) is not None:
-                raise Conflict(
-                    f"Conflict occurred attempting to store {body.root} - Duplicate entry found "
-                    f"with ID {id}."
-                )
-            record = await self.table.insert(tx, self.table.kind(id=id, **fields))
-            await self.check(ctx, tx, record, None)
-            await self._revise(tx)
-            await changed(tx, self.kind(), id, "created")
+            record = await self.make(ctx, tx, self.table.kind(id=id, **fields))
         return {body.root: {**self.view(ctx, record), **self.told_once(record)}}
+
+    async def make(self, ctx: Context, tx: Tx, record: R) -> R:
+        """Raises Conflict, and what refuses it."""
+        if await self.table.find(tx, record.id) is not None:
+            raise Conflict(
+                f"Conflict occurred attempting to store {self.creates.root} - Duplicate entry "
+                f"found with ID {record.id}."
+            )
+        record = await self.table.insert(tx, record)
+        await self.check(ctx, tx, record, None)
+        await self._revise(tx)
+        await changed(tx, self.kind(), record.id, "created")
+        return record
 
     async def show(self, ctx: Context, record: R) -> dict[str, Any]:
         return {self.creates.root: self.view(ctx, record)}
 
     async def update(self, ctx: Context, record: R, body: Body) -> dict[str, Any]:
-        if not ctx.document[body.root]:
+        if not ctx.document[body.root] and not self.may_change_nothing:
             raise Invalid(f"Invalid input for field '{body.root}': it changes nothing.")
         given = changes_of(ctx, record, body) if hasattr(record, "extra") else body.given()
         fields = self.fields(ctx, given, record)

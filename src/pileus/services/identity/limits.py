@@ -12,10 +12,11 @@ from msgspec import UNSET, Meta, UnsetType, structs
 
 from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.query import Filter
-from pileus.kernel.resources import Answer, Context, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 
+from .kept import Kept, stored
 from .settings import of
 from .tree import PROJECTS
 from .unified_limits import (
@@ -29,7 +30,7 @@ from .unified_limits import (
     check_place,
     registered,
 )
-from .wire import Id, Name, Noun, changed, dropping, linked, listing
+from .wire import Id, Name, dropping, listing
 
 
 class CreateLimit(Body, kw_only=True, forbid_unknown_fields=True):
@@ -54,20 +55,6 @@ class UpdateLimit(Body, kw_only=True):
     description: Description | UnsetType | None = UNSET
 
 
-def view(ctx: Context, limit: Limit) -> dict[str, Any]:
-    shown = {
-        "id": limit.id,
-        "project_id": limit.project_id or None,
-        "domain_id": limit.domain_id or None,
-        "service_id": limit.service_id,
-        "region_id": limit.region_id or None,
-        "resource_name": limit.resource_name,
-        "resource_limit": limit.resource_limit,
-        "description": limit.description,
-    }
-    return linked(ctx, "limits", shown)
-
-
 def _visible(ctx: Context) -> list[dict[str, Any]]:
     """What a list is narrowed to: a project's own, a domain's with those of its projects, or (none) nothing."""
     caller = ctx.caller
@@ -78,9 +65,13 @@ def _visible(ctx: Context) -> list[dict[str, Any]]:
     return [{"project_id": caller.project_id}] if caller.project_id else [{"id": ""}]
 
 
-class Limits(Noun[Limit]):
+class Limits(Kept[Limit]):
     table = LIMITS
+    path = "limits"
     id_param = "limit_id"
+    creates = updates = UpdateLimit
+    made_by, may_change_nothing = (), True
+    hidden = ("registered_limit_id", "within")
     follows = {"project": dropping(LIMITS, "project_id"), "domain": dropping(LIMITS, "within")}
     rules = {
         "identity:get_limit_model": "",
@@ -92,14 +83,9 @@ class Limits(Noun[Limit]):
         ),
         "identity:list_limits": "",
         "identity:create_limits": "rule:admin_required",
-        "identity:update_limit": "rule:admin_required",
-        "identity:delete_limit": "rule:admin_required",
     }
     discloses = frozenset({"identity:update_limit", "identity:delete_limit"})
-    scopes = {
-        f"identity:{name}": ("system", "project")
-        for name in ("create_limits", "update_limit", "delete_limit")
-    }
+    scopes = {"identity:get_limit": ("system", "domain", "project")}
     listing = listing(
         {
             name: Filter()
@@ -120,40 +106,22 @@ class Limits(Noun[Limit]):
         name = of(ctx.runtime).enforcement_model
         return {"model": {"name": name, "description": MODELS[name]}}
 
-    @operation("GET", "/limits", "identity:list_limits")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        return await self.index_of(ctx, "limits", view, scopes=_visible(ctx))
+        return await self.index_of(ctx, "limits", self.view, scopes=_visible(ctx))
 
-    @operation("POST", "/limits", "identity:create_limits")
-    async def create(self, ctx: Context, body: CreateLimits) -> Answer:
-        made = []
+    @operation("POST", "/limits", "identity:create_limits", status=201)
+    async def create_all(self, ctx: Context, body: CreateLimits) -> dict[str, Any]:
         async with ctx.runtime.store.tx() as tx:
             await tx.lock("identity.limits")
             wanted = [await _wanted(ctx, tx, asked) for asked in body.limits]
             await check_model(tx, of(ctx.runtime).enforcement_model, wanted)
-            for limit in wanted:
-                made.append(await LIMITS.insert(tx, limit))
-                await changed(tx, "limit", limit.id, "created")
-        return Answer({"limits": [view(ctx, one) for one in made]}, status=201)
+            made = [await self.make(ctx, tx, limit) for limit in wanted]
+        return {"limits": [self.view(ctx, limit) for limit in made]}
 
-    @operation("GET", "/limits/{limit_id}", "identity:get_limit")
-    async def show(self, ctx: Context, limit: Limit) -> dict[str, Any]:
-        return {"limit": view(ctx, limit)}
-
-    @operation("PATCH", "/limits/{limit_id}", "identity:update_limit")
-    async def update(self, ctx: Context, limit: Limit, body: UpdateLimit) -> dict[str, Any]:
-        async with ctx.runtime.store.tx() as tx:
+    async def check(self, ctx: Context, tx: Tx, new: Limit, old: Limit | None) -> None:
+        if old is not None:
             await tx.lock("identity.limits")
-            limit = await LIMITS.change(tx, limit, **body.given())
-            await check_model(tx, of(ctx.runtime).enforcement_model, [limit])
-            await changed(tx, "limit", limit.id, "updated")
-        return {"limit": view(ctx, limit)}
-
-    @operation("DELETE", "/limits/{limit_id}", "identity:delete_limit")
-    async def delete(self, ctx: Context, limit: Limit) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await LIMITS.delete(tx, limit)
-            await changed(tx, "limit", limit.id, "deleted")
+            await check_model(tx, of(ctx.runtime).enforcement_model, [new])
 
 
 async def _wanted(ctx: Context, tx: Tx, asked: CreateLimit) -> Limit:
@@ -165,18 +133,13 @@ async def _wanted(ctx: Context, tx: Tx, asked: CreateLimit) -> Limit:
     if place is None or (asked.domain_id and not place.is_domain):
         noun = "project" if asked.project_id else "domain"
         raise Invalid(f"Invalid limit: there is no {noun} {asked.project_id or asked.domain_id}.")
-    limit = Limit(
-        id=ctx.runtime.world.new_hex(),
-        registered_limit_id="",
-        service_id=asked.service_id,
-        region_id=asked.region_id or "",
-        resource_name=asked.resource_name,
-        project_id="" if place.is_domain else place.id,
-        domain_id=place.id if place.is_domain else "",
-        within=place.domain_id or place.id,
-        resource_limit=asked.resource_limit,
-        description=asked.description,
-    )
+    where = {
+        "project_id": "" if place.is_domain else place.id,
+        "domain_id": place.id if place.is_domain else "",
+        "within": place.domain_id or place.id,
+    }
+    fields = {**stored(Limit, asked.given()), **where}
+    limit = Limit(id=ctx.runtime.world.new_hex(), registered_limit_id="", **fields)
     default = await registered(tx, limit)
     if default is None:
         raise Forbidden(

@@ -13,8 +13,8 @@ from pileus.kernel.query import TAG_FILTERS, Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Tx
 
-from . import limits
 from .assignments import held_on, projects_of
+from .limits import Limits
 from .revocations import revoke
 from .settings import Settings, of
 from .tree import PROJECTS, Project, ancestors, checked_tags, place_changes, subtree
@@ -292,7 +292,7 @@ async def _relative(ctx: Context, project: Project) -> dict[str, Any]:
     shown = view(ctx, project)
     if is_asked(ctx.query, "include_limits"):
         found = await LIMITS.all(ctx.runtime.store, project_id=project.id)
-        shown["limits"] = [limits.view(ctx, one) for one in found]
+        shown["limits"] = [Limits.view(ctx, one) for one in found]
     return shown
 
 
