@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -203,26 +204,39 @@ class Burst:
 
     def get(self, *targets: tuple[str, dict[str, str]]) -> None:
         """Asks for paths, each with headers of its own; every answer must be 200."""
-        for at in range(0, len(targets), len(self.sockets)):
-            some = list(zip(self.sockets, targets[at : at + len(self.sockets)], strict=False))
-            for sock, (path, headers) in some:
-                more = "".join(f"{k}: {v}\r\n" for k, v in headers.items())
-                sock.sendall(f"GET {path} HTTP/1.1\r\n{self.head}{more}\r\n".encode())
-            for sock, _ in some:
-                _read(sock)
+        self.ask(*(("GET", path, headers, None) for path, headers in targets))
+
+    def ask(self, *asked: tuple[str, str, dict[str, str], object]) -> list[bytes]:
+        """Sends requests (method, path, headers, body as JSON or None) and gives the heads of the answers."""
+        heads = []
+        for at in range(0, len(asked), len(self.sockets)):
+            some = list(zip(self.sockets, asked[at : at + len(self.sockets)], strict=False))
+            for sock, one in some:
+                sock.sendall(self._written(*one))
+            heads += [_read(sock) for sock, _ in some]
+        return heads
+
+    def _written(self, method: str, path: str, headers: dict[str, str], body: object) -> bytes:
+        raw = b"" if body is None else json.dumps(body).encode()
+        if raw:
+            length = str(len(raw))
+            headers = {**headers, "Content-Type": "application/json", "Content-Length": length}
+        more = "".join(f"{k}: {v}\r\n" for k, v in headers.items())
+        return f"{method} {path} HTTP/1.1\r\n{self.head}{more}\r\n".encode() + raw
 
     def close(self) -> None:
         for sock in self.sockets:
             sock.close()
 
 
-def _read(sock: socket.socket) -> None:
+def _read(sock: socket.socket) -> bytes:
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         data += sock.recv(1 << 16)
-    if not data.startswith(b"HTTP/1.1 200 "):
+    if not data.startswith(b"HTTP/1.1 2"):
         raise SystemExit(f"an answer was {data[:200]!r}")
-    length = int(data[:end].lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    left = end + 4 + length - len(data)
+    length = data[:end].lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+    left = end + 4 + int(length or 0) - len(data)
     while left > 0:
         left -= len(sock.recv(1 << 16))
+    return data[:end]
