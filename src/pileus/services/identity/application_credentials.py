@@ -40,6 +40,12 @@ class ApplicationCredential(Discreet, Record, kw_only=True, frozen=True):
     expires_at: str = ""
     access_rules: list[AccessRule] = []  # none: its roles alone say what it may
 
+    @property
+    def bounds(self) -> dict[str, str]:
+        """What it writes into a token."""
+        scope = {"scope": "project", "scope_id": self.project_id}
+        return {"application_credential_id": self.id, **scope}
+
 
 def _taken(c: ApplicationCredential) -> str:
     return (

@@ -17,7 +17,6 @@ from pileus.kernel.schema import IGNORE, Body, Extra, explain
 from pileus.kernel.store import Record
 
 from .application_credentials import APPLICATION_CREDENTIALS
-from .auth_application_credential import bounds
 from .auth_tokens import answered
 from .authentication import AUTHENTICATION
 from .credentials import Credential
@@ -131,7 +130,7 @@ async def _proof(runtime: Runtime, credential: Credential, pair: KeyPair) -> Pro
         known = await APPLICATION_CREDENTIALS.find(store, pair.app_cred_id)
         if known is None or known.project_id != credential.project_id:
             raise refused("the EC2 credential's application credential is gone or for elsewhere")
-        return Proof(user, methods, bounds(known))
+        return Proof(user, methods, known.bounds)
     if pair.access_token_id:
         return Proof(user, methods, {**fields, "access_token_id": pair.access_token_id})
     return Proof(user, methods, fields)

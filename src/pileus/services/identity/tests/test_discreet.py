@@ -10,7 +10,7 @@ import msgspec
 from pileus.host.ldap import LdapAddress
 from pileus.kernel.auth import Caller
 from pileus.services.identity import SERVICE
-from pileus.services.identity.auth_password import PasswordUser
+from pileus.services.identity.auth_methods import PasswordUser
 from pileus.services.identity.users import User
 
 SECRETS = frozenset(

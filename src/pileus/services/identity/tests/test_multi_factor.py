@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pileus.services.identity.auth_totp import passcodes
+from pileus.services.identity.auth_methods import passcodes
 from pileus.services.identity.keys import KEYRING, TOKEN
 from pileus.services.identity.tests.clouds import V3, Identity, alone, alone_with
 from pileus.testing.client import Reply
