@@ -7,6 +7,8 @@ from pileus.kernel.hosts import AgentSpec
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided, Standing
 
+from .address_groups import AddressGroups
+from .address_scopes import AddressScopes
 from .agent import NetworkAgent
 from .agents import Agents, AvailabilityZones
 from .bootstrap import bootstrap
@@ -18,7 +20,10 @@ from .floating_ips import FloatingIps
 from .guests.kept import KeptNetwork
 from .networks import Networks
 from .ports.operations import Ports
+from .qos.policies import Policies
+from .qos.rules import QOS_RESOURCES
 from .quotas import Quotas
+from .rbac_policies import RbacPolicies
 from .routers.operations import Routers
 from .routers.placement import PERIOD_S, RECONCILER, place_routers
 from .rules import BASE_RULES
@@ -53,6 +58,11 @@ SERVICE = Service(
         Quotas,
         Agents,
         AvailabilityZones,
+        AddressGroups,
+        AddressScopes,
+        Policies,
+        *QOS_RESOURCES,
+        RbacPolicies,
         tags_of(Networks, "networks"),
         tags_of(Subnets, "subnets"),
         tags_of(Ports, "ports"),
@@ -60,6 +70,7 @@ SERVICE = Service(
         tags_of(SecurityGroups, "security-groups"),
         tags_of(Routers, "routers"),
         tags_of(FloatingIps, "floatingips"),
+        tags_of(Policies, "policies"),
     ),
     rules=BASE_RULES,
     scopes=("project",),

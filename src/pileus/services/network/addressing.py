@@ -206,6 +206,21 @@ def inside(one: Block, prefixes: Iterable[Block]) -> bool:
     )
 
 
+def without(prefixes: Sequence[Block], gone: Sequence[Block]) -> list[Block]:
+    """What is left of the prefixes."""
+    left = list(prefixes)
+    for hole in gone:
+        left = [part for p in left for part in _around(p, hole)]
+    return left
+
+
+def _around(whole: Block, hole: Block) -> Iterator[Block]:
+    if whole.version != hole.version or not whole.overlaps(hole):
+        yield whole
+    elif inside(hole, [whole]) and hole != whole:
+        yield from whole.address_exclude(hole)  # type: ignore[arg-type]
+
+
 def compact(prefixes: Sequence[Block]) -> list[Block]:
     """The same addresses in as few prefixes as possible, in order."""
     v4 = [p for p in prefixes if isinstance(p, IPv4Network)]

@@ -17,6 +17,7 @@ from pileus.kernel.faults import Invalid
 from pileus.services.network.driver import (
     GroupSpec,
     HostNetwork,
+    Limit,
     NetworkSpec,
     PortSpec,
     RouterGateway,
@@ -75,9 +76,19 @@ def check_network(network: NetworkSpec) -> None:
         _addresses(remote.ips)
 
 
+def check_limits(limits: Iterable[Limit]) -> None:
+    """Raises Invalid."""
+    for limit in limits:
+        if limit.direction not in ("ingress", "egress") or min(limit.rate, limit.burst) < 1:
+            raise Invalid(f"A limit of {limit.rate} {limit.direction} can't be kept.")
+
+
 def check_port(port: PortSpec) -> None:
     """Raises Invalid."""
     _id(port.id)
+    check_limits(port.limits)
+    if not -1 <= port.dscp <= 63:
+        raise Invalid(f"DSCP mark {port.dscp} of port {port.id} must be from 0 to 63.")
     _mac(port.mac)
     _addresses(f.ip for f in port.fixed_ips)
     _hostname(port.hostname)
@@ -90,7 +101,8 @@ def check_port(port: PortSpec) -> None:
 def check_group(group: GroupSpec) -> None:
     """Raises Invalid."""
     _id(group.id)
-    _addresses(group.members)
+    for member in group.members:
+        _parsed(ip_network, member)
     for rule in group.rules:
         check_rule(rule)
 
@@ -131,7 +143,9 @@ def check_router(router: RouterSpec) -> None:
         _addresses([route.nexthop])
     for floating in router.floating_ips:
         _addresses([floating.floating_ip, floating.fixed_ip])
+        check_limits(floating.limits)
     if router.gateway:
+        check_limits(router.gateway.limits)
         _addresses(router.gateway.nexthops)
 
 

@@ -8,8 +8,10 @@ from ipaddress import ip_interface
 
 import msgspec
 
-from pileus.kernel.hosts import hosts_of
+from pileus.kernel.hosts import HOSTS
+from pileus.kernel.store import Match, Page
 
+from .address_groups import ADDRESS_GROUPS
 from .addressing import block
 from .driver import (
     COMPUTE_OWNER,
@@ -20,6 +22,7 @@ from .driver import (
     GroupSpec,
     HostNetwork,
     HostRoute,
+    Limit,
     NetworkSpec,
     Peer,
     Pool,
@@ -35,10 +38,17 @@ from .floating_ip import FLOATING_IPS, FloatingIp
 from .memory import Memory
 from .network import NETWORKS, Network
 from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
+from .qos_policy import QOS_POLICIES, QosPolicy, Rule
 from .router import ROUTERS, Router
 from .security_group import RULES, SecurityGroupRule
 from .subnet import SUBNETS, Subnet
 from .wiring import NETWORK_HOST
+
+_ALL = 1 << 30
+
+
+_LEAST_BURST = 80_000  # bytes
+_MOST_BURST = (1 << 32) - 1
 
 
 class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +74,21 @@ class _Facts:
     remote: list[Port] = field(default_factory=list)
     rules: dict[str, list[SecurityGroupRule]] = field(default_factory=dict)
     members: dict[str, set[str]] = field(default_factory=dict)
+    policies: dict[str, QosPolicy] = field(default_factory=dict)
+
+    def limits(self, policy_id: str) -> tuple[Limit, ...]:
+        policy = self.policies.get(policy_id)
+        found = (_limit(r) for r in policy.rules) if policy is not None else ()
+        return tuple(n for n in found if n is not None)
+
+    def mark(self, policy_id: str) -> int:
+        policy = self.policies.get(policy_id)
+        marks = (
+            [r.values["dscp_mark"] for r in policy.rules if "dscp_mark" in r.values]
+            if policy
+            else []
+        )
+        return int(marks[0]) if marks else -1
 
 
 async def host_document(memory: Memory, host: str, domain: str) -> HostDocument:
@@ -75,7 +100,7 @@ async def host_document(memory: Memory, host: str, domain: str) -> HostDocument:
         revision=0,  # hosts count for themselves: they fetch one after the other
         peers=facts.peers,
         networks=tuple(_network(facts, n) for n in _sorted(facts.networks.values())),
-        ports=tuple(_port(p) for p in facts.guests),
+        ports=tuple(_port(facts, p) for p in facts.guests),
         groups=tuple(_group(facts, g) for g in sorted(facts.rules)),
         routers=tuple(_router(facts, r) for r in facts.routers),
     )
@@ -86,8 +111,10 @@ async def host_document(memory: Memory, host: str, domain: str) -> HostDocument:
 
 async def _facts(memory: Memory, host: str) -> _Facts:
     facts = _Facts(host)
-    known = await hosts_of(memory.db, NETWORK_HOST)
-    facts.peers = tuple(Peer(host=h.id, address=h.address) for h in known if h.address)
+    reachable = Page({"address": Match("gt", "")}, (("address", False), ("id", False)), limit=_ALL)
+    hosts = await HOSTS.list(memory.db, reachable)
+    serve = (h for h in hosts if NETWORK_HOST.name in h.contracts)
+    facts.peers = tuple(Peer(host=h.id, address=h.address) for h in serve)
     bound = await memory.rows(PORTS, host=host)
     facts.guests = [p for p in bound if p.guest and p.device_owner.startswith(COMPUTE_OWNER)]
     facts.routers = await memory.rows(ROUTERS, host=host)
@@ -105,7 +132,17 @@ async def _facts(memory: Memory, host: str) -> _Facts:
         others = await memory.rows(PORTS, network_id=inner) if inner else []
         facts.remote = [p for p in others if p.host and p.host != host]
     await _groups(memory, facts)
+    await _policies(memory, facts)
     return facts
+
+
+async def _policies(memory: Memory, facts: _Facts) -> None:
+    """The QoS policies that something here is under."""
+    named = {p.qos_policy_id for p in facts.guests} | {r.qos_policy_id for r in facts.routers}
+    named |= {n.qos_policy_id for n in facts.networks.values()}
+    named |= {f.qos_policy_id for f in facts.floating}
+    if named := named - {""}:
+        facts.policies = {p.id: p for p in await memory.rows(QOS_POLICIES, id=sorted(named))}
 
 
 async def _groups(memory: Memory, facts: _Facts) -> None:
@@ -116,11 +153,16 @@ async def _groups(memory: Memory, facts: _Facts) -> None:
     facts.rules = {g: [] for g in worn}
     for rule in await memory.rows(RULES, security_group_id=sorted(worn)):
         facts.rules[rule.security_group_id].append(rule)
-    named = {r.remote_group_id for rules in facts.rules.values() for r in rules} - {""}
-    facts.rules |= {g: [] for g in named - worn}
+    rules = [r for rules in facts.rules.values() for r in rules]
+    named = {r.remote_group_id for r in rules} - {""}
+    listed = {r.remote_address_group_id for r in rules} - {""}
+    facts.rules |= {g: [] for g in (named | listed) - worn}
+    facts.members = {g: set() for g in named}
+    if listed:
+        for found in await memory.rows(ADDRESS_GROUPS, id=sorted(listed)):
+            facts.members[found.id] = set(found.addresses)
     if not named:
         return
-    facts.members = {g: set() for g in named}
     for port in await memory.rows(PORTS, security_groups=sorted(named)):
         addresses = {f.ip_address for f in port.fixed_ips} | set(_single(port))
         for group in port.security_groups:
@@ -175,7 +217,22 @@ def _remote(p: Port) -> RemotePort:
     return RemotePort(id=p.id, mac=p.mac_address, ips=ips, host=p.host, hostname=p.dns_name)
 
 
-def _port(p: Port) -> PortSpec:
+def _limit(rule: Rule) -> Limit | None:
+    """A rate of 0 limits nothing. A burst holds what the kernel may hand on as one packet."""
+    v = {n: int(x) for n, x in rule.values.items() if n != "direction"}
+    direction = str(rule.values.get("direction", ""))
+    if kbps := v.get("max_kbps"):
+        burst = max((v["max_burst_kbps"] or kbps * 4 // 5) * 125, _LEAST_BURST)
+        return Limit(direction=direction, rate=kbps * 125, burst=min(burst, _MOST_BURST))
+    if kpps := v.get("max_kpps"):
+        burst = (v["max_burst_kpps"] or kpps * 4 // 5 or 1) * 1000
+        rate, burst = min(kpps * 1000, _MOST_BURST), min(burst, _MOST_BURST)
+        return Limit(direction=direction, rate=rate, burst=burst, packets=True)
+    return None
+
+
+def _port(facts: _Facts, p: Port) -> PortSpec:
+    policy = p.qos_policy_id or facts.networks[p.network_id].qos_policy_id
     pairs = [AddressPair(cidr=a.ip_address, mac=a.mac_address) for a in p.allowed_address_pairs]
     options = [
         DhcpOption(name=o.opt_name, value=o.opt_value, ip_version=o.ip_version)
@@ -194,6 +251,8 @@ def _port(p: Port) -> PortSpec:
         allowed_address_pairs=tuple(pairs),
         admin_up=p.admin_state_up,
         dhcp_options=tuple(options),
+        limits=facts.limits(policy),
+        dscp=facts.mark(policy),
     )
 
 
@@ -210,7 +269,7 @@ def _rule(r: SecurityGroupRule) -> RuleSpec:
         port_min=r.port_range_min,
         port_max=r.port_range_max,
         cidr=str(block(r.remote_ip_prefix)) if r.remote_ip_prefix else "",
-        remote_group=r.remote_group_id,
+        remote_group=r.remote_group_id or r.remote_address_group_id,
     )
 
 
@@ -218,7 +277,7 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
     legs = [p for p in facts.legs if p.device_id == r.id]
     inner = [p for p in legs if p.device_owner != ROUTER_GATEWAY]
     outer = [p for p in legs if p.device_owner == ROUTER_GATEWAY]
-    gateway = _gateway(facts, outer[0]) if outer else None
+    gateway = _gateway(facts, outer[0], r.qos_policy_id) if outer else None
     floating = [f for f in facts.floating if f.router_id == r.id] if gateway else []
     return RouterSpec(
         id=r.id,
@@ -241,13 +300,16 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
                 floating_ip=f.floating_ip_address,
                 fixed_ip=f.fixed_ip_address,
                 port_id=f.port_id,
+                limits=facts.limits(f.qos_policy_id),
             )
             for f in floating
         ),
     )
 
 
-def _gateway(facts: _Facts, p: Port) -> RouterGateway:
+def _gateway(facts: _Facts, p: Port, policy: str) -> RouterGateway:
+    """Without a policy of its own it is under its network's."""
+    policy = policy or facts.networks[p.network_id].qos_policy_id
     subnets = [facts.subnets[f.subnet_id] for f in p.fixed_ips]
     return RouterGateway(
         port_id=p.id,
@@ -255,6 +317,7 @@ def _gateway(facts: _Facts, p: Port) -> RouterGateway:
         mac=p.mac_address,
         addresses=_addresses(facts, p),
         nexthops=tuple(s.gateway_ip for s in subnets if s.gateway_ip),
+        limits=facts.limits(policy),
     )
 
 

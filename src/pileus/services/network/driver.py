@@ -94,6 +94,15 @@ class DhcpOption(Spec, frozen=True, kw_only=True):
     ip_version: int = 4
 
 
+class Limit(Spec, frozen=True, kw_only=True):
+    """What is beyond is dropped. `direction` is the guest's: egress is what it sends."""
+
+    direction: str
+    rate: int  # bytes, or packets, a second
+    burst: int
+    packets: bool = False
+
+
 class PortSpec(Spec, frozen=True, kw_only=True):
     """A port bound to this host, or the network's DHCP port (every host that has the network serves
     it).
@@ -111,6 +120,8 @@ class PortSpec(Spec, frozen=True, kw_only=True):
     allowed_address_pairs: tuple[AddressPair, ...] = ()
     admin_up: bool = True
     dhcp_options: tuple[DhcpOption, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    dscp: int = -1  # the mark of what it sends; -1 leaves the guest's own
 
 
 class RuleSpec(Spec, frozen=True, kw_only=True):
@@ -126,7 +137,10 @@ class RuleSpec(Spec, frozen=True, kw_only=True):
 
 
 class GroupSpec(Spec, frozen=True, kw_only=True):
-    """A security group. `members` are the addresses of all its ports, wherever they live."""
+    """A security group. `members` are the addresses of all its ports, wherever they live.
+
+    An address group is one without rules; its members are prefixes.
+    """
 
     id: str
     rules: tuple[RuleSpec, ...] = ()
@@ -146,6 +160,7 @@ class RouterGateway(Spec, frozen=True, kw_only=True):
     mac: str
     addresses: tuple[str, ...]  # ip/prefix; the first of each version is the SNAT address
     nexthops: tuple[str, ...] = ()  # the external subnets' gateways
+    limits: tuple[Limit, ...] = ()  # of what has no floating address
 
 
 class FloatingSpec(Spec, frozen=True, kw_only=True):
@@ -153,6 +168,7 @@ class FloatingSpec(Spec, frozen=True, kw_only=True):
     floating_ip: str
     fixed_ip: str
     port_id: str = ""
+    limits: tuple[Limit, ...] = ()
 
 
 class RouterSpec(Spec, frozen=True, kw_only=True):

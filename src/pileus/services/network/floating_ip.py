@@ -22,6 +22,7 @@ class FloatingIp(Noun, kw_only=True, frozen=True):
     status: str = "DOWN"
     dns_name: str = ""
     dns_domain: str = ""
+    qos_policy_id: str = ""
 
 
 def pair_taken(f: FloatingIp) -> str:
@@ -44,6 +45,7 @@ FLOATING_IPS = Nouns(
         "fixed_ip_address",
         "router_id",
         "status",
+        "qos_policy_id",
     ),
     many=(Many("tags", lambda f: f.tags),),
     quotas=(Quota("network", "floatingip", default=50),),

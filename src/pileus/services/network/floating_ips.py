@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, operation
@@ -22,6 +22,7 @@ from .port import FLOATING_IP, PORTS, ROUTER_INTERFACE, Port
 from .ports.bodies import FixedRequest
 from .ports.lifecycle import add_port, remove_port
 from .ports.operations import Ports
+from .qos.users import network_policies, usable_policy
 from .refusals import missing
 from .resource import (
     OWNER,
@@ -30,7 +31,6 @@ from .resource import (
     hold,
     listing,
     owner_of,
-    page_links,
     projected,
     sees_all,
     standard,
@@ -49,6 +49,7 @@ _FIXED = frozenset(
         "tags",
         "router_id",
         "port_details",
+        "qos_network_policy_id",
     ]
 )
 
@@ -67,6 +68,7 @@ class CreateFloatingIp(Attributes):
     description: str = ""
     dns_name: str = ""
     dns_domain: str = ""
+    qos_policy_id: str | None = None
     project_id: str | UnsetType = UNSET
 
 
@@ -88,9 +90,10 @@ class UpdateFloatingIp(Attributes):
     port_id: str | UnsetType | None = UNSET
     fixed_ip_address: str | UnsetType | None = UNSET
     description: str | UnsetType = UNSET
+    qos_policy_id: str | UnsetType | None = UNSET
 
 
-class FloatingIps(NetworkResource[FloatingIp]):
+class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
     table = FLOATING_IPS
     noun = "floatingip"
     plural = "floatingips"
@@ -123,7 +126,8 @@ class FloatingIps(NetworkResource[FloatingIp]):
         ids = sorted({f.port_id for f in found} - {""})
         page = Page({"id": ids}, (("id", False),), limit=1 << 30)
         ports = {p.id: p for p in await PORTS.list(ctx.runtime.store, page)} if ids else {}
-        return [projected(ctx, _view(f, ports.get(f.port_id))) for f in found]
+        under = await network_policies(ctx.runtime.store, {f.floating_network_id for f in found})
+        return [projected(ctx, _view(f, ports.get(f.port_id), under)) for f in found]
 
     @operation("POST", "/floatingips", "create_floatingip", status=201)
     async def create(self, ctx: Context, body: CreateFloatingIp) -> Any:
@@ -148,6 +152,7 @@ class FloatingIps(NetworkResource[FloatingIp]):
             dns_name=domain_name(body.dns_name, "dns_name"),
             dns_domain=domain_name(body.dns_domain, "dns_domain"),
         )
+        fip = replace(fip, qos_policy_id=await usable_policy(ctx, body.qos_policy_id))
         port = await self._port(ctx, fip, body.port_id)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id, *([port.network_id] if port else []))
@@ -157,7 +162,7 @@ class FloatingIps(NetworkResource[FloatingIp]):
             fip = await FLOATING_IPS.insert(tx, fip)
             await tell_floating(tx, "create", fip)
         await self._wake(ctx, fip.router_id)
-        return {self.noun: (await self.rendered(ctx, [fip]))[0]}
+        return await self.one(ctx, fip)
 
     async def _port(self, ctx: Context, fip: FloatingIp, id: str | None) -> Port | None:
         """The port named, if the caller may give it an address. Raises NotFound, Invalid."""
@@ -171,19 +176,6 @@ class FloatingIps(NetworkResource[FloatingIp]):
             )
         return port
 
-    @operation("GET", "/floatingips", "get_floatingip")
-    async def index(self, ctx: Context) -> Any:
-        page = self.page(ctx)
-        found = await FLOATING_IPS.list(ctx.runtime.store, page)
-        answer: dict[str, Any] = {self.plural: await self.rendered(ctx, found)}
-        if links := page_links(ctx, page, found):
-            answer["floatingips_links"] = links
-        return answer
-
-    @operation("GET", "/floatingips/{floatingip_id}", "get_floatingip")
-    async def show(self, ctx: Context, fip: FloatingIp) -> Any:
-        return {self.noun: (await self.rendered(ctx, [fip]))[0]}
-
     @operation("PUT", "/floatingips/{floatingip_id}", "update_floatingip")
     async def update(self, ctx: Context, fip: FloatingIp, body: UpdateFloatingIp) -> Any:
         self.match(ctx, fip)
@@ -193,15 +185,18 @@ class FloatingIps(NetworkResource[FloatingIp]):
         if fixed and not wanted:
             raise _bad("fixed_ip_address cannot be specified without a port_id")
         port = await self._port(ctx, fip, wanted) if moves else None
+        plain = {n: v for n, v in body.given().items() if n in ("description", "qos_policy_id")}
+        text(plain.get("description", ""), "description")
+        if "qos_policy_id" in plain:
+            plain["qos_policy_id"] = await usable_policy(ctx, plain["qos_policy_id"])
         async with ctx.runtime.store.tx() as tx:
             before = await FLOATING_IPS.get(tx, fip.id)
             await hold(
                 tx, "networks", fip.floating_network_id, *([port.network_id] if port else [])
             )
             fip = before
-            if isinstance(body.description, str):
-                text(body.description, "description")
-                fip = await FLOATING_IPS.change(tx, fip, description=body.description)
+            if plain:
+                fip = await FLOATING_IPS.change(tx, fip, **plain)
             if moves and fip.port_id and fip.port_id != wanted:
                 fip = await release(tx, fip)
             if port is not None:
@@ -212,7 +207,7 @@ class FloatingIps(NetworkResource[FloatingIp]):
             elif not moves:
                 fip = await FLOATING_IPS.revise(tx, fip)
         await self._wake(ctx, before.router_id, fip.router_id)
-        return {self.noun: (await self.rendered(ctx, [fip]))[0]}
+        return await self.one(ctx, fip)
 
     @operation("DELETE", "/floatingips/{floatingip_id}", "delete_floatingip")
     async def delete(self, ctx: Context, fip: FloatingIp) -> None:
@@ -237,7 +232,7 @@ def _bad(message: str) -> Invalid:
     return Invalid(f"Bad floatingip request: {message}.", code="BadRequest")
 
 
-def _view(f: FloatingIp, port: Port | None) -> dict[str, Any]:
+def _view(f: FloatingIp, port: Port | None, under: Mapping[str, str]) -> dict[str, Any]:
     view = standard(f) | {
         "floating_network_id": f.floating_network_id,
         "floating_ip_address": f.floating_ip_address,
@@ -247,6 +242,8 @@ def _view(f: FloatingIp, port: Port | None) -> dict[str, Any]:
         "status": f.status,
         "dns_name": f.dns_name,
         "dns_domain": f.dns_domain,
+        "qos_policy_id": f.qos_policy_id or None,
+        "qos_network_policy_id": under.get(f.floating_network_id),
         "port_details": _details(port) if port is not None else None,
     }
     del view["name"]  # floating IPs have none
@@ -294,7 +291,7 @@ async def _holding(
                 raise
             continue
         taken = port.fixed_ips[0].ip_address
-        return msgspec.structs.replace(fip, floating_ip_address=taken)
+        return replace(fip, floating_ip_address=taken)
     raise Invalid(
         f"Unable to find any IP address on external network {network.id}.",
         code="ExternalIpAddressExhausted",
@@ -306,7 +303,7 @@ async def _with_port(tx: Tx, fip: FloatingIp, port_id: str, fixed: str) -> Float
     port = await PORTS.get(tx, port_id)
     ip, subnet_id = _inner(port, fixed)
     router = await _router_between(tx, fip, port, subnet_id)
-    new = msgspec.structs.replace(fip, port_id=port.id, fixed_ip_address=ip, router_id=router.id)
+    new = replace(fip, port_id=port.id, fixed_ip_address=ip, router_id=router.id)
     for other in await FLOATING_IPS.all(tx, port_id=port.id, fixed_ip_address=ip):
         if other.id != fip.id and other.floating_network_id == fip.floating_network_id:
             raise Conflict(pair_taken(new), code="FloatingIPPortAlreadyAssociated")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pileus.kernel.events import emit
@@ -10,21 +12,22 @@ from pileus.kernel.quota import Quota
 from pileus.kernel.store import Column, Many, Reader, Tx, Unique
 from pileus.kernel.world import World
 
-from .resource import COLUMNS, Noun, Nouns, hold
+from .rbac_policy import follow_flags
+from .resource import COLUMNS, SHARED_WITH, TAGS, Nouns, Shared, hold
 
 VXLAN, FLAT = "vxlan", "flat"
 LAST_SEGMENT = (1 << 24) - 1
 
 
-class Network(Noun, kw_only=True, frozen=True):
+class Network(Shared, kw_only=True, frozen=True):
     """`segmentation_id` is the VXLAN identifier; a flat network has a physical network instead.
 
     `subnets` are the ids of its subnets, kept here so that a list needs no second look.
     """
 
     admin_state_up: bool = True
-    shared: bool = False
     external: bool = False
+    external_to: list[str] = []
     is_default: bool = False
     mtu: int = 1450
     port_security_enabled: bool = True
@@ -34,6 +37,15 @@ class Network(Noun, kw_only=True, frozen=True):
     segmentation_id: int = 0
     availability_zone_hints: list[str] = []
     subnets: list[str] = []
+    qos_policy_id: str = ""
+    ipv4_address_scope: str = ""
+    ipv6_address_scope: str = ""
+
+    def is_external_to(self, project_id: str) -> bool:
+        return self.external or project_id in self.external_to
+
+
+EXTERNAL_TO = Many[Any]("external_to", lambda n: n.external_to)
 
 
 def _segment(n: Network) -> str:
@@ -54,7 +66,7 @@ def _segment_taken(n: Network) -> str:
     )  # fmt: skip
 
 
-NETWORKS = Nouns(
+NETWORKS = Nouns[Network](
     "network_networks",
     Network,
     columns=(
@@ -68,23 +80,24 @@ NETWORKS = Nouns(
         "network_type",
         "physical_network",
         "segmentation_id",
+        "qos_policy_id",
         Column("status", lambda n: "ACTIVE"),
         Column("segment", _segment),
     ),
     unique=(Unique(("segment",), _segment_taken, "TunnelIdInUse"),),
-    many=(Many("tags", lambda n: n.tags),),
+    many=(TAGS, SHARED_WITH, EXTERNAL_TO),
     quotas=(Quota("network", "network", default=100),),
-    indexes=(("project_id", "created_at", "id"), ("external",), ("shared",)),
+    indexes=(("project_id", "created_at", "id"), ("external",), ("shared",), ("qos_policy_id",)),
     noun="Network",
 ).worded("NetworkNotFound", "Network {id} could not be found.")
 
 
-def network_target(network: Network) -> dict[str, object]:
-    """What rules may ask of a network, or of a thing in it."""
+def network_target(network: Network, project_id: str) -> dict[str, object]:
+    """What rules may ask of a network, or of a thing in it, when that project asks."""
     return {
         "project_id": network.project_id,
-        "shared": network.shared,
-        "router:external": network.external,
+        "shared": network.is_shared_to(project_id),
+        "router:external": network.is_external_to(project_id),
         "network:project_id": network.project_id,
     }
 
@@ -95,6 +108,7 @@ async def add_network(tx: Tx, world: World, network: Network) -> Network:
     if network.network_type == VXLAN and not network.segmentation_id:
         segment = await _free_segment(tx, world)
         network = msgspec.structs.replace(network, segmentation_id=segment)
+    await follow_flags(tx, world, "network", None, network)
     network = await NETWORKS.insert(tx, network)
     await emit(tx, "network.create.end", network.project_id, id=network.id)
     return network

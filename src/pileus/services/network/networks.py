@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType, field
+from msgspec.structs import replace
 
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict, Invalid
@@ -19,6 +20,8 @@ from .attributes import Attributes, domain_name, text
 from .floating_ip import FLOATING_IPS, tell_floating
 from .network import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
 from .port import PORTS
+from .qos.users import policy_of_project, usable_policy
+from .rbac_policy import drop_policies, follow_flags
 from .refusals import bad_input, network_in_use
 from .resource import (
     ADMIN,
@@ -77,6 +80,7 @@ class CreateNetwork(Attributes):
     network_type: str | None = field(name="provider:network_type", default=None)
     physical_network: str | None = field(name="provider:physical_network", default=None)
     segmentation_id: int | None = field(name="provider:segmentation_id", default=None)
+    qos_policy_id: str | None = None
     availability_zone_hints: list[str] = []
 
 
@@ -97,14 +101,16 @@ class UpdateNetwork(Attributes):
     network_type: str | UnsetType = field(name="provider:network_type", default=UNSET)
     physical_network: str | UnsetType = field(name="provider:physical_network", default=UNSET)
     segmentation_id: int | UnsetType = field(name="provider:segmentation_id", default=UNSET)
+    qos_policy_id: str | UnsetType | None = UNSET
 
 
-class Networks(NetworkResource[Network]):
+class Networks(NetworkResource[Network], path="/networks"):
     table = NETWORKS
     noun = "network"
     plural = "networks"
     id_param = "network_id"
     see = "get_network"
+    share_type = "network"
     hidden = ("provider:network_type", "provider:physical_network", "provider:segmentation_id")
     rules = {
         "create_network": OWNER,
@@ -135,7 +141,7 @@ class Networks(NetworkResource[Network]):
         "delete_network:tags": OWNER,
     }
     listing = listing(
-        ("status",),
+        ("status", "qos_policy_id"),
         shared=Filter(kind=bool),
         admin_state_up=Filter(kind=bool),
         is_default=Filter(kind=bool),
@@ -150,29 +156,30 @@ class Networks(NetworkResource[Network]):
     )
 
     def target(self, ctx: Context, record: Network) -> Mapping[str, object]:
-        return network_target(record)
+        return network_target(record, ctx.caller.project_id)
 
     def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
         if sees_all(ctx) or ctx.allows("service_api") or ctx.allows("context_is_advsvc"):
             return ()
-        return ({"project_id": project_of(ctx.caller)}, {"shared": 1}, {"external": 1})
+        return (*super().scopes_of(ctx), *external_scopes(ctx))
 
     def view(self, ctx: Context, record: Network) -> dict[str, Any]:
-        n = record
+        n, asker = record, ctx.caller.project_id
         return standard(n) | {
             "admin_state_up": n.admin_state_up,
             "status": "ACTIVE",
             "subnets": n.subnets,
-            "shared": n.shared,
-            "router:external": n.external,
+            "shared": n.is_shared_to(asker),
+            "router:external": n.is_external_to(asker),
             "is_default": n.is_default,
             "mtu": n.mtu,
             "port_security_enabled": n.port_security_enabled,
             "dns_domain": n.dns_domain,
             "availability_zone_hints": n.availability_zone_hints,
             "availability_zones": ["nova"],
-            "ipv4_address_scope": None,
-            "ipv6_address_scope": None,
+            "ipv4_address_scope": n.ipv4_address_scope or None,
+            "ipv6_address_scope": n.ipv6_address_scope or None,
+            "qos_policy_id": n.qos_policy_id or None,
             "provider:network_type": n.network_type,
             "provider:physical_network": n.physical_network or None,
             "provider:segmentation_id": n.segmentation_id or None,
@@ -186,38 +193,38 @@ class Networks(NetworkResource[Network]):
             target = {"project_id": owner, "shared": item.shared}
             ctx.require("create_network", target)
             self.guard(ctx, "create", raw, target, CreateNetwork)
-            wanted.append(_network(ctx.runtime, item, owner))
+            policy = await usable_policy(ctx, item.qos_policy_id)
+            policy = policy or await policy_of_project(ctx.runtime.store, owner)
+            network = _network(ctx.runtime, item, owner)
+            wanted.append(replace(network, qos_policy_id=policy))
         async with ctx.runtime.store.tx() as tx:
             made = [await add_network(tx, ctx.runtime.world, n) for n in wanted]
-        return self.made(ctx, made, body.single)
-
-    @operation("GET", "/networks", "get_network")
-    async def index(self, ctx: Context) -> Any:
-        return await self.listed(ctx)
-
-    @operation("GET", "/networks/{network_id}", "get_network")
-    async def show(self, ctx: Context, network: Network) -> Any:
-        return self.one(ctx, network)
+        return await self.made(ctx, made, body.single)
 
     @operation("PUT", "/networks/{network_id}", "update_network")
     async def update(self, ctx: Context, network: Network, body: UpdateNetwork) -> Any:
         self.match(ctx, network)
         raw = ctx.document["network"]
-        self.guard(ctx, "update", raw, network_target(network), UpdateNetwork)
+        self.guard(ctx, "update", raw, self.target(ctx, network), UpdateNetwork)
         changes = body.given()
         _refuse_segment(network, changes)
         _checked(changes.get("name", ""), changes.get("description", ""))
         domain_name(changes.get("dns_domain", ""), "dns_domain")
         if "mtu" in changes:
             changes["mtu"] = _mtu(settings_of(ctx.runtime), changes["mtu"], network.network_type)
+        if "qos_policy_id" in changes:
+            changes["qos_policy_id"] = await usable_policy(ctx, changes["qos_policy_id"])
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id)
             network = await NETWORKS.get(tx, network.id)
             await _visibility(tx, network, changes)
+            await follow_flags(
+                tx, ctx.runtime.world, "network", network, replace(network, **changes)
+            )
             network = await NETWORKS.revise(tx, network, **changes)
             await emit(tx, "network.update.end", network.project_id, id=network.id)
         await wake_networks(ctx.runtime, network.id)
-        return self.one(ctx, network)
+        return await self.one(ctx, network)
 
     @operation("DELETE", "/networks/{network_id}", "delete_network")
     async def delete(self, ctx: Context, network: Network) -> None:
@@ -230,8 +237,14 @@ class Networks(NetworkResource[Network]):
                 raise network_in_use(network.id)
             for subnet in await SUBNETS.all(tx, network_id=network.id):
                 await release_subnet(tx, subnet)
+            await drop_policies(tx, network.id)
             await NETWORKS.delete(tx, network)
             await emit(tx, "network.delete.end", network.project_id, id=network.id)
+
+
+def external_scopes(ctx: Context) -> tuple[Mapping[str, Any], ...]:
+    """The rows that anybody, or the caller by a policy, may use as the outside."""
+    return {"external": 1}, {"external_to": [project_of(ctx.caller)]}
 
 
 def _checked(name: str, description: str) -> None:
@@ -295,7 +308,8 @@ async def _visibility(tx: Tx, network: Network, changes: dict[str, Any]) -> None
     """What others may use must stay theirs to use; and subnets follow their network. Raises Conflict."""
     if changes.get("shared") is False and network.shared:
         ports = await PORTS.list(tx, Page({"network_id": network.id}, limit=100_000))
-        if any(p.project_id not in ("", network.project_id) for p in ports):
+        known = {"", network.project_id, *network.shared_with}
+        if any(p.project_id not in known for p in ports):
             raise Conflict(
                 f"Unable to reconfigure sharing settings for network {network.id}. "
                 "Multiple projects are using it.",

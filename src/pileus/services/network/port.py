@@ -59,6 +59,7 @@ class Port(Noun, kw_only=True, frozen=True):
     profile: dict[str, object] = {}
     dns_name: str = ""
     dns_domain: str = ""
+    qos_policy_id: str = ""
     guest: str = ""
     made: bool = False
     order: int = 0
@@ -90,6 +91,7 @@ PORTS = Nouns(
         "port_security_enabled",
         "vnic_type",
         "dns_name",
+        "qos_policy_id",
     ),
     unique=(
         Unique(
@@ -114,6 +116,7 @@ PORTS = Nouns(
         ("host",),
         ("guest",),
         ("network_project_id",),
+        ("qos_policy_id",),
     ),
     noun="Port",
 ).worded("PortNotFound", "Port {id} could not be found.")

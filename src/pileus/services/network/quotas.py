@@ -22,7 +22,7 @@ from .resource import ADMIN
 from .router import ROUTERS
 from .security_group import GROUPS, RULES
 from .subnet import SUBNETS
-from .subnetpools import SUBNETPOOLS
+from .subnetpool import SUBNETPOOLS
 
 _SERVICE = "network"
 _TABLES: tuple[Table[Any], ...] = (

@@ -12,8 +12,8 @@ import msgspec
 from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Invalid, NotFound, PreconditionFailed
 from pileus.kernel.query import TAG_FILTERS, Filter, Listing
-from pileus.kernel.resources import Context, Resource
-from pileus.kernel.store import Page, Record, Table, Tx
+from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.store import Many, Page, Record, Table, Tx
 
 from .attributes import Attributes
 
@@ -35,6 +35,18 @@ class Noun(Record, kw_only=True, frozen=True):
     tags: list[str] = []
 
 
+class Shared(Noun, kw_only=True, frozen=True):
+    """A noun that other projects may be shown by RBAC policies: all (`shared`) or those of `shared_with`."""
+
+    shared: bool = False
+    shared_with: list[str] = []
+
+    def is_shared_to(self, project_id: str) -> bool:
+        return self.shared or project_id in self.shared_with
+
+
+SHARED_WITH = Many[Any]("shared_with", lambda r: r.shared_with)
+TAGS = Many[Any]("tags", lambda r: r.tags)
 N = TypeVar("N", bound=Noun)
 
 
@@ -87,6 +99,21 @@ class NetworkResource(Resource[N]):
     noun: ClassVar[str]
     plural: ClassVar[str]
     hidden: ClassVar[tuple[str, ...]] = ()
+    share_type: ClassVar[str] = (
+        ""  # what RBAC policies call the noun, if they can show it to others
+    )
+
+    def __init_subclass__(cls, *, path: str = "", **more: Any) -> None:
+        """`path`: where the list is, and below it each record; all nouns answer those alike."""
+        super().__init_subclass__(**more)
+        if path:
+            _declare_reads(cls, path)
+
+    def target(self, ctx: Context, record: N) -> Mapping[str, object]:
+        found: dict[str, object] = {"project_id": record.project_id}
+        if isinstance(record, Shared):
+            found["shared"] = record.is_shared_to(ctx.caller.project_id)
+        return found
 
     def view(self, ctx: Context, record: N) -> dict[str, Any]:
         """Every attribute, whoever asks."""
@@ -109,28 +136,37 @@ class NetworkResource(Resource[N]):
                     view.pop(name, None)
         return projected(ctx, view)
 
-    def one(self, ctx: Context, record: N) -> dict[str, Any]:
-        return {self.noun: self.shown(ctx, record)}
+    async def rendered(self, ctx: Context, records: Sequence[N]) -> list[dict[str, Any]]:
+        """Their views; for nouns that show something of others, fetched together."""
+        return [self.shown(ctx, r) for r in records]
 
-    def made(self, ctx: Context, records: Sequence[N], single: bool) -> dict[str, Any]:
+    async def one(self, ctx: Context, record: N) -> dict[str, Any]:
+        return {self.noun: (await self.rendered(ctx, [record]))[0]}
+
+    async def made(self, ctx: Context, records: Sequence[N], single: bool) -> dict[str, Any]:
         """The answer to a create of one or of many."""
-        if single:
-            return self.one(ctx, records[0])
-        return {self.plural: [self.shown(ctx, r) for r in records]}
+        views = await self.rendered(ctx, records)
+        return {self.noun: views[0]} if single else {self.plural: views}
 
     def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
         """Which rows the caller may see: alternatives. None given: all."""
-        return () if sees_all(ctx) else ({"project_id": project_of(ctx.caller)},)
+        if sees_all(ctx):
+            return ()
+        mine = project_of(ctx.caller)
+        owned: tuple[Mapping[str, Any], ...] = ({"project_id": mine},)
+        if issubclass(self.table.kind, Shared):
+            owned += ({"shared": 1}, {"shared_with": [mine]})
+        return owned
 
-    async def listed(self, ctx: Context) -> dict[str, Any]:
-        page = self.page(ctx)
+    async def listed(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        page = self.page(ctx, **fixed)
         records: list[N] = await self.table.list(ctx.runtime.store, page)
-        found: dict[str, Any] = {self.plural: [self.shown(ctx, r) for r in records]}
+        found: dict[str, Any] = {self.plural: await self.rendered(ctx, records)}
         if links := page_links(ctx, page, records):
             found[f"{self.plural}_links"] = links
         return found
 
-    def page(self, ctx: Context) -> Page:
+    def page(self, ctx: Context, **fixed: Any) -> Page:
         declared = self.listing
         secret = [n for n in self.hidden if n in declared.filters]
         if secret and ctx.query.pairs:
@@ -139,7 +175,7 @@ class NetworkResource(Resource[N]):
             ]
             filters = {n: f for n, f in declared.filters.items() if n not in kept}
             declared = without(declared, filters)
-        return declared.parse(ctx.query, scopes=self.scopes_of(ctx))
+        return declared.parse(ctx.query, scopes=self.scopes_of(ctx), **fixed)
 
     def match(self, ctx: Context, record: N) -> None:
         """If-Match: revision_number=N. Raises PreconditionFailed, Invalid."""
@@ -172,6 +208,25 @@ class NetworkResource(Resource[N]):
             for part in _parts(value):
                 if f"{rule}:{part}" in self.rules:
                     ctx.require(f"{rule}:{part}", target)
+
+
+def _declare_reads(kind: type[NetworkResource[Any]], path: str) -> None:
+    async def index(self: NetworkResource[Any], ctx: Context) -> Any:
+        return await self.listed(ctx)
+
+    async def show(self: NetworkResource[Any], ctx: Context, record: Any) -> Any:
+        return await self.one(ctx, record)
+
+    declare(kind, "GET", path, kind.see, index)
+    declare(kind, "GET", f"{path}/{{{kind.id_param}}}", kind.see, show, record=kind.table.kind)
+
+
+def declare(
+    kind: type[Any], method: str, path: str, rule: str, call: Any, status: int = 0, **types: Any
+) -> None:
+    """Makes an operation of the class; `types` are those of the call's parameters that differ from class to class."""
+    call.__annotations__ |= types
+    setattr(kind, call.__name__, operation(method, path, rule, status=status)(call))
 
 
 def without(declared: Listing, filters: Mapping[str, Filter]) -> Listing:

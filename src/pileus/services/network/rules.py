@@ -16,6 +16,12 @@ BASE_RULES = {
     "sg_owner": "project_id:%(security_group:project_id)s",
     "shared_security_group": "field:security_groups:shared=True",
     "shared_subnetpools": "field:subnetpools:shared=True",
+    "shared_address_scopes": "field:address_scopes:shared=True",
+    "shared_address_groups": "field:address_groups:shared=True",
+    "shared_qos_policy": "field:policies:shared=True",
+    "ext_parent_owner": "project_id:%(ext_parent:project_id)s",
+    "restrict_wildcard": "(not field:rbac_policy:target_tenant=* and "
+    "not field:rbac_policy:target_project=*) or rule:admin_only",
     "external": "field:networks:router:external=True",
     "external_network": "field:subnets:router:external=True",
     "network_device": "field:port:device_owner=~^network:",

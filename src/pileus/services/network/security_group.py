@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pileus.kernel.events import emit
 from pileus.kernel.quota import Quota
-from pileus.kernel.store import Column, Many, Page, Reader, Tx, Unique
+from pileus.kernel.store import Column, Page, Reader, Tx, Unique
 from pileus.kernel.world import World
 
 from .addressing import block
-from .resource import COLUMNS, Noun, Nouns, hold, moment, standard
+from .resource import COLUMNS, SHARED_WITH, TAGS, Noun, Nouns, Shared, hold, moment, standard
 
 DEFAULT = "default"
 
 
-class SecurityGroup(Noun, kw_only=True, frozen=True):
+class SecurityGroup(Shared, kw_only=True, frozen=True):
     is_default: bool = False
     stateful: bool = True
 
@@ -31,21 +32,23 @@ class SecurityGroupRule(Noun, kw_only=True, frozen=True):
     port_range_max: int | None = None
     remote_ip_prefix: str = ""
     remote_group_id: str = ""
+    remote_address_group_id: str = ""
     of_default: bool = False
 
 
 def _twin(r: SecurityGroupRule) -> str:
     """What makes two rules of a group the same."""
     parts = (r.direction, r.ethertype, r.protocol, r.port_range_min, r.port_range_max)
-    return repr((*parts, r.remote_ip_prefix, r.remote_group_id))
+    return repr((*parts, r.remote_ip_prefix, r.remote_group_id, r.remote_address_group_id))
 
 
-GROUPS = Nouns(
+GROUPS = Nouns[SecurityGroup](
     "network_security_groups",
     SecurityGroup,
     columns=(
         *COLUMNS,
         "is_default",
+        "shared",
         "stateful",
         Column("single", lambda g: DEFAULT if g.is_default else g.id),
     ),
@@ -56,7 +59,7 @@ GROUPS = Nouns(
             "SecurityGroupDefaultAlreadyExists",
         ),
     ),
-    many=(Many("tags", lambda g: g.tags),),
+    many=(TAGS, SHARED_WITH),
     quotas=(Quota("network", "security_group", default=10),),
     indexes=(("project_id", "created_at", "id"),),
     noun="Security group",
@@ -73,6 +76,7 @@ RULES = Nouns(
         "protocol",
         "remote_ip_prefix",
         "remote_group_id",
+        "remote_address_group_id",
         Column(
             "port_range_min", lambda r: -1 if r.port_range_min is None else r.port_range_min, int
         ),
@@ -89,7 +93,12 @@ RULES = Nouns(
         ),
     ),
     quotas=(Quota("network", "security_group_rule", default=100),),
-    indexes=(("security_group_id",), ("remote_group_id",), ("project_id", "created_at", "id")),
+    indexes=(
+        ("security_group_id",),
+        ("remote_group_id",),
+        ("remote_address_group_id",),
+        ("project_id", "created_at", "id"),
+    ),
     noun="Security group rule",
 ).worded("SecurityGroupRuleNotFound", "Security group rule {id} does not exist")
 
@@ -139,7 +148,9 @@ async def default_group(tx: Tx, world: World, project_id: str) -> SecurityGroup:
     return await add_group(tx, world, group)
 
 
-async def rules_of(db: Reader, groups: list[SecurityGroup]) -> dict[str, list[SecurityGroupRule]]:
+async def rules_of(
+    db: Reader, groups: Sequence[SecurityGroup]
+) -> dict[str, list[SecurityGroupRule]]:
     """The rules of each group, oldest first."""
     found: dict[str, list[SecurityGroupRule]] = {g.id: [] for g in groups}
     if found:
@@ -165,6 +176,7 @@ def rule_view(rule: SecurityGroupRule) -> dict[str, Any]:
         "port_range_max": r.port_range_max,
         "remote_ip_prefix": r.remote_ip_prefix or None,
         "remote_group_id": r.remote_group_id or None,
+        "remote_address_group_id": r.remote_address_group_id or None,
         "normalized_cidr": prefix,
         "belongs_to_default_sg": r.of_default,
         "description": r.description,
@@ -174,9 +186,11 @@ def rule_view(rule: SecurityGroupRule) -> dict[str, Any]:
     }
 
 
-def group_view(group: SecurityGroup, rules: list[SecurityGroupRule]) -> dict[str, Any]:
+def group_view(
+    group: SecurityGroup, rules: list[SecurityGroupRule], project_id: str
+) -> dict[str, Any]:
     return standard(group) | {
         "stateful": group.stateful,
-        "shared": False,
+        "shared": group.is_shared_to(project_id),
         "security_group_rules": [rule_view(r) for r in rules],
     }

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from pileus.kernel.quota import Quota
-from pileus.kernel.store import Many, Page, Record, Table, Tx
+from pileus.kernel.store import Page, Record, Table, Tx
 from pileus.kernel.world import World
 
 from .addressing import AUTO_MODES, Block, Range, address, block, candidates, free, spell
-from .network import Network
+from .network import EXTERNAL_TO, Network
 from .refusals import address_taken
-from .resource import COLUMNS, Noun, Nouns
+from .resource import COLUMNS, SHARED_WITH, TAGS, Nouns, Shared
 
 _DRAWS = (
     16  # free addresses are drawn by chance first, and looked for in order only in full subnets
@@ -32,13 +32,13 @@ class PoolRange(msgspec.Struct, frozen=True, kw_only=True):
     end: str
 
 
-class Subnet(Noun, kw_only=True, frozen=True):
+class Subnet(Shared, kw_only=True, frozen=True):
     """`shared`, `external` and `network_project_id` are its network's, kept here for lists and rules."""
 
     network_id: str
     network_project_id: str = ""
-    shared: bool = False
     external: bool = False
+    external_to: list[str] = []
     cidr: str
     ip_version: int = 4
     gateway_ip: str = ""
@@ -66,7 +66,7 @@ class Subnet(Noun, kw_only=True, frozen=True):
         return self.ip_version == 6 and self.ipv6_address_mode in AUTO_MODES
 
 
-SUBNETS = Nouns(
+SUBNETS = Nouns[Subnet](
     "network_subnets",
     Subnet,
     columns=(
@@ -83,7 +83,7 @@ SUBNETS = Nouns(
         "ipv6_address_mode",
         "subnetpool_id",
     ),
-    many=(Many("tags", lambda s: s.tags),),
+    many=(TAGS, SHARED_WITH, EXTERNAL_TO),
     quotas=(Quota("network", "subnet", default=100),),
     indexes=(("network_id",), ("project_id", "created_at", "id"), ("subnetpool_id",)),
     noun="Subnet",
@@ -162,11 +162,11 @@ def auto_prefix(subnet: Subnet) -> IPv6Network:
     return found
 
 
-def subnet_target(subnet: Subnet) -> dict[str, object]:
+def subnet_target(subnet: Subnet, project_id: str) -> dict[str, object]:
     return {
         "project_id": subnet.project_id,
-        "shared": subnet.shared,
-        "router:external": subnet.external,
+        "shared": subnet.is_shared_to(project_id),
+        "router:external": subnet.external or project_id in subnet.external_to,
         "network:project_id": subnet.network_project_id,
     }
 
@@ -177,7 +177,9 @@ def of_network(network: Network) -> dict[str, Any]:
         "network_id": network.id,
         "network_project_id": network.project_id,
         "shared": network.shared,
+        "shared_with": network.shared_with,
         "external": network.external,
+        "external_to": network.external_to,
     }
 
 

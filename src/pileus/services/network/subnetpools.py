@@ -2,77 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.query import Filter
-from pileus.kernel.quota import Quota
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.store import Many, Tx
+from pileus.kernel.store import Reader, Tx
 
-from .addressing import Block, block, compact, free_prefix, inside, overlaps
-from .attributes import Attributes, text
+from .address_scopes import ADDRESS_SCOPES, AddressScopes
+from .addressing import Block, block, compact, free_prefix, inside, overlaps, without
+from .attributes import Attributes
+from .network import NETWORKS
+from .networks import Networks
+from .plain import Plain
 from .refusals import bad_input
-from .resource import (
-    ADMIN,
-    COLUMNS,
-    OWNER,
-    READER,
-    NetworkResource,
-    Noun,
-    Nouns,
-    hold,
-    listing,
-    owner_of,
-    project_of,
-    sees_all,
-    standard,
-)
+from .resource import ADMIN, OWNER, READER, hold, listing, sees_all, standard
 from .subnet import SUBNETS
+from .subnetpool import SUBNETPOOLS, SubnetPool
 
 _LEAST = {4: 8, 6: 64}
 _MOST = {4: 32, 6: 128}
 
-
-class SubnetPool(Noun, kw_only=True, frozen=True):
-    """`default_quota`: how many addresses (IPv6: /64s) a project may have of it; -1 is no limit."""
-
-    prefixes: list[str]
-    ip_version: int
-    min_prefixlen: int
-    max_prefixlen: int
-    default_prefixlen: int
-    default_quota: int = -1
-    shared: bool = False
-    is_default: bool = False
-
-    @property
-    def blocks(self) -> list[Block]:
-        return [block(p) for p in self.prefixes]
-
-
-SUBNETPOOLS = Nouns(
-    "network_subnetpools",
-    SubnetPool,
-    columns=(
-        *COLUMNS,
-        "ip_version",
-        "shared",
-        "is_default",
-        "min_prefixlen",
-        "max_prefixlen",
-        "default_prefixlen",
-        "default_quota",
-    ),
-    many=(Many("tags", lambda p: p.tags),),
-    quotas=(Quota("network", "subnetpool", default=-1),),
-    indexes=(("project_id", "created_at", "id"),),
-    noun="Subnet pool",
-).worded("SubnetPoolNotFound", "Subnet pool {id} could not be found.")
 
 _FIXED = frozenset(["id", "ip_version", "created_at", "updated_at", "revision_number", "tags"])
 
@@ -92,7 +45,7 @@ class CreateSubnetPool(Attributes):
     default_quota: int | None = None
     shared: bool = False
     is_default: bool = False
-    address_scope_id: None = None
+    address_scope_id: str | None = None
     project_id: str | UnsetType = UNSET
 
 
@@ -109,15 +62,32 @@ class UpdateSubnetPool(Attributes):
     max_prefixlen: int | UnsetType = UNSET
     default_quota: int | UnsetType | None = UNSET
     is_default: bool | UnsetType = UNSET
-    address_scope_id: UnsetType | None = UNSET
+    address_scope_id: str | UnsetType | None = UNSET
 
 
-class SubnetPools(NetworkResource[SubnetPool]):
+class PoolPrefixes(Attributes):
+    root: ClassVar[str] = ""
+    creates = False
+
+    prefixes: list[str]
+
+
+class Onboarded(Attributes):
+    root: ClassVar[str] = ""
+    creates = False
+
+    network_id: str
+
+
+class SubnetPools(
+    Plain[SubnetPool], path="/subnetpools", create=CreateSubnetPool, update=UpdateSubnetPool
+):
     table = SUBNETPOOLS
     noun = "subnetpool"
     plural = "subnetpools"
     id_param = "subnetpool_id"
     see = "get_subnetpool"
+    share_type = "subnetpool"
     rules = {
         "create_subnetpool": OWNER,
         "create_subnetpool:shared": ADMIN,
@@ -129,8 +99,12 @@ class SubnetPools(NetworkResource[SubnetPool]):
         "update_subnetpool:tags": OWNER,
         "delete_subnetpool": OWNER,
         "delete_subnetpool:tags": OWNER,
+        "add_prefixes": OWNER,
+        "remove_prefixes": OWNER,
+        "onboard_network_subnets": OWNER,
     }
     listing = listing(
+        ("address_scope_id",),
         ip_version=Filter(kind=int),
         shared=Filter(kind=bool),
         is_default=Filter(kind=bool),
@@ -139,12 +113,6 @@ class SubnetPools(NetworkResource[SubnetPool]):
         default_prefixlen=Filter(kind=int),
         default_quota=Filter(kind=int),
     )
-
-    def target(self, ctx: Context, record: SubnetPool) -> Mapping[str, object]:
-        return {"project_id": record.project_id, "shared": record.shared}
-
-    def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
-        return () if sees_all(ctx) else ({"project_id": project_of(ctx.caller)}, {"shared": 1})
 
     def view(self, ctx: Context, record: SubnetPool) -> dict[str, Any]:
         p = record
@@ -155,90 +123,149 @@ class SubnetPools(NetworkResource[SubnetPool]):
             "max_prefixlen": p.max_prefixlen,
             "default_prefixlen": p.default_prefixlen,
             "default_quota": None if p.default_quota < 0 else p.default_quota,
-            "shared": p.shared,
+            "shared": p.is_shared_to(ctx.caller.project_id),
             "is_default": p.is_default,
-            "address_scope_id": None,
+            "address_scope_id": p.address_scope_id or None,
         }
 
-    @operation("POST", "/subnetpools", "create_subnetpool", status=201)
-    async def create(self, ctx: Context, body: CreateSubnetPool) -> Any:
-        owner = owner_of(ctx, body.project_id)
-        target = {"project_id": owner, "shared": body.shared}
-        ctx.require("create_subnetpool", target)
-        self.guard(ctx, "create", ctx.document["subnetpool"], target, CreateSubnetPool)
-        pool = _pool(ctx.runtime.world.new_id(), owner, body)
+    async def checked(
+        self, ctx: Context, given: dict[str, Any], old: SubnetPool | None
+    ) -> dict[str, Any]:
+        if given.get("address_scope_id"):
+            await AddressScopes().visible(ctx, given["address_scope_id"])
+        if old is not None and old.address_scope_id:
+            await _may_change(ctx, old)
+        if old is None:
+            return _new(given)
+        if "prefixes" in given:
+            given["prefixes"] = _larger(old, given["prefixes"])
+        ends = (f"{n}_prefixlen" for n in ("min", "max", "default"))
+        _bounds(old.ip_version, *(given.get(n, getattr(old, n)) for n in ends))
+        return given
+
+    async def enter(self, tx: Tx, new: SubnetPool, old: SubnetPool | None) -> SubnetPool:
+        await hold(tx, self.plural, new.id)
+        await _one_default(tx, new)
+        if new.address_scope_id:
+            await hold(tx, "address_scopes", new.address_scope_id)
+            await _fits_scope(tx, new)
+        if old is not None and old.address_scope_id != new.address_scope_id:
+            await _rescope(tx, new)
+        return new
+
+    async def leave(self, tx: Tx, record: SubnetPool) -> None:
+        await hold(tx, self.plural, record.id)
+        if await SUBNETS.one(tx, subnetpool_id=record.id) is not None:
+            raise Invalid(
+                "Unable to delete subnet pool: Subnet pool has existing allocations.",
+                code="SubnetPoolDeleteError",
+            )
+
+    @operation("PUT", "/subnetpools/{subnetpool_id}/add_prefixes", "add_prefixes")
+    async def add_prefixes(self, ctx: Context, pool: SubnetPool, body: PoolPrefixes) -> Any:
+        if body.prefixes:
+            wider = [*pool.prefixes, *body.prefixes]
+            pool = await self.write(ctx, pool, {"prefixes": wider})
+        return {"prefixes": pool.prefixes}
+
+    @operation("PUT", "/subnetpools/{subnetpool_id}/remove_prefixes", "remove_prefixes")
+    async def remove_prefixes(self, ctx: Context, pool: SubnetPool, body: PoolPrefixes) -> Any:
+        gone = [block(p, "prefixes") for p in body.prefixes]
         async with ctx.runtime.store.tx() as tx:
-            await _one_default(tx, pool)
-            pool = await SUBNETPOOLS.insert(tx, pool)
-            await emit(tx, "subnetpool.create.end", owner, id=pool.id)
-        return self.one(ctx, pool)
+            await hold(tx, self.plural, pool.id)
+            pool = await SUBNETPOOLS.get(tx, pool.id)
+            taken = [s.block for s in await SUBNETS.all(tx, subnetpool_id=pool.id)]
+            if any(overlaps(g, taken) for g in gone):
+                raise _illegal("One or more the prefixes to be removed is in use by a subnet.")
+            left = [str(b) for b in compact(without(pool.blocks, gone))]
+            if left != pool.prefixes:
+                pool = await SUBNETPOOLS.revise(tx, pool, prefixes=left)
+        return {"prefixes": pool.prefixes}
 
-    @operation("GET", "/subnetpools", "get_subnetpool")
-    async def index(self, ctx: Context) -> Any:
-        return await self.listed(ctx)
-
-    @operation("GET", "/subnetpools/{subnetpool_id}", "get_subnetpool")
-    async def show(self, ctx: Context, pool: SubnetPool) -> Any:
-        return self.one(ctx, pool)
-
-    @operation("PUT", "/subnetpools/{subnetpool_id}", "update_subnetpool")
-    async def update(self, ctx: Context, pool: SubnetPool, body: UpdateSubnetPool) -> Any:
-        self.match(ctx, pool)
-        raw = ctx.document["subnetpool"]
-        self.guard(ctx, "update", raw, self.target(ctx, pool), UpdateSubnetPool)
-        changes = body.given()
-        changes.pop("address_scope_id", None)
-        text(changes.get("name", ""), "name")
-        text(changes.get("description", ""), "description")
-        if changes.get("default_quota", 0) is None:
-            changes["default_quota"] = -1
-        if "prefixes" in changes:
-            changes["prefixes"] = _larger(pool, changes["prefixes"])
-        lengths = {f"{n}_prefixlen": changes.get(f"{n}_prefixlen", getattr(pool, f"{n}_prefixlen"))
-                   for n in ("min", "max", "default")}  # fmt: skip
-        _bounds(pool.ip_version, *lengths.values())
+    @operation("PUT", "/subnetpools/{subnetpool_id}/onboard_network_subnets", "onboard_network_subnets")  # fmt: skip
+    async def onboard(self, ctx: Context, pool: SubnetPool, body: Onboarded) -> Any:
+        network = await Networks().visible(ctx, body.network_id)
+        ctx.require("update_network", Networks().target(ctx, network))
         async with ctx.runtime.store.tx() as tx:
-            await hold(tx, "subnetpools", pool.id)
-            pool = await SUBNETPOOLS.revise(tx, pool, **changes)
-            await _one_default(tx, pool)
-            await emit(tx, "subnetpool.update.end", pool.project_id, id=pool.id)
-        return self.one(ctx, pool)
-
-    @operation("DELETE", "/subnetpools/{subnetpool_id}", "delete_subnetpool")
-    async def delete(self, ctx: Context, pool: SubnetPool) -> None:
-        self.match(ctx, pool)
-        async with ctx.runtime.store.tx() as tx:
-            await hold(tx, "subnetpools", pool.id)
-            if await SUBNETS.one(tx, subnetpool_id=pool.id) is not None:
-                raise Invalid(
-                    "Unable to delete subnet pool: Subnet pool has existing allocations.",
-                    code="SubnetPoolDeleteError",
-                )
-            await SUBNETPOOLS.delete(tx, await SUBNETPOOLS.get(tx, pool.id))
-            await emit(tx, "subnetpool.delete.end", pool.project_id, id=pool.id)
+            await hold(tx, "networks", network.id)
+            await hold(tx, self.plural, pool.id)
+            pool = await SUBNETPOOLS.get(tx, pool.id)
+            found = await SUBNETS.all(tx, network_id=network.id, ip_version=pool.ip_version)
+            new = [s for s in found if s.subnetpool_id != pool.id]
+            pool = await _take_in(tx, pool, [s.block for s in new])
+            for subnet in new:
+                await SUBNETS.revise(tx, subnet, subnetpool_id=pool.id)
+            await _rescope(tx, pool)
+        return [{"id": s.id, "cidr": s.cidr} for s in found]
 
 
-def _pool(id: str, owner: str, body: CreateSubnetPool) -> SubnetPool:
-    blocks = _prefixes(body.prefixes)
+async def _may_change(ctx: Context, pool: SubnetPool) -> None:
+    """Raises Invalid for a pool in a scope that is only shared with the caller."""
+    scope = await ADDRESS_SCOPES.get(ctx.runtime.store, pool.address_scope_id)
+    if scope.project_id != ctx.caller.project_id and not sees_all(ctx):
+        raise Invalid(
+            f"Illegal subnetpool update : subnetpool {pool.id} cannot be updated when associated "
+            f"with shared address scope {scope.id}.",
+            code="IllegalSubnetPoolUpdate",
+        )
+
+
+async def _fits_scope(tx: Tx, pool: SubnetPool) -> None:
+    """In one address scope an address means one thing. Raises Invalid, Conflict."""
+    scope = await ADDRESS_SCOPES.get(tx, pool.address_scope_id)
+    if scope.ip_version != pool.ip_version:
+        raise Invalid(
+            f"Illegal subnetpool association: subnetpool {pool.id} cannot associate with address "
+            f"scope {scope.id} because subnetpool ip_version is not {scope.ip_version}.",
+            code="IllegalSubnetPoolIpVersionAssociationToAddressScope",
+        )
+    for other in await SUBNETPOOLS.all(tx, address_scope_id=scope.id):
+        if other.id != pool.id and any(overlaps(b, other.blocks) for b in pool.blocks):
+            raise Conflict(
+                "Failed to associate address scope: subnetpools within an address scope must "
+                "have unique prefixes.",
+                code="AddressScopePrefixConflict",
+            )
+
+
+async def _rescope(tx: Tx, pool: SubnetPool) -> None:
+    """The networks of the pool's subnets are in the pool's scope."""
+    subnets = await SUBNETS.all(tx, subnetpool_id=pool.id)
+    for network_id in sorted({s.network_id for s in subnets}):
+        network = await NETWORKS.get(tx, network_id)
+        await NETWORKS.revise(tx, network, **scoped(pool))
+
+
+async def _take_in(tx: Tx, pool: SubnetPool, blocks: Sequence[Block]) -> SubnetPool:
+    """The pool with these subnets' blocks among its prefixes. Raises Invalid if another of its subnets overlaps."""
+    taken = [s.block for s in await SUBNETS.all(tx, subnetpool_id=pool.id)]
+    if any(overlaps(b, taken) for b in blocks):
+        raise Invalid(
+            "Illegal subnetpool update : a subnet to onboard overlaps with one of the pool.",
+            code="IllegalSubnetPoolUpdate",
+        )
+    wider = [str(b) for b in compact([*pool.blocks, *blocks])]
+    pool = await SUBNETPOOLS.revise(tx, pool, prefixes=wider)
+    if pool.address_scope_id:
+        await _fits_scope(tx, pool)
+    return pool
+
+
+def scoped(pool: SubnetPool) -> dict[str, str]:
+    """What a network keeps of the pool of its subnets."""
+    return {f"ipv{pool.ip_version}_address_scope": pool.address_scope_id}
+
+
+def _new(given: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a new pool, defaults filled in. Raises Invalid."""
+    blocks = _prefixes(given["prefixes"])
     version = blocks[0].version
-    least = _LEAST[version] if body.min_prefixlen is None else body.min_prefixlen
-    most = _MOST[version] if body.max_prefixlen is None else body.max_prefixlen
-    usual = least if body.default_prefixlen is None else body.default_prefixlen
+    least = given.get("min_prefixlen", _LEAST[version])
+    most = given.get("max_prefixlen", _MOST[version])
+    usual = given.get("default_prefixlen", least)
     _bounds(version, least, most, usual)
-    return SubnetPool(
-        id=id,
-        project_id=owner,
-        name=text(body.name, "name"),
-        description=text(body.description, "description"),
-        prefixes=[str(b) for b in blocks],
-        ip_version=version,
-        min_prefixlen=least,
-        max_prefixlen=most,
-        default_prefixlen=usual,
-        default_quota=-1 if body.default_quota is None else body.default_quota,
-        shared=body.shared,
-        is_default=body.is_default,
-    )
+    lengths = {"min_prefixlen": least, "max_prefixlen": most, "default_prefixlen": usual}
+    return {**given, **lengths, "prefixes": [str(b) for b in blocks], "ip_version": version}
 
 
 def _prefixes(texts: Sequence[str]) -> list[Block]:
@@ -261,11 +288,12 @@ def _larger(pool: SubnetPool, texts: Sequence[str]) -> list[str]:
             "Cannot mix IPv4 and IPv6 prefixes in a subnet pool.", code="PrefixVersionMismatch"
         )
     if not all(inside(old, blocks) for old in pool.blocks):
-        raise Invalid(
-            "Illegal update to prefixes: Existing prefixes must be a subset of the new prefixes.",
-            code="IllegalSubnetPoolPrefixUpdate",
-        )
+        raise _illegal("Existing prefixes must be a subset of the new prefixes.")
     return [str(b) for b in blocks]
+
+
+def _illegal(why: str) -> Invalid:
+    return Invalid(f"Illegal update to prefixes: {why}", code="IllegalSubnetPoolPrefixUpdate")
 
 
 def _bounds(version: int, least: int, most: int, usual: int) -> None:
@@ -293,12 +321,16 @@ def _bounds(version: int, least: int, most: int, usual: int) -> None:
 async def _one_default(tx: Tx, pool: SubnetPool) -> None:
     if not pool.is_default:
         return
-    other = await SUBNETPOOLS.one(tx, is_default=1, ip_version=pool.ip_version)
+    other = await default_pool(tx, pool.ip_version)
     if other is not None and other.id != pool.id:
         raise bad_input(
             "A default subnetpool for this IP family has already been set. "
             "Only one default may exist per IP family"
         )
+
+
+async def default_pool(db: Reader, version: int) -> SubnetPool | None:
+    return await SUBNETPOOLS.one(db, is_default=1, ip_version=version)
 
 
 async def cut(tx: Tx, pool: SubnetPool, cidr: str, length: int | None, project_id: str) -> Block:

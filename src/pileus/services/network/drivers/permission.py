@@ -45,7 +45,7 @@ def _matches(
         return False
     if rule.remote_group:
         group = groups.get(rule.remote_group)
-        if group is None or peer not in group.members:
+        if group is None or not any(address in ip_network(m) for m in group.members):
             return False
     return _is_within(rule, protocol, number)
 

@@ -80,9 +80,14 @@ async def _port(acting: Acting, id: str) -> None:
 async def _network(acting: Acting, request: NicRequest) -> None:
     store = acting.runtime.store
     network = await NETWORKS.find(store, request.network_id)
-    if network is None or not acting.allows("get_network", network_target(network)):
+    if network is None or not acting.allows(
+        "get_network", network_target(network, acting.caller.project_id)
+    ):
         raise NETWORKS.missing(request.network_id)
-    own = network.shared or network.project_id == acting.caller.project_id
+    own = (
+        network.is_shared_to(acting.caller.project_id)
+        or network.project_id == acting.caller.project_id
+    )
     if network.external and not own and not acting.caller.is_admin:
         raise Forbidden(
             f"It is not allowed to create an interface on external network {network.id}"

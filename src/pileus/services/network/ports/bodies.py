@@ -61,6 +61,8 @@ _FIXED = frozenset(
         "revision_number",
         "tags",
         "dns_assignment",
+        "qos_network_policy_id",
+        "resource_request",
         "binding:vif_type",
         "binding:vif_details",
     ]
@@ -97,6 +99,7 @@ class CreatePort(Attributes):
     vnic_type: str = field(name="binding:vnic_type", default="normal")
     dns_name: str = ""
     dns_domain: str = ""
+    qos_policy_id: str | None = None
 
 
 class UpdatePort(Attributes):
@@ -120,6 +123,7 @@ class UpdatePort(Attributes):
     vnic_type: str | UnsetType = field(name="binding:vnic_type", default=UNSET)
     dns_name: str | UnsetType = UNSET
     dns_domain: str | UnsetType = UNSET
+    qos_policy_id: str | UnsetType | None = UNSET
 
 
 def mac_address(value: str) -> str:

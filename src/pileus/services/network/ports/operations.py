@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from pileus.kernel.faults import Conflict
 from pileus.kernel.query import Filter
@@ -18,6 +18,7 @@ from ..attributes import domain_name
 from ..network import NETWORKS, Network
 from ..networks import Networks
 from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, port_target
+from ..qos.users import network_policies, usable_policy
 from ..refusals import service_port_in_use
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all, standard
 from ..router import ROUTERS
@@ -41,7 +42,7 @@ from .lifecycle import add_port, readdress, remove_port, tell
 from .rules import PORT_RULES
 
 
-class Ports(NetworkResource[Port]):
+class Ports(NetworkResource[Port], path="/ports"):
     table = PORTS
     noun = "port"
     plural = "ports"
@@ -50,7 +51,15 @@ class Ports(NetworkResource[Port]):
     hidden = ("binding:vif_type", "binding:vif_details", "binding:host_id", "binding:profile")
     rules = PORT_RULES
     listing = listing(
-        ("network_id", "mac_address", "status", "device_id", "device_owner", "dns_name"),
+        (
+            "network_id",
+            "mac_address",
+            "status",
+            "device_id",
+            "device_owner",
+            "dns_name",
+            "qos_policy_id",
+        ),
         admin_state_up=Filter(kind=bool),
         port_security_enabled=Filter(kind=bool),
         fixed_ips=Filter(op="any"),
@@ -92,6 +101,7 @@ class Ports(NetworkResource[Port]):
             "port_security_enabled": p.port_security_enabled,
             "allowed_address_pairs": p.allowed_address_pairs,
             "extra_dhcp_opts": p.extra_dhcp_opts,
+            "qos_policy_id": p.qos_policy_id or None,
             "dns_name": p.dns_name,
             "dns_domain": p.dns_domain,
             "dns_assignment": _dns_assignment(p, settings_of(ctx.runtime).dns_domain),
@@ -101,6 +111,15 @@ class Ports(NetworkResource[Port]):
             "binding:vif_type": "bridge" if p.host else "unbound",
             "binding:vif_details": {"port_filter": p.port_security_enabled} if p.host else {},
         }
+
+    async def rendered(self, ctx: Context, records: Sequence[Port]) -> list[dict[str, Any]]:
+        """With what their networks put them under."""
+        found = await super().rendered(ctx, records)
+        under = await network_policies(ctx.runtime.store, {p.network_id for p in records})
+        for port, view in zip(records, found, strict=True):
+            if not ctx.query.has("fields"):
+                view["qos_network_policy_id"] = under.get(port.network_id)
+        return found
 
     @operation("POST", "/ports", "create_port", status=201)
     async def create(self, ctx: Context, body: Bulk[CreatePort]) -> Any:
@@ -122,17 +141,18 @@ class Ports(NetworkResource[Port]):
                     )
                 )  # fmt: skip
         await wake_for_ports(ctx.runtime, *made)
-        return self.made(ctx, made, body.single)
+        return await self.made(ctx, made, body.single)
 
     async def _wanted(self, ctx: Context, body: CreatePort, raw: dict[str, Any]) -> Port:
         """The record that a body asks for, but for its addresses. Raises Forbidden, Invalid, NotFound, Conflict."""
         owner = owner_of(ctx, body.project_id)
         network = await Networks().visible(ctx, body.network_id)
-        target = _create_target(network, owner, body.device_owner or "")
+        target = _create_target(network, owner, body.device_owner or "", ctx.caller.project_id)
         ctx.require("create_port", target)
         self.guard(ctx, "create", raw, target, CreatePort)
         groups = await self._groups(ctx, body.security_groups)
         port = _port(ctx.runtime.world.new_id(), owner, network, body, groups)
+        port = replace(port, qos_policy_id=await usable_policy(ctx, body.qos_policy_id))
         await _own_device(ctx, port)
         return port
 
@@ -143,26 +163,20 @@ class Ports(NetworkResource[Port]):
             await SecurityGroups().visible(ctx, id)
         return ids
 
-    @operation("GET", "/ports", "get_port")
-    async def index(self, ctx: Context) -> Any:
-        return await self.listed(ctx)
-
-    @operation("GET", "/ports/{port_id}", "get_port")
-    async def show(self, ctx: Context, port: Port) -> Any:
-        return self.one(ctx, port)
-
     @operation("PUT", "/ports/{port_id}", "update_port")
     async def update(self, ctx: Context, port: Port, body: UpdatePort) -> Any:
         self.match(ctx, port)
         network = await NETWORKS.get(ctx.runtime.store, port.network_id)
-        target = {**port_target(port), "shared": network.shared}
+        target = {**port_target(port), "shared": network.is_shared_to(ctx.caller.project_id)}
         if isinstance(body.device_owner, str):
             target["device_owner"] = body.device_owner
         self.guard(ctx, "update", ctx.document["port"], target, UpdatePort)
         changes = _changes(port, body)
+        if "qos_policy_id" in changes:
+            changes["qos_policy_id"] = await usable_policy(ctx, changes["qos_policy_id"])
         if "security_groups" in changes:
             changes["security_groups"] = await self._groups(ctx, changes["security_groups"])
-        await _own_device(ctx, msgspec.structs.replace(port, **_device(changes)))
+        await _own_device(ctx, replace(port, **_device(changes)))
         fixed = changes.pop("fixed_ips", UNSET)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", port.network_id)
@@ -176,7 +190,7 @@ class Ports(NetworkResource[Port]):
         await wake_for_ports(ctx.runtime, port, new)
         if fixed is not UNSET:
             await wake_networks(ctx.runtime, port.network_id)
-        return self.one(ctx, new)
+        return await self.one(ctx, new)
 
     @operation("DELETE", "/ports/{port_id}", "delete_port")
     async def delete(self, ctx: Context, port: Port) -> None:
@@ -191,12 +205,14 @@ class Ports(NetworkResource[Port]):
             await wake_networks(ctx.runtime, port.network_id)
 
 
-def _create_target(network: Network, owner: str, device_owner: str) -> dict[str, object]:
+def _create_target(
+    network: Network, owner: str, device_owner: str, project_id: str
+) -> dict[str, object]:
     return {
         "project_id": owner,
         "device_owner": device_owner,
         "network:project_id": network.project_id,
-        "shared": network.shared,
+        "shared": network.is_shared_to(project_id),
     }
 
 

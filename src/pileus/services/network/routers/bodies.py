@@ -27,6 +27,7 @@ class GatewayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     network_id: str | None = None
     enable_snat: bool | UnsetType = UNSET
     external_fixed_ips: list[FixedRequest] | UnsetType = UNSET
+    qos_policy_id: str | UnsetType | None = UNSET
 
 
 class CreateRouter(Attributes):

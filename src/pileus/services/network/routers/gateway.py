@@ -88,11 +88,12 @@ async def drop_gateway(tx: Tx, router: Router) -> None:
         await remove_port(tx, port)
 
 
-def gateway_view(gateway: Gateway | None) -> dict[str, Any] | None:
+def gateway_view(gateway: Gateway | None, policy_id: str) -> dict[str, Any] | None:
     if gateway is None:
         return None
     return {
         "network_id": gateway.network_id,
         "enable_snat": gateway.enable_snat,
+        "qos_policy_id": policy_id or None,
         "external_fixed_ips": [msgspec.to_builtins(ip) for ip in gateway.external_fixed_ips],
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Forbidden
@@ -18,6 +18,7 @@ from ..attributes import text
 from ..networks import Networks
 from ..port import ROUTER_INTERFACE, Port, port_target
 from ..ports.operations import Ports
+from ..qos.users import usable_policy
 from ..refusals import router_in_use
 from ..resource import (
     ADMIN,
@@ -35,6 +36,7 @@ from ..subnets.operations import Subnets
 from ..wiring import wake, wake_networks
 from .bodies import (
     CreateRouter,
+    GatewayRequest,
     InterfaceRequest,
     UpdateRouter,
     asked_gateway,
@@ -58,7 +60,7 @@ def _gateway_rules(verb: str) -> dict[str, str]:
     }
 
 
-class Routers(NetworkResource[Router]):
+class Routers(NetworkResource[Router], path="/routers"):
     table = ROUTERS
     noun = "router"
     plural = "routers"
@@ -84,7 +86,7 @@ class Routers(NetworkResource[Router]):
         return standard(r) | {
             "admin_state_up": r.admin_state_up,
             "status": "ACTIVE",
-            "external_gateway_info": gateway_view(r.gateway),
+            "external_gateway_info": gateway_view(r.gateway, r.qos_policy_id),
             "routes": r.routes,
             "availability_zone_hints": r.availability_zone_hints,
             "availability_zones": ["nova"] if r.host else [],
@@ -100,28 +102,21 @@ class Routers(NetworkResource[Router]):
             asked = asked_gateway(item.external_gateway_info)
             if asked is not None:
                 await Networks().visible(ctx, asked.network_id or "")
-            wanted.append((_router(ctx, owner, item), asked))
+            router = replace(_router(ctx, owner, item), **await _policy(ctx, asked))
+            wanted.append((router, asked))
         world, made = ctx.runtime.world, []
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", *(a.network_id or "" for _, a in wanted if a))
             for router, asked in wanted:
                 host = await choose_host(tx, world.clock.time())
-                router = await ROUTERS.insert(tx, msgspec.structs.replace(router, host=host))
+                router = await ROUTERS.insert(tx, replace(router, host=host))
                 if asked is not None:
                     gateway = await set_gateway(tx, world, router, asked)
                     router = await ROUTERS.change(tx, router, gateway=gateway)
                 await emit(tx, "router.create.end", router.project_id, id=router.id)
                 made.append(router)
         await wake(ctx.runtime, {r.host for r in made})
-        return self.made(ctx, made, body.single)
-
-    @operation("GET", "/routers", "get_router")
-    async def index(self, ctx: Context) -> Any:
-        return await self.listed(ctx)
-
-    @operation("GET", "/routers/{router_id}", "get_router")
-    async def show(self, ctx: Context, router: Router) -> Any:
-        return self.one(ctx, router)
+        return await self.made(ctx, made, body.single)
 
     @operation("PUT", "/routers/{router_id}", "update_router")
     async def update(self, ctx: Context, router: Router, body: UpdateRouter) -> Any:
@@ -135,6 +130,7 @@ class Routers(NetworkResource[Router]):
         asked = asked_gateway(given)
         if asked is not None:
             await Networks().visible(ctx, asked.network_id or "")
+        changes |= await _policy(ctx, asked) if asked or given is UNSET else {"qos_policy_id": ""}
         if "routes" in changes:
             changes["routes"] = checked_routes(changes["routes"] or [])
         async with ctx.runtime.store.tx() as tx:
@@ -146,7 +142,7 @@ class Routers(NetworkResource[Router]):
             router = await ROUTERS.revise(tx, router, **changes)
             await emit(tx, "router.update.end", router.project_id, id=router.id)
         await wake(ctx.runtime, {router.host})
-        return self.one(ctx, router)
+        return await self.one(ctx, router)
 
     async def _hold(self, tx: Tx, router: Router, *network_ids: str | None) -> None:
         """The networks that the change concerns, and then the router."""
@@ -217,6 +213,13 @@ class Routers(NetworkResource[Router]):
         await wake(ctx.runtime, {router.host})
         await wake_networks(ctx.runtime, port.network_id)
         return interface_view(router, port)
+
+
+async def _policy(ctx: Context, asked: GatewayRequest | None) -> dict[str, str]:
+    """The gateway's QoS policy, if it is named."""
+    if asked is None or asked.qos_policy_id is UNSET:
+        return {}
+    return {"qos_policy_id": await usable_policy(ctx, asked.qos_policy_id)}
 
 
 def _owns(ctx: Context, project_id: str) -> bool:

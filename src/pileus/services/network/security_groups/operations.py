@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
@@ -17,6 +17,7 @@ from pileus.kernel.world import World
 
 from ..attributes import Attributes, text
 from ..port import PORTS
+from ..rbac_policy import drop_policies
 from ..resource import (
     OWNER,
     READER,
@@ -24,7 +25,6 @@ from ..resource import (
     hold,
     listing,
     owner_of,
-    page_links,
     projected,
 )
 from ..security_group import (
@@ -65,12 +65,13 @@ class UpdateSecurityGroup(Attributes):
     stateful: bool | UnsetType = UNSET
 
 
-class SecurityGroups(NetworkResource[SecurityGroup]):
+class SecurityGroups(NetworkResource[SecurityGroup], path="/security-groups"):
     table = GROUPS
     noun = "security_group"
     plural = "security_groups"
     id_param = "security_group_id"
     see = "get_security_group"
+    share_type = "security_group"
     rules = {
         "create_default_security_group": "(rule:admin_only) or (rule:service_api) or "
         "role:reader and project_id:%(project_id)s",
@@ -82,15 +83,21 @@ class SecurityGroups(NetworkResource[SecurityGroup]):
         "delete_security_group": OWNER,
         "delete_security_group:tags": OWNER,
     }
-    listing = listing(stateful=Filter(kind=bool), is_default=Filter(kind=bool))
+    listing = listing(
+        stateful=Filter(kind=bool), shared=Filter(kind=bool), is_default=Filter(kind=bool)
+    )
 
     def target(self, ctx: Context, record: SecurityGroup) -> Mapping[str, object]:
-        return group_target(record)
+        return {**super().target(ctx, record), **group_target(record)}
 
-    async def rendered(self, ctx: Context, groups: list[SecurityGroup]) -> list[dict[str, Any]]:
-        """Views with the groups' rules, fetched together."""
+    async def rendered(self, ctx: Context, groups: Sequence[SecurityGroup]) -> list[dict[str, Any]]:
         rules = await rules_of(ctx.runtime.store, groups)
-        return [projected(ctx, group_view(g, rules[g.id])) for g in groups]
+        mine = ctx.caller.project_id
+        return [projected(ctx, group_view(g, rules[g.id], mine)) for g in groups]
+
+    async def listed(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        await self.want_default(ctx)
+        return await super().listed(ctx, **fixed)
 
     @operation("POST", "/security-groups", "create_security_group", status=201)
     async def create(self, ctx: Context, body: Bulk[CreateSecurityGroup]) -> Any:
@@ -106,18 +113,7 @@ class SecurityGroups(NetworkResource[SecurityGroup]):
             for group in wanted:
                 await default_group(tx, ctx.runtime.world, group.project_id)
                 made.append(await add_group(tx, ctx.runtime.world, group))
-        views = await self.rendered(ctx, made)
-        return {self.noun: views[0]} if body.single else {self.plural: views}
-
-    @operation("GET", "/security-groups", "get_security_group")
-    async def index(self, ctx: Context) -> Any:
-        await self.want_default(ctx)
-        page = self.page(ctx)
-        groups = await GROUPS.list(ctx.runtime.store, page)
-        found: dict[str, Any] = {self.plural: await self.rendered(ctx, groups)}
-        if links := page_links(ctx, page, groups):
-            found["security_groups_links"] = links
-        return found
+        return await self.made(ctx, made, body.single)
 
     async def want_default(self, ctx: Context) -> None:
         """The caller's own project has a default group from the first look on; nobody else's is made."""
@@ -127,10 +123,6 @@ class SecurityGroups(NetworkResource[SecurityGroup]):
         if await GROUPS.one(store, project_id=project, is_default=1) is None:
             async with store.tx() as tx:
                 await default_group(tx, ctx.runtime.world, project)
-
-    @operation("GET", "/security-groups/{security_group_id}", "get_security_group")
-    async def show(self, ctx: Context, group: SecurityGroup) -> Any:
-        return {self.noun: (await self.rendered(ctx, [group]))[0]}
 
     @operation("PUT", "/security-groups/{security_group_id}", "update_security_group")
     async def update(self, ctx: Context, group: SecurityGroup, body: UpdateSecurityGroup) -> Any:
@@ -144,7 +136,7 @@ class SecurityGroups(NetworkResource[SecurityGroup]):
         async with ctx.runtime.store.tx() as tx:
             group = await GROUPS.revise(tx, group, **changes)
             await emit(tx, "security_group.update.end", group.project_id, id=group.id)
-        return {self.noun: (await self.rendered(ctx, [group]))[0]}
+        return await self.one(ctx, group)
 
     @operation("DELETE", "/security-groups/{security_group_id}", "delete_security_group")
     async def delete(self, ctx: Context, group: SecurityGroup) -> None:
@@ -206,5 +198,6 @@ async def drop_group(tx: Tx, group: SecurityGroup) -> None:
     gone |= {r.id: r for r in await RULES.all(tx, remote_group_id=group.id)}
     for rule in gone.values():
         await RULES.delete(tx, rule)
+    await drop_policies(tx, group.id)
     await GROUPS.delete(tx, group)
     await emit(tx, "security_group.delete.end", group.project_id, id=group.id)

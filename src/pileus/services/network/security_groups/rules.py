@@ -14,11 +14,12 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
+from ..address_groups import ADDRESS_GROUPS, AddressGroups
 from ..addressing import block
 from ..attributes import Attributes, text
 from ..checks import PROTOCOLS, WITH_PORTS
 from ..refusals import bad_input
-from ..resource import NetworkResource, listing, owner_of, project_of, sees_all
+from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all
 from ..security_group import GROUPS, RULES, SecurityGroup, SecurityGroupRule, rule_view
 from ..wiring import hosts_of_groups, wake
 from .operations import SecurityGroups
@@ -43,11 +44,12 @@ class CreateRule(Attributes):
     port_range_max: int | str | None = None
     remote_ip_prefix: str | None = None
     remote_group_id: str | None = None
+    remote_address_group_id: str | None = None
     description: str = ""
     project_id: str | UnsetType = UNSET
 
 
-class SecurityGroupRules(NetworkResource[SecurityGroupRule]):
+class SecurityGroupRules(NetworkResource[SecurityGroupRule], path="/security-group-rules"):
     table = RULES
     noun = "security_group_rule"
     plural = "security_group_rules"
@@ -66,6 +68,7 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule]):
             "protocol",
             "remote_ip_prefix",
             "remote_group_id",
+            "remote_address_group_id",
         ),
         False,
         port_range_min=Filter(kind=int),
@@ -96,21 +99,15 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule]):
             )
             if item.remote_group_id:
                 await SecurityGroups().visible(ctx, item.remote_group_id)
+            if item.remote_address_group_id:
+                await AddressGroups().visible(ctx, item.remote_address_group_id)
             wanted.append(checked(item, group, ctx.runtime.world.new_id()))
         async with ctx.runtime.store.tx() as tx:
             made = [await add_rule(tx, rule) for rule in wanted]
         await wake(
             ctx.runtime, await hosts_of_groups(ctx.runtime.store, [wanted[0].security_group_id])
         )
-        return self.made(ctx, made, body.single)
-
-    @operation("GET", "/security-group-rules", "get_security_group_rule")
-    async def index(self, ctx: Context) -> Any:
-        return await self.listed(ctx)
-
-    @operation("GET", "/security-group-rules/{rule_id}", "get_security_group_rule")
-    async def show(self, ctx: Context, rule: SecurityGroupRule) -> Any:
-        return self.one(ctx, rule)
+        return await self.made(ctx, made, body.single)
 
     @operation("DELETE", "/security-group-rules/{rule_id}", "delete_security_group_rule")
     async def delete(self, ctx: Context, rule: SecurityGroupRule) -> None:
@@ -126,6 +123,9 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule]):
 async def add_rule(tx: Tx, rule: SecurityGroupRule) -> SecurityGroupRule:
     """Writes the rule and revises its group. Raises Conflict for a twin, OverQuota, NotFound."""
     group = await GROUPS.get(tx, rule.security_group_id)
+    if rule.remote_address_group_id:
+        await hold(tx, "address_groups", rule.remote_address_group_id)
+        await ADDRESS_GROUPS.get(tx, rule.remote_address_group_id)
     made = await RULES.insert(tx, rule)
     await GROUPS.revise(tx, group)
     await emit(tx, "security_group_rule.create.end", rule.project_id, id=rule.id, security_group_id=group.id)  # fmt: skip
@@ -150,7 +150,8 @@ def checked(body: CreateRule, group: SecurityGroup, id: str) -> SecurityGroupRul
     protocol = _protocol(body.protocol, ethertype)
     low, high = _port(body.port_range_min), _port(body.port_range_max)
     low, high = _range(protocol, low, high)
-    if body.remote_ip_prefix and body.remote_group_id:
+    remotes = (body.remote_ip_prefix, body.remote_group_id, body.remote_address_group_id)
+    if sum(map(bool, remotes)) > 1:
         raise bad_input(
             "Only one of remote_ip_prefix or remote_group_id or remote_address_group_id may be provided."
         )
@@ -165,6 +166,7 @@ def checked(body: CreateRule, group: SecurityGroup, id: str) -> SecurityGroupRul
         port_range_max=high,
         remote_ip_prefix=_prefix(body.remote_ip_prefix or "", ethertype),
         remote_group_id=body.remote_group_id or "",
+        remote_address_group_id=body.remote_address_group_id or "",
         description=text(body.description, "description"),
         of_default=group.is_default,
     )

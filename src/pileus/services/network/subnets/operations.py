@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
+from ..addressing import block
 from ..attributes import Attributes, text
 from ..network import NETWORKS, network_target
-from ..networks import Networks
+from ..networks import Networks, external_scopes
 from ..port import PORTS, SERVICE_OWNERS
 from ..refusals import subnet_in_use
 from ..resource import (
@@ -40,7 +41,8 @@ from ..subnet import (
     subnet_target,
     used_of,
 )
-from ..subnetpools import SubnetPool, SubnetPools, cut
+from ..subnetpool import SubnetPool
+from ..subnetpools import SubnetPools, cut, default_pool, scoped
 from ..wiring import wake_networks
 from .plan import Wanted, options, planned
 
@@ -76,6 +78,7 @@ class CreateSubnet(Attributes):
     ipv6_ra_mode: str | None = None
     ipv6_address_mode: str | None = None
     subnetpool_id: str | None = None
+    use_default_subnetpool: bool = False
     prefixlen: int | None = None
     service_types: list[str] = []
     segment_id: None = None
@@ -113,7 +116,7 @@ class UpdateSubnet(Attributes):
     dns_publish_fixed_ip: bool | UnsetType = UNSET
 
 
-class Subnets(NetworkResource[Subnet]):
+class Subnets(NetworkResource[Subnet], path="/subnets"):
     table = SUBNETS
     noun = "subnet"
     plural = "subnets"
@@ -153,14 +156,13 @@ class Subnets(NetworkResource[Subnet]):
         return {**ctx.own, "network:project_id": ctx.caller.project_id}
 
     def target(self, ctx: Context, record: Subnet) -> Mapping[str, object]:
-        return subnet_target(record)
+        return subnet_target(record, ctx.caller.project_id)
 
     def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
         if sees_all(ctx) or ctx.allows("service_api"):
             return ()
-        mine = project_of(ctx.caller)
-        owned = ({"project_id": mine}, {"network_project_id": mine})
-        return (*owned, {"shared": 1}, {"external": 1})
+        of_my_networks = {"network_project_id": project_of(ctx.caller)}
+        return (*super().scopes_of(ctx), of_my_networks, *external_scopes(ctx))
 
     def view(self, ctx: Context, record: Subnet) -> dict[str, Any]:
         s = record
@@ -192,13 +194,13 @@ class Subnets(NetworkResource[Subnet]):
             await hold(tx, "networks", *(w.network_id for w in wanted))
             made = [await add_subnet(tx, w, ctx.runtime.world.new_id()) for w in wanted]
         await wake_networks(ctx.runtime, *(w.network_id for w in wanted))
-        return self.made(ctx, made, body.single)
+        return await self.made(ctx, made, body.single)
 
     async def _wanted(self, ctx: Context, body: CreateSubnet, raw: dict[str, Any]) -> Wanted:
         """What a body asks for, as far as it can be judged before the network is held. Raises Invalid, NotFound."""
         owner = owner_of(ctx, body.project_id)
         network = await Networks().visible(ctx, body.network_id)
-        target = {**network_target(network), "project_id": owner}
+        target = {**network_target(network, ctx.caller.project_id), "project_id": owner}
         ctx.require("create_subnet", target)
         self.guard(ctx, "create", raw, target, CreateSubnet)
         text(body.name, "name")
@@ -206,21 +208,15 @@ class Subnets(NetworkResource[Subnet]):
         pool: SubnetPool | None = None
         if body.subnetpool_id:
             pool = await SubnetPools().visible(ctx, body.subnetpool_id)
+        if body.use_default_subnetpool:
+            pool = await _default_pool(ctx, body)
         return planned(body, owner, network, pool)
-
-    @operation("GET", "/subnets", "get_subnet")
-    async def index(self, ctx: Context) -> Any:
-        return await self.listed(ctx)
-
-    @operation("GET", "/subnets/{subnet_id}", "get_subnet")
-    async def show(self, ctx: Context, subnet: Subnet) -> Any:
-        return self.one(ctx, subnet)
 
     @operation("PUT", "/subnets/{subnet_id}", "update_subnet")
     async def update(self, ctx: Context, subnet: Subnet, body: UpdateSubnet) -> Any:
         self.match(ctx, subnet)
         raw = ctx.document["subnet"]
-        self.guard(ctx, "update", raw, subnet_target(subnet), UpdateSubnet)
+        self.guard(ctx, "update", raw, self.target(ctx, subnet), UpdateSubnet)
         changes = body.given()
         changes.pop("segment_id", None)
         text(changes.get("name", ""), "name")
@@ -234,7 +230,7 @@ class Subnets(NetworkResource[Subnet]):
             subnet = await SUBNETS.revise(tx, subnet, **changes)
             await emit(tx, "subnet.update.end", subnet.project_id, id=subnet.id)
         await wake_networks(ctx.runtime, subnet.network_id)
-        return self.one(ctx, subnet)
+        return await self.one(ctx, subnet)
 
     @operation("DELETE", "/subnets/{subnet_id}", "delete_subnet")
     async def delete(self, ctx: Context, subnet: Subnet) -> None:
@@ -246,9 +242,29 @@ class Subnets(NetworkResource[Subnet]):
             await release_subnet(tx, subnet)
             network = await NETWORKS.get(tx, subnet.network_id)
             left = [s for s in network.subnets if s != subnet.id]
-            await NETWORKS.revise(tx, network, subnets=left)
+            family = {"network_id": network.id, "ip_version": subnet.ip_version}
+            last = subnet.subnetpool_id and await SUBNETS.one(tx, **family) is None
+            scope = {f"ipv{subnet.ip_version}_address_scope": ""} if last else {}
+            await NETWORKS.revise(tx, network, subnets=left, **scope)
             await emit(tx, "subnet.delete.end", subnet.project_id, id=subnet.id)
         await wake_networks(ctx.runtime, subnet.network_id)
+
+
+async def _default_pool(ctx: Context, body: CreateSubnet) -> SubnetPool:
+    """Raises Invalid if there is none, or it is unclear which."""
+    if body.subnetpool_id:
+        raise _bad("subnetpool_id and use_default_subnetpool cannot both be specified")
+    version = block(body.cidr).version if body.cidr else body.ip_version
+    if version is None:
+        raise _bad("ip_version must be specified in the absence of cidr and subnetpool_id")
+    pool = await default_pool(ctx.runtime.store, version)
+    if pool is None:
+        raise _bad(f"No default subnetpool found for IPv{version}")
+    return pool
+
+
+def _bad(message: str) -> Invalid:
+    return Invalid(f"Bad subnets request: {message}.", code="BadRequest")
 
 
 async def add_subnet(tx: Tx, wanted: Wanted, id: str) -> Subnet:
@@ -261,7 +277,8 @@ async def add_subnet(tx: Tx, wanted: Wanted, id: str) -> Subnet:
     wanted.refuse_overlap(others)
     wanted.refuse_mixed_pools(others)
     subnet = await SUBNETS.insert(tx, wanted.subnet(id, of_network(network)))
-    await NETWORKS.revise(tx, network, subnets=[*network.subnets, id])
+    scope = scoped(wanted.pool) if wanted.pool is not None else {}
+    await NETWORKS.revise(tx, network, subnets=[*network.subnets, id], **scope)
     await emit(tx, "subnet.create.end", subnet.project_id, id=id, network_id=network.id)
     return subnet
 

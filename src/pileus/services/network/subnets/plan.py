@@ -29,7 +29,7 @@ from ..refusals import bad_input
 from ..subnet import Route, Subnet, pools_of
 
 if TYPE_CHECKING:
-    from ..subnetpools import SubnetPool
+    from ..subnetpool import SubnetPool
     from .operations import CreateSubnet
 
 _MOST_NAMESERVERS, _MOST_ROUTES = 5, 20  # upstream's

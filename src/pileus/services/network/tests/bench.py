@@ -128,10 +128,10 @@ class Api:
     async def delete(self, path: str, **headers: str) -> Reply:
         return await self.client.delete(API + path, **headers)
 
-    async def make(self, noun: str, **attributes: Any) -> Row:
+    async def make(self, noun: str, path: str = "", **attributes: Any) -> Row:
         """Creates one and gives it, or fails the test."""
-        plural = noun.replace("_", "-") + "s"
-        reply = await self.post(f"/{plural}", {noun: {_spelt(k): v for k, v in attributes.items()}})
+        path = path or f"/{noun.replace('_', '-')}s"
+        reply = await self.post(path, {noun: {_spelt(k): v for k, v in attributes.items()}})
         assert reply.status == 201, reply
         made: Row = reply.json[noun]
         return made

@@ -11,15 +11,17 @@ the device joins its bridge. Frames for the host itself are dropped.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from pileus.host import nftables as nft
 from pileus.host.ruleset import Fragment, Table
+from pileus.services.network.addressing import compact
 from pileus.services.network.checks import WITH_PORTS, protocol_number
 from pileus.services.network.driver import (
     METADATA_IPV4,
     METADATA_IPV6,
     GroupSpec,
+    Limit,
     PortSpec,
     RuleSpec,
     tap_name,
@@ -42,6 +44,8 @@ def bridge_table(name: str) -> Table:
             "trusted": "type ifname;",
             "local_only": "type ifname . ether_addr;",
             "spoofing_of": "type ifname : verdict;",
+            "sent_of": "type ifname : verdict;",
+            "received_of": "type ifname : verdict;",
             "outbound_of": "type ifname : verdict;",
             "inbound_of": "type ifname : verdict;",
         },
@@ -63,6 +67,7 @@ def bridge_table(name: str) -> Table:
                 "type filter hook forward priority 100; policy accept;",
                 *ours,
                 "oifname . ether saddr @local_only drop",
+                "iifname vmap @sent_of",
                 "iifname @trusted accept",
                 "ether type arp accept",
                 f"icmpv6 type {_NEIGHBOURS} accept",
@@ -75,6 +80,7 @@ def bridge_table(name: str) -> Table:
             "inbound": (
                 "type filter hook forward priority 110; policy accept;",
                 "oifname != @ours accept",
+                "oifname vmap @received_of",
                 "oifname @trusted accept",
                 "ether type arp accept",
                 f"icmpv6 type {_INWARD_NEIGHBOURS} accept",
@@ -152,15 +158,43 @@ def port_filter(port: PortSpec, known_groups: Container[str], service_mac: str) 
         names["o_"]: tuple(_jumps("go_", port, known_groups)),
         names["i_"]: tuple(_jumps("gi_", port, known_groups)),
     }
+    elements = {}
+    for direction, prefix, map_name in (
+        ("egress", "qe_", "sent_of"),
+        ("ingress", "qi_", "received_of"),
+    ):
+        if shaping := _shaping(port, direction):
+            chain = nft.name(prefix, port.id)
+            chains[chain] = tuple(shaping)
+            elements[map_name] = frozenset({f"{device} : jump {chain}"})
     return Fragment(
         chains=chains,
         elements={
+            **elements,
             "ours": frozenset({device}),
             "spoofing_of": frozenset({f"{device} : jump {names['s_']}"}),
             "outbound_of": frozenset({f"{device} : jump {names['o_']}"}),
             "inbound_of": frozenset({f"{device} : jump {names['i_']}"}),
         },
     )
+
+
+def _shaping(port: PortSpec, direction: str) -> list[str]:
+    """The rate limits one way; and, on what it sends, its mark."""
+    marks = []
+    if direction == "egress" and port.dscp >= 0:
+        mark = nft.number(port.dscp, 63)
+        marks = [f"ip dscp set {mark}", f"ip6 dscp set {mark}"]
+    return [over(n) for n in port.limits if n.direction == direction] + marks
+
+
+def over(limit: Limit) -> str:
+    """The words that drop what is beyond a limit."""
+    if limit.packets:
+        rate, burst = f"{nft.number(limit.rate)}/second", f"{nft.number(limit.burst)} packets"
+    else:
+        rate, burst = f"{limit.rate:d} bytes/second", f"{nft.number(limit.burst)} bytes"
+    return f"limit rate over {rate} burst {burst} drop"
 
 
 def silenced_port(port: PortSpec) -> Fragment:
@@ -178,14 +212,26 @@ def group_filter(group: GroupSpec, known_groups: Container[str]) -> Fragment:
         ]
         chains[nft.name(prefix, group.id)] = tuple(dict.fromkeys(lines))
     members = {4: nft.name("m4_", group.id), 6: nft.name("m6_", group.id)}
+    blocks = collapsed(group.members)
+    kind = " flags interval;" if any("/" in b for b in blocks) else ""
     return Fragment(
         chains=chains,
-        sets={members[4]: "type ipv4_addr;", members[6]: "type ipv6_addr;"},
+        sets={members[4]: f"type ipv4_addr;{kind}", members[6]: f"type ipv6_addr;{kind}"},
         elements={
-            name: frozenset(nft.block(m) for m in group.members if ip_address(m).version == version)
+            name: frozenset(b for b in blocks if (":" in b) == (version == 6))
             for version, name in members.items()
         },
     )
+
+
+def collapsed(members: Iterable[str]) -> list[str]:
+    """As nft's words. Prefixes may overlap, a set's intervals may not."""
+    plain = [m for m in members if "/" not in m]
+    prefixes = compact([ip_network(m) for m in members if "/" in m])
+    if prefixes:
+        prefixes = compact([*prefixes, *(ip_network(m) for m in plain)])
+        plain = []
+    return [nft.block(m) for m in (*plain, *map(str, prefixes))]
 
 
 def rule_text(rule: RuleSpec) -> str:

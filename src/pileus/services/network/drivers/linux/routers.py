@@ -18,7 +18,8 @@ from pileus.host.neighbours import ALL_NODES, Advertisement, announce, solicitat
 from pileus.host.netlink import Netlink
 from pileus.host.netns import sysctl
 from pileus.host.ruleset import Fragment, Table
-from pileus.services.network.driver import NetworkSpec, RouterInterface, RouterSpec
+from pileus.services.network.driver import Limit, NetworkSpec, RouterInterface, RouterSpec
+from pileus.services.network.drivers.linux.filters import over
 from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
 from pileus.services.network.drivers.linux.segments import want_pair
 
@@ -227,6 +228,8 @@ def translation(routing: Routing) -> Table:
         chains["leaving"] = ("type nat hook postrouting priority srcnat; policy accept;", *source)
     elif not router.admin_up:
         forward = ["drop"]
+    if router.gateway and router.admin_up:
+        forward = [*_limits(router, outer), *forward]
     chains["passing"] = ("type filter hook forward priority filter; policy accept;", *forward)
     return Table(
         family="inet",
@@ -237,6 +240,28 @@ def translation(routing: Routing) -> Table:
         },
         chains=chains,
     )
+
+
+def _limits(router: RouterSpec, outer: str) -> list[str]:
+    """Rate limits of floating addresses, each its own, and of all that goes through the gateway's."""
+    words = []
+    for floating in router.floating_ips:
+        own = nft.block(floating.fixed_ip)
+        words += [f"{_crossing(n, outer)} {own} {over(n)}" for n in floating.limits]
+    others = ", ".join(sorted(nft.block(f.fixed_ip) for f in router.floating_ips))
+    for limit in router.gateway.limits if router.gateway else ():
+        but = f"{_crossing(limit, outer)} != {{ {others} }}" if others else _way(limit, outer)
+        words.append(f"{but} {over(limit)}")
+    return words
+
+
+def _way(limit: Limit, outer: str) -> str:
+    return f"{'oifname' if limit.direction == 'egress' else 'iifname'} {outer}"
+
+
+def _crossing(limit: Limit, outer: str) -> str:
+    """Forwarded packets bear inner addresses either way."""
+    return f"{_way(limit, outer)} ip {'saddr' if limit.direction == 'egress' else 'daddr'}"
 
 
 def _inside(router: RouterSpec) -> list[str]:

@@ -1,0 +1,264 @@
+"""The rules of QoS policies, and the types of them (API reference: qos)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from msgspec.structs import replace
+
+from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.versions import NO_VERSION, Version
+
+from ..attributes import Attributes
+from ..network import NETWORKS
+from ..port import PORTS
+from ..qos_policy import MOST, PARAMETERS, QOS_POLICIES, SUPPORTED, Parameter, QosPolicy, Rule
+from ..resource import hold, projected
+from .policies import rule_view, wake_users
+
+_GET = "(rule:admin_only) or (role:reader and rule:ext_parent_owner)"
+_SET = "(rule:admin_only) or (role:manager and rule:ext_parent_owner)"
+
+
+class _Values(Attributes):
+    """The values of a rule, as far as they were given, checked by what its type takes."""
+
+    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    values: dict[str, int | str]
+
+    @classmethod
+    def take(cls, document: Any, at: Version = NO_VERSION) -> Self:
+        if not isinstance(document, dict):
+            raise Invalid(f"Invalid input for {cls.root}. Reason: it must be an object.")
+        given = {n: v for n, v in document.items() if n not in ("tenant_id", "project_id")}
+        if unknown := sorted(given.keys() - cls.parameters.keys()):
+            raise Invalid(f"Unrecognized attribute(s) '{', '.join(unknown)}'")
+        return cls(values={n: cls.parameters[n].checked(n, v) for n, v in given.items()})
+
+    def complete(self) -> dict[str, int | str]:
+        """Raises Invalid if one is missing."""
+        found = dict(self.values)
+        for name, parameter in self.parameters.items():
+            if name not in found and parameter.usual is None:
+                raise Invalid(f"Failed to parse request. Required attribute '{name}' not specified")
+            if parameter.usual is not None:
+                found.setdefault(name, parameter.usual)
+        return found
+
+
+def _below(kind: str) -> type[Resource[Any]]:
+    """The operations on one type of rules, below a policy."""
+    noun = f"{kind}_rule"
+    parameters_of = PARAMETERS[kind]
+
+    class Rules(Resource[QosPolicy]):
+        table = QOS_POLICIES
+        id_param = "policy_id"
+        see = "get_policy"
+        rules = {
+            f"get_policy_{noun}": _GET,
+            f"create_policy_{noun}": _SET,
+            f"update_policy_{noun}": _SET,
+            f"delete_policy_{noun}": _SET,
+        }
+
+        def target(self, ctx: Context, record: QosPolicy) -> Mapping[str, object]:
+            return _target(ctx, record)
+
+        @operation("GET", f"/qos/policies/{{policy_id}}/{noun}s", f"get_policy_{noun}")
+        async def index(self, ctx: Context, policy: QosPolicy) -> Any:
+            found = [rule_view(r) for r in policy.rules if r.type == kind]
+            for name in ("id", *parameters_of):
+                if wanted := ctx.query.all(name):
+                    found = [r for r in found if str(r[name]) in wanted]
+            return {f"{noun}s": [projected(ctx, r) for r in found]}
+
+        @operation("POST", f"/qos/policies/{{policy_id}}/{noun}s", f"create_policy_{noun}", status=201)  # fmt: skip
+        async def create(self, ctx: Context, policy: QosPolicy, body: Any) -> Any:
+            rule = Rule(id=ctx.runtime.world.new_id(), type=kind, values=body.complete())
+            await _write(ctx, policy.id, rule.id, rule)
+            return {noun: rule_view(rule)}
+
+        @operation("GET", f"/qos/policies/{{policy_id}}/{noun}s/{{rule_id}}", f"get_policy_{noun}")
+        async def show(self, ctx: Context, policy: QosPolicy, rule_id: str) -> Any:
+            return {noun: projected(ctx, rule_view(_rule(policy, kind, rule_id)))}
+
+        @operation("PUT", f"/qos/policies/{{policy_id}}/{noun}s/{{rule_id}}", f"update_policy_{noun}")  # fmt: skip
+        async def update(self, ctx: Context, policy: QosPolicy, rule_id: str, body: Any) -> Any:
+            return {noun: await _changed(ctx, policy, kind, rule_id, body)}
+
+        @operation("DELETE", f"/qos/policies/{{policy_id}}/{noun}s/{{rule_id}}", f"delete_policy_{noun}")  # fmt: skip
+        async def delete(self, ctx: Context, policy: QosPolicy, rule_id: str) -> None:
+            await _write(ctx, policy.id, _rule(policy, kind, rule_id).id, None)
+
+    for method in (Rules.create, Rules.update):
+        method.__annotations__["body"] = _values(kind, noun)
+    Rules.__name__ = f"{_title(kind)}Rules"
+    return Rules
+
+
+def _by_id(kind: str) -> type[Resource[Any]]:
+    """The same by the rule's id alone."""
+    noun = f"{kind}_rule"
+
+    class Aliases(Resource[QosPolicy]):
+        table = QOS_POLICIES
+        id_param = "rule_id"
+        see = "get_policy"
+        rules = {
+            f"get_alias_{noun}": _GET,
+            f"update_alias_{noun}": _SET,
+            f"delete_alias_{noun}": _SET,
+        }
+
+        def target(self, ctx: Context, record: QosPolicy) -> Mapping[str, object]:
+            return _target(ctx, record)
+
+        async def load(self, ctx: Context, id: str) -> QosPolicy:
+            policy = await QOS_POLICIES.one(ctx.runtime.store, rules=[id])
+            if policy is None or all(r.id != id or r.type != kind for r in policy.rules):
+                raise _unknown(id, None)
+            return policy
+
+        @operation("GET", f"/qos/alias_{noun}s/{{rule_id}}", f"get_alias_{noun}")
+        async def show(self, ctx: Context, policy: QosPolicy, rule_id: str) -> Any:
+            return {f"alias_{noun}": rule_view(_rule(policy, kind, rule_id))}
+
+        @operation("PUT", f"/qos/alias_{noun}s/{{rule_id}}", f"update_alias_{noun}")
+        async def update(self, ctx: Context, policy: QosPolicy, rule_id: str, body: Any) -> Any:
+            return {f"alias_{noun}": await _changed(ctx, policy, kind, rule_id, body)}
+
+        @operation("DELETE", f"/qos/alias_{noun}s/{{rule_id}}", f"delete_alias_{noun}")
+        async def delete(self, ctx: Context, policy: QosPolicy, rule_id: str) -> None:
+            await _write(ctx, policy.id, _rule(policy, kind, rule_id).id, None)
+
+    Aliases.update.__annotations__["body"] = _values(kind, f"alias_{noun}")
+    Aliases.__name__ = f"{_title(kind)}Aliases"
+    return Aliases
+
+
+def _values(kind: str, named: str) -> type[_Values]:
+    """The body of a rule of that type."""
+
+    class Values(_Values):
+        root: ClassVar[str] = named
+        parameters = PARAMETERS[kind]
+
+    return Values
+
+
+def _title(kind: str) -> str:
+    return "".join(word.title() for word in kind.split("_"))
+
+
+def _target(ctx: Context, policy: QosPolicy) -> dict[str, object]:
+    owner = policy.project_id
+    shared = policy.is_shared_to(ctx.caller.project_id)
+    return {"project_id": owner, "ext_parent:project_id": owner, "shared": shared}
+
+
+def _unknown(rule_id: str, policy_id: str | None) -> NotFound:
+    return NotFound(
+        f"QoS rule {rule_id} for policy {policy_id} could not be found.", code="QosRuleNotFound"
+    )
+
+
+def _rule(policy: QosPolicy, kind: str, rule_id: str) -> Rule:
+    for rule in policy.rules:
+        if rule.id == rule_id and rule.type == kind:
+            return rule
+    raise _unknown(rule_id, policy.id)
+
+
+async def _changed(
+    ctx: Context, policy: QosPolicy, kind: str, rule_id: str, body: _Values
+) -> dict[str, Any]:
+    old = _rule(policy, kind, rule_id)
+    new = replace(old, values=old.values | body.values)
+    await _write(ctx, policy.id, rule_id, new)
+    return rule_view(new)
+
+
+async def _write(ctx: Context, policy_id: str, rule_id: str, rule: Rule | None) -> None:
+    """The policy with this rule, or without it. Raises Conflict."""
+    async with ctx.runtime.store.tx() as tx:
+        await hold(tx, "qos_policies", policy_id)
+        policy = await QOS_POLICIES.get(tx, policy_id)
+        others = [r for r in policy.rules if r.id != rule_id]
+        if rule is not None:
+            _fits(policy, others, rule)
+            if rule.type not in SUPPORTED:
+                for port in await PORTS.all(tx, qos_policy_id=policy_id):
+                    raise not_supported(rule.type, f"port {port.id}")
+                for network in await NETWORKS.all(tx, qos_policy_id=policy_id):
+                    raise not_supported(rule.type, f"network {network.id}")
+        rules = others if rule is None else [*others, rule]
+        await QOS_POLICIES.revise(tx, policy, rules=rules)
+    await wake_users(ctx, policy_id)
+
+
+def not_supported(kind: str, user: str) -> Conflict:
+    return Conflict(f"Rule {kind} is not supported by {user}", code="QosRuleNotSupported")
+
+
+def _fits(policy: QosPolicy, others: list[Rule], new: Rule) -> None:
+    """One rule of a type and direction; no minimum above the maximum. Raises Conflict."""
+    for rule in others:
+        if rule.kind == new.kind:
+            raise Conflict(
+                f"Rule {new.type} conflicts with rule {rule.id} which already exists in QoS "
+                f"Policy {policy.id}.",
+                code="QoSRulesConflict",
+            )
+    limits = {r.type: r for r in others if r.kind[1] == new.kind[1]}
+    for least, most in (
+        (new, limits.get("bandwidth_limit")),
+        (limits.get("minimum_bandwidth"), new),
+    ):
+        if least is None or most is None or least.type == most.type:
+            continue
+        low, high = least.values.get("min_kbps"), most.values.get("max_kbps")
+        if isinstance(low, int) and isinstance(high, int) and low > high:
+            old = most if least is new else least
+            raise Conflict(
+                f"Unable to add the rule with value {low if least is new else high} to the policy "
+                f"{policy.id} as the existing rule of type {old.type} has value "
+                f"{high if least is new else low}.",
+                code="QoSRuleParameterConflict",
+            )
+
+
+class RuleTypes(Resource[Any]):
+    rules = {"get_rule_type": "role:reader"}
+
+    @operation("GET", "/qos/rule-types", "get_rule_type")
+    async def index(self, ctx: Context) -> Any:
+        everything = ctx.query.flag("all_rules")
+        return {"rule_types": [{"type": t} for t in (PARAMETERS if everything else SUPPORTED)]}
+
+    @operation("GET", "/qos/rule-types/{rule_type}", "get_rule_type")
+    async def show(self, ctx: Context, rule_type: str) -> Any:
+        if rule_type not in PARAMETERS:
+            raise NotFound(f"Rule type {rule_type} could not be found.", code="QosRuleTypeNotFound")
+        ctx.require("get_rule_type")
+        drivers = []
+        if rule_type in SUPPORTED:
+            taken = [_described(n, p) for n, p in PARAMETERS[rule_type].items()]
+            drivers = [{"name": "pileus", "supported_parameters": taken}]
+        return {"rule_type": {"type": rule_type, "drivers": drivers}}
+
+
+def _described(name: str, parameter: Parameter) -> dict[str, Any]:
+    values: Any = list(parameter.choices) or {"start": 0, "end": MOST}
+    kind = "choices" if parameter.choices else "range"
+    return {"parameter_name": name, "parameter_type": kind, "parameter_values": values}
+
+
+_ALIASED = tuple(kind for kind in PARAMETERS if kind != "packet_rate_limit")  # as upstream
+QOS_RESOURCES: tuple[type[Resource[Any]], ...] = (
+    RuleTypes,
+    *map(_below, PARAMETERS),
+    *map(_by_id, _ALIASED),
+)

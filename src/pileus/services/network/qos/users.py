@@ -1,0 +1,44 @@
+"""Who is under a QoS policy: checks and look-ups for ports, networks, routers and floating IPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pileus.kernel.faults import Conflict
+from pileus.kernel.resources import Context
+from pileus.kernel.store import Page, Reader
+
+from ..network import NETWORKS
+from ..qos_policy import QOS_POLICIES, unsupported
+
+
+async def usable_policy(ctx: Context, id: str | None) -> str:
+    """The id of a policy that the caller may use and hosts can make true; "" for none. Raises NotFound, Conflict."""
+    if not id:
+        return ""
+    policy = await QOS_POLICIES.get(ctx.runtime.store, id)
+    shared = policy.is_shared_to(ctx.caller.project_id)
+    if not ctx.allows("get_policy", {"project_id": policy.project_id, "shared": shared}):
+        raise QOS_POLICIES.missing(id)
+    if kind := unsupported([policy]):
+        raise Conflict(
+            f"Rule {kind} is not supported by any host: policy {id} cannot be used here.",
+            code="QosRuleNotSupported",
+        )
+    return id
+
+
+async def policy_of_project(db: Reader, project_id: str) -> str:
+    """The policy of networks that name none."""
+    found = await QOS_POLICIES.one(db, project_id=project_id, is_default=1)
+    return found.id if found is not None else ""
+
+
+async def network_policies(db: Reader, network_ids: Iterable[str]) -> dict[str, str]:
+    """The policies of these networks, of those that have one."""
+    wanted = sorted(set(network_ids))
+    if not wanted:
+        return {}
+    page = Page({"id": wanted}, (("id", False),), limit=len(wanted))
+    rows = await NETWORKS.page(db, page, select=("id", "qos_policy_id"))
+    return {row[0]: row[1] for row in rows if row[1]}
