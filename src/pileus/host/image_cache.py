@@ -15,7 +15,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -61,8 +61,7 @@ class ImageCache:
     def start_up(self) -> None:
         """Make the folder and drop what an earlier process left unfinished."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for part in self.folder.glob(f"*{files.PART}"):
-            part.unlink()
+        _remove(self.folder.glob(f"*{files.PART}"))
 
     async def close(self) -> None:
         for task in list(self._busy.values()):
@@ -109,7 +108,7 @@ class ImageCache:
                 note.unlink()
                 gone.append(id)
                 doomed.append(aside)
-        await asyncio.to_thread(_unlink, doomed)
+        await asyncio.to_thread(_remove, doomed)
         return gone
 
     def _used(self, image_id: str) -> None:
@@ -139,15 +138,16 @@ class ImageCache:
                 )
             facts = await asyncio.to_thread(inspect, part)
             require(facts, disk_format)
-            if facts.format in _REWRITTEN:
-                await self._rewrite(part, facts)
+            await self._shape(part, facts)
             return await asyncio.to_thread(self._keep, image_id, part, facts, digest)
         finally:
             stop.set()
-            part.unlink(missing_ok=True)
+            await asyncio.to_thread(_remove, [part])
 
-    async def _rewrite(self, part: Path, facts: ImageFacts) -> None:
-        """Turn an inspected image into qcow2 in place, within limits."""
+    async def _shape(self, part: Path, facts: ImageFacts) -> None:
+        """Turn an inspected image in place into what guests stand on: qcow2, within limits."""
+        if facts.format not in _REWRITTEN:
+            return
         target = part.with_name(f"{part.name}.qcow2{files.PART}")
         room = shutil.disk_usage(self.folder).free // 2  # the other half stays the guests'
         limits = Limits(cpu_s=600, file_size=min(facts.virtual_size + (64 << 20), room))
@@ -169,7 +169,7 @@ class ImageCache:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        part.chmod(0o644)
+        part.chmod(0o755 if part.is_dir() else 0o644)
         image = CachedImage(
             name=image_id,
             format=_STANDS.get(facts.format, "qcow2"),
@@ -182,9 +182,12 @@ class ImageCache:
         return image
 
 
-def _unlink(paths: list[Path]) -> None:
+def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 async def look(url: str, size: int = 0) -> ImageFacts:

@@ -31,7 +31,7 @@ _ENTRY = struct.Struct("=BBHiHBB")  # family, pads, index, state, flags, type
 _UP = 0x1
 _GROUP, _DOOMED = 27, 0x504C4459  # a device group that nothing else would choose
 _MAC, _NAME, _MTU, _MASTER, _INFO, _ALIAS, _NAMESPACE = 1, 3, 4, 10, 18, 20, 28
-_INFO_KIND, _INFO_DATA = 1, 2
+_INFO_KIND, _INFO_DATA, _BELOW, _VLAN_ID = 1, 2, 5, 1
 _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_IPTABLES, _BRIDGE_IP6TABLES = 1, 23, 36, 37
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
 _MAIN_TABLE, _STATIC, _UNICAST, _ON_LINK = 254, 4, 1, 253
@@ -106,6 +106,12 @@ class Netlink:
         finally:
             os.close(fd)
         self.want(name, mtu=mtu, alias=alias, up=False)
+
+    def add_vlan(self, name: str, *, below: str, tag: int, mtu: int) -> None:
+        """The frames of another device that bear this VLAN tag, as a device of their own."""
+        data = wire.attribute(_VLAN_ID, struct.pack("=H", tag))
+        more = wire.u32(_BELOW, self.index(below)) + wire.u32(_MTU, mtu)
+        self._add(name, "vlan", data, more)
 
     def add_vxlan(
         self, name: str, *, segment: int, local: str, port: int, mtu: int, namespace: Path
@@ -194,6 +200,11 @@ class Netlink:
             if present.get(destination) != (via, index):
                 flags = wire.CREATE | wire.REPLACE
                 self._route(_NEW_ROUTE, flags, destination, via, index)
+
+    def add_route(self, destination: str, via: str, device: str) -> None:
+        """One static route of the main table more; `via` "" is on the link."""
+        flags = wire.CREATE | wire.REPLACE
+        self._route(_NEW_ROUTE, flags, destination, via, self.index(device))
 
     def want_destinations(self, name: str, wanted: set[tuple[str, str]]) -> None:
         """Exactly these (MAC, host address) entries of a VXLAN device; EVERY_MAC is the flood list."""

@@ -26,6 +26,8 @@ from pileus.kernel.faults import Conflict, Invalid
 TEXT_LIMIT = (
     64 * 1024
 )  # bytes of one file on a config drive; user data is the longest that Nova takes
+CONTAINER_FORMAT = "docker"  # of an image that is a root file system, and no disk
+CONTAINER_TRAIT = "CUSTOM_IMAGE_TYPE_CONTAINER"  # of a host that runs such images
 TAP_NAME_LENGTH = 14  # Linux takes 15 and a NUL; Neutron's own names end here
 
 # Nova's numbers, as `OS-EXT-STS:power_state` shows them.
@@ -37,14 +39,27 @@ CRASHED = 6
 SUSPENDED = 7
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """`nexthop` "" is on the link."""
+
+    destination: str
+    nexthop: str = ""
+
+
 class Nic(msgspec.Struct, frozen=True, kw_only=True):
-    """One port of a guest. The network agent owns the tap device; the guest only opens it."""
+    """One port of a guest. The network agent owns the tap device; the guest only opens it.
+
+    `addresses` (ip/prefix), `routes` and `nameservers` are for guests that do not ask for them.
+    """
 
     port_id: str
     network_id: str
     mac: str
     mtu: int = 1500
     tap: str = ""
+    addresses: tuple[str, ...] = ()
+    routes: tuple[Route, ...] = ()
+    nameservers: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
@@ -55,7 +70,8 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
 class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bytes of an image are.
 
-    `size` is in bytes, 0 when unknown; so is an empty checksum.
+    `size` is in bytes, 0 when unknown; so is an empty checksum. `command` is what a container made
+    of it runs first.
     """
 
     id: str
@@ -63,6 +79,12 @@ class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
     checksum_sha512: str = ""
     disk_format: str = "raw"
     size: int = 0
+    container_format: str = "bare"
+    command: str = ""
+
+    @property
+    def is_for_containers(self) -> bool:
+        return self.container_format == CONTAINER_FORMAT
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +93,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     project_id: str
+    hostname: str = ""
     vcpus: int
     ram_mib: int
     root_gib: int = 0  # 0: as large as the image

@@ -47,6 +47,19 @@ class GuestFolder:
         return (self.path / "made").exists()
 
     @property
+    def disk(self) -> Path:
+        return self.path / "disk.qcow2"
+
+    @property
+    def disk_before(self) -> Path:
+        """What it was before a resize that nobody has confirmed."""
+        return self.disk.with_stem("before")
+
+    @property
+    def console_log(self) -> Path:
+        return self.path / "console.log"
+
+    @property
     def vnc_socket(self) -> Path:
         return self.path / "run/vnc.sock"
 
@@ -72,7 +85,7 @@ class GuestFolder:
         run_folder = self.path / "run"
         run_folder.mkdir(exist_ok=True)
         run_folder.chmod(0o700)
-        console = self.path / "console.log"
+        console = self.console_log
         console.touch(0o600)
         for path in (run_folder, console):
             self.give(path)
@@ -218,7 +231,7 @@ class GuestFolder:
         """What is kept of the serial console. The file belongs to QEMU, so no link is followed."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(self.path / "console.log", flags)
+            descriptor = os.open(self.console_log, flags)
         except FileNotFoundError:
             return ""
         with os.fdopen(descriptor, "rb") as log:
@@ -227,8 +240,8 @@ class GuestFolder:
 
     def trim_logs(self) -> None:
         """Cut the heads of the console and of QEMU's own words, while QEMU appends to them."""
-        for name in ("console.log", "qemu.log"):
-            _trim(self.path / name)
+        for log in (self.console_log, self.path / "qemu.log"):
+            _trim(log)
 
 
 def clear(guests: Path) -> None:

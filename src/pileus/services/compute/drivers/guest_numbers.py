@@ -35,13 +35,15 @@ async def read(
     balloon = await emulator.execute("query-balloon")
     disks = await emulator.execute("query-blockstats")
     return Diagnostics(
-        uptime_s=max(0, int(now - _started(emulator.pid))),
+        uptime_s=max(0, int(now - started(emulator.pid))),
         cpus=tuple(
             CpuNumbers(id=t["cpu-index"], time_ns=_ran(emulator.pid, t["thread-id"]))
             for t in threads
         ),
         disks=tuple(_disk(d["stats"]) for d in disks),
-        nics=tuple(_nic(nic.mac, seen[nic.device]) for nic in spec.nics if nic.device in seen),
+        nics=tuple(
+            nic_numbers(nic.mac, seen[nic.device]) for nic in spec.nics if nic.device in seen
+        ),
         ram_used_mib=int(balloon["actual"]) >> 20,
         hypervisor=accelerator,
     )
@@ -60,7 +62,7 @@ def _ran(pid: int, thread: int) -> int:
     return (int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_NS
 
 
-def _started(pid: int) -> float:
+def started(pid: int) -> float:
     """Epoch seconds."""
     boot = next(
         int(line.split()[1])
@@ -80,7 +82,7 @@ def _disk(stats: dict[str, int]) -> DiskNumbers:
     )
 
 
-def _nic(mac: str, n: list[int]) -> NicNumbers:
+def nic_numbers(mac: str, n: list[int]) -> NicNumbers:
     """What the tap sent is what the guest received."""
     return NicNumbers(
         mac=mac,
