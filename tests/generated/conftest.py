@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from pileus.testing.client import Client
 from pileus.testing.cloud import PASSWORD, Cloud, cloud
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Site")
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -57,17 +59,23 @@ async def _unscoped(cloud: Cloud) -> Client:
     return cloud.client.as_(reply.headers["x-subject-token"])
 
 
+@contextmanager
+def started(kind: type[S], runner: asyncio.Runner, **of: Any) -> Iterator[S]:
+    """A cloud without hosts, its state in memory."""
+    before, tempfile.tempdir = tempfile.tempdir, IN_MEMORY or tempfile.tempdir
+    manager: Any = cloud(hosts=0, **of)
+    found = kind(runner, runner.run(manager.__aenter__()))
+    try:
+        yield found
+    finally:
+        runner.run(manager.__aexit__(None, None, None))
+        tempfile.tempdir = before
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    before, tempfile.tempdir = tempfile.tempdir, IN_MEMORY or tempfile.tempdir
-    with asyncio.Runner() as runner:
-        manager: Any = cloud(hosts=0)
-        found = Site(runner, runner.run(manager.__aenter__()))
-        try:
-            yield found
-        finally:
-            runner.run(manager.__aexit__(None, None, None))
-            tempfile.tempdir = before
+    with asyncio.Runner() as runner, started(Site, runner) as found:
+        yield found
 
 
 Story = Callable[[Site], Awaitable[None]]
