@@ -40,6 +40,21 @@ class NicInfo(msgspec.Struct, frozen=True, kw_only=True):
     status: str = "DOWN"
 
 
+class GuestRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """`nexthop` "" is on the link."""
+
+    destination: str
+    nexthop: str
+
+
+class Dress(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands on a port in a guest. `addresses` are ip/prefix."""
+
+    addresses: list[str]
+    routes: list[GuestRoute]
+    nameservers: list[str]
+
+
 class GuestRef(msgspec.Struct, frozen=True, kw_only=True):
     """For whom ports are made or bound."""
 
@@ -96,6 +111,9 @@ class Network(Protocol):
 
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         """The interfaces of each guest, in the order they were asked for; no key for a guest without any."""
+
+    async def dress(self, guest_id: str) -> dict[str, Dress]:
+        """By port, what a guest that does not ask for its addresses is to have."""
 
     async def guest_of(self, port_id: str) -> str:
         """The device id of a port, "" if it has none."""

@@ -17,6 +17,7 @@ from pileus.kernel.store import Page, Reader, Tx
 from .. import security_group as groups_record
 from ..addressing import address
 from ..contract import (
+    Dress,
     FixedIp,
     GuestRef,
     NicInfo,
@@ -36,6 +37,7 @@ from ..security_groups.operations import drop_group, new_group, refuse_rename
 from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
 from ..settings import settings_of
 from ..wiring import NETWORK_HOST, hosts_of_groups, wake, wake_for_ports
+from .dressing import dress_of
 from .wishes import Acting, group_ids, settled
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9-]+")
@@ -191,6 +193,10 @@ class KeptNetwork:
 
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         return await _nics(self.runtime.store, guest_ids)
+
+    async def dress(self, guest_id: str) -> dict[str, Dress]:
+        await self.runtime.store.visible()  # what was just attached must be found
+        return await dress_of(self.runtime.store, guest_id)
 
     async def guest_of(self, port_id: str) -> str:
         port = await PORTS.find(self.runtime.store, port_id)
