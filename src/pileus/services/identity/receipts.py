@@ -15,7 +15,7 @@ from pileus.kernel.runtime import Runtime
 
 from .claims import pack_methods, stamp_us, unpack_methods
 from .keys import KEYRING, TOKEN
-from .revocations import is_revoked
+from .revocations import ended
 from .users import RULES, User
 
 HEADER = "openstack-auth-receipt"
@@ -54,7 +54,7 @@ async def met(runtime: Runtime, text: str, user: User, now_us: int) -> tuple[str
         return None  # sealed with the same keys, but no receipt
     if receipt.format != _FORMAT or receipt.user_id != user.id or receipt.expires_us <= now_us:
         return None
-    if await is_revoked(runtime.store, [f"user:{user.id}"], receipt.issued_us):
+    if await ended(runtime.store, [f"user:{user.id}"]) >= receipt.issued_us:
         return None  # his password is another now, or he was shut out meanwhile
     return unpack_methods(receipt.methods)
 

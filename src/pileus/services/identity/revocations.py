@@ -36,9 +36,10 @@ async def revoke(tx: Tx, kind: str, id: str) -> None:
     await auth.revise(tx, "auth")
 
 
-async def is_revoked(db: Reader, subjects: Iterable[str], issued_us: int) -> bool:
-    found = await REVOCATIONS.list(db, Page({"id": list(subjects)}))
-    return any(r.before_us >= issued_us for r in found)
+async def ended(db: Reader, subjects: Iterable[str]) -> int:
+    """When the last of the subjects was revoked, in microseconds; 0 if none was."""
+    found = [await REVOCATIONS.find(db, subject) for subject in subjects]
+    return max((r.before_us for r in found if r is not None), default=0)
 
 
 async def forget(tx: Tx, before: str) -> int:

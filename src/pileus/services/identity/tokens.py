@@ -6,7 +6,7 @@ stands on was revoked since it was issued; whichever way it was got, and whoever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -29,7 +29,8 @@ from .federation.protocols import PROTOCOLS
 from .keys import KEYRING, TOKEN
 from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
 from .redelegation import ancestors
-from .revocations import is_revoked, micros
+from .remembered import Remembered
+from .revocations import ended, micros
 from .roles import Role, RoleBook
 from .security_compliance import is_enabled
 from .settings import Settings, of
@@ -38,7 +39,7 @@ from .trust import TRUSTS, Trust
 from .users import USERS, User
 
 L = TypeVar("L", ApplicationCredential, AccessToken)
-_REMEMBERED = 4096  # answers of GET /v3/auth/tokens kept: 3 KB each
+_REMEMBERED = 4096  # answers of GET /v3/auth/tokens kept (3 KB each), and whom they were of
 _UNKNOWN = "This is not a recognized Fernet token"
 
 
@@ -78,6 +79,13 @@ class Standing:
         return min([self.claims.expires_us, *ends])
 
 
+class Found(NamedTuple):
+    """What tokens stand for, and when those of its user, project and domains last ended (microseconds)."""
+
+    standing: Standing
+    ended_us: int
+
+
 class Shown(NamedTuple):
     """The answer about a token, and whose it is."""
 
@@ -94,8 +102,9 @@ class Tokens:
     runtime: Runtime
     catalog: Catalog = field(default_factory=Catalog)
     book: RoleBook = field(default_factory=RoleBook)
-    _shown: dict[tuple[str, str, bool], Shown] = field(default_factory=dict)
-    _of: tuple[int, int] = (-1, -1)
+    _shown: Remembered[Shown] = field(default_factory=lambda: Remembered(_REMEMBERED))
+    _alike: Remembered[Found] = field(default_factory=lambda: Remembered(_REMEMBERED))
+    _providers: Remembered[list[dict[str, str]]] = field(default_factory=lambda: Remembered(1))
 
     @property
     def settings(self) -> Settings:
@@ -134,18 +143,41 @@ class Tokens:
         """Looks everything up. Raises Worthless."""
         if claims.expires_us + window_s * 1_000_000 < self.now_us():
             raise Worthless("expired")
+        found = await self._found(claims)
+        own = (f"audit:{claims.audit_ids[0]}", f"chain:{claims.audit_ids[-1]}")
+        ended_us = max(found.ended_us, await ended(self.runtime.store, own))
+        if ended_us >= claims.issued_us:
+            raise Worthless("revoked")
+        return replace(found.standing, claims=claims)
+
+    async def _found(self, claims: Claims) -> Found:
+        """What the token stands for but for its own end: the same for all that a user has for one scope.
+
+        Not where it was lent or vouched for, and not where an account can end without a word to anybody.
+        """
+        if (
+            claims.is_delegated
+            or claims.federation
+            or self.settings.disable_user_account_days_inactive
+        ):
+            return await self._look_up(claims)
+        known = self._alike.at(await auth.revision(self.runtime.store, "auth"))
+        key = (claims.user_id, claims.scope, claims.scope_id)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = await self._look_up(claims)
+        return found
+
+    async def _look_up(self, claims: Claims) -> Found:
         user, user_domain = await self.user(claims.user_id)
-        subjects = [f"user:{user.id}", f"domain:{user.domain_id}", f"audit:{claims.audit_ids[0]}"]
-        subjects.append(f"chain:{claims.audit_ids[-1]}")
+        subjects = [f"user:{user.id}", f"domain:{user.domain_id}"]
         if claims.federation:
             await self._check_provider(claims.federation)
         if claims.trust_id:
             found = await self._lent(claims, user, user_domain, subjects)
         else:
             found = await self._scoped(claims, user, user_domain, subjects)
-        if await is_revoked(self.runtime.store, subjects, claims.issued_us):
-            raise Worthless("revoked")
-        return found
+        return Found(found, await ended(self.runtime.store, subjects))
 
     async def user(self, id: str) -> tuple[User, Project]:
         """An enabled user and his domain. Raises Worthless."""
@@ -281,22 +313,26 @@ class Tokens:
             view["catalog"] = await self.catalog.render(
                 self.runtime.store, root, project_id, user.id
             )
-        if providers := await service_providers.in_tokens(self.runtime.store):
+        if providers := await self._service_providers():
             view["service_providers"] = providers
         return {"token": view}
+
+    async def _service_providers(self) -> list[dict[str, str]]:
+        store = self.runtime.store
+        known = self._providers.at(await auth.revision(store, "auth"))
+        if "all" not in known:
+            known["all"] = await service_providers.in_tokens(store)
+        return known["all"]
 
     async def shown(self, token: str, root: str, catalog: bool) -> Shown:
         """The same for a token that may be remembered. Raises NotFound."""
         store = self.runtime.store
         at = (await auth.revision(store, "auth"), (await self.catalog.entries(store))[1])
-        if at != self._of or len(self._shown) >= _REMEMBERED:
-            self._shown.clear()
-            self._of = at
-        known = self._shown.get((token, root, catalog))
+        remembered, key = self._shown.at(at), (token, root, catalog)
+        known = remembered.get(key)
         if known is None or known.expires_us < self.now_us():
             known = await self.show(token, await self.subject(token), root, catalog)
-            if self._of == at:  # or it may have been revoked while we looked
-                self._shown[token, root, catalog] = known
+            remembered[key] = known
         return known
 
     async def show(self, token: str, s: Standing, root: str, catalog: bool) -> Shown:
