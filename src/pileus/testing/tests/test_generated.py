@@ -16,7 +16,7 @@ from pileus.kernel.tests.toy import CREATE, DELETE, SERVICE, THINGS, Thing, toy
 from pileus.services.placement import SERVICE as PLACEMENT
 from pileus.testing.client import Client
 from pileus.testing.cloud import Cloud
-from pileus.testing.generated.access import calls
+from pileus.testing.generated.access import Gate, calls
 from pileus.testing.generated.policies import MISSING, Defaults, RuleCase, ledger, rule_cases
 from pileus.testing.generated.sagas import Bench, Sabotage, difference, sabotages
 from pileus.testing.generated.states import anything, wrong_states
@@ -63,8 +63,15 @@ def test_every_operation_is_called() -> None:
     found = {c.id: c for c in calls([SERVICE])}
     assert "GET /toy/v1/things/{thing_id}" in found
     assert "POST /toy/v1/things/{thing_id}/action grow since 1.2" in found
-    assert found["POST /toy/v1/things"].asks_before_it_looks
-    assert not found["DELETE /toy/v1/things/{thing_id}"].asks_before_it_looks
+
+
+def test_behind_a_shut_gate_nothing_is_done_and_who_came_through_is_noted() -> None:
+    gate = Gate([SERVICE])
+    gate.is_shut = True
+    (call,) = [c for c in calls(gate.services) if c.id == "DELETE /toy/v1/things/{thing_id}"]
+    assert asyncio.run(call.op.call(None, thing=None)) is None
+    assert gate.passed
+    assert all(call.resource is not resource for resource in SERVICE.made), "it has its own"
 
 
 # States
