@@ -9,6 +9,7 @@ import msgspec
 
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Column, Many, Record, Table
+from pileus.services.compute.driver import CONTAINER_FORMAT
 from pileus.services.network.contract import NicInfo, NicRequest
 
 TOMBSTONE_S = 7 * 24 * 3600  # usage reports and `changes-since` look back this far
@@ -35,7 +36,12 @@ class ImageCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disk_format: str
     sha512: str
     size: int
+    container_format: str = "bare"
     properties: dict[str, str] = {}
+
+    @property
+    def is_for_containers(self) -> bool:
+        return self.container_format == CONTAINER_FORMAT
 
 
 class FaultCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -83,8 +83,8 @@ class Images(Protocol):
         Raises Forbidden, OverQuota.
         """
 
-    async def awaits(self, image_id: str, disk_format: str) -> str:
-        """A path under the cloud's URL that takes the bytes, of that format, for ten minutes. "" if it has them.
+    async def awaits(self, image_id: str, disk_format: str, container_format: str = "bare") -> str:
+        """A path under the cloud's URL that takes the bytes, of that form, for ten minutes. "" if it has them.
 
         Raises NotFound.
         """

@@ -97,13 +97,13 @@ class Keeping:
     async def reserve(self, caller: Caller, wanted: NewImage) -> None:
         await reserved(self.runtime, caller, wanted)
 
-    async def awaits(self, image_id: str, disk_format: str) -> str:
+    async def awaits(self, image_id: str, disk_format: str, container_format: str = "bare") -> str:
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.get(tx, image_id)
             if image.has_bytes:
                 return ""
-            if image.disk_format != disk_format:
-                formats = {"disk_format": disk_format, "container_format": "bare"}
+            formats = {"disk_format": disk_format, "container_format": container_format}
+            if (image.disk_format, image.container_format) != tuple(formats.values()):
                 await IMAGES.change(tx, image, **formats)
         return "/image/tickets/" + await tickets.issue(self.runtime, image_id, tickets.WRITE)
 

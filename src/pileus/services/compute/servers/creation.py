@@ -262,6 +262,7 @@ def copy_of(image: ImageInfo) -> ImageCopy:
         disk_format=image.disk_format,
         sha512=image.sha512,
         size=image.size,
+        container_format=image.container_format or "bare",
         properties=image.properties,
     )
 

@@ -66,8 +66,13 @@ async def take(run: Run[Server]) -> Changes:
     server, wanted = run.record, _wanted(run)
     host = await run.agent(COMPUTE_HOST, on=server.host)
     kind = await host.snapshot(server.id, wanted.image_id)
-    await run.peer(IMAGES).awaits(wanted.image_id, kind)
+    await run.peer(IMAGES).awaits(wanted.image_id, kind, _container_format(server))
     return {"task_state": _UPLOADING}
+
+
+def _container_format(server: Server) -> str:
+    """A copy is of the kind that the server was made of."""
+    return server.image.container_format if server.image else "bare"
 
 
 async def discard(run: Run[Server]) -> None:
@@ -84,7 +89,7 @@ async def upload(run: Run[Server]) -> Changes:
     server, wanted = run.record, _wanted(run)
     host = await run.agent(COMPUTE_HOST, on=server.host)
     kind = await host.snapshot(server.id, wanted.image_id)  # what an earlier attempt took stays
-    path = await run.peer(IMAGES).awaits(wanted.image_id, kind)
+    path = await run.peer(IMAGES).awaits(wanted.image_id, kind, _container_format(server))
     if path:
         await host.send_snapshot(server.id, wanted.image_id, path)
     await host.drop_snapshot(server.id, wanted.image_id)

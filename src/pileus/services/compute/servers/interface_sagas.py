@@ -11,9 +11,9 @@ from pileus.kernel.faults import NotFound
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.compute import instance_actions, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
-from pileus.services.compute.driver import Nic
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
+from pileus.services.compute.servers.sagas import cards
 from pileus.services.compute.settings import settings_of
 from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
 
@@ -63,8 +63,8 @@ async def plug(run: Run[Server]) -> Changes:
     server = run.record
     host = await run.agent(COMPUTE_HOST, on=server.host)
     await run.peer(NETWORK).plug(server.id, server.host)
-    for nic in await _surplus(run):
-        await host.plug(server.id, _card(nic))
+    for card in await cards(run, await _surplus(run), server.image):
+        await host.plug(server.id, card)
     await _note_success(run)
     return {"nics": await _nics(run), "networks": run.becoming.networks}
 
@@ -97,8 +97,8 @@ async def plug_again(run: Run[Server]) -> None:
     if surplus and await nodes.is_up(run.runtime, run.record.host):
         host = await run.agent(COMPUTE_HOST, on=run.record.host)
         with contextlib.suppress(NotFound):
-            for nic in surplus:
-                await host.plug(run.record.id, _card(nic))
+            for card in await cards(run, surplus, run.record.image):
+                await host.plug(run.record.id, card)
     await _note_failure(run)
 
 
@@ -117,10 +117,6 @@ async def look_again(run: Run[Server]) -> None:
     async with run.runtime.store.tx(wait=False) as tx:
         server = await SERVERS.get(tx, run.record.id)
         await SERVERS.change(tx, server, nics=nics)
-
-
-def _card(nic: NicInfo) -> Nic:
-    return Nic(port_id=nic.port_id, network_id=nic.network_id, mac=nic.mac, mtu=nic.mtu)
 
 
 async def _note_success(run: Run[Server]) -> None:

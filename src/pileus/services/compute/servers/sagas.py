@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.services.compute import instance_actions, migrations, nodes, server_groups
 from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
-from pileus.services.compute.driver import GuestSpec, ImageSource, Nic
+from pileus.services.compute.driver import GuestSpec, ImageSource, Nic, Route
 from pileus.services.compute.guest_files import drive_files
 from pileus.services.compute.server import (
     MESSAGE_LIMIT,
@@ -19,8 +21,10 @@ from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.servers.placing import place, unplace
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
-from pileus.services.network.contract import NETWORK, GuestRef
+from pileus.services.network.contract import NETWORK, Dress, GuestRef, NicInfo
 from pileus.services.placement.contract import PLACEMENT
+
+_PLAIN = Dress(addresses=[], routes=[], nameservers=[])
 
 # Creating
 
@@ -76,6 +80,30 @@ async def image_source(run: Run[Server], image: ImageCopy, *, here: bool = False
         checksum_sha512=image.sha512,
         disk_format=image.disk_format,
         size=image.size,
+        container_format=image.container_format,
+        command=image.properties.get("os_command_line", ""),
+    )
+
+
+async def cards(
+    run: Run[Server], nics: Sequence[NicInfo], image: ImageCopy | None
+) -> tuple[Nic, ...]:
+    """The NICs as the host gives them to the guest; a container is told its addresses with them."""
+    dress: dict[str, Dress] = {}
+    if nics and image and image.is_for_containers:
+        dress = await run.peer(NETWORK).dress(run.record.id)
+    return tuple(_card(nic, dress.get(nic.port_id, _PLAIN)) for nic in nics)
+
+
+def _card(nic: NicInfo, dress: Dress) -> Nic:
+    return Nic(
+        port_id=nic.port_id,
+        network_id=nic.network_id,
+        mac=nic.mac,
+        mtu=nic.mtu,
+        addresses=tuple(dress.addresses),
+        routes=tuple(Route(destination=r.destination, nexthop=r.nexthop) for r in dress.routes),
+        nameservers=tuple(dress.nameservers),
     )
 
 
@@ -89,16 +117,14 @@ async def spec_of(run: Run[Server], wanted: Server | None = None) -> GuestSpec:
         id=server.id,
         name=server.name,
         project_id=server.project_id,
+        hostname=server.hostname,
         vcpus=flavor.vcpus,
         ram_mib=flavor.ram,
         root_gib=flavor.disk,
         ephemeral_gib=flavor.ephemeral,
         swap_mib=flavor.swap,
         image=image,
-        nics=tuple(
-            Nic(port_id=n.port_id, network_id=n.network_id, mac=n.mac, mtu=n.mtu)
-            for n in server.nics
-        ),
+        nics=await cards(run, server.nics, server.image),
         config_drive=server.config_drive,
         metadata=drive_files(server) if server.config_drive else {},
     )
