@@ -7,9 +7,10 @@ from typing import Any
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page
 
-from . import domains, projects
 from .assignments import held_on, projects_of
 from .claims import Claims, opened
+from .domains import Domains
+from .projects import Projects
 from .tree import PROJECTS, Project
 from .wire import OLDEST, Noun, listed
 
@@ -27,13 +28,13 @@ class AuthScopes(Noun[Project]):
     @operation("GET", "/OS-FEDERATION/projects", "identity:get_auth_projects")
     async def projects(self, ctx: Context) -> dict[str, Any]:
         found = await self._open_to(ctx, is_domain=0)
-        return listed(ctx, "projects", [projects.view(ctx, p) for p in found])
+        return listed(ctx, "projects", [Projects.view(ctx, p) for p in found])
 
     @operation("GET", "/auth/domains", "identity:get_auth_domains")
     @operation("GET", "/OS-FEDERATION/domains", "identity:get_auth_domains")
     async def domains(self, ctx: Context) -> dict[str, Any]:
         found = await self._open_to(ctx, is_domain=1)
-        return listed(ctx, "domains", [domains.view(ctx, d) for d in found])
+        return listed(ctx, "domains", [Domains.view(ctx, d) for d in found])
 
     @operation("GET", "/auth/system", "identity:get_auth_system")
     async def system(self, ctx: Context) -> dict[str, Any]:

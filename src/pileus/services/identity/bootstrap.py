@@ -19,7 +19,7 @@ from .assignments import SYSTEM, assignment, grant
 from .catalog import ENDPOINTS, REGIONS, SERVICES, CatalogService, Endpoint, Region
 from .keys import make_first
 from .passwords import PASSWORDS
-from .roles import IMPLICATIONS, ROLES, Implication, Role
+from .roles import IMPLICATIONS, ROLES, Role, implication
 from .tree import PROJECTS, Project
 from .users import USERS, User
 from .wire import DEFAULT_DOMAIN, drop_all
@@ -70,8 +70,7 @@ async def _first_rows(tx: Tx, world: World, password_hash: str) -> None:
     for name in _ROLES:
         made[name] = await ROLES.insert(tx, Role(id=world.new_hex(), name=name))
     for prior, implied in pairwise(_ROLES[:4]):
-        a, b = made[prior].id, made[implied].id
-        await IMPLICATIONS.insert(tx, Implication(id=f"{a}:{b}", prior_id=a, implied_id=b))
+        await IMPLICATIONS.insert(tx, implication(made[prior], made[implied]))
     await auth.revise(tx, roles.REVISION)
     about = {
         "admin": "Bootstrap project for initializing the cloud.",

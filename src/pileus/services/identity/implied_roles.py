@@ -5,82 +5,61 @@ from __future__ import annotations
 from typing import Any
 
 from pileus.kernel.faults import Forbidden, NotFound
-from pileus.kernel.resources import Answer, Context, operation
-from pileus.kernel.store import Tx
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.store import Reader, Tx
 
-from .roles import IMPLICATIONS, ROLES, Implication, Role, reachable, revise
+from .roles import IMPLICATIONS, ROLES, Implication, Role, implication, reachable, revise
 from .wire import ADMIN_OR_SYSTEM_READER, Noun
 
-_NAMES = (
-    "get_implied_role",
-    "list_implied_roles",
-    "list_role_inference_rules",
-    "check_implied_role",
-)
 _ROOT = "admin"  # nothing may imply it
+_PATH = "/roles/{prior_role_id}/implies"
 
 
 class ImpliedRoles(Noun[Role]):
     table = ROLES
     id_param = "prior_role_id"
     rules = {
-        **{f"identity:{name}": ADMIN_OR_SYSTEM_READER for name in _NAMES},
+        "identity:get_implied_role": ADMIN_OR_SYSTEM_READER,
+        "identity:list_implied_roles": ADMIN_OR_SYSTEM_READER,
+        "identity:list_role_inference_rules": ADMIN_OR_SYSTEM_READER,
+        "identity:check_implied_role": ADMIN_OR_SYSTEM_READER,
         "identity:create_implied_role": "rule:admin_required",
         "identity:delete_implied_role": "rule:admin_required",
     }
     discloses = frozenset(rules)
-    scopes = {
-        f"identity:{name}": ("system", "project")
-        for name in (*_NAMES, "create_implied_role", "delete_implied_role")
-    }
+    scopes = dict.fromkeys(rules, ("system", "project"))
 
-    @operation("GET", "/roles/{prior_role_id}/implies", "identity:list_implied_roles")
+    @operation("GET", _PATH, "identity:list_implied_roles")
     async def index(self, ctx: Context, prior: Role) -> dict[str, Any]:
-        implied = await _implied(ctx, prior)
+        found = await IMPLICATIONS.all(ctx.runtime.store, prior_id=prior.id)
+        implied = [await ROLES.get(ctx.runtime.store, one.implied_id) for one in found]
         return {"role_inference": _inference(ctx, prior, implied), "links": {"self": ctx.url}}
 
-    @operation(
-        "GET", "/roles/{prior_role_id}/implies/{implied_role_id}", "identity:get_implied_role"
-    )
+    @operation("GET", _PATH + "/{implied_role_id}", "identity:get_implied_role")
     async def show(self, ctx: Context, prior: Role, implied_role_id: str) -> dict[str, Any]:
-        if await IMPLICATIONS.find(ctx.runtime.store, f"{prior.id}:{implied_role_id}") is None:
-            raise _missing(prior.id, implied_role_id)
-        implied = await ROLES.get(ctx.runtime.store, implied_role_id)
-        return _pair(ctx, prior, implied)
+        await _get(ctx.runtime.store, prior, implied_role_id)
+        return _pair(ctx, prior, await ROLES.get(ctx.runtime.store, implied_role_id))
 
-    @operation(
-        "HEAD", "/roles/{prior_role_id}/implies/{implied_role_id}", "identity:check_implied_role"
-    )
+    @operation("HEAD", _PATH + "/{implied_role_id}", "identity:check_implied_role")
     async def check(self, ctx: Context, prior: Role, implied_role_id: str) -> None:
-        if await IMPLICATIONS.find(ctx.runtime.store, f"{prior.id}:{implied_role_id}") is None:
-            raise _missing(prior.id, implied_role_id)
+        await _get(ctx.runtime.store, prior, implied_role_id)
 
-    @operation(
-        "PUT", "/roles/{prior_role_id}/implies/{implied_role_id}", "identity:create_implied_role"
-    )
-    async def create(self, ctx: Context, prior: Role, implied_role_id: str) -> Answer:
+    @operation("PUT", _PATH + "/{implied_role_id}", "identity:create_implied_role", status=201)
+    async def create(self, ctx: Context, prior: Role, implied_role_id: str) -> dict[str, Any]:
         implied = await ROLES.get(ctx.runtime.store, implied_role_id)
+        wanted = implication(prior, implied)
         async with ctx.runtime.store.tx() as tx:
             await tx.lock("identity.roles")
             await _check(tx, prior, implied)
-            id = f"{prior.id}:{implied.id}"
-            if await IMPLICATIONS.find(tx, id) is None:
-                wanted = Implication(id=id, prior_id=prior.id, implied_id=implied.id)
+            if await IMPLICATIONS.find(tx, wanted.id) is None:
                 await IMPLICATIONS.insert(tx, wanted)
                 await revise(tx)
-        return Answer(_pair(ctx, prior, implied), status=201)
+        return _pair(ctx, prior, implied)
 
-    @operation(
-        "DELETE",
-        "/roles/{prior_role_id}/implies/{implied_role_id}",
-        "identity:delete_implied_role",
-    )
+    @operation("DELETE", _PATH + "/{implied_role_id}", "identity:delete_implied_role")
     async def delete(self, ctx: Context, prior: Role, implied_role_id: str) -> None:
         async with ctx.runtime.store.tx() as tx:
-            known = await IMPLICATIONS.find(tx, f"{prior.id}:{implied_role_id}")
-            if known is None:
-                raise _missing(prior.id, implied_role_id)
-            await IMPLICATIONS.delete(tx, known)
+            await IMPLICATIONS.delete(tx, await _get(tx, prior, implied_role_id))
             await revise(tx)
 
     @operation("GET", "/role_inferences", "identity:list_role_inference_rules")
@@ -92,6 +71,13 @@ class ImpliedRoles(Noun[Role]):
             implied.setdefault(one.prior_id, []).append(roles[one.implied_id])
         found = [_inference(ctx, roles[prior], those) for prior, those in implied.items()]
         return {"role_inferences": found, "links": {"self": ctx.url}}
+
+
+async def _get(db: Reader, prior: Role, implied_id: str) -> Implication:
+    found = await IMPLICATIONS.find(db, f"{prior.id}:{implied_id}")
+    if found is None:
+        raise NotFound(f"{prior.id} does not imply {implied_id}.")
+    return found
 
 
 async def _check(tx: Tx, prior: Role, implied: Role) -> None:
@@ -107,11 +93,6 @@ async def _check(tx: Tx, prior: Role, implied: Role) -> None:
         raise Forbidden(f"Role {prior.id} would imply itself through {implied.id}")
 
 
-async def _implied(ctx: Context, prior: Role) -> list[Role]:
-    found = await IMPLICATIONS.all(ctx.runtime.store, prior_id=prior.id)
-    return [await ROLES.get(ctx.runtime.store, one.implied_id) for one in found]
-
-
 def _short(ctx: Context, role: Role) -> dict[str, Any]:
     return {"id": role.id, "name": role.name, "links": {"self": f"{ctx.base}/roles/{role.id}"}}
 
@@ -125,7 +106,3 @@ def _pair(ctx: Context, prior: Role, implied: Role) -> dict[str, Any]:
         "role_inference": {"prior_role": _short(ctx, prior), "implies": _short(ctx, implied)},
         "links": {"self": ctx.url},
     }
-
-
-def _missing(prior_id: str, implied_id: str) -> NotFound:
-    return NotFound(f"{prior_id} does not imply {implied_id}.")

@@ -14,14 +14,26 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context, Operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Record, Tx
 
-from .wire import ADMIN_OR_SYSTEM_READER, Follow, Noun, changed, changes_of, extras, linked, removed
+from .wire import (
+    ADMIN_OR_SYSTEM_READER,
+    AUTHENTICATED,
+    Follow,
+    Noun,
+    changed,
+    changes_of,
+    extras,
+    linked,
+    refuse_immutable,
+    removed,
+)
 
 R = TypeVar("R", bound=Record)
+ANY_SCOPE = ("system", "domain", "project")
 _KEPT_ALIKE = frozenset(Record.__struct_fields__) | {"extra"}
 
 
@@ -38,6 +50,7 @@ class Kept(Noun[R]):
     longest_id: ClassVar[int] = 64
     told_as: ClassVar[str] = ""  # in notifications; "": as in bodies
     hidden: ClassVar[tuple[str, ...]] = ()  # fields that no view shows
+    asked_later: ClassVar[frozenset[str]] = frozenset()  # verbs whose rule its methods ask
     revises: ClassVar[str] = ""  # the revision that every change raises
     goes_with: ClassVar[Mapping[str, str]] = {}  # noun -> the column that has its id
 
@@ -86,7 +99,7 @@ class Kept(Noun[R]):
         return Operation(
             method,
             path,
-            self.rule(verb),
+            AUTHENTICATED if verb in self.asked_later else self.rule(verb),
             call.__name__,
             status=201 if makes else 0,
             call=call,
@@ -95,6 +108,12 @@ class Kept(Noun[R]):
             body=body,
             path_params=(self.id_param,) if named and makes else (),
         )
+
+    def ask(self, ctx: Context, verb: str, record: R) -> None:
+        """Whether it may be shown (`get`), or changed as the body says, or deleted. Raises Forbidden."""
+        if verb != "get" and "options" in self.table.kind.__struct_fields__:
+            asked = ctx.document[self.updates.root] if verb == "update" else None
+            refuse_immutable(self.kind(), record.id, getattr(record, "options", {}), asked)
 
     def fields(self, ctx: Context, given: dict[str, Any], old: R | None) -> dict[str, Any]:
         """The record's fields that a body gives. Raises Invalid."""
@@ -136,33 +155,31 @@ class Kept(Noun[R]):
 
     async def make(self, ctx: Context, tx: Tx, record: R) -> R:
         """Raises Conflict, and what refuses it."""
-        if await self.table.find(tx, record.id) is not None:
-            raise Conflict(
-                f"Conflict occurred attempting to store {self.creates.root} - Duplicate entry "
-                f"found with ID {record.id}."
-            )
         record = await self.table.insert(tx, record)
+        await changed(tx, self.kind(), record.id, "created")
         await self.check(ctx, tx, record, None)
         await self._revise(tx)
-        await changed(tx, self.kind(), record.id, "created")
         return record
 
     async def show(self, ctx: Context, record: R) -> dict[str, Any]:
+        self.ask(ctx, "get", record)
         return {self.creates.root: self.view(ctx, record)}
 
     async def update(self, ctx: Context, record: R, body: Body) -> dict[str, Any]:
+        self.ask(ctx, "update", record)
         if not ctx.document[body.root] and not self.may_change_nothing:
             raise Invalid(f"Invalid input for field '{body.root}': it changes nothing.")
         given = changes_of(ctx, record, body) if hasattr(record, "extra") else body.given()
         fields = self.fields(ctx, given, record)
         async with ctx.runtime.store.tx() as tx:
             new = await self.table.change(tx, record, **fields)
+            await changed(tx, self.kind(), new.id, "updated")
             await self.check(ctx, tx, new, record)
             await self._revise(tx)
-            await changed(tx, self.kind(), new.id, "updated")
         return {body.root: self.view(ctx, new)}
 
     async def delete(self, ctx: Context, record: R) -> None:
+        self.ask(ctx, "delete", record)
         async with ctx.runtime.store.tx() as tx:
             await self.remove(ctx, tx, record)
 
@@ -209,15 +226,15 @@ def _texts(kind: type[Record]) -> frozenset[str]:
     return frozenset(f.name for f in msgspec.structs.fields(kind) if f.type is str)
 
 
-def changing(creates: type[Body], root: str = "") -> type[Body]:
-    """The body of a PATCH: each key that makes a noun may be given."""
+def changing(creates: type[Body], *but: str) -> type[Body]:
+    """The body of a PATCH: each key that makes a noun may be given, but for those named."""
     hints = get_type_hints(creates, include_extras=True)
-    names = creates.__struct_fields__
+    names = [name for name in creates.__struct_fields__ if name not in but]
     kind = msgspec.defstruct(
         creates.__name__.replace("Create", "Update"),
         [(name, hints[name] | UnsetType, UNSET) for name in names],
         bases=(Body,),
-        namespace={"root": root or creates.root, "unknown": creates.unknown, "lax": creates.lax},
+        namespace={"root": creates.root, "unknown": creates.unknown, "lax": creates.lax},
         module=creates.__module__,
         kw_only=True,
     )

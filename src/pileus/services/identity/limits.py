@@ -16,7 +16,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 
-from .kept import Kept, stored
+from .kept import ANY_SCOPE, Kept, stored
 from .settings import of
 from .tree import PROJECTS
 from .unified_limits import (
@@ -85,7 +85,7 @@ class Limits(Kept[Limit]):
         "identity:create_limits": "rule:admin_required",
     }
     discloses = frozenset({"identity:update_limit", "identity:delete_limit"})
-    scopes = {"identity:get_limit": ("system", "domain", "project")}
+    scopes = {"identity:get_limit": ANY_SCOPE}
     listing = listing(
         {
             name: Filter()

@@ -41,43 +41,38 @@ class ProjectTags(Noun[Project]):
 
     @operation("PUT", "/projects/{project_id}/tags", "identity:update_project_tags")
     async def put_tags(self, ctx: Context, project: Project, body: Tags) -> dict[str, Any]:
-        refuse_immutable("project", project.id, project.options, {})
-        tags = checked_tags([tag.strip() for tag in body.tags])
-        async with ctx.runtime.store.tx() as tx:
-            project = await PROJECTS.change(tx, project, tags=tags)
-        return _tags_view(ctx, project)
+        return _tags_view(ctx, await _changed(ctx, project, [tag.strip() for tag in body.tags]))
 
     @operation("DELETE", "/projects/{project_id}/tags", "identity:delete_project_tags")
     async def delete_tags(self, ctx: Context, project: Project) -> None:
-        refuse_immutable("project", project.id, project.options, {})
-        async with ctx.runtime.store.tx() as tx:
-            await PROJECTS.change(tx, project, tags=[])
+        await _changed(ctx, project, [])
 
     @operation("GET", "/projects/{project_id}/tags/{value}", "identity:get_project_tag")
     async def tag(self, ctx: Context, project: Project, value: str) -> None:
-        if value not in project.tags:
-            raise _no_tag(value)
+        _check_there(project, value)
 
     @operation("PUT", "/projects/{project_id}/tags/{value}", "identity:create_project_tag")
     async def put_tag(self, ctx: Context, project: Project, value: str) -> Answer:
-        refuse_immutable("project", project.id, project.options, {})
-        tag = value.strip()
-        if tag not in project.tags:
-            async with ctx.runtime.store.tx() as tx:
-                await PROJECTS.change(tx, project, tags=checked_tags([*project.tags, tag]))
+        await _changed(ctx, project, list(dict.fromkeys((*project.tags, value.strip()))))
         return Answer(status=201, headers={"location": ctx.url})
 
     @operation("DELETE", "/projects/{project_id}/tags/{value}", "identity:delete_project_tag")
     async def delete_tag(self, ctx: Context, project: Project, value: str) -> None:
         refuse_immutable("project", project.id, project.options, {})
-        if value not in project.tags:
-            raise _no_tag(value)
-        async with ctx.runtime.store.tx() as tx:
-            await PROJECTS.change(tx, project, tags=[t for t in project.tags if t != value])
+        _check_there(project, value)
+        await _changed(ctx, project, [t for t in project.tags if t != value])
 
 
-def _no_tag(value: str) -> NotFound:
-    return NotFound(f"Could not find project tag: {value}.")
+async def _changed(ctx: Context, project: Project, tags: list[str]) -> Project:
+    """Raises Forbidden, Invalid."""
+    refuse_immutable("project", project.id, project.options, {})
+    async with ctx.runtime.store.tx() as tx:
+        return await PROJECTS.change(tx, project, tags=checked_tags(tags))
+
+
+def _check_there(project: Project, tag: str) -> None:
+    if tag not in project.tags:
+        raise NotFound(f"Could not find project tag: {tag}.")
 
 
 def _tags_view(ctx: Context, project: Project) -> dict[str, Any]:

@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from msgspec import UNSET, UnsetType
-
-from pileus.kernel import auth
 from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.query import TAG_FILTERS, Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Tx
 
 from .assignments import held_on, projects_of
+from .kept import ANY_SCOPE, Kept, changing
 from .limits import Limits
-from .revocations import revoke
 from .settings import Settings, of
-from .tree import PROJECTS, Project, ancestors, checked_tags, place_changes, subtree
+from .tree import (
+    PROJECTS,
+    Project,
+    ancestors,
+    checked_place,
+    follow_change,
+    refuse_enabled,
+    subtree,
+)
 from .unified_limits import LIMITS, TREE_DEPTHS
 from .users import USERS, User, Users
 from .wire import (
-    AUTHENTICATED,
     NAME,
     Id,
     Noun,
     NounBody,
     ShortName,
-    changed,
-    extras,
     home_domain,
     is_asked,
-    linked,
     listing,
     own_domain,
     page,
     refuse_immutable,
     removed,
-    resource_options,
     rows_listed,
 )
 
@@ -64,50 +64,20 @@ class CreateProject(NounBody, kw_only=True):
     options: dict[str, Any] = {}
 
 
-class UpdateProject(NounBody, kw_only=True):
-    root: ClassVar[str] = "project"
-    name: ShortName | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    domain_id: Id | UnsetType | None = UNSET
-    parent_id: Id | UnsetType | None = UNSET
-    is_domain: bool | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
-    tags: list[str] | UnsetType = UNSET
-    options: dict[str, Any] | UnsetType = UNSET
-
-
-def view(ctx: Context, p: Project) -> dict[str, Any]:
-    shown = {
-        **p.extra,
-        "id": p.id,
-        "name": p.name,
-        "domain_id": p.domain_id or None,
-        "description": p.description,
-        "enabled": p.enabled,
-        "parent_id": p.parent_id or None,
-        "is_domain": p.is_domain,
-        "tags": p.tags,
-        "options": p.options,
-    }
-    return linked(ctx, "projects", shown)
-
-
 def target_of(p: Project) -> dict[str, object]:
     return {"target.project.id": p.id, "target.project.domain_id": p.domain_id or None}
 
 
-async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
-    for project in await PROJECTS.all(tx, domain_id=domain_id):
-        refuse_immutable("project", project.id, project.options)
-        await removed(ctx, tx, "project", project.id)
-        await PROJECTS.delete(tx, project)
+class Projects(Kept[Project]):
+    """Some of them act as domains."""
 
-
-class Projects(Noun[Project]):
     table = PROJECTS
+    path = "projects"
     id_param = "project_id"
+    creates, updates = CreateProject, changing(CreateProject)
+    asked_later = frozenset({"create"})
+    goes_with = {"domain": "domain_id"}
     listed_as = "target.domain_id"
-    follows = {"domain": _with_domain}
     rules = {
         "identity:get_project": READ,
         "identity:list_projects": (
@@ -118,6 +88,7 @@ class Projects(Noun[Project]):
         "identity:update_project": WRITE,
         "identity:delete_project": WRITE,
     }
+    scopes = dict.fromkeys(rules, ANY_SCOPE)
     listing = listing(
         {
             "name": NAME,
@@ -132,66 +103,55 @@ class Projects(Noun[Project]):
     def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
         return target_of(record)
 
-    @operation("GET", "/projects", "identity:list_projects")
     async def index(self, ctx: Context) -> dict[str, Any]:
         narrowed = {} if ctx.query.has("is_domain") else {"is_domain": 0}
-        return await self.index_of(ctx, "projects", view, **narrowed, **own_domain(ctx))
+        return await self.index_of(ctx, "projects", self.view, **narrowed, **own_domain(ctx))
 
-    @operation("POST", "/projects", AUTHENTICATED, status=201)
-    async def create(self, ctx: Context, body: CreateProject) -> dict[str, Any]:
-        domain_id = "" if body.is_domain else home_domain(ctx, body.domain_id)
-        ctx.require("identity:create_project", {"target.project.domain_id": domain_id or None})
-        project = Project(
-            id=ctx.runtime.world.new_hex(),
-            name=body.name.strip(),
-            domain_id=domain_id,
-            parent_id=body.parent_id or domain_id,
-            is_domain=body.is_domain,
-            description=body.description or "",
-            enabled=body.enabled,
-            tags=checked_tags(body.tags),
-            options=resource_options({}, body.options),
-            extra=extras(ctx, body),
-        )
+    def fields(self, ctx: Context, given: dict[str, Any], old: Project | None) -> dict[str, Any]:
+        """Raises Invalid, Forbidden."""
+        if old is None:
+            domain_id = "" if given["is_domain"] else home_domain(ctx, given["domain_id"])
+            ctx.require("identity:create_project", {"target.project.domain_id": domain_id or None})
+            place = {"domain_id": domain_id, "parent_id": given["parent_id"] or domain_id}
+            return checked_place({**given, **place}, None)
+        found = checked_place(given, old)
+        if found.pop("parent_id", old.parent_id) != old.parent_id:
+            raise Forbidden("Update of `parent_id` is not allowed.")
+        if found.pop("is_domain", old.is_domain) != old.is_domain:
+            raise Invalid("Update of `is_domain` is not allowed.")
+        return found
+
+    async def check(self, ctx: Context, tx: Tx, new: Project, old: Project | None) -> None:
+        if old is None:
+            await _check_place(tx, new, of(ctx.runtime))
+            return
+        if new.enabled != old.enabled:
+            await _check_enabling(tx, new)
+        await follow_change(tx, "project", new, old)
+
+    async def show(self, ctx: Context, record: Project) -> dict[str, Any]:
+        return {"project": {**self.view(ctx, record), **await _relatives(ctx, record)}}
+
+    async def delete(self, ctx: Context, record: Project) -> None:
+        self.ask(ctx, "delete", record)
+        if record.is_domain:
+            refuse_enabled(record)
         async with ctx.runtime.store.tx() as tx:
-            await _check_place(tx, project, of(ctx.runtime))
-            project = await PROJECTS.insert(tx, project)
-            await changed(tx, "project", project.id, "created")
-        return {"project": view(ctx, project)}
-
-    @operation("GET", "/projects/{project_id}", "identity:get_project")
-    async def show(self, ctx: Context, project: Project) -> dict[str, Any]:
-        return {"project": {**view(ctx, project), **await _relatives(ctx, project)}}
-
-    @operation("PATCH", "/projects/{project_id}", "identity:update_project")
-    async def update(self, ctx: Context, project: Project, body: UpdateProject) -> dict[str, Any]:
-        kind = "domain" if project.is_domain else "project"
-        refuse_immutable(kind, project.id, project.options, ctx.document["project"])
-        changes = _changes(ctx, project, body)
-        async with ctx.runtime.store.tx() as tx:
-            new = await PROJECTS.change(tx, project, **changes)
-            if new.enabled != project.enabled:
-                await _check_enabling(tx, new)
-            await changed(tx, "project", new.id, "updated")
-            if project.enabled and not new.enabled:
-                await revoke(tx, "project", new.id)
-                await changed(tx, "project", new.id, "disabled")
-            await auth.revise(tx, "auth")
-        return {"project": view(ctx, new)}
-
-    @operation("DELETE", "/projects/{project_id}", "identity:delete_project")
-    async def delete(self, ctx: Context, project: Project) -> None:
-        refuse_immutable("project", project.id, project.options)
-        if project.is_domain and project.enabled:
-            raise Forbidden("Cannot delete a domain that is enabled, please disable it first.")
-        async with ctx.runtime.store.tx() as tx:
-            if not project.is_domain and await PROJECTS.one(tx, parent_id=project.id):
+            if not record.is_domain and await PROJECTS.one(tx, parent_id=record.id):
                 raise Forbidden(
-                    f"Cannot delete the project {project.id} since it is not a leaf in the "
+                    f"Cannot delete the project {record.id} since it is not a leaf in the "
                     "hierarchy: delete the projects below it first."
                 )
-            await removed(ctx, tx, "domain" if project.is_domain else "project", project.id)
-            await PROJECTS.delete(tx, project)
+            await self.remove(ctx, tx, record)
+
+    async def remove(self, ctx: Context, tx: Tx, record: Project) -> None:
+        """Raises Forbidden: what is immutable keeps its domain from going, too."""
+        refuse_immutable("project", record.id, record.options)
+        await removed(ctx, tx, "domain" if record.is_domain else "project", record.id)
+        await PROJECTS.delete(tx, record)
+
+
+view = Projects.view
 
 
 class UserProjects(Noun[User]):
@@ -241,16 +201,6 @@ async def _check_place(tx: Tx, project: Project, settings: Settings) -> None:
         max_depth = min(max_depth, TREE_DEPTHS[settings.enforcement_model])
     if len(above) > max_depth:
         raise Forbidden(f"Max hierarchy depth reached for {parent.id} branch: it is {max_depth}.")
-
-
-def _changes(ctx: Context, project: Project, body: UpdateProject) -> dict[str, Any]:
-    """What a PATCH changes. Raises Invalid, Forbidden."""
-    changes = place_changes(ctx, project, body)
-    if changes.pop("parent_id", project.parent_id or None) != (project.parent_id or None):
-        raise Forbidden("Update of `parent_id` is not allowed.")
-    if changes.pop("is_domain", project.is_domain) != project.is_domain:
-        raise Invalid("Update of `is_domain` is not allowed.")
-    return changes
 
 
 async def _check_enabling(tx: Tx, project: Project) -> None:

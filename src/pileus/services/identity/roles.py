@@ -6,34 +6,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
 from pileus.kernel.faults import Invalid
 from pileus.kernel.query import Filter
-from pileus.kernel.resources import Context, operation
+from pileus.kernel.resources import Context
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
+from .kept import ANY_SCOPE, Kept, changing
 from .users import check_domain
 from .wire import (
     ADMIN_OR_SYSTEM_READER,
-    AUTHENTICATED,
     NAME,
     Id,
     Name,
-    Noun,
     NounBody,
     NounTable,
-    changed,
-    changes_of,
     drop_all,
-    extras,
-    linked,
     listing,
-    refuse_immutable,
-    removed,
     resource_options,
-    tidied,
 )
 
 REVISION = "identity.roles"
@@ -159,37 +150,8 @@ class CreateRole(NounBody, kw_only=True):
     options: dict[str, Any] = {}
 
 
-class UpdateRole(NounBody, kw_only=True):
-    root: ClassVar[str] = "role"
-    name: Name | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    domain_id: Id | UnsetType | None = UNSET
-    options: dict[str, Any] | UnsetType = UNSET
-
-
-def view(ctx: Context, r: Role) -> dict[str, Any]:
-    shown = {
-        **r.extra,
-        "id": r.id,
-        "name": r.name,
-        "domain_id": r.domain_id or None,
-        "description": r.description,
-        "options": r.options,
-    }
-    return linked(ctx, "roles", shown)
-
-
-async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
-    for role in await ROLES.all(tx, domain_id=domain_id):
-        await _remove(ctx, tx, role)
-
-
-async def _remove(ctx: Context, tx: Tx, role: Role) -> None:
-    await removed(ctx, tx, "role", role.id)
-    await drop_all(tx, IMPLICATIONS, prior_id=role.id)
-    await drop_all(tx, IMPLICATIONS, implied_id=role.id)
-    await ROLES.delete(tx, role)
-    await revise(tx)
+def implication(prior: Role, implied: Role) -> Implication:
+    return Implication(id=f"{prior.id}:{implied.id}", prior_id=prior.id, implied_id=implied.id)
 
 
 async def revise(tx: Tx) -> None:
@@ -198,12 +160,20 @@ async def revise(tx: Tx) -> None:
     await auth.revise(tx, "auth")
 
 
-class Roles(Noun[Role]):
-    """Operations on a domain's role have rules of their own, so policy is asked once the role is known."""
+class Roles(Kept[Role]):
+    """Operations on a domain's role have rules of their own, so policy is asked once the role is known.
+
+    Whether a role is there is no secret, as upstream. A domain that goes takes its roles along, immutable ones too;
+    upstream leaves them behind, of a domain that is not there.
+    """
 
     table = ROLES
+    path = "roles"
     id_param = "role_id"
-    follows = {"domain": _with_domain}
+    creates, updates = CreateRole, changing(CreateRole)
+    asked_later = frozenset({"list", "create", "get", "update", "delete"})
+    goes_with = {"domain": "domain_id"}
+    revises = REVISION
     rules = {
         "identity:get_role": (
             "(rule:admin_required or (role:reader and system_scope:all)) or "
@@ -213,86 +183,51 @@ class Roles(Noun[Role]):
             "(rule:admin_required or (role:reader and system_scope:all)) or "
             "(role:manager and not domain_id:None)"
         ),
-        "identity:create_role": "rule:admin_required",
-        "identity:update_role": "rule:admin_required",
-        "identity:delete_role": "rule:admin_required",
         "identity:get_domain_role": ADMIN_OR_SYSTEM_READER,
         "identity:list_domain_roles": ADMIN_OR_SYSTEM_READER,
         "identity:create_domain_role": "rule:admin_required",
         "identity:update_domain_role": "rule:admin_required",
         "identity:delete_domain_role": "rule:admin_required",
     }
-    scopes = {
-        f"identity:{verb}_{noun}": ("system", "project")
-        for verb, noun in (
-            ("create", "role"),
-            ("update", "role"),
-            ("delete", "role"),
-            ("get", "domain_role"),
-            ("list", "domain_roles"),
-            ("create", "domain_role"),
-            ("update", "domain_role"),
-            ("delete", "domain_role"),
-        )
-    }
+    scopes = {"identity:get_role": ANY_SCOPE, "identity:list_roles": ANY_SCOPE}
     listing = listing({"name": NAME, "domain_id": Filter()})
 
     def target(self, ctx: Context, record: Role) -> Mapping[str, object]:
         return {"target.role.name": record.name, "target.role.domain_id": record.domain_id or None}
 
-    async def _role(self, ctx: Context, verb: str, id: str) -> Role:
-        """The role, if the caller may; whether it is there is no secret, as upstream."""
-        role = await ROLES.get(ctx.runtime.store, id)
-        kind = "domain_role" if role.domain_id else "role"
-        ctx.require(f"identity:{verb}_{kind}", self.target(ctx, role))
-        return role
-
-    @operation("GET", "/roles", AUTHENTICATED)
     async def index(self, ctx: Context) -> dict[str, Any]:
         domain_id = ctx.query.get("domain_id")
         ctx.require("identity:list_domain_roles" if domain_id else "identity:list_roles", {})
-        return await self.index_of(ctx, "roles", view, domain_id=domain_id)
+        return await self.index_of(ctx, "roles", self.view, domain_id=domain_id)
 
-    @operation("POST", "/roles", AUTHENTICATED, status=201)
-    async def create(self, ctx: Context, body: CreateRole) -> dict[str, Any]:
-        kind = "domain_role" if body.domain_id else "role"
-        ctx.require(f"identity:create_{kind}", {})
-        role = Role(
-            id=ctx.runtime.world.new_hex(),
-            name=body.name.strip(),
-            domain_id=body.domain_id or "",
-            description=body.description,
-            options=resource_options({}, body.options),
-            extra=extras(ctx, body),
-        )
-        async with ctx.runtime.store.tx() as tx:
-            if role.domain_id:
-                await check_domain(tx, role.domain_id)
-            role = await ROLES.insert(tx, role)
-            await auth.revise(tx, REVISION)
-            await changed(tx, "role", role.id, "created")
-        return {"role": view(ctx, role)}
+    def ask(self, ctx: Context, verb: str, record: Role) -> None:
+        kind = "domain_role" if record.domain_id else "role"
+        ctx.require(f"identity:{verb}_{kind}", self.target(ctx, record))
+        super().ask(ctx, verb, record)
 
-    @operation("GET", "/roles/{role_id}", AUTHENTICATED)
-    async def show(self, ctx: Context, role_id: str) -> dict[str, Any]:
-        return {"role": view(ctx, await self._role(ctx, "get", role_id))}
+    def fields(self, ctx: Context, given: dict[str, Any], old: Role | None) -> dict[str, Any]:
+        """Raises Invalid, Forbidden."""
+        if old is None:
+            kind = "domain_role" if given["domain_id"] else "role"
+            ctx.require(f"identity:create_{kind}", {})
+        found = super().fields(ctx, given, old)
+        if "name" in found:
+            found["name"] = found["name"].strip()
+        if "options" in found:
+            found["options"] = resource_options(old.options if old else {}, found["options"])
+        return found
 
-    @operation("PATCH", "/roles/{role_id}", AUTHENTICATED)
-    async def update(self, ctx: Context, role_id: str, body: UpdateRole) -> dict[str, Any]:
-        role = await self._role(ctx, "update", role_id)
-        refuse_immutable("role", role.id, role.options, ctx.document["role"])
-        changes = tidied(changes_of(ctx, role, body))
-        if "options" in changes:
-            changes["options"] = resource_options(role.options, changes["options"])
-        async with ctx.runtime.store.tx() as tx:
-            role = await ROLES.change(tx, role, **changes)
-            await revise(tx)
-            await changed(tx, "role", role.id, "updated")
-        return {"role": view(ctx, role)}
+    async def check(self, ctx: Context, tx: Tx, new: Role, old: Role | None) -> None:
+        if old is not None:
+            await auth.revise(tx, "auth")
+        elif new.domain_id:
+            await check_domain(tx, new.domain_id)
 
-    @operation("DELETE", "/roles/{role_id}", AUTHENTICATED)
-    async def delete(self, ctx: Context, role_id: str) -> None:
-        role = await self._role(ctx, "delete", role_id)
-        refuse_immutable("role", role.id, role.options)
-        async with ctx.runtime.store.tx() as tx:
-            await _remove(ctx, tx, role)
+    async def remove(self, ctx: Context, tx: Tx, record: Role) -> None:
+        await drop_all(tx, IMPLICATIONS, prior_id=record.id)
+        await drop_all(tx, IMPLICATIONS, implied_id=record.id)
+        await super().remove(ctx, tx, record)
+        await auth.revise(tx, "auth")
+
+
+view = Roles.view

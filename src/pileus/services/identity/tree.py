@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pileus.kernel.faults import Invalid
-from pileus.kernel.resources import Context
-from pileus.kernel.schema import Body
-from pileus.kernel.store import Column, Many, Page, Reader, Record, Unique
+from pileus.kernel import auth
+from pileus.kernel.faults import Forbidden, Invalid
+from pileus.kernel.store import Column, Many, Page, Reader, Record, Tx, Unique
 
-from .wire import OLDEST, NounTable, changes_of, resource_options, tidied
+from .kept import stored
+from .revocations import revoke
+from .wire import OLDEST, NounTable, changed, resource_options
 
 _MAX_TAGS = 80
 _TAG = re.compile(r"[^,/]{1,255}")
@@ -95,14 +96,29 @@ async def subtree(db: Reader, project: Project) -> list[Project]:
     return found
 
 
-def place_changes(ctx: Context, place: Project, body: Body) -> dict[str, Any]:
-    """What a PATCH changes of a domain or project. Raises Invalid."""
-    changes = tidied(changes_of(ctx, place, body), "description")
-    if "tags" in changes:
-        checked_tags(changes["tags"])
-    if "options" in changes:
-        changes["options"] = resource_options(place.options, changes["options"])
-    return changes
+def checked_place(given: dict[str, Any], old: Project | None) -> dict[str, Any]:
+    """The fields of a domain or project that a body gives. Raises Invalid."""
+    found = stored(Project, given)
+    if "name" in found:
+        found["name"] = found["name"].strip()
+    if "options" in found:
+        found["options"] = resource_options(old.options if old else {}, found["options"])
+    checked_tags(found.get("tags", []))
+    return found
+
+
+def refuse_enabled(domain: Project) -> None:
+    """Raises Forbidden."""
+    if domain.enabled:
+        raise Forbidden("Cannot delete a domain that is enabled, please disable it first.")
+
+
+async def follow_change(tx: Tx, kind: str, new: Project, old: Project) -> None:
+    """What a change of a domain or project means for tokens."""
+    if old.enabled and not new.enabled:
+        await revoke(tx, kind, new.id)
+        await changed(tx, kind, new.id, "disabled")
+    await auth.revise(tx, "auth")
 
 
 def checked_tags(tags: list[str]) -> list[str]:
