@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import falcon.asgi
@@ -19,7 +20,7 @@ from . import faults
 from .access_rules import permits
 from .auth import NOBODY, NOT_AUTHENTICATED, Caller
 from .faults import Bug, Dialect, Fault, Invalid, NotFound, TooLarge, Unauthenticated
-from .query import Query
+from .query import NO_QUERY, Query
 from .resources import Answer, Context, Operation, Resource, Service, Stream
 from .runtime import Runtime
 from .schema import parse
@@ -29,13 +30,11 @@ log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _PARAM = re.compile(r"{(\w+)}")
 _JSON = "application/json"
-_CHUNK = 1 << 20
-Scope = dict[str, Any]
 
 
 def application(runtime: Runtime) -> Any:
     """The ASGI application of every enabled service."""
-    app = falcon.asgi.App(request_type=_Request, response_type=Response)
+    app = falcon.asgi.App(request_type=_requests(runtime.services), response_type=Response)
     app.req_options.strip_url_path_trailing_slash = True
     app.req_options.auto_parse_form_urlencoded = False
     endpoints: dict[str, _Endpoint] = {}
@@ -48,20 +47,33 @@ def application(runtime: Runtime) -> Any:
     for route, endpoint in endpoints.items():
         app.add_route(route or "/", endpoint.finish())
     app.add_error_handler(falcon.HTTPError, _Unrouted(runtime).answer)
-    return _OptionalProject(app, runtime.services)
+    return app
 
 
-class _Request(Request):
-    """A request whose body ends only where the client ended it: Falcon takes a broken connection for the end."""
+def _requests(services: Iterable[Service]) -> type[Request]:
+    """What Falcon makes of a request here.
 
-    def __init__(self, scope: Scope, receive: Any, *args: Any, **kwargs: Any) -> None:
-        async def whole() -> Any:
-            event = await receive()
-            if event["type"] == "http.disconnect":
-                raise Invalid("The connection broke before the end of the request's body.")
-            return event
+    `/{project_id}` is taken out of its path where it may stand, so that every route is declared once. And its body
+    ends only where the client ended it: Falcon takes a broken connection for the end.
+    """
+    fronts = [re.escape(s.prefix + s.api) for s in services if s.optional_project]
+    match = re.compile(f"({'|'.join(fronts or ['(?!)'])})/[0-9a-f]{{32}}(?=/)").match
 
-        super().__init__(scope, whole, *args, **kwargs)
+    class Whole(Request):
+        def __init__(self, scope: dict[str, Any], receive: Any, *args: Any, **more: Any) -> None:
+            super().__init__(scope, partial(_unbroken, receive), *args, **more)
+            self.whole_path = self.path
+            if m := match(self.path):
+                self.path = m[1] + self.path[m.end() :]
+
+    return Whole
+
+
+async def _unbroken(receive: Any) -> Any:
+    event = await receive()
+    if event["type"] == "http.disconnect":
+        raise Invalid("The connection broke before the end of the request's body.")
+    return event
 
 
 def _numbered(path: str) -> str:
@@ -110,19 +122,21 @@ def _responder(
 
     async def respond(req: Request, resp: Response, **params: str) -> None:
         headers: dict[bytes, bytes] = req._asgi_headers  # get_header() decodes at every call
-        request_id = "req-" + runtime.world.new_id()
-        resp.set_header("x-openstack-request-id", request_id)
+        request_id = runtime.world.new_request_id()
+        sent: dict[str, str] = resp._headers  # set_header() checks what is known
+        sent["x-openstack-request-id"] = request_id
         if extra_id:
-            resp.set_header(extra_id, request_id)
-        resp.content_type = _JSON
+            sent[extra_id] = request_id
+        sent["content-type"] = _JSON
         try:
-            at = _negotiate(service, resp, headers, legacy)
+            at = _negotiate(service, headers, legacy)
+            sent.update(at.headers)
             caller = NOBODY
             if not public:
                 caller = await _caller(runtime, service, req, headers)
-            query = Query(req.scope["query_string"].decode("latin-1"))
-            root = _root(runtime, req, headers)
-            known = _Headers(headers)
+            asked: bytes = req.scope["query_string"]
+            query = Query(asked.decode("latin-1")) if asked else NO_QUERY
+            root, known = _root(runtime, req, headers), _Headers(headers)
             ctx = Context(
                 runtime, service, caller, at, query, request_id, root, known, req.method, req.path
             )
@@ -157,7 +171,7 @@ async def _caller(
     also = _text(headers.get(b"x-service-token"))
     caller = await runtime.callers.of(token, also)
     if caller.access_rules is not None and "service" not in caller.service_roles:
-        whole = req.scope.get("whole_path", req.path)
+        whole: str = req.whole_path  # type: ignore[attr-defined]
         path = whole.removeprefix(service.prefix)
         ruled = f"{req.method} {path.removeprefix(service.api)}" not in service.unruled
         types = (service.type, *service.aliases)
@@ -181,38 +195,32 @@ def _bug(service: Service, request_id: str) -> Bug:
     )
 
 
-def _negotiate(
-    service: Service, resp: Response, headers: dict[bytes, bytes], legacy: bytes
-) -> Negotiated:
+def _negotiate(service: Service, headers: dict[bytes, bytes], legacy: bytes) -> Negotiated:
     if service.versions is None:
         return UNVERSIONED
     common = _text(headers.get(b"openstack-api-version"))
-    at = service.versions.negotiate(common, _text(headers.get(legacy)) if legacy else "")
-    resp.set_headers(at.headers)
-    return at
+    return service.versions.negotiate(common, _text(headers.get(legacy)) if legacy else "")
 
 
 def _choose(
     found: list[tuple[Operation, Resource[Any], list[str]]], ctx: Context, raw: bytes
 ) -> tuple[Operation, Resource[Any], list[str]]:
     """The operation for this version and, where the body's key decides, this action."""
-    if len(found) == 1 and not found[0][0].action:
-        if not found[0][0].exists(ctx.version):
-            raise NotFound("The resource could not be found.")
+    op = found[0][0]
+    if len(found) == 1 and not op.action and op.exists(ctx.version):
         return found[0]
-    actions = [f for f in found if f[0].action]
-    if not actions:
-        for one in found:
-            if one[0].exists(ctx.version):
-                return one
-        raise NotFound("The resource could not be found.")
+    here = [f for f in found if f[0].exists(ctx.version)]
+    if not op.action:
+        if not here:
+            raise NotFound("The resource could not be found.")
+        return here[0]
     ctx.document = parse(raw)
     if not isinstance(ctx.document, dict) or not ctx.document:
         raise Invalid(
             "Malformed request body: it must be an object whose key is the action's name."
         )
-    for one in actions:
-        if one[0].action in ctx.document and one[0].exists(ctx.version):
+    for one in here:
+        if one[0].action in ctx.document:
             if len(ctx.document) > 1 and (one[0].body is None or one[0].body.root):
                 raise Invalid(
                     "Additional properties are not allowed: the body names more than one action."
@@ -224,18 +232,12 @@ def _choose(
 async def _read(req: Request, limit: int) -> bytes:
     length = req.content_length
     if length is not None and length > limit:
-        raise TooLarge(
-            f"Request is too large: the body may have {limit} bytes, not {length}.",
-            headers={"retry-after": "0"},
-        )
+        raise TooLarge(f"Request is too large: the body may have {limit} bytes, not {length}.")
     parts, size = [], 0
     async for chunk in req.stream:
         size += len(chunk)
         if size > limit:
-            raise TooLarge(
-                f"Request is too large: the body may have {limit} bytes.",
-                headers={"retry-after": "0"},
-            )
+            raise TooLarge(f"Request is too large: the body may have {limit} bytes.")
         parts.append(chunk)
     return b"".join(parts)
 
@@ -251,28 +253,22 @@ def _stream(req: Request, headers: Mapping[bytes, bytes]) -> Stream:
 
 
 def _render(resp: Response, op: Operation, answer: Any) -> None:
-    resp.status = op.status or (204 if answer is None else 200)
+    status, sent = op.status, resp._headers
     if isinstance(answer, Answer):
-        resp.status = (
-            answer.status
-            or op.status
-            or (204 if answer.body is None and answer.stream is None else 200)
-        )
+        status = answer.status or status
         for name, value in answer.headers.items():
             if name == "set-cookie":
                 resp.append_header(name, value)
             else:
-                resp.set_header(name, value)
+                sent[name.lower()] = value
         if answer.content_type:
-            resp.content_type = answer.content_type
-        if answer.stream is not None:
-            resp.stream = answer.stream
-            return
-        answer = answer.body
-    if answer is None:
-        resp.content_type = None if resp.status == 204 else resp.content_type
-        return
-    resp.data = answer if isinstance(answer, bytes) else _encode(answer)
+            sent["content-type"] = answer.content_type
+        resp.stream, answer = answer.stream, answer.body
+    if answer is not None:
+        resp.data = answer if isinstance(answer, bytes) else _encode(answer)
+    resp.status = status or (204 if answer is None and resp.stream is None else 200)
+    if resp.status == 204:
+        del sent["content-type"]
 
 
 def _refuse(
@@ -294,14 +290,20 @@ def _refuse(
 
 def _root(runtime: Runtime, req: Request, headers: Mapping[bytes, bytes]) -> str:
     """The cloud's URL as this client spells it: what it was asked by, unless a public URL is set."""
-    host = _text(headers.get(b"x-forwarded-host") or headers.get(b"host"))
-    if not host or not _HOST.fullmatch(host):
-        return runtime.public_url
-    scheme = _text(headers.get(b"x-forwarded-proto")) or req.scope.get("scheme", "http")
-    return f"{scheme if scheme in ('http', 'https') else 'http'}://{host}"
+    host = headers.get(b"x-forwarded-host") or headers.get(b"host")
+    found = _spelled(host, headers.get(b"x-forwarded-proto"), req.scope.get("scheme", "http"))
+    return found or runtime.public_url
 
 
-_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")
+@lru_cache(256)
+def _spelled(host: bytes | None, proto: bytes | None, scheme: str) -> str:
+    if host is None or not _HOST.fullmatch(host):
+        return ""
+    scheme = _text(proto) or scheme
+    return f"{scheme if scheme in ('http', 'https') else 'http'}://{_text(host)}"
+
+
+_HOST = re.compile(rb"[A-Za-z0-9._\-\[\]:]{1,255}")
 
 
 def _text(value: bytes | None) -> str:
@@ -333,7 +335,7 @@ class _Unrouted:
     async def answer(
         self, req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]
     ) -> None:
-        request_id = "req-" + self.runtime.world.new_id()
+        request_id = self.runtime.world.new_request_id()
         dialect = next(
             (s.dialect for s in self.runtime.services if req.path.startswith(s.prefix + "/")),
             faults.NOVA,
@@ -352,20 +354,3 @@ class _Unrouted:
         for name, value in dict(error.headers or {}).items():
             resp.set_header(name, value)
         _refuse(self.runtime, dialect, resp, fault, request_id)
-
-
-class _OptionalProject:
-    """Takes `/{project_id}` out of a path, so that every route is declared once."""
-
-    def __init__(self, app: Any, services: Iterable[Service]) -> None:
-        fronts = [re.escape(s.prefix + s.api) for s in services if s.optional_project]
-        self.app = app
-        self.match = (
-            re.compile(f"^({'|'.join(fronts)})/[0-9a-f]{{32}}(?=/)").match if fronts else None
-        )
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        if self.match and scope["type"] == "http" and (m := self.match(scope["path"])):
-            whole = scope["path"]
-            scope = {**scope, "path": m[1] + whole[m.end() :], "whole_path": whole}
-        await self.app(scope, receive, send)

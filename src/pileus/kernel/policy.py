@@ -447,9 +447,6 @@ class PolicyFile:
             self._look()
         return self._rules
 
-    def allows(self, name: str, creds: Credentials, target: Target) -> bool:
-        return self.rules.check(name)(creds, target)
-
     def _look(self) -> None:
         signature = self._signature()
         if signature == self._seen:

@@ -41,7 +41,7 @@ _OFFLINE = (
 
 class PostgresStore:
     shared = True
-    memo = None
+    memo = kept = None
 
     def __init__(self, url: str, world: World, size: int = _POOL) -> None:
         self.url, self.world, self.size = url, world, size
@@ -132,7 +132,7 @@ async def _fetch(c: Any, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
 
 
 class _PostgresTx:
-    memo = None
+    memo = kept = None
 
     def __init__(self, store: PostgresStore, wait: bool) -> None:
         self.store, self.wait, self.sql = store, wait, store.sql
@@ -192,6 +192,9 @@ class _PostgresTx:
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as e:
             raise Stale("Another request changed the same rows.", internal=repr(e)) from e
         return int(status.rpartition(" ")[2])
+
+    def touch(self, table: str, *ids: str) -> None:
+        """Nothing is kept: others commit too."""
 
     async def lock(self, name: str) -> None:
         await self._c.fetch(_LOCK.text, name)

@@ -33,13 +33,16 @@ class Query:
         return [v for k, v in self.pairs if k == name]
 
     def has(self, name: str) -> bool:
-        return any(k == name for k, _ in self.pairs)
+        return bool(self.pairs) and any(k == name for k, _ in self.pairs)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean in any usual spelling; a bare `?name` is true. Raises Invalid."""
         if not self.has(name):
             return default
         return boolean(self.get(name) or "true", name)
+
+
+NO_QUERY = Query("")
 
 
 def boolean(text: str, name: str) -> bool:

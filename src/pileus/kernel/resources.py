@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import msgspec
+
 from .auth import Caller
 from .contracts import Contract
 from .events import Watch
@@ -41,19 +43,17 @@ class Stream:
         self.chunks, self.length, self.content_type = chunks, length, content_type
 
 
-@dataclass
-class Answer:
+class Answer(msgspec.Struct):
     """An answer that is more than a body: status, headers, bytes or a stream of them."""
 
     body: Any = None
     status: int = 0  # 0: as declared
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     content_type: str = ""
     stream: AsyncIterator[bytes] | None = None
 
 
-@dataclass(slots=True)
-class Context:
+class Context(msgspec.Struct):
     """One request. `base` is the service's own URL, versioned part included; `root` the cloud's."""
 
     runtime: Runtime
@@ -67,7 +67,7 @@ class Context:
     method: str = "GET"
     path: str = ""
     document: Any = None  # the whole parsed body
-    rules: Rules = field(init=False)
+    rules: Rules = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.rules = self.runtime.rules(self.service.type)
@@ -232,32 +232,22 @@ class Resource(Generic[R]):
     ) -> Any:
         """Policy, decode, load, then the operation; again from the load if a compare-and-swap was lost."""
         for tries in range(_STALE_TRIES):
+            given: dict[str, Any] = {p: params[p] for p in op.path_params}
             try:
-                return await self._once(ctx, op, params, raw, stream)
+                if op.record_param:
+                    given[op.record_param] = await self._record(ctx, op, params)
+                elif op.rule:
+                    _authorize(ctx, op.rule, self.scope_target(ctx, params))
+                if op.body is not None:
+                    given[op.body_param] = _body(ctx, op, raw)
+                if op.stream_param:
+                    given[op.stream_param] = stream
+                return await op.call(ctx, **given)
             except Stale:
                 if tries + 1 == _STALE_TRIES or stream is not None:
                     raise
                 await ctx.runtime.store.sync()  # or the load may not see yet who was first
         raise AssertionError("unreachable")
-
-    async def _once(
-        self,
-        ctx: Context,
-        op: Operation,
-        params: Mapping[str, str],
-        raw: bytes,
-        stream: Stream | None,
-    ) -> Any:
-        given: dict[str, Any] = {p: params[p] for p in op.path_params}
-        if op.record_param:
-            given[op.record_param] = await self._record(ctx, op, params)
-        elif op.rule:
-            _authorize(ctx, op.rule, self.scope_target(ctx, params))
-        if op.body is not None:
-            given[op.body_param] = _body(ctx, op, raw)
-        if op.stream_param:
-            given[op.stream_param] = stream
-        return await op.call(ctx, **given)
 
     async def _record(self, ctx: Context, op: Operation, params: Mapping[str, str]) -> R:
         try:

@@ -53,6 +53,8 @@ class SqliteStore:
         self._is_long = False  # the log
         self._wakes: list[Callable[[], None]] = []
         self.memo: dict[Hashable, Any] | None = {}
+        self.kept: dict[tuple[str, str], str] = {}
+        self.touched: set[tuple[str, str]] = set()
 
     def on_commit(self, wake: Callable[[], None]) -> None:
         self._wakes.append(wake)
@@ -185,11 +187,13 @@ class SqliteStore:
             _write_back(self._write)
 
     def _committed(self, done: asyncio.Future[None], error: BaseException | None) -> None:
-        self._committing = None
+        self._committing, self.memo = None, {}
+        for key in self.touched:
+            self.kept.pop(key, None)
+        self.touched.clear()
         if error is not None:
             self._lost(done, error)
             return
-        self.memo = {}
         done.set_result(None)
         for wake in self._wakes:
             wake()
@@ -222,7 +226,7 @@ class SqliteStore:
 class _SqliteTx:
     """One savepoint of the open group."""
 
-    memo = None
+    memo = kept = None
 
     def __init__(self, store: SqliteStore, wait: bool) -> None:
         self.store, self.wait, self.sql = store, wait, store.sql
@@ -285,6 +289,9 @@ class _SqliteTx:
             raise Duplicate(_index_of(str(e))) from None
         except sqlite3.OperationalError as e:
             raise _disk_fault(e) from e
+
+    def touch(self, table: str, *ids: str) -> None:
+        self.store.touched.update((table, id) for id in ids)
 
     async def lock(self, name: str) -> None:
         """Nothing to do: there is one writer."""

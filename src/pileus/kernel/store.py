@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Row = Sequence[Any]
 METADATA = sa.MetaData()
 _STATEMENTS = 2_000  # kept compiled; callers choose filters and sorts
+_KEPT = 4_000  # documents that a store remembers
+_LONGEST = 8_192  # characters of one
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -63,6 +65,10 @@ class Reader(Protocol):
     def memo(self) -> dict[Hashable, Any] | None:
         """What was read since the last commit, for what every request asks; None where others may commit too."""
 
+    @property
+    def kept(self) -> dict[tuple[str, str], str] | None:
+        """Documents read by table and id; a commit drops those it wrote. None in a transaction, and as `memo`."""
+
     def sql(self, key: Hashable, build: Callable[[], Executable]) -> Sql: ...
     async def rows(self, sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]: ...
 
@@ -74,6 +80,9 @@ class Tx(Reader, Protocol):
 
     async def run(self, sql: Sql, values: Mapping[str, Any]) -> int:
         """Executes a write; the number of rows it touched. Raises Duplicate, after which the transaction must end."""
+
+    def touch(self, table: str, *ids: str) -> None:
+        """Says which rows it writes."""
 
     async def lock(self, name: str) -> None:
         """Serialises transactions that read before they write. SQLite has one writer anyway."""
@@ -264,15 +273,22 @@ class Table(Generic[R]):
 
     async def find(self, db: Reader, id: str, *, deleted: bool | None = False) -> R | None:
         """The row with that id; `deleted=None` takes a tombstone too."""
-        t = self.t
-        sql = db.sql(
-            (self.name, "get"), lambda: sa.select(t.c.document).where(t.c.id == sa.bindparam("id"))
-        )
-        rows = await db.rows(sql, {"id": id})
-        record = self.decode(rows[0][0]) if rows else None
-        if record is not None and deleted is not None and bool(record.deleted_at) != deleted:
-            return None
-        return record
+        kept, key = db.kept, (self.name, id)
+        text = kept.get(key) if kept is not None else None
+        if text is None:
+            rows = await db.rows(db.sql((self.name, "get"), self._by_id), {"id": id})
+            if not rows:
+                return None
+            text = cast(str, rows[0][0])
+            if kept is not None and len(text) <= _LONGEST:
+                kept[key] = text
+                if len(kept) > _KEPT:
+                    del kept[next(iter(kept))]  # the one first read
+        record = self.decode(text)
+        return record if deleted is None or bool(record.deleted_at) == deleted else None
+
+    def _by_id(self) -> Executable:
+        return sa.select(self.t.c.document).where(self.t.c.id == sa.bindparam("id"))
 
     async def one(self, db: Reader, **filters: Any) -> R | None:
         """The first live row that matches."""
@@ -437,20 +453,14 @@ class Table(Generic[R]):
             return
         for name, (many, _) in self.many.items():
             await self._write_many(tx, name, old.id, many.of(old), ())
-        t = self.t
-
-        def build() -> Executable:
-            return sa.delete(t).where(
-                t.c.id == sa.bindparam("the_id"), t.c.generation == sa.bindparam("was")
-            )
-
-        if (
-            await tx.run(
-                tx.sql((self.name, "delete"), build), {"the_id": old.id, "was": old.generation}
-            )
-            != 1
-        ):
+        tx.touch(self.name, old.id)
+        sql = tx.sql((self.name, "delete"), lambda: sa.delete(self.t).where(*self._same()))
+        if await tx.run(sql, {"the_id": old.id, "was": old.generation}) != 1:
             raise Stale(f"{self.noun} {old.id} changed under this request.")
+
+    def _same(self) -> tuple[Any, ...]:
+        c = self.t.c
+        return c.id == sa.bindparam("the_id"), c.generation == sa.bindparam("was")
 
     async def sweep(self, tx: Tx, before: str, limit: int = 500) -> int:
         """Drops some of the tombstones older than `before`; how many."""
@@ -466,6 +476,7 @@ class Table(Generic[R]):
         values = {"before": before, "limit": limit}
         ids = [r[0] for r in await tx.rows(tx.sql((self.name, "oldest"), oldest), values)]
         if ids:
+            tx.touch(self.name, *ids)
             for t in (*(side for _, side in self.many.values()), self.t):
                 gone = partial(_those, t)
                 await tx.run(tx.sql((t.name, "sweep"), gone), {"ids": _bound(ids, True)})
@@ -473,14 +484,11 @@ class Table(Generic[R]):
 
     async def _swap(self, tx: Tx, old: R, new: R) -> None:
         t, values = self.t, {**self.values(new), "the_id": old.id, "was": old.generation}
+        tx.touch(self.name, old.id)
 
         def build() -> Executable:
-            same = (t.c.id == sa.bindparam("the_id")) & (t.c.generation == sa.bindparam("was"))
-            return (
-                sa.update(t)
-                .where(same)
-                .values({c.name: sa.bindparam(c.name) for c in t.c if c.name != "id"})
-            )
+            every: dict[str, Any] = {c.name: sa.bindparam(c.name) for c in t.c if c.name != "id"}
+            return sa.update(t).where(*self._same()).values(every)
 
         if await self._guarded(tx, tx.sql((self.name, "change"), build), values, new) != 1:
             raise Stale(f"{self.noun} {old.id} changed under this request.")

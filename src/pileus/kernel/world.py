@@ -10,6 +10,7 @@ import datetime as dt
 import random
 import time
 from dataclasses import dataclass, field
+from itertools import count
 
 
 class Clock:
@@ -49,6 +50,13 @@ _UUID_4 = 0x4 << 76 | 0x2 << 62
 class World:
     clock: Clock = field(default_factory=Clock)
     random: random.Random = field(default_factory=random.SystemRandom)
+
+    def __post_init__(self) -> None:
+        self._front, self._requests = f"req-{self.new_id()[:24]}", count()
+
+    def new_request_id(self) -> str:
+        """`req-` and a UUID: drawn once, then counted on in its last twelve digits."""
+        return f"{self._front}{next(self._requests):012x}"
 
     def new_id(self) -> str:
         """A UUID with dashes."""

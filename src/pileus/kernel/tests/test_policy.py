@@ -259,22 +259,22 @@ def write(path: Path, text: str, mtime: int) -> None:
 def test_policy_file_is_read_again_after_a_second_when_it_changes(tmp_path: Path) -> None:
     clock, path = StillClock(), tmp_path / "policy.yaml"
     policy = PolicyFile(World(clock=clock), {"show": "role:member"}, path)
-    assert policy.allows("show", ALICE, {})
+    assert policy.rules.allows("show", ALICE, {})
     write(path, '"show": "role:admin"', 1000)
-    assert policy.allows("show", ALICE, {}), "looked again before a second had passed"
+    assert policy.rules.allows("show", ALICE, {}), "looked again before a second had passed"
     clock.at += 1
-    assert not policy.allows("show", ALICE, {})
+    assert not policy.rules.allows("show", ALICE, {})
     write(path, '"show": "role:member"', 2000)
     clock.at += 0.5
-    assert not policy.allows("show", ALICE, {}), "looked twice in a second"
+    assert not policy.rules.allows("show", ALICE, {}), "looked twice in a second"
     clock.at += 0.5
-    assert policy.allows("show", ALICE, {})
+    assert policy.rules.allows("show", ALICE, {})
     write(path, '"show": "!"', 3000)
     clock.at += 1
-    assert not policy.allows("show", ALICE, {})
+    assert not policy.rules.allows("show", ALICE, {})
     path.unlink()
     clock.at += 1
-    assert policy.allows("show", ALICE, {})
+    assert policy.rules.allows("show", ALICE, {})
 
 
 @pytest.mark.parametrize(
@@ -296,12 +296,12 @@ def test_an_invalid_policy_file_keeps_the_rules_of_before(
     policy = PolicyFile(World(clock=clock), {"show": "role:member"}, path)
     write(path, text, 2000)
     clock.at += 1
-    assert not policy.allows("show", ALICE, {})
+    assert not policy.rules.allows("show", ALICE, {})
     assert [r.levelno for r in caplog.records] == [logging.ERROR]
     assert "stays in force" in caplog.text
     write(path, "show: '@'", 3000)
     clock.at += 1
-    assert policy.allows("show", ALICE, {})
+    assert policy.rules.allows("show", ALICE, {})
 
 
 @pytest.mark.parametrize("text", ["", "# nothing here\n", "{}"])
@@ -309,7 +309,7 @@ def test_an_empty_policy_file_overrides_nothing(tmp_path: Path, text: str) -> No
     path = tmp_path / "policy.yaml"
     path.write_text(text)
     policy = PolicyFile(World(), {"show": "role:member", "hide": "!"}, path)
-    assert policy.allows("show", ALICE, {}) and not policy.allows("hide", ALICE, {})
+    assert policy.rules.allows("show", ALICE, {}) and not policy.rules.allows("hide", ALICE, {})
 
 
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path: Path) -> None:
