@@ -4,7 +4,7 @@ from pileus.kernel.events import Watch
 from pileus.kernel.faults import NOVA
 from pileus.kernel.hosts import AgentSpec
 from pileus.kernel.resources import Service
-from pileus.kernel.runtime import Provided
+from pileus.kernel.runtime import Provided, Standing
 from pileus.services.network.contract import GUEST_METADATA
 
 from .agent import ComputeAgent
@@ -30,6 +30,7 @@ from .server_password import ServerPassword
 from .servers.actions import ServerActions
 from .servers.addresses import ServerAddresses, refresh
 from .servers.diagnostics import ServerDiagnostics
+from .servers.due import PERIOD_S, end_what_is_due
 from .servers.images import ServerImages
 from .servers.interfaces import ServerInterfaces
 from .servers.metadata import ServerMetadata
@@ -37,6 +38,7 @@ from .servers.operations import Servers
 from .servers.pausing import ServerPausing
 from .servers.rebuilding import ServerRebuilding
 from .servers.resizing import ServerResizing
+from .servers.shelving import ServerShelving
 from .servers.tags import ServerTags
 from .services import ComputeServices
 from .settings import Settings
@@ -62,6 +64,7 @@ SERVICE = Service(
         ServerImages,
         ServerRebuilding,
         ServerResizing,
+        ServerShelving,
         Migrations,
         ServerGroups,
         ServerMetadata,
@@ -106,6 +109,7 @@ SERVICE = Service(
     ),
     # A guest that resumes opens its taps, and those are the network agent's to make.
     agents=(AgentSpec(COMPUTE_HOST, ComputeAgent, after=("network_host",)),),
+    reconcilers=(Standing("compute.due", PERIOD_S, end_what_is_due),),
     watches=(Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),),
     bootstrap=bootstrap,
     settings=Settings,

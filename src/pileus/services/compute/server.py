@@ -13,6 +13,7 @@ from pileus.services.compute.driver import CONTAINER_FORMAT
 from pileus.services.network.contract import NicInfo, NicRequest
 
 TOMBSTONE_S = 7 * 24 * 3600  # usage reports and `changes-since` look back this far
+KEPT = "soft-delete"  # the state of what was deleted and may be restored
 MESSAGE_LIMIT = 255  # characters of a fault that users see
 
 
@@ -37,6 +38,8 @@ class ImageCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha512: str
     size: int
     container_format: str = "bare"
+    min_ram: int = 0  # MiB
+    min_disk: int = 0  # GiB
     properties: dict[str, str] = {}
 
     @property
@@ -114,7 +117,14 @@ class Server(Record, kw_only=True, frozen=True):
     password: str = ""  # as the guest posted it, encrypted with the key pair
     fault: FaultCopy | None = None
     move: Move | None = None
+    shelved_image: str = ""  # of the root disk, while it is shelved
+    kept_since: str = ""  # when it was shelved, or deleted to be restored
     snapshot: Snapshot | None = None  # only as a saga wants it
+
+    @property
+    def counts(self) -> int:
+        """Once, in quotas; not at all where it was deleted and is only kept."""
+        return int(self.vm_state != KEPT)
 
     def addresses(self, version: int) -> str:
         """Every address of that version between spaces: a regular expression finds one."""
@@ -168,9 +178,9 @@ SERVERS = Table(
     history=(("project_id", "changed_at"), ("changed_at",)),
     many=(Many("tags", lambda s: s.tags),),
     quotas=(
-        Quota("compute", "instances", default=10),
-        Quota("compute", "cores", default=20, of=lambda s: s.flavor.vcpus),
-        Quota("compute", "ram", default=51_200, of=lambda s: s.flavor.ram),
+        Quota("compute", "instances", default=10, of=lambda s: s.counts),
+        Quota("compute", "cores", default=20, of=lambda s: s.counts * s.flavor.vcpus),
+        Quota("compute", "ram", default=51_200, of=lambda s: s.counts * s.flavor.ram),
     ),
     tombstone_s=TOMBSTONE_S,
     noun="Instance",

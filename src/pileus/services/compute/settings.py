@@ -1,4 +1,4 @@
-"""What an operator may turn: six knobs, each with its reason."""
+"""What an operator may turn: the knobs, each with its reason."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     default_zone: str = "nova"  # clients and templates name it literally
     resume_guests: bool = False  # start again after a reboot of the host what ran before it
     stop_timeout_s: float = 60.0  # how long a guest may take to power off by itself
+    shelved_offload_s: int = 0  # how long a shelved guest stays on its host; -1 is for ever
+    reclaim_s: int = 0  # how long a deleted server can be restored
     cpu_ratio: float = 4.0  # vCPUs promised for each real one
     ram_ratio: float = 1.0  # overcommitted memory ends in killed guests
     disk_ratio: float = 1.0

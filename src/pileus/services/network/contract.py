@@ -109,6 +109,9 @@ class Network(Protocol):
         `port_id`: that one alone, if it is the guest's.
         """
 
+    async def unbind(self, guest_id: str) -> None:
+        """The ports stay the guest's, on no host: `attach` binds them where it will be next."""
+
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         """The interfaces of each guest, in the order they were asked for; no key for a guest without any."""
 

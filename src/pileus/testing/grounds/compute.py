@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
+from pileus.services.compute.settings import settings_of
 from pileus.testing.cloud import Cloud
 from pileus.testing.grounds import Ground, Scenario
 
@@ -90,6 +95,47 @@ async def _after(ground: Ground, *actions: Any) -> str:
     return id
 
 
+@contextmanager
+def set_to(ground: Ground, **changes: int) -> Iterator[None]:
+    """The cloud's settings are otherwise for a while."""
+    runtime = ground.cloud.runtime
+    before = settings_of(runtime)
+    runtime.settings["compute"] = msgspec.structs.replace(before, **changes)
+    try:
+        yield
+    finally:
+        runtime.settings["compute"] = before
+
+
+async def shelved(ground: Ground) -> str:
+    """It is on its host still."""
+    with set_to(ground, shelved_offload_s=-1):
+        return await _after(ground, {"shelve": None})
+
+
+async def offloaded(ground: Ground) -> str:
+    return await _after(ground, {"shelve": None})
+
+
+async def soft_delete(ground: Ground, id: str) -> str:
+    with set_to(ground, reclaim_s=1000):
+        return await delete(ground, id)
+
+
+async def soft_deleted(ground: Ground) -> str:
+    id = await soft_delete(ground, await booted(ground))
+    await ground.cloud.settle()
+    return id
+
+
+async def offload(ground: Ground, id: str) -> str:
+    action = {"shelveOffload": None}
+    reply = await ground.cloud.admin.post(f"{SERVERS}/{id}/action", action)
+    if reply.status != 202:
+        raise AssertionError(reply)
+    return id
+
+
 async def nothing(ground: Ground) -> str:
     return ""
 
@@ -161,6 +207,13 @@ SCENARIOS = {
     "compute_servers.revertResize": Scenario(
         resized, _action({"revertResize": None}), clean, destroys=True
     ),
+    "compute_servers.shelve": Scenario(booted, _action({"shelve": None}), no_images),
+    "compute_servers.shelveOffload": Scenario(shelved, offload, no_images),
+    "compute_servers.unshelve": Scenario(
+        offloaded, _action({"unshelve": None}), no_images, destroys=True
+    ),
+    "compute_servers.soft delete": Scenario(booted, soft_delete, clean),
+    "compute_servers.restore": Scenario(soft_deleted, _action({"restore": None}), clean),
     "compute_servers.createImage": Scenario(
         booted, _action({"createImage": {"name": "ground"}}), no_images
     ),

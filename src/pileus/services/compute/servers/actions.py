@@ -31,17 +31,14 @@ from pileus.services.compute.servers.operations import (
     RULE,
     OfServer,
     act,
-    begin,
-    unlocked,
 )
-from pileus.services.compute.servers.sagas import DELETE, HARD_REBOOT, REBOOT, START, STOP
+from pileus.services.compute.servers.sagas import HARD_REBOOT, REBOOT, START, STOP
 from pileus.services.network.contract import NETWORK
 
 _CONSOLE = "os_compute_api:os-console-output"
 _RESET = "os_compute_api:os-admin-actions:reset_state"
 _LOCK = "os_compute_api:os-lock-server:"
 _GROUPS = "os_compute_api:os-security-groups:"
-_FORCE = "os_compute_api:os-deferred-delete:force"
 
 
 class ServerActions(OfServer):
@@ -51,7 +48,6 @@ class ServerActions(OfServer):
         RULE + "reboot": MEMBER,
         _CONSOLE: MEMBER,
         _RESET: ADMIN,
-        _FORCE: MEMBER,
         _LOCK + "lock": MEMBER,
         _LOCK + "unlock": MEMBER,
         _LOCK + "unlock:unlock_override": ADMIN,
@@ -96,21 +92,19 @@ class ServerActions(OfServer):
     async def reset_state(self, ctx: Context, server: Server, body: ResetState) -> None:
         """At once; a task that is under way goes on, and what it ends in holds then.
 
-        A resize that was not confirmed still waits for it when the server is active again.
+        A resize that was not confirmed still waits for it when the server is active again, and one that left
+        its host must be unshelved.
         """
         if body.state not in (states.ACTIVE, states.ERROR):
             raise checks.wrong("state", body.state, "It is not one of ['active', 'error']")
         state = body.state
         if state == states.ACTIVE and server.move is not None:
             state = states.RESIZED
+        if state == states.ACTIVE and server.shelved_image and not server.host:
+            state = states.OFFLOADED
         async with ctx.runtime.store.tx() as tx:
             await SERVERS.change(tx, server, vm_state=state, fault=None)
             await instance_actions.record(tx, ctx, server, "resetState")
-
-    @operation("POST", PATH, _FORCE, action="forceDelete", status=202)
-    async def force_delete(self, ctx: Context, server: Server) -> None:
-        unlocked(ctx, server)
-        await begin(ctx, DELETE, server, "delete")
 
     # Locks
 

@@ -238,18 +238,22 @@ def check_image(image: ImageInfo, flavor: FlavorCopy) -> None:
     """Raises Invalid for one that is not ready or does not fit."""
     if image.status != "active":
         raise Invalid(f"Image {image.id} is not active.")
-    if image.min_ram > flavor.ram:
-        raise Invalid("Flavor's memory is too small for requested image.")
-    if flavor.disk == 0:
-        return
     room = flavor.disk * _GIB
     largest = max(image.size, image.virtual_size)
-    if largest > room:
+    if room and largest > room:
         raise Invalid(
             f"Flavor's disk is too small for requested image. Flavor disk is {room} bytes, "
             f"image is {largest} bytes."
         )
-    if image.min_disk > flavor.disk:
+    check_minimum(image, flavor)
+
+
+def check_minimum(image: ImageInfo | ImageCopy, flavor: FlavorCopy) -> None:
+    """Raises Invalid for an image that asks for a larger flavor."""
+    if image.min_ram > flavor.ram:
+        raise Invalid("Flavor's memory is too small for requested image.")
+    room = flavor.disk * _GIB
+    if room and image.min_disk > flavor.disk:
         raise Invalid(
             "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor "
             f"disk is {room} bytes, minimum size is {image.min_disk * _GIB} bytes."
@@ -263,6 +267,8 @@ def copy_of(image: ImageInfo) -> ImageCopy:
         sha512=image.sha512,
         size=image.size,
         container_format=image.container_format or "bare",
+        min_ram=image.min_ram,
+        min_disk=image.min_disk,
         properties=image.properties,
     )
 

@@ -86,6 +86,14 @@ async def discard(run: Run[Server]) -> None:
 
 
 async def upload(run: Run[Server]) -> Changes:
+    await send(run)
+    if not _wanted(run).backup_type:
+        await noting.success(run)
+    return {}
+
+
+async def send(run: Run[Server]) -> None:
+    """The host sends its copy."""
     server, wanted = run.record, _wanted(run)
     host = await run.agent(COMPUTE_HOST, on=server.host)
     kind = await host.snapshot(server.id, wanted.image_id)  # what an earlier attempt took stays
@@ -93,9 +101,6 @@ async def upload(run: Run[Server]) -> Changes:
     if path:
         await host.send_snapshot(server.id, wanted.image_id, path)
     await host.drop_snapshot(server.id, wanted.image_id)
-    if not wanted.backup_type:
-        await noting.success(run)
-    return {}
 
 
 async def rotate(run: Run[Server]) -> Changes:
@@ -140,7 +145,9 @@ class ServerImages(OfServer):
     async def create_image(self, ctx: Context, server: Server, body: CreateImage) -> Any:
         """A lock does not matter: the server stays as it is."""
         wanted = Snapshot(image_id=ctx.runtime.world.new_id())
-        await _make(ctx, CREATE_IMAGE, server, wanted, body.name, _metadata(ctx, body.metadata))
+        await make_image(
+            ctx, CREATE_IMAGE, server, wanted, body.name, _metadata(ctx, body.metadata)
+        )
         if ctx.version >= (2, 45):
             return {"image_id": wanted.image_id}
         return Answer(headers={"location": f"{ctx.root}/image/images/{wanted.image_id}"})
@@ -152,7 +159,9 @@ class ServerImages(OfServer):
             backup_type=body.backup_type,
             keep=_rotation(body.rotation),
         )
-        await _make(ctx, CREATE_BACKUP, server, wanted, body.name, _metadata(ctx, body.metadata))
+        await make_image(
+            ctx, CREATE_BACKUP, server, wanted, body.name, _metadata(ctx, body.metadata)
+        )
         if ctx.version >= (2, 45):
             return {"image_id": wanted.image_id}
         if wanted.keep == 0:
@@ -177,7 +186,7 @@ def _rotation(given: int | str) -> int:
     return number
 
 
-async def _make(
+async def make_image(
     ctx: Context,
     saga: Saga[Server],
     server: Server,

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from pileus.kernel.faults import Forbidden, Invalid
-from pileus.kernel.query import TAG_FILTERS, Filter, Listing, Query, boolean
+from pileus.kernel.query import TAG_FILTERS, Filter, Listing, Query, boolean, extended
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Match, Page
 from pileus.services.compute import checks
 from pileus.services.compute.servers import states
+from pileus.services.compute.settings import settings_of
 
 ALL_FILTERS = "os_compute_api:servers:allow_all_filters"
 
@@ -153,7 +154,7 @@ def parse(ctx: Context, tenants_rule: str) -> Page | None:
     if ctx.query.get("limit") == "0":
         return None
     asked = listing.parse(_sortable(ctx.query), **_tenant(ctx, tenants_rule))
-    page = _by_status(ctx, _by_deletion(ctx, asked, everything))
+    page = _by_status(ctx, _without_kept(ctx, _by_deletion(ctx, asked, everything)))
     if page is None:
         return None
     page = checks.changed_between(ctx, page) if _has_changes_before(ctx) else page
@@ -207,6 +208,14 @@ def _by_deletion(ctx: Context, page: Page, everything: bool) -> Page:
     elif ctx.query.has("changes-since") or ctx.query.has("changes-before"):
         deleted = None
     return replace(page, deleted=deleted)
+
+
+def _without_kept(ctx: Context, page: Page) -> Page:
+    """What was deleted and is only kept shows where it is asked for by its state."""
+    named = "vm_state" in page.filters or ctx.query.has("status")
+    if settings_of(ctx.runtime).reclaim_s == 0 or named or page.deleted:
+        return page
+    return extended(page, vm_state=Match("ne", states.SOFT_DELETED))
 
 
 def _by_status(ctx: Context, page: Page) -> Page | None:

@@ -26,6 +26,11 @@ _EVENTS = {
     "resize": "compute_prep_resize",
     "confirmResize": "compute_confirm_resize",
     "revertResize": "compute_revert_resize",
+    "shelve": "compute_shelve_instance",
+    "shelveOffload": "compute_shelve_offload_instance",
+    "unshelve": "compute_unshelve_instance",
+    "soft delete": "compute_soft_delete_instance",
+    "restore": "compute_restore_instance",
     "createImage": "compute_snapshot_instance",
     "createBackup": "compute_backup_instance",
 }

@@ -18,9 +18,11 @@ from pileus.services.compute import checks, instance_actions, nodes
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import creation, listing, states, views
 from pileus.services.compute.servers.bodies import CreateServer, UpdateServer
-from pileus.services.compute.servers.sagas import DELETE, SAGAS
+from pileus.services.compute.servers.sagas import DELETE, RESTORE, SAGAS, SOFT_DELETE
+from pileus.services.compute.settings import settings_of
 
 RULE = "os_compute_api:servers:"
+_DEFERRED = "os_compute_api:os-deferred-delete:"
 PATH = "/servers/{server_id}/action"
 READER, MEMBER, ADMIN = (
     "rule:project_reader_or_admin",
@@ -63,7 +65,7 @@ async def begin(
     sagas = ctx.runtime.sagas
     async with ctx.runtime.store.tx() as tx:
         fresh = await SERVERS.get(tx, server.id)
-        if saga is DELETE and fresh.task_state == states.DELETING:
+        if (way := saga.lifecycle[saga.verb]).interrupts and fresh.task_state == way.via:
             return  # it is on its way
         if becoming and fresh.generation != server.generation:
             raise Stale(f"Instance {server.id} has changed since it was looked at.")
@@ -89,12 +91,18 @@ async def act(
     unlocked(ctx, server)
     states.LIFECYCLE.check(saga.verb, server)
     launched(server, verb)
-    if server.move is not None and saga.verb not in _ENDS_A_MOVE:
+    if saga.verb not in _ENDS_A_MOVE:
+        unmoved(server, verb)
+    await begin(ctx, saga, server, verb, now, **becoming)
+
+
+def unmoved(server: Server, verb: str) -> None:
+    """Raises Conflict while a resize waits, whatever state an administrator gave the server."""
+    if server.move is not None:
         raise Conflict(
             f"Cannot '{verb}' instance {server.id} while it is in vm_state {server.vm_state} and its "
             "resize waits to be confirmed or reverted; its state must be reset to active for that."
         )
-    await begin(ctx, saga, server, verb, now, **becoming)
 
 
 def launched(server: Server, verb: str) -> None:
@@ -129,6 +137,8 @@ class Servers(OfServer):
         RULE + "create:zero_disk_flavor": ADMIN,
         RULE + "update": MEMBER,
         RULE + "delete": MEMBER,
+        _DEFERRED + "force": MEMBER,
+        _DEFERRED + "restore": MEMBER,
         views.EXTENDED: ADMIN,
     }
     sagas = SAGAS
@@ -203,8 +213,23 @@ class Servers(OfServer):
 
     @operation("DELETE", "/servers/{server_id}", RULE + "delete", status=204)
     async def delete(self, ctx: Context, server: Server) -> None:
+        """One that ran is kept for a while, where that is set."""
+        unlocked(ctx, server)
+        keeps = settings_of(ctx.runtime).reclaim_s > 0 and server.launched_at and not server.move
+        if keeps and server.vm_state == states.SOFT_DELETED:
+            return
+        keeps = keeps and server.vm_state in states.KEEPABLE
+        await begin(ctx, SOFT_DELETE if keeps else DELETE, server, "delete")
+
+    @operation("POST", PATH, _DEFERRED + "force", action="forceDelete", status=202)
+    async def force_delete(self, ctx: Context, server: Server) -> None:
         unlocked(ctx, server)
         await begin(ctx, DELETE, server, "delete")
+
+    @operation("POST", PATH, _DEFERRED + "restore", action="restore", status=202)
+    async def restore(self, ctx: Context, server: Server) -> None:
+        """Raises OverQuota: what is only kept doesn't count."""
+        await act(ctx, RESTORE, server, "restore", None, vm_state=states.ACTIVE)
 
 
 async def _fragments(ctx: Context, rows: Sequence[Row]) -> list[bytes]:

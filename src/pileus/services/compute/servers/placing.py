@@ -49,7 +49,7 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
             among.append(p.node.host)
             zones[p.node.host] = p.zone
     host = await _claim_best(run, server, group, among, passed_over)
-    await _sit(run, server, host)
+    await sit(run, server, host)
     return host, zones.get(host, "")
 
 
@@ -82,7 +82,7 @@ async def _claim_best(
     return await _claim(run, server, among, passed_over)
 
 
-async def _sit(run: Run[Server], server: Server, host: str) -> None:
+async def sit(run: Run[Server], server: Server, host: str) -> None:
     """Raises Stale, to be placed anew, where another member was faster."""
     if not server.group:
         return
@@ -108,9 +108,14 @@ async def _claim(run: Run[Server], server: Server, among: list[str], passed_over
 
 
 async def unplace(run: Run[Server]) -> None:
+    await vacate(run)
+    await noting.failure(run)
+
+
+async def vacate(run: Run[Server]) -> None:
+    """Gives back the room, and the seat in the group."""
     server = run.record
     await run.peer(PLACEMENT).release(server.id)
     if server.group:
         async with run.runtime.store.tx(wait=False) as tx:
             await server_groups.sit(tx, server.group, server.id, "")
-    await noting.failure(run)

@@ -216,6 +216,8 @@ async def _changes(ctx: Context, server: Server, body: ResizeServer) -> dict[str
         raise Invalid("When resizing, instances must change flavor!")
     if flavor.disk == 0 and server.flavor.disk:
         raise Invalid("Resize to zero disk flavor is not allowed.")
+    if server.image is not None:
+        creation.check_minimum(server.image, flavor)
     id = ctx.runtime.world.new_id()
     was_off = server.vm_state == states.STOPPED
     changes: dict[str, Any] = {

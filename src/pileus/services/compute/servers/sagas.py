@@ -29,7 +29,7 @@ _PLAIN = Dress(addresses=[], routes=[], nameservers=[])
 # Creating
 
 
-def _guest(server: Server, zone: str) -> GuestRef:
+def guest_ref(server: Server, zone: str) -> GuestRef:
     return GuestRef(
         id=server.id,
         name=server.hostname,
@@ -44,7 +44,7 @@ async def attach(run: Run[Server]) -> Changes:
     server = run.record
     changes: dict[str, object] = {"task_state": states.SPAWNING}
     if server.networks:
-        guest = _guest(server, settings_of(run.runtime).default_zone)
+        guest = guest_ref(server, settings_of(run.runtime).default_zone)
         changes["nics"] = await run.peer(NETWORK).attach(
             run.caller, guest, server.networks, server.security_groups
         )
@@ -107,12 +107,17 @@ def _card(nic: NicInfo, dress: Dress) -> Nic:
     )
 
 
-async def spec_of(run: Run[Server], wanted: Server | None = None) -> GuestSpec:
-    """The guest that the record describes, or that which is wanted of one whose disk is there."""
-    server, image = wanted or run.record, None
+async def spec_of(
+    run: Run[Server], wanted: Server | None = None, disk: ImageCopy | None = None
+) -> GuestSpec:
+    """The guest that the record describes, or that which is wanted of one whose disk is there.
+
+    `disk`: the image that its root disk is made of, where that is not the server's own.
+    """
+    server, image, disk = wanted or run.record, None, disk or run.record.image
     flavor = server.flavor
-    if server.image is not None:
-        image = await image_source(run, server.image, here=wanted is not None)
+    if disk is not None:
+        image = await image_source(run, disk, here=wanted is not None)
     return GuestSpec(
         id=server.id,
         name=server.name,
@@ -154,6 +159,8 @@ async def release(run: Run[Server]) -> None:
     """Gives back the room; the actions become history."""
     server = run.record
     await run.peer(PLACEMENT).release(server.id)
+    if server.shelved_image:
+        await run.peer(IMAGES).discard(server.shelved_image)
     await noting.success(run)
     for move in await migrations.of(run.runtime.store, server.id):  # what a parked undo left, too
         await run.peer(PLACEMENT).release(move.id)
@@ -184,6 +191,13 @@ async def power_off(run: Run[Server]) -> Changes:
     timeout = settings_of(run.runtime).stop_timeout_s
     guest = await (await _host(run)).stop_guest(run.record.id, timeout)
     return {"power_state": guest.power_state}
+
+
+async def rest(run: Run[Server]) -> Changes:
+    """Off until it is restored or deleted; on a host that is down it can't be."""
+    if not await nodes.is_up(run.runtime, run.record.host):
+        return {}
+    return await power_off(run)
 
 
 async def soft_reboot(run: Run[Server]) -> Changes:
@@ -287,4 +301,22 @@ HARD_REBOOT = Saga(
     failed=failed,
     done=healed,
 )
-SAGAS = (CREATE, DELETE, START, STOP, REBOOT, HARD_REBOOT)
+SOFT_DELETE = Saga(
+    "compute.instance.soft_delete",
+    SERVERS,
+    states.LIFECYCLE,
+    "soft delete",
+    noted(rest),
+    failed=failed,
+    done=lambda server, now: {"kept_since": now},
+)
+RESTORE = Saga(
+    "compute.instance.restore",
+    SERVERS,
+    states.LIFECYCLE,
+    "restore",
+    noted(power_on),
+    failed=failed,
+    done=lambda server, now: {"kept_since": "", "fault": None},
+)
+SAGAS = (CREATE, DELETE, START, STOP, REBOOT, HARD_REBOOT, SOFT_DELETE, RESTORE)

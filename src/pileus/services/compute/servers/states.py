@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pileus.kernel.states import SAME, Lifecycle, Verb
+from pileus.services.compute.server import KEPT
 
 BUILDING, ACTIVE, STOPPED, ERROR, DELETED = "building", "active", "stopped", "error", "deleted"
 PAUSED, SUSPENDED, RESCUED = "paused", "suspended", "rescued"
-RESIZED = "resized"
+RESIZED, SOFT_DELETED = "resized", KEPT
+SHELVED, OFFLOADED = "shelved", "shelved_offloaded"
 REBUILDING = "rebuilding"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
 DELETING = "deleting"
-EVERY = frozenset({BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, RESCUED, RESIZED, ERROR})
+EVERY = frozenset(
+    {BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, RESCUED, RESIZED, SHELVED, OFFLOADED}
+    | {SOFT_DELETED, ERROR}
+)
 _WHOLE = frozenset({ACTIVE, STOPPED, PAUSED, SUSPENDED})  # there is a root disk at rest or in use
+KEEPABLE = _WHOLE | {ERROR}  # a delete may keep it for a while
 
 LIFECYCLE = Lifecycle(
     {
@@ -32,6 +38,11 @@ LIFECYCLE = Lifecycle(
         "resize": Verb({ACTIVE, STOPPED}, "resize_prep", RESIZED, SAME),
         "confirmResize": Verb({RESIZED}, "resize_confirming", SAME, SAME),
         "revertResize": Verb({RESIZED}, "resize_reverting", SAME, SAME),
+        "shelve": Verb(_WHOLE, "shelving", SAME, SAME),
+        "shelveOffload": Verb({SHELVED}, "shelving_offloading", OFFLOADED, SAME),
+        "unshelve": Verb({SHELVED, OFFLOADED}, "unshelving", ACTIVE, SAME),
+        "soft delete": Verb(KEEPABLE, "soft-deleting", SOFT_DELETED, SAME, interrupts=True),
+        "restore": Verb({SOFT_DELETED}, "restoring", ACTIVE, SAME),
         "createImage": Verb(_WHOLE, "image_snapshot_pending", SAME, SAME),
         "createBackup": Verb(_WHOLE, "image_backup", SAME, SAME),
         "attach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "attaching_interface", SAME, SAME),
@@ -42,7 +53,7 @@ LIFECYCLE = Lifecycle(
     },
     stable="vm_state",
     busy="task_state",
-    observed={PAUSED, SUSPENDED},
+    observed={PAUSED, SUSPENDED, SHELVED},
     reset={ACTIVE, ERROR},
     noun="instance",
 )
@@ -60,6 +71,9 @@ _STATUS = {
     STOPPED: {"": "SHUTOFF", "rebooting_hard": "HARD_REBOOT", REBUILDING: "REBUILD", **_RESIZING},
     RESIZED: {"": "VERIFY_RESIZE", "resize_reverting": "REVERT_RESIZE"},
     RESCUED: {"": "RESCUE"},
+    SHELVED: {"": "SHELVED"},
+    OFFLOADED: {"": "SHELVED_OFFLOADED"},
+    SOFT_DELETED: {"": "SOFT_DELETED"},
     PAUSED: {"": "PAUSED", "rebooting_hard": "HARD_REBOOT"},
     SUSPENDED: {"": "SUSPENDED", "rebooting_hard": "HARD_REBOOT"},
     ERROR: {"": "ERROR", REBUILDING: "REBUILD"},
@@ -69,9 +83,6 @@ _STATUS = {
 _FOREIGN = [
     "PASSWORD",
     "MIGRATING",
-    "SOFT_DELETED",
-    "SHELVED",
-    "SHELVED_OFFLOADED",
     "UNKNOWN",
 ]
 

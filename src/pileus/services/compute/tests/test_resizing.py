@@ -267,3 +267,20 @@ def test_what_a_broken_clean_up_left_aside_goes_with_the_server(stage: Stage) ->
         assert not await s.held(aside)
 
     stage.play(story)
+
+
+def test_a_server_is_not_resized_to_a_flavor_that_is_too_small_for_its_image(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        flavors = {}
+        for name, ram, disk in (("narrow", 64, 4), ("flat", 512, 2), ("fit", 512, 3)):
+            flavor = {"name": f"{name} for an image", "ram": ram, "vcpus": 1, "disk": disk}
+            made = await s.admin.post("/compute/v2.1/flavors", {"flavor": flavor})
+            flavors[name] = made.json["flavor"]["id"]
+        image = await make_image(s.admin, min_ram=128, min_disk=3)
+        id = await s.boot(imageRef=image, flavorRef=flavors["fit"])
+        for name, said in (("narrow", "memory is too small"), ("flat", "disk is smaller")):
+            refused = await s.act(id, {"resize": {"flavorRef": flavors[name]}})
+            assert refused.status == 400, refused
+            assert said in refused.json["badRequest"]["message"]
+
+    stage.play(story)

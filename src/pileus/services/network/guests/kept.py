@@ -191,6 +191,14 @@ class KeptNetwork:
                 await tell(tx, "update", freed)
         await wake_for_ports(self.runtime, *ports)
 
+    async def unbind(self, guest_id: str) -> None:
+        store = self.runtime.store
+        async with store.tx(wait=False) as tx:
+            ports = [p for p in await PORTS.all(tx, guest=guest_id) if p.host]
+            for port in ports:
+                await tell(tx, "update", await PORTS.revise(tx, port, host="", status=DOWN))
+        await wake_for_ports(self.runtime, *ports)
+
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         return await _nics(self.runtime.store, guest_ids)
 
