@@ -5,18 +5,19 @@ A domain may have a directory of its own, and a limit to its lists. What is secr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
 from pileus.kernel.faults import Forbidden, NotFound
-from pileus.kernel.resources import Answer, Context, operation
+from pileus.kernel.resources import Answer, Context, Operation, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record, Table
 
 from . import settings
 from .domains import get_domain
+from .kept import answered_by
 from .keys import CREDENTIAL, KEYRING
 from .ldap_options import LdapOptions
 from .tree import Project
@@ -30,6 +31,7 @@ DEFAULTS: Options = {
     "ldap": {k: v for k, v in msgspec.to_builtins(LdapOptions()).items() if k != "password"},
 }
 _SECRETS = {"ldap": ("password",)}
+_CONFIG = "/domains/{domain_id}/config"
 _COMPLIANCE = "security_compliance"
 _READABLE = ("password_regex", "password_regex_description")
 
@@ -61,119 +63,102 @@ async def secrets_of(runtime: Runtime, known: DomainConfiguration | None) -> Opt
 
 
 class DomainConfigurations(Noun[Project]):
+    """What can be asked of all options, of a group of them, and of one, is one operation each."""
+
     id_param = "domain_id"
     follows = {"domain": dropping(DOMAIN_CONFIGURATIONS, "id")}
     rules = {
         "identity:create_domain_config": "rule:admin_required",
         "identity:get_domain_config": ADMIN_OR_SYSTEM_READER,
-        "identity:get_security_compliance_domain_config": "",
         "identity:update_domain_config": "rule:admin_required",
         "identity:delete_domain_config": "rule:admin_required",
         "identity:get_domain_config_default": ADMIN_OR_SYSTEM_READER,
     }
-    scopes = {
-        "identity:create_domain_config": ("system", "project"),
-        "identity:get_domain_config": ("system", "project"),
-        "identity:update_domain_config": ("system", "project"),
-        "identity:delete_domain_config": ("system", "project"),
-        "identity:get_domain_config_default": ("system", "project"),
-    }
+    scopes = dict.fromkeys(rules, ("system", "project"))
+    rules["identity:get_security_compliance_domain_config"] = ""
+
+    def operations(self) -> Iterator[Operation]:
+        yield from super().operations()
+        for path in (_CONFIG, _CONFIG + "/{group}", _CONFIG + "/{group}/{option}"):
+            for method, verb, call in (
+                ("GET", "get", self.show),
+                ("PATCH", "update", self.update),
+                ("DELETE", "delete", self.delete),
+            ):
+                rule, loads = f"identity:{verb}_domain_config", (self.id_param, "domain")
+                body = Configuration if method == "PATCH" else None
+                yield answered_by(call, method, path, rule, loads=loads, body=body)
+        for path in ("", "/{group}", "/{group}/{option}"):
+            whole, rule = f"/domains/config{path}/default", "identity:get_domain_config_default"
+            yield answered_by(self.default, "GET", whole, rule)
 
     async def load(self, ctx: Context, id: str) -> Project:
         return await get_domain(ctx.runtime.store, id)
 
-    @operation("PUT", "/domains/{domain_id}/config", "identity:create_domain_config")
+    @operation("PUT", _CONFIG, "identity:create_domain_config")
     async def create(self, ctx: Context, domain: Project, body: Configuration) -> Answer:
         """Takes the place of whatever was there."""
         given = _checked(ctx.document["config"])
         known = await DOMAIN_CONFIGURATIONS.find(ctx.runtime.store, domain.id)
-        written = await _write(ctx, domain, known, *_parted(given))
+        written = await _write(ctx, domain, known, given)
         return Answer({"config": written.options}, status=200 if known else 201)
 
-    @operation("GET", "/domains/{domain_id}/config", "identity:get_domain_config")
-    async def show(self, ctx: Context, domain: Project) -> dict[str, Any]:
-        return await _shown(ctx, domain)
+    async def show(
+        self, ctx: Context, domain: Project, group: str = "", option: str = ""
+    ) -> dict[str, Any]:
+        _check_name(group, option)
+        known = await DOMAIN_CONFIGURATIONS.find(ctx.runtime.store, domain.id)
+        return {"config": _picked(domain, known.options if known else {}, group, option)}
 
-    @operation("PATCH", "/domains/{domain_id}/config", "identity:update_domain_config")
-    async def update(self, ctx: Context, domain: Project, body: Configuration) -> dict[str, Any]:
-        return await _updated(ctx, domain, _checked(ctx.document["config"]))
+    async def update(
+        self,
+        ctx: Context,
+        domain: Project,
+        body: Configuration,
+        group: str = "",
+        option: str = "",
+    ) -> dict[str, Any]:
+        given = ctx.document["config"]
+        given = _checked({group: given} if option else given)
+        known, found = await _all(ctx, domain)
+        if group:
+            _check_only(given, group, option)
+            _picked(domain, found, group, option)
+        written = await _write(ctx, domain, known, _merged(found, given))
+        return {"config": written.options}
 
-    @operation("DELETE", "/domains/{domain_id}/config", "identity:delete_domain_config")
-    async def delete(self, ctx: Context, domain: Project) -> None:
+    async def delete(
+        self, ctx: Context, domain: Project, group: str = "", option: str = ""
+    ) -> None:
+        _check_name(group, option)
+        if group:
+            known, found = await _all(ctx, domain)
+            _picked(domain, found, group, option)
+            left = {k: v for k, v in found[group].items() if option and k != option}
+            await _write(ctx, domain, known, {**found, group: left})
+            return
         async with ctx.runtime.store.tx() as tx:
             await drop_all(tx, DOMAIN_CONFIGURATIONS, id=domain.id)
         ctx.runtime.reconcilers.hint(RECONCILER, domain.id)
 
-    @operation("GET", "/domains/{domain_id}/config/{group}", "identity:get_domain_config")
-    async def show_group(self, ctx: Context, domain: Project, group: str) -> dict[str, Any]:
-        return await _shown(ctx, domain, group)
-
-    @operation("PATCH", "/domains/{domain_id}/config/{group}", "identity:update_domain_config")
-    async def update_group(
-        self, ctx: Context, domain: Project, group: str, body: Configuration
-    ) -> dict[str, Any]:
-        given = _only(_checked(ctx.document["config"]), group)
-        await _there(ctx, domain, group)
-        return await _updated(ctx, domain, given)
-
-    @operation("DELETE", "/domains/{domain_id}/config/{group}", "identity:delete_domain_config")
-    async def delete_group(self, ctx: Context, domain: Project, group: str) -> None:
-        await _removed(ctx, domain, group)
-
-    @operation("GET", "/domains/{domain_id}/config/{group}/{option}", "identity:get_domain_config")
-    async def show_option(
-        self, ctx: Context, domain: Project, group: str, option: str
-    ) -> dict[str, Any]:
-        return await _shown(ctx, domain, group, option)
-
-    @operation(
-        "PATCH", "/domains/{domain_id}/config/{group}/{option}", "identity:update_domain_config"
-    )
-    async def update_option(
-        self, ctx: Context, domain: Project, group: str, option: str, body: Configuration
-    ) -> dict[str, Any]:
-        given = _only(_checked({group: ctx.document["config"]}), group, option)
-        await _there(ctx, domain, group, option)
-        return await _updated(ctx, domain, given)
-
-    @operation(
-        "DELETE", "/domains/{domain_id}/config/{group}/{option}", "identity:delete_domain_config"
-    )
-    async def delete_option(self, ctx: Context, domain: Project, group: str, option: str) -> None:
-        await _removed(ctx, domain, group, option)
-
-    @operation("GET", "/domains/config/default", "identity:get_domain_config_default")
-    async def defaults(self, ctx: Context) -> dict[str, Any]:
-        return {"config": DEFAULTS}
-
-    @operation("GET", "/domains/config/{group}/default", "identity:get_domain_config_default")
-    async def group_defaults(self, ctx: Context, group: str) -> dict[str, Any]:
-        _check_name(group)
-        return {"config": {group: DEFAULTS[group]}}
-
-    @operation(
-        "GET", "/domains/config/{group}/{option}/default", "identity:get_domain_config_default"
-    )
-    async def option_default(self, ctx: Context, group: str, option: str) -> dict[str, Any]:
+    async def default(self, ctx: Context, group: str = "", option: str = "") -> dict[str, Any]:
         _check_name(group, option)
         if option in _SECRETS.get(group, ()):
             raise _refused(
                 f"Reading the default for option {option} in group {group} is not supported"
             )
-        return {"config": {option: DEFAULTS[group][option]}}
+        if option:
+            return {"config": {option: DEFAULTS[group][option]}}
+        return {"config": {group: DEFAULTS[group]} if group else DEFAULTS}
 
-    @operation(
-        "GET",
-        f"/domains/{{domain_id}}/config/{_COMPLIANCE}",
-        "identity:get_security_compliance_domain_config",
-    )
+    @operation("GET", f"{_CONFIG}/{_COMPLIANCE}", "identity:get_security_compliance_domain_config")
     async def compliance(self, ctx: Context, domain: Project) -> dict[str, Any]:
         """What everybody may know: what a password must be like."""
         return {"config": {_COMPLIANCE: _compliance(ctx, domain)}}
 
     @operation(
         "GET",
-        f"/domains/{{domain_id}}/config/{_COMPLIANCE}/{{option}}",
+        f"{_CONFIG}/{_COMPLIANCE}/{{option}}",
         "identity:get_security_compliance_domain_config",
     )
     async def compliance_option(self, ctx: Context, domain: Project, option: str) -> dict[str, Any]:
@@ -200,22 +185,30 @@ def _refused(reason: str) -> Forbidden:
     return Forbidden(f"Invalid domain specific configuration: {reason}.")
 
 
-def _missing(domain: Project, group: str = "", option: str = "") -> NotFound:
-    what = f"option {option} in group {group}" if option else f"group {group}"
-    return NotFound(
-        f"Could not find {what if group else 'any options'} in domain configuration for domain "
-        f"{domain.id}."
-    )
-
-
 def _check_name(group: str, option: str = "") -> None:
     """Raises Forbidden for a group or option that no domain can have."""
-    if group not in DEFAULTS:
+    if group and group not in DEFAULTS:
         raise _refused(f"Group {group} is not supported for domain specific configurations")
     if option and option not in DEFAULTS[group] and option not in _SECRETS.get(group, ()):
         raise _refused(
             f"Option {option} in group {group} is not supported for domain specific configurations"
         )
+
+
+def _picked(domain: Project, found: Options, group: str, option: str) -> dict[str, Any]:
+    """All options, those of a group, or one. Raises NotFound if there is none."""
+    picked: dict[str, Any] = found
+    if group:
+        picked = {group: found[group]} if group in found else {}
+    if option:
+        picked = {option: found[group][option]} if option in found.get(group, {}) else {}
+    if not picked:
+        what = f"option {option} in group {group}" if option else f"group {group}"
+        raise NotFound(
+            f"Could not find {what if group else 'any options'} in domain configuration for domain "
+            f"{domain.id}."
+        )
+    return picked
 
 
 def _checked(given: Any) -> Options:
@@ -233,21 +226,18 @@ def _checked(given: Any) -> Options:
     return dict(given)
 
 
-def _only(given: Options, group: str, option: str = "") -> Options:
-    """The body of a change to one group or option may speak of nothing else."""
+def _check_only(given: Options, group: str, option: str) -> None:
+    """The body of a change to one group or option may speak of nothing else. Raises Forbidden."""
     _check_name(group, option)
     named = f"option {option} in group {group}" if option else f"group {group}"
     told = list(given[group] if option and group in given else given)
-    wanted = option or group
     if len(told) != 1:
-        kind = "option" if option else "group"
         raise _refused(
-            f"Trying to update {named}, so that, and only that, {kind} must be specified in the "
-            "config"
+            f"Trying to update {named}, so that, and only that, {'option' if option else 'group'} "
+            "must be specified in the config"
         )
-    if told[0] != wanted:
+    if told[0] != (option or group):
         raise _refused(f"request to update {named}, but config provided contains {told[0]} instead")
-    return given
 
 
 def _parted(given: Mapping[str, Mapping[str, Any]]) -> tuple[Options, Options]:
@@ -261,22 +251,6 @@ def _parted(given: Mapping[str, Mapping[str, Any]]) -> tuple[Options, Options]:
     return shown, secret
 
 
-async def _shown(
-    ctx: Context, domain: Project, group: str = "", option: str = ""
-) -> dict[str, Any]:
-    if group:
-        _check_name(group, option)
-    known = await DOMAIN_CONFIGURATIONS.find(ctx.runtime.store, domain.id)
-    found: dict[str, Any] = known.options if known else {}
-    if group:
-        found = {group: found[group]} if group in found else {}
-    if option:
-        found = {option: found[group][option]} if option in found.get(group, {}) else {}
-    if not found:
-        raise _missing(domain, group, option)
-    return {"config": found}
-
-
 async def _all(ctx: Context, domain: Project) -> tuple[DomainConfiguration | None, Options]:
     """The row, and all it says."""
     known = await DOMAIN_CONFIGURATIONS.find(ctx.runtime.store, domain.id)
@@ -284,40 +258,14 @@ async def _all(ctx: Context, domain: Project) -> tuple[DomainConfiguration | Non
     return known, _merged(shown, await secrets_of(ctx.runtime, known))
 
 
-async def _there(ctx: Context, domain: Project, group: str, option: str = "") -> None:
-    """Raises NotFound."""
-    _, found = await _all(ctx, domain)
-    if group not in found or (option and option not in found[group]):
-        raise _missing(domain, group, option)
-
-
-async def _updated(ctx: Context, domain: Project, given: Options) -> dict[str, Any]:
-    known, found = await _all(ctx, domain)
-    written = await _write(ctx, domain, known, *_parted(_merged(found, given)))
-    return {"config": written.options}
-
-
-async def _removed(ctx: Context, domain: Project, group: str, option: str = "") -> None:
-    _check_name(group, option)
-    known, found = await _all(ctx, domain)
-    if group not in found or (option and option not in found[group]):
-        raise _missing(domain, group, option)
-    left = {k: v for k, v in found[group].items() if option and k != option}
-    rest = {**found, group: left}
-    await _write(ctx, domain, known, *_parted(rest))
-
-
 def _merged(one: Options, other: Options) -> Options:
     return {g: {**one.get(g, {}), **other.get(g, {})} for g in {**one, **other}}
 
 
 async def _write(
-    ctx: Context,
-    domain: Project,
-    known: DomainConfiguration | None,
-    shown: Options,
-    secret: Options,
+    ctx: Context, domain: Project, known: DomainConfiguration | None, options: Options
 ) -> DomainConfiguration:
+    shown, secret = _parted(options)
     content = msgspec.json.encode(secret)
     sealed = await ctx.peer(KEYRING).seal(CREDENTIAL, content) if secret else ""
     async with ctx.runtime.store.tx() as tx:

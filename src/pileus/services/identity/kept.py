@@ -6,6 +6,7 @@ A subclass says what a record is (`table`), what makes one (`creates`), and by o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
@@ -34,6 +35,8 @@ from .wire import (
 
 R = TypeVar("R", bound=Record)
 ANY_SCOPE = ("system", "domain", "project")
+Call = Callable[..., Awaitable[Any]]
+_NAME = re.compile(r"{(\w+)}")
 _KEPT_ALIKE = frozenset(Record.__struct_fields__) | {"extra"}
 
 
@@ -88,26 +91,12 @@ class Kept(Noun[R]):
         yield self._operation("DELETE", one, "delete", self.delete)
 
     def _operation(
-        self,
-        method: str,
-        path: str,
-        verb: str,
-        call: Callable[..., Awaitable[Any]],
-        body: type[Body] | None = None,
+        self, method: str, path: str, verb: str, call: Call, body: type[Body] | None = None
     ) -> Operation:
-        makes, named = verb == "create", self.id_param in path
-        return Operation(
-            method,
-            path,
-            AUTHENTICATED if verb in self.asked_later else self.rule(verb),
-            call.__name__,
-            status=201 if makes else 0,
-            call=call,
-            record_param="record" if named and not makes else "",
-            body_param="body" if body is not None else "",
-            body=body,
-            path_params=(self.id_param,) if named and makes else (),
-        )
+        rule = AUTHENTICATED if verb in self.asked_later else self.rule(verb)
+        loads = (self.id_param, "record") if verb in ("get", "update", "delete") else ("", "")
+        status = 201 if verb == "create" else 0
+        return answered_by(call, method, path, rule, loads=loads, body=body, status=status)
 
     def ask(self, ctx: Context, verb: str, record: R) -> None:
         """Whether it may be shown (`get`), or changed as the body says, or deleted. Raises Forbidden."""
@@ -195,6 +184,35 @@ class Kept(Noun[R]):
                 await resource.remove(ctx, tx, record)
 
         return follow
+
+
+def answered_by(
+    call: Call,
+    method: str,
+    path: str,
+    rule: str,
+    *,
+    loads: tuple[str, str] = ("", ""),
+    body: type[Body] | None = None,
+    status: int = 0,
+) -> Operation:
+    """An operation, where several are answered by one method: it is given what stands in the path by name.
+
+    `loads`: a name in the path, and by which name the record is given that the resource loads by it.
+    """
+    id_param, record = loads
+    return Operation(
+        method,
+        path,
+        rule,
+        call.__name__,
+        status,
+        call=call,
+        record_param=record,
+        body_param="body" if body is not None else "",
+        body=body,
+        path_params=tuple(n for n in _NAME.findall(path) if n != id_param),
+    )
 
 
 def check_id(noun: str, id: str, longest: int = 64) -> None:

@@ -5,7 +5,6 @@ https://docs.openstack.org/api-ref/identity/v3-ext/#os-endpoint-policy-api
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from pileus.kernel.store import Reader, Record, Table
 
 from .catalog import ENDPOINTS, REGIONS, SERVICES, Endpoint
 from .endpoints import Endpoints
+from .kept import answered_by
 from .policies import POLICIES, Policies, Policy
 from .wire import ADMIN_OR_SYSTEM_READER, Noun, NounTable, drop_all, dropping, listed
 
@@ -85,16 +85,8 @@ class PolicyAssociations(Noun[Policy]):
         )
         for what, path in _FOR.items():
             for method, verb, call in ways:
-                yield Operation(
-                    method,
-                    _BASE + path,
-                    _rule(verb, what),
-                    f"{verb}_{what}",
-                    0,
-                    call=call,
-                    record_param="policy",
-                    path_params=tuple(re.findall(r"{(\w+)}", path)),
-                )
+                rule, loads = _rule(verb, what), (self.id_param, "policy")
+                yield answered_by(call, method, _BASE + path, rule, loads=loads)
 
     @operation("GET", _BASE + "/endpoints", "identity:list_endpoints_for_policy")
     async def endpoints(self, ctx: Context, policy: Policy) -> dict[str, Any]:
