@@ -169,7 +169,9 @@ def main() -> None:
 @main.command()
 @click.option("--state", type=click.Path(path_type=Path), required=True)
 @click.option("--listen", default="127.0.0.1:5000", show_default=True)
-@click.option("--driver", type=click.Choice(["qemu", "container", "fake"]), default="qemu")
+@click.option(
+    "--driver", type=click.Choice(["qemu", "container", "qemu,container", "fake"]), default="qemu"
+)
 @click.argument("options", nargs=-1)
 def up(state: Path, listen: str, driver: str, options: tuple[str, ...]) -> None:
     """Start it unless it runs, and wait until it answers."""

@@ -37,7 +37,7 @@ def _options(*names: str) -> Callable[[F], F]:
         ),
         "driver": click.option(
             "--driver",
-            type=click.Choice(["qemu", "container", "fake"]),
+            type=click.Choice(["qemu", "container", "qemu,container", "fake"]),
             default="qemu",
             show_default=True,
             help="What the hosts are made of. `fake` needs no privileges.",

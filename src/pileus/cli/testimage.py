@@ -1,4 +1,4 @@
-"""`make setup` builds the test image once; later runs find it in the user's cache."""
+"""`make setup` builds the test images once; later runs find them in the user's cache."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 
 import click
 
-from pileus.host import caches
+from pileus.host import caches, testroot
 from pileus.host.process import ProcessFailed
 from pileus.host.testimage import build
 
 
 def main() -> int:
-    path = caches.testimage()
     try:
-        asyncio.run(build(path, lambda text: click.echo(f"    {text}")))
+        asyncio.run(testroot.build(caches.testroot()))
+        asyncio.run(build(caches.testimage(), lambda text: click.echo(f"    {text}")))
     except ProcessFailed as e:
         click.echo(
             f"the test image could not be built: {e}\n"

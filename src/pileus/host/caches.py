@@ -17,3 +17,8 @@ def folder() -> Path:
 def testimage() -> Path:
     """Where `make setup` builds the bootable test image; it may not be there yet."""
     return folder() / "testimage.qcow2"
+
+
+def testroot() -> Path:
+    """Where `make setup` builds the root file system for containers; it may not be there yet."""
+    return folder() / "testroot.tar.gz"

@@ -1,4 +1,4 @@
-"""The file that becomes the first image: the test image if it was built, a blank disk for the fake driver else."""
+"""The files that become the first images: what was built for tests, a blank disk for the fake driver else."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from pathlib import Path
 
 from pileus.host import caches
 
-_NAME = "test-image.qcow2"
+_NAME, _ROOT_NAME = "test-image.qcow2", "test-root.tar.gz"
 _CLUSTER = 1 << 16
 _VIRTUAL_BYTES = 16 << 20
 
 
 def place(state: Path, driver: str) -> None:
-    """Puts it where the image service looks, unless something is there. A link: the test image is not copied."""
-    path = state / _NAME
-    built = caches.testimage()
+    """Puts files where the image service looks, unless something is there. Links: they are not copied."""
+    _link(state / _NAME, caches.testimage())
+    if not (state / _NAME).exists() and driver == "fake":
+        (state / _NAME).write_bytes(blank_qcow2())
+    if "container" in driver:
+        _link(state / _ROOT_NAME, caches.testroot())
+
+
+def _link(path: Path, built: Path) -> None:
     if path.exists():
         return
     path.unlink(missing_ok=True)  # a link to a cache that was cleared
     if built.exists():
         path.symlink_to(built)
-    elif driver == "fake":
-        path.write_bytes(blank_qcow2())
 
 
 def blank_qcow2() -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -33,20 +33,36 @@ CONSOLE_LIMIT = 200_000  # bytes of a console that one call carries; a message i
 
 
 def _driver(host: HostRuntime) -> ComputeDriver:
-    """The back end that the host was told to use. Raises ValueError for a name nobody knows."""
+    """The back end that the host was told to use, or two. Raises ValueError for a name nobody knows."""
+    if host.driver == "qemu,container":
+        from pileus.services.compute.drivers.several import SeveralComputeDrivers
+
+        both = SeveralComputeDrivers(_one_driver(host, "qemu"), _one_driver(host, "container"))
+        return cast(ComputeDriver, both)  # it forwards by name
+    return _one_driver(host, host.driver)
+
+
+def _one_driver(host: HostRuntime, name: str) -> ComputeDriver:
     folder = host.state / "compute"
-    if host.driver == "qemu":
+    if name == "qemu":
         from pileus.services.compute.drivers.qemu import QemuComputeDriver
 
         return QemuComputeDriver(folder, clock=host.world.clock)
-    if host.driver == "fake":
+    if name == "container":
+        from pileus.services.compute.drivers.container import ContainerComputeDriver
+
+        return ContainerComputeDriver(folder, clock=host.world.clock)
+    if name == "fake":
         from pileus.services.compute.drivers.fake import FakeComputeDriver
 
         hostname = urlsplit(host.control_url).hostname or "test"
         # Names in .test never lead anywhere: a cloud called so has no socket to fetch from.
         probe = None if hostname.endswith("test") else _look
         return FakeComputeDriver(folder, probe=probe, clock=host.world.clock, deliver=host.deliver)
-    raise ValueError(f"There is no compute driver {host.driver!r}; there are qemu and fake.")
+    raise ValueError(
+        f"There is no compute driver {name!r}; there are qemu, container, both (qemu,container) and "
+        "fake."
+    )
 
 
 async def _look(image: ImageSource) -> ImageFacts:

@@ -14,7 +14,7 @@ import logging
 import os
 import platform
 import shutil
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -93,6 +93,9 @@ class ContainerComputeDriver(ContainerResidents):
         self._residents.clear()
         self._watchers.clear()
         await self._images.close()
+        for empty in (self._places / "runc", self._places):
+            with suppress(OSError):  # it is not
+                empty.rmdir()
 
     async def spawn(self, spec: GuestSpec) -> Guest:
         _check(spec)

@@ -534,7 +534,7 @@ async def test_the_first_image_survives_a_start_that_died_half_way() -> None:
     async with alone(SERVICE) as cloud:
         cloud.runtime.contracts.provide(IDENTITY, AdminProject())
         (cloud.runtime.data / "test-image.qcow2").write_bytes(qcow2())
-        await standing._registered(cloud.runtime)
+        await standing._registered(cloud.runtime, standing.FIRST[0])
         await _first(cloud.runtime)
         (image,) = (await cloud.user("p").get(URL)).json["images"]
         assert image["status"] == "active"
