@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Invalid
+from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, Operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Record, Tx
@@ -46,9 +46,7 @@ class Kept(Noun[R]):
     path: ClassVar[str] = ""  # of the collection, below /v3
     creates: ClassVar[type[Body]] = Body
     updates: ClassVar[type[Body]] = Body
-    made_by: ClassVar[tuple[str, ...]] = (
-        "POST",
-    )  # PUT: under an id that the client chooses; none: in its own way
+    made_by: ClassVar[tuple[str, ...]] = ("POST",)  # PUT: under a chosen id; none: in its own way
     may_change_nothing: ClassVar[bool] = False
     longest_id: ClassVar[int] = 64
     told_as: ClassVar[str] = ""  # in notifications; "": as in bodies
@@ -63,9 +61,8 @@ class Kept(Noun[R]):
         changing = ("create", "update", "delete") if cls.made_by else ("update", "delete")
         usual |= {cls.rule(verb): "rule:admin_required" for verb in changing}
         cls.rules = {**usual, **cls.rules}
-        cls.scopes = {n: ("system", "project") for n, r in cls.rules.items() if r} | dict(
-            cls.scopes
-        )
+        narrow = {name: ("system", "project") for name, rule in cls.rules.items() if rule}
+        cls.scopes = {**narrow, **cls.scopes}
         going = {noun: cls._going_with(column) for noun, column in cls.goes_with.items()}
         cls.follows = {**cls.follows, **going}
 
@@ -130,15 +127,20 @@ class Kept(Noun[R]):
 
     async def create(self, ctx: Context, body: Body, **path: str) -> dict[str, Any]:
         given = body.given()
-        id = path.get(self.id_param) or given.get("id") or ctx.runtime.world.new_hex()
+        chosen = path.get(self.id_param) or given.get("id")
+        id = chosen or ctx.runtime.world.new_hex()
         check_id(body.root, id, self.longest_id)
         if given.pop("id", None) not in (None, id):
-            raise Invalid(f"Conflicting {body.root} IDs: the path says {id}, the body another.")
+            raise Invalid(f"Conflicting {body.root} IDs specified: the body has not {id}.")
         fields = self.fields(ctx, given, None)
         if "extra" in self.table.kind.__struct_fields__:
             sent = extras(ctx, body)
             fields["extra"] = {k: v for k, v in sent.items() if k not in self.hidden}
         async with ctx.runtime.store.tx() as tx:
+            if chosen and await self.table.find(tx, id) is not None:
+                raise Conflict(
+                    f"Conflict occurred attempting to store {body.root} - Duplicate ID, {id}."
+                )
             record = await self.make(ctx, tx, self.table.kind(id=id, **fields))
         return {body.root: {**self.view(ctx, record), **self.told_once(record)}}
 

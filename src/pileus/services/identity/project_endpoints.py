@@ -39,6 +39,7 @@ class _Associations(Noun[R]):
 
     others: ClassVar[Table[Any]]
     column: ClassVar[str]
+    absent: ClassVar[str]
 
     async def _get(self, db: Reader, project_id: str, id: str) -> R:
         """Raises NotFound."""
@@ -46,10 +47,7 @@ class _Associations(Noun[R]):
         await PROJECTS.get(db, project_id)
         found: R | None = await self.table.find(db, f"{project_id}:{id}")
         if found is None:
-            raise NotFound(
-                f"Could not find {self.table.noun}: {self.others.noun} {id} is not associated with "
-                f"project {project_id}."
-            )
+            raise NotFound(self.absent.format(id=id, project_id=project_id))
         return found
 
     async def _add(self, ctx: Context, project_id: str, id: str) -> None:
@@ -83,6 +81,7 @@ class _Associations(Noun[R]):
 
 class ProjectEndpoints(_Associations[ProjectEndpoint]):
     table, others, column = PROJECT_ENDPOINTS, ENDPOINTS, "endpoint_id"
+    absent = "Endpoint {id} not found in project {project_id}"
     follows = {
         "project": dropping(PROJECT_ENDPOINTS, "project_id", revising=REVISION),
         "domain": dropping(PROJECT_ENDPOINTS, "project_id", revising=REVISION),
@@ -128,6 +127,10 @@ class ProjectEndpoints(_Associations[ProjectEndpoint]):
 
 class ProjectEndpointGroups(_Associations[ProjectEndpointGroup]):
     table, others, column = PROJECT_ENDPOINT_GROUPS, ENDPOINT_GROUPS, "endpoint_group_id"
+    absent = (
+        "Endpoint Group Project Association not found: group {id} is not associated with project "
+        "{project_id}."
+    )
     follows = {
         "project": dropping(PROJECT_ENDPOINT_GROUPS, "project_id", revising=REVISION),
         "domain": dropping(PROJECT_ENDPOINT_GROUPS, "project_id", revising=REVISION),
