@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.store import Record
@@ -50,7 +52,7 @@ class AuthTokens(Noun[Record]):
         window = tokens.settings.expired_window_s if ctx.query.flag("allow_expired") else 0
         if window:
             standing = await tokens.subject(token, window)
-            found = await tokens.show(token, standing, ctx.root, catalog)
+            found = await tokens.show(standing, ctx.root, catalog)
         else:
             found = await tokens.shown(token, ctx.root, catalog)
         ctx.require(rule, _of(found.user_id))
@@ -74,10 +76,10 @@ class AuthTokens(Noun[Record]):
         caller = ctx.caller
         if not caller.project_id:
             raise Forbidden("A project-scoped token is required to produce a service catalog.")
-        view = await ctx.peer(TOKENS_KEPT).catalog.render(
+        found = await ctx.peer(TOKENS_KEPT).catalog.written(
             ctx.runtime.store, ctx.root, caller.project_id, caller.user_id
         )
-        return {"catalog": view, "links": {"self": f"{ctx.base}/auth/catalog"}}
+        return {"catalog": msgspec.Raw(found), "links": {"self": f"{ctx.base}/auth/catalog"}}
 
 
 async def answered(ctx: Context, found: Issued | Answer, status: int = 201) -> Answer:
@@ -85,9 +87,9 @@ async def answered(ctx: Context, found: Issued | Answer, status: int = 201) -> A
     if isinstance(found, Answer):
         return found
     catalog = not ctx.query.has("nocatalog")
-    view = await ctx.peer(TOKENS_KEPT).rendered(found.token, found.standing, ctx.root, catalog)
+    body = await ctx.peer(TOKENS_KEPT).written(found.standing, ctx.root, catalog)
     headers = {"x-subject-token": found.token, "vary": "X-Auth-Token"}
-    return Answer(view, status=status, headers=headers)
+    return Answer(body, status=status, headers=headers)
 
 
 def _check_rules_are_heeded(ctx: Context) -> None:

@@ -24,7 +24,8 @@ from .claims import Claims, new_audit_id, pack_methods, unpack_methods
 from .proof import Proof, refused
 from .scoping import aim
 from .sign_ins import forgive
-from .tokens import TOKENS_KEPT, Standing, Tokens, Worthless
+from .standing import Standing
+from .tokens import TOKENS_KEPT, Tokens, Worthless
 from .trust import TRUSTS
 
 

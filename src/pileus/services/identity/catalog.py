@@ -20,7 +20,7 @@ from .wire import NounTable
 REVISION = "identity.catalog"
 _REMEMBERED = 10_000
 _ROOTS = 100  # a client may call the cloud by any name
-_PROJECT, _USER = "\ue000", "\ue001"  # stand for ids in what is written for everybody
+_PROJECT, _USER = "\ue000", "\ue001"  # stand for ids in what is rendered for everybody
 _encode = msgspec.json.Encoder().encode
 PLACE = re.compile(r"[$%]\((\w+)\)s")
 PLACES = frozenset({"project_id", "tenant_id", "user_id"})
@@ -115,22 +115,22 @@ class Catalog:
         kept = [(s, [e for e in endpoints if chosen.has(e)]) for s, endpoints in entries]
         return [(s, endpoints) for s, endpoints in kept if endpoints]
 
-    async def render(self, db: Reader, root: str, project_id: str, user_id: str) -> msgspec.Raw:
-        """The catalog as JSON: written once for all callers, but where endpoints are chosen for a project."""
+    async def written(self, db: Reader, root: str, project_id: str, user_id: str) -> bytes:
+        """The catalog as JSON: rendered once for all callers, but where endpoints are chosen for a project."""
         entries = await self.of_project(db, project_id)
         if entries is not self._entries:
-            return msgspec.Raw(_written(entries, root, project_id, user_id))
+            return _rendered(entries, root, project_id, user_id)
         known = self._pages.at(self._revision)
         key = (root, bool(project_id))
         found = known.get(key)
         if found is None:
-            found = known[key] = _written(entries, root, _PROJECT if project_id else "", _USER)
+            found = known[key] = _rendered(entries, root, _PROJECT if project_id else "", _USER)
         for place, id in ((_PROJECT, project_id), (_USER, user_id)):
             found = found.replace(place.encode(), _encode(id)[1:-1])
-        return msgspec.Raw(found)
+        return found
 
 
-def _written(entries: list[Entry], root: str, project_id: str, user_id: str) -> bytes:
+def _rendered(entries: list[Entry], root: str, project_id: str, user_id: str) -> bytes:
     found = []
     for service, endpoints in entries:
         views = [v for e in endpoints if (v := _view(e, root, project_id, user_id))]

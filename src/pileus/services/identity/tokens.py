@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-
 from pileus.kernel import auth
 from pileus.kernel.auth import NOT_AUTHENTICATED, Caller
 from pileus.kernel.contracts import Contract
@@ -30,13 +28,15 @@ from .keys import KEYRING, TOKEN
 from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
 from .redelegation import ancestors
 from .remembered import Remembered
-from .revocations import ended, micros
+from .revocations import ended
 from .roles import Role, RoleBook
 from .security_compliance import is_enabled
 from .settings import Settings, of
+from .standing import Standing, own_view, view
 from .tree import PROJECTS, Project
-from .trust import TRUSTS, Trust
+from .trust import TRUSTS
 from .users import USERS, User
+from .wire import encoded
 
 L = TypeVar("L", ApplicationCredential, AccessToken)
 _REMEMBERED = 4096  # answers of GET /v3/auth/tokens kept (3 KB each), and whom they were of
@@ -45,45 +45,6 @@ _UNKNOWN = "This is not a recognized Fernet token"
 
 class Worthless(Exception):
     """A token, or what one is asked for, that stands for nobody (any more). The text goes to the log only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a token stands for now. `project` is set for project scope, `domain` for domain scope."""
-
-    claims: Claims
-    user: User
-    user_domain: Project
-    roles: tuple[Role, ...] = ()
-    project: Project | None = None
-    project_domain: Project | None = None
-    domain: Project | None = None
-    credential: ApplicationCredential | None = None
-    access_token: AccessToken | None = None
-    trust: Trust | None = None
-    trustor: User | None = None
-    trustor_domain: Project | None = None
-
-    @property
-    def acts_as(self) -> tuple[User, Project]:
-        """The user whose name the token bears, with his domain: the trustor where a trust says so."""
-        if self.trust and self.trust.impersonation and self.trustor and self.trustor_domain:
-            return self.trustor, self.trustor_domain
-        return self.user, self.user_domain
-
-    @property
-    def good_until_us(self) -> int:
-        """Until when it may be remembered: its own end, or that of what it was lent by, which is not written in it."""
-        lenders = (self.credential, self.access_token, self.trust)
-        ends = [micros(x.expires_at) for x in lenders if x is not None and x.expires_at]
-        return min([self.claims.expires_us, *ends])
-
-
-class Found(NamedTuple):
-    """What tokens stand for, and when those of its user, project and domains last ended (microseconds)."""
-
-    standing: Standing
-    ended_us: int
 
 
 class Shown(NamedTuple):
@@ -103,8 +64,7 @@ class Tokens:
     catalog: Catalog = field(default_factory=Catalog)
     book: RoleBook = field(default_factory=RoleBook)
     _shown: Remembered[Shown] = field(default_factory=lambda: Remembered(_REMEMBERED))
-    _alike: Remembered[Found] = field(default_factory=lambda: Remembered(_REMEMBERED))
-    _providers: Remembered[list[dict[str, str]]] = field(default_factory=lambda: Remembered(1))
+    _alike: Remembered[Standing] = field(default_factory=lambda: Remembered(_REMEMBERED))
 
     @property
     def settings(self) -> Settings:
@@ -145,12 +105,11 @@ class Tokens:
             raise Worthless("expired")
         found = await self._found(claims)
         own = (f"audit:{claims.audit_ids[0]}", f"chain:{claims.audit_ids[-1]}")
-        ended_us = max(found.ended_us, await ended(self.runtime.store, own))
-        if ended_us >= claims.issued_us:
+        if max(found.ended_us, await ended(self.runtime.store, own)) >= claims.issued_us:
             raise Worthless("revoked")
-        return replace(found.standing, claims=claims)
+        return replace(found, claims=claims)
 
-    async def _found(self, claims: Claims) -> Found:
+    async def _found(self, claims: Claims) -> Standing:
         """What the token stands for but for its own end: the same for all that a user has for one scope.
 
         Not where it was lent or vouched for, and not where an account can end without a word to anybody.
@@ -168,7 +127,7 @@ class Tokens:
             found = known[key] = await self._look_up(claims)
         return found
 
-    async def _look_up(self, claims: Claims) -> Found:
+    async def _look_up(self, claims: Claims) -> Standing:
         user, user_domain = await self.user(claims.user_id)
         subjects = [f"user:{user.id}", f"domain:{user.domain_id}"]
         if claims.federation:
@@ -177,7 +136,10 @@ class Tokens:
             found = await self._lent(claims, user, user_domain, subjects)
         else:
             found = await self._scoped(claims, user, user_domain, subjects)
-        return Found(found, await ended(self.runtime.store, subjects))
+        told, store = view(found), self.runtime.store
+        if providers := await service_providers.in_tokens(store):
+            told["service_providers"] = providers
+        return replace(found, told=encoded(told), ended_us=await ended(store, subjects))
 
     async def user(self, id: str) -> tuple[User, Project]:
         """An enabled user and his domain. Raises Worthless."""
@@ -304,25 +266,14 @@ class Tokens:
             access_rules=access_rule.narrowing(s.credential.access_rules) if s.credential else None,
         )
 
-    async def rendered(self, token: str, s: Standing, root: str, catalog: bool) -> dict[str, Any]:
+    async def written(self, s: Standing, root: str, catalog: bool) -> bytes:
         """The body of an answer about a token."""
-        view = token_view(s)
+        parts = [encoded(own_view(s.claims)), s.told]
         if catalog and s.claims.scope:
-            user = s.trustor or s.user
-            project_id = s.project.id if s.project else ""
-            view["catalog"] = await self.catalog.render(
-                self.runtime.store, root, project_id, user.id
-            )
-        if providers := await self._service_providers():
-            view["service_providers"] = providers
-        return {"token": view}
-
-    async def _service_providers(self) -> list[dict[str, str]]:
-        store = self.runtime.store
-        known = self._providers.at(await auth.revision(store, "auth"))
-        if "all" not in known:
-            known["all"] = await service_providers.in_tokens(store)
-        return known["all"]
+            user, project_id = s.trustor or s.user, s.project.id if s.project else ""
+            found = await self.catalog.written(self.runtime.store, root, project_id, user.id)
+            parts.append(b'"catalog":' + found)
+        return b'{"token":{' + b",".join(parts) + b"}}"
 
     async def shown(self, token: str, root: str, catalog: bool) -> Shown:
         """The same for a token that may be remembered. Raises NotFound."""
@@ -331,12 +282,12 @@ class Tokens:
         remembered, key = self._shown.at(at), (token, root, catalog)
         known = remembered.get(key)
         if known is None or known.expires_us < self.now_us():
-            known = await self.show(token, await self.subject(token), root, catalog)
+            known = await self.show(await self.subject(token), root, catalog)
             remembered[key] = known
         return known
 
-    async def show(self, token: str, s: Standing, root: str, catalog: bool) -> Shown:
-        body = msgspec.json.encode(await self.rendered(token, s, root, catalog))
+    async def show(self, s: Standing, root: str, catalog: bool) -> Shown:
+        body = await self.written(s, root, catalog)
         limited = s.credential is not None and bool(s.credential.access_rules)
         return Shown(body, s.acts_as[0].id, s.good_until_us, limited)
 
@@ -347,68 +298,3 @@ TOKENS_KEPT = Contract("identity.tokens", Tokens)
 def narrowed(roles: list[Role], allowed: list[Role]) -> list[Role]:
     ids = {r.id for r in allowed}
     return [r for r in roles if r.id in ids]
-
-
-def _ref(thing: Project, domain: Project) -> dict[str, Any]:
-    return {
-        "domain": {"id": domain.id, "name": domain.name},
-        "id": thing.id,
-        "name": thing.name,
-    }
-
-
-def token_view(s: Standing) -> dict[str, Any]:
-    """The token without its catalog."""
-    claims = s.claims
-    user, domain = s.acts_as
-    view: dict[str, Any] = {
-        "methods": list(claims.methods),
-        "user": {
-            "domain": {"id": domain.id, "name": domain.name},
-            "id": user.id,
-            "name": user.name,
-            "password_expires_at": user.password_expires_at[:-1] or None,
-        },
-        "audit_ids": list(dict.fromkeys(claims.audit_ids)),
-        "expires_at": claims.expires_at,
-        "issued_at": claims.issued_at,
-    }
-    if s.project and s.project_domain:
-        view["project"] = _ref(s.project, s.project_domain)
-        view["is_domain"] = s.project.is_domain
-    elif s.domain:
-        view["domain"] = {"id": s.domain.id, "name": s.domain.name}
-    elif claims.scope == "system":
-        view["system"] = {"all": True}
-    if claims.scope:
-        view["roles"] = [{"id": r.id, "name": r.name} for r in s.roles]
-    if claims.federation:
-        del view["user"]["password_expires_at"]
-        view["user"]["OS-FEDERATION"] = {
-            "groups": [{"id": id} for id in claims.federation.group_ids],
-            "identity_provider": {"id": claims.federation.identity_provider_id},
-            "protocol": {"id": claims.federation.protocol_id},
-        }
-    if s.access_token:
-        view["OS-OAUTH1"] = {
-            "access_token_id": s.access_token.id,
-            "consumer_id": s.access_token.consumer_id,
-        }
-    if s.credential:
-        view["application_credential"] = {
-            "id": s.credential.id,
-            "name": s.credential.name,
-            "restricted": not s.credential.unrestricted,
-        }
-        if s.credential.access_rules:
-            shown = [access_rule.view(rule) for rule in s.credential.access_rules]
-            view["application_credential"]["access_rules"] = shown
-    if s.trust:
-        view["OS-TRUST:trust"] = {
-            "id": s.trust.id,
-            "trustor_user": {"id": s.trust.trustor_user_id},
-            "trustee_user": {"id": s.trust.trustee_user_id},
-            "impersonation": s.trust.impersonation,
-        }
-        view.pop("is_domain", None)
-    return view

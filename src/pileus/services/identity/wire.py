@@ -161,9 +161,9 @@ async def _behind(db: Reader, table: Table[R], asked: Page, shown: Sequence[str]
     return await table.list(db, asked)
 
 
-def encoded(views: list[dict[str, Any]]) -> bytes:
-    """Views as JSON, but for the brackets around them."""
-    return _encode(views)[1:-1]
+def encoded(view: dict[str, Any] | list[dict[str, Any]]) -> bytes:
+    """A view or several as JSON, but for the braces or brackets around."""
+    return _encode(view)[1:-1]
 
 
 def joined(parts: Iterable[bytes]) -> msgspec.Raw:

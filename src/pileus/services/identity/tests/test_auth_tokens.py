@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from pileus.kernel.store import Row, Sql
 from pileus.services.identity.bootstrap import admin_password, bootstrap
 from pileus.services.identity.keys import TOKEN, numbered
 from pileus.services.identity.revocations import revoke
 from pileus.services.identity.roles import ROLES
 from pileus.services.identity.rotation import rotate
+from pileus.services.identity.standing import Standing
 from pileus.services.identity.tests.clouds import Identity, alone
-from pileus.services.identity.tokens import TOKENS_KEPT, Standing, Tokens
+from pileus.services.identity.tokens import TOKENS_KEPT, Tokens
 from pileus.testing.cloud import PASSWORD
 
 
@@ -311,3 +314,66 @@ async def test_what_is_revoked_while_it_is_looked_at_is_not_remembered_as_good(
     assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 200
     tokens.victim = ""
     assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 404
+
+
+@alone
+async def test_tokens_of_one_user_and_scope_are_looked_up_once(i: Identity) -> None:
+    """But each is asked for itself whether it was revoked, and what it says of itself is its own."""
+    where = f"projects/{await i.project('p')}"
+    who = await i.who("somebody", "member", where)
+    same = [await i.token(who.user_id, where) for _ in range(2)]
+    store, asked = i.cloud.runtime.store, []
+    rows = store.rows
+
+    async def counted(sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
+        asked.append(values.get("id", ""))
+        return await rows(sql, values)
+
+    first = (await i.admin.get("/auth/tokens", x_subject_token=who.token)).json["token"]
+    store.rows = counted  # type: ignore[method-assign]
+    answers = [await i.admin.get("/auth/tokens", x_subject_token=s.token) for s in same]
+    del store.rows
+    shown = [answer.json["token"] for answer in answers]
+    audits = [t["audit_ids"][0] for t in shown]
+    assert asked == [f"{kind}:{audit}" for audit in audits for kind in ("audit", "chain")]
+    assert len({*audits, first["audit_ids"][0]}) == 3
+    for own in ("audit_ids", "issued_at", "expires_at"):
+        first.pop(own)
+        assert all(t.pop(own) for t in shown)
+    assert shown == [first, first]
+
+
+@alone
+async def test_a_token_alike_to_one_seen_is_worth_no_more_than_its_user_is_now(i: Identity) -> None:
+    """What was looked up for the first is not what the second is judged by once it changed."""
+    where = f"projects/{await i.project('p')}"
+    who = await i.who("somebody", "member", where)
+    later = [await i.token(who.user_id, where) for _ in range(2)]
+    assert (await i.admin.get("/auth/tokens", x_subject_token=who.token)).status == 200
+    await i.grant("reader", where, who.user_id)
+    role = await i.role("member")
+    await i.admin.delete(f"/{where}/users/{who.user_id}/roles/{role}")
+    shown = await i.admin.get("/auth/tokens", x_subject_token=later[0].token)
+    assert [r["name"] for r in shown.json["token"]["roles"]] == ["reader"]
+    await i.admin.patch(f"/users/{who.user_id}", {"user": {"enabled": False}})
+    assert (await i.admin.get("/auth/tokens", x_subject_token=later[1].token)).status == 404
+
+
+@alone
+async def test_the_catalog_is_rendered_once_with_everybodys_own_ids(i: Identity) -> None:
+    service = (await i.admin.make("/services", type="object-store"))["id"]
+    url = "http://swift.test/AUTH_%(project_id)s?for=$(user_id)s"
+    await i.admin.make("/endpoints", service_id=service, interface="public", url=url)
+    for name in ("a", "b"):
+        who = await i.who(name, "member", f"projects/{await i.project(name)}")
+        own = f"http://swift.test/AUTH_{who.project_id}?for={who.user_id}"
+        catalogs = [(await who.get("/auth/catalog")).json["catalog"]]
+        shown = await i.admin.get("/auth/tokens", x_subject_token=who.token)
+        catalogs.append(shown.json["token"]["catalog"])
+        for catalog in catalogs:
+            (found,) = (s for s in catalog if s["id"] == service)
+            assert [e["url"] for e in found["endpoints"]] == [own]
+    system = await i.who("c", "reader", "system")
+    shown = await i.admin.get("/auth/tokens", x_subject_token=system.token)
+    (found,) = (s for s in shown.json["token"]["catalog"] if s["id"] == service)
+    assert found["endpoints"] == []
