@@ -1,17 +1,34 @@
-"""`--floor NAME`: say how many cases ran, and fail if fewer than tests/ledgers.toml records for NAME."""
+"""`--floor NAME`: say how many cases ran, and fail if fewer than tests/ledgers.toml records for NAME.
+
+`--database postgres`: clouds of tests keep their rows there.
+"""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pileus.testing.postgres_server import postgres
+from pileus.testing.stores import PLACES
 
 LEDGERS = Path(__file__).parent / "tests" / "ledgers.toml"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--floor", metavar="NAME", help="fail if fewer cases pass than recorded")
+    parser.addoption("--database", choices=("sqlite", "postgres"), default="sqlite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.config.getoption("--database") == "sqlite":
+        yield
+        return
+    with postgres() as PLACES.server:
+        yield
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

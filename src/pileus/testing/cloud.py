@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from pileus.kernel.bus import MemoryBus
 from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.store import Store
 from pileus.kernel.world import World
 from pileus.node.control import Control, find_services
 from pileus.node.host import Hosts
 from pileus.services.identity.settings import Settings
 from pileus.testing.client import Client
+from pileus.testing.stores import PLACES
 
 PASSWORD = "correct-horse-battery"
 
@@ -102,16 +102,19 @@ async def cloud(
 ) -> AsyncIterator[Cloud]:
     """A running cloud. `data`: its folder, to start it again on the same state."""
     world = world or World()
-    with tempfile.TemporaryDirectory(prefix="pileus-test-") as made:
+    async with AsyncExitStack() as stack:
+        made = stack.enter_context(tempfile.TemporaryDirectory(prefix="pileus-test-"))
         folder = data or Path(made)
         (folder / "admin-password").write_text(PASSWORD)
         bus = MemoryBus(world)
         agents = Agents(bus)
         chosen = find_services() if services is None else services
-        kept = store or SqliteStore(str(folder / "cloud.sqlite"), world)
+        if store is None:
+            rows = PLACES.store(folder, world, keep=data is not None)
+            store = await stack.enter_async_context(rows)
         control = Control(
             world,
-            kept,
+            store,
             bus,
             agents,
             folder,
