@@ -5,8 +5,10 @@ https://docs.openstack.org/api-ref/compute/#host-aggregates-os-aggregates
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -78,13 +80,36 @@ class SetMetadata(Body):
     metadata: dict[str, Annotated[str, Meta(max_length=255)] | None]
 
 
+async def aggregates_of(db: Reader) -> Mapping[str, Sequence[Aggregate]]:
+    """Those of each host that is in any, out of memory as long as none has changed."""
+    page = Page({}, (("id", False),), limit=_ALL)
+    rows = await AGGREGATES.page(db, page, select=("id", "created_at", "generation"))
+    now = tuple(map(tuple, rows))
+    known, found = _OF_STORE.get(db, ((), {}))
+    if known != now:
+        lists: dict[str, list[Aggregate]] = defaultdict(list)
+        for aggregate in await AGGREGATES.list(db, page):
+            for host in aggregate.hosts:
+                lists[host].append(aggregate)
+        _OF_STORE[db] = (now, found := dict(lists))
+    return found
+
+
+_ALL = 1 << 30
+_OF_STORE: WeakKeyDictionary[Reader, tuple[tuple[Any, ...], Mapping[str, Sequence[Aggregate]]]] = (
+    WeakKeyDictionary()
+)
+
+
+def zone_in(aggregates: Sequence[Aggregate]) -> str:
+    """The zone that one of a host's aggregates puts it in, or ""."""
+    return next((a.metadata[ZONE] for a in aggregates if a.metadata.get(ZONE)), "")
+
+
 async def zones_of(db: Reader) -> dict[str, str]:
     """The zone of each host that an aggregate puts in one."""
-    found: dict[str, str] = {}
-    for aggregate in await AGGREGATES.all(db):
-        if zone := aggregate.metadata.get(ZONE):
-            found |= dict.fromkeys(aggregate.hosts, zone)
-    return found
+    found = {host: zone_in(some) for host, some in (await aggregates_of(db)).items()}
+    return {host: zone for host, zone in found.items() if zone}
 
 
 def _view(ctx: Context, a: Aggregate, *, new: bool = False) -> dict[str, Any]:

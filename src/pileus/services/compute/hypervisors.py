@@ -139,7 +139,7 @@ class Hypervisors(Resource[Node]):
     @operation("GET", _PATH + "/{hypervisor_id}", _RULE + "show")
     async def show(self, ctx: Context, node: Node) -> dict[str, Any]:
         checks.known_only(ctx, ("with_servers",))
-        place = next(p for p in await nodes.places(ctx.runtime) if p.node.id == node.id)
+        place = await nodes.place(ctx.runtime, node.host)
         load = (await _loads(ctx, [node.host]))[node.host]
         found = _full(ctx, place, load)
         if _with_servers(ctx) and (load.servers or ctx.version >= (2, 75)):

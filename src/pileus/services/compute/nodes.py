@@ -5,17 +5,21 @@ A node is at once what the API calls a service (`os-services`) and a hypervisor 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
+from pileus.kernel.faults import NotFound
 from pileus.kernel.hosts import Host, hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Reader, Record, Table, Unique
 from pileus.services.compute.agent_contract import COMPUTE_HOST
-from pileus.services.compute.aggregates import zones_of
+from pileus.services.compute.aggregates import Aggregate, aggregates_of, zone_in
 from pileus.services.compute.driver import Inventory
 from pileus.services.compute.settings import settings_of
 
 INTERNAL_ZONE = "internal"
+_BY_NUMBER = (("number", False), ("id", False))
+_SLICE = 500  # nodes decoded before others have a turn
 
 
 class Node(Record, kw_only=True, frozen=True):
@@ -47,6 +51,7 @@ class Place:
     beat: Host | None
     zone: str
     is_up: bool
+    aggregates: Sequence[Aggregate] = ()
 
     @property
     def state(self) -> str:
@@ -71,16 +76,38 @@ class Place:
         return "" if self.is_up else "down"
 
 
-async def places(runtime: Runtime, db: Reader | None = None) -> list[Place]:
-    """Every compute node, by number."""
-    reader = db or runtime.store
-    beats = {h.id: h for h in await hosts_of(reader, COMPUTE_HOST)}
-    zones = await zones_of(reader)
+async def places(runtime: Runtime, hosts: Collection[str] | None = None) -> list[Place]:
+    """Compute nodes by number: those of the hosts, or all."""
+    found: list[Place] = []
+    page = Page({} if hosts is None else {"host": sorted(hosts)}, _BY_NUMBER, limit=_SLICE)
+    while True:
+        nodes = await NODES.list(runtime.store, page)
+        found += await _placed(runtime, nodes)
+        if len(nodes) < page.limit:
+            return found
+        page = replace(page, marker=nodes[-1].id)
+        await runtime.world.clock.sleep(0)  # others have their turn
+
+
+async def place(runtime: Runtime, host: str) -> Place:
+    """One of them. Raises NotFound."""
+    found = await places(runtime, [host])
+    if not found:
+        raise NotFound(f"Compute host {host} could not be found.")
+    return found[0]
+
+
+async def _placed(runtime: Runtime, nodes: Sequence[Node]) -> list[Place]:
+    """With what is known of them now."""
+    names = [n.host for n in nodes]
+    beats = {h.id: h for h in await hosts_of(runtime.store, COMPUTE_HOST, id=names)}
+    groups = await aggregates_of(runtime.store)
     default, now = settings_of(runtime).default_zone, runtime.world.clock.time()
     found = []
-    for node in await NODES.list(reader, Page({}, (("number", False),), limit=100_000)):
-        beat = beats.get(node.host)
-        found.append(Place(node, beat, zones.get(node.host, default), _is_up(node, beat, now)))
+    for node in nodes:
+        beat, own = beats.get(node.host), groups.get(node.host, ())
+        is_up = _is_up(node, beat, now)
+        found.append(Place(node, beat, zone_in(own) or default, is_up, own))
     return found
 
 
@@ -94,9 +121,9 @@ async def is_up(runtime: Runtime, host: str) -> bool:
     return beat is not None and beat.is_up(runtime.world.clock.time())
 
 
-async def host_statuses(runtime: Runtime) -> dict[str, str]:
+async def host_statuses(runtime: Runtime, hosts: Collection[str]) -> dict[str, str]:
     """`UP`, `DOWN`, `UNKNOWN` or `MAINTENANCE` by host."""
-    return {p.node.host: p.shown for p in await places(runtime)}
+    return {p.node.host: p.shown for p in await places(runtime, hosts)}
 
 
 async def host_status(runtime: Runtime, host: str) -> str:

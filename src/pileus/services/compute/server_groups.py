@@ -103,25 +103,22 @@ async def group_of(db: Reader, group_id: str) -> ServerGroup | None:
     return await GROUPS.find(db, group_id) if group_id else None
 
 
+def seats_of(group: ServerGroup, server_id: str) -> Counter[str]:
+    """How many members each host has, the server itself left out."""
+    return Counter(h for id, h in group.members.items() if h and id != server_id)
+
+
 def why_not(group: ServerGroup, server_id: str, host: str) -> str:
     """Why the policy keeps the server from that host, "" if it does not."""
-    seats = Counter(h for id, h in group.members.items() if h and id != server_id)
+    seats = seats_of(group, server_id)
     if group.policy == "affinity" and seats and host not in seats:
-        return f"not {' or '.join(sorted(seats))}, where group {group.id} is"
+        return f"group {group.id} is elsewhere (on {' and '.join(sorted(seats))})"
     most = group.rules.get("max_server_per_host", 1)
     if group.policy == "anti-affinity" and seats[host] >= most:
-        return f"has {seats[host]} of group {group.id}, which allows {most} on a host"
+        return (
+            f"it has all of group {group.id}, which allows {most} on a host ({seats[host]} there)"
+        )
     return ""
-
-
-def preferred(group: ServerGroup, server_id: str, hosts: list[str]) -> list[str]:
-    """Those of the hosts that a soft policy likes best; all of them where it does not matter."""
-    seats = Counter(h for id, h in group.members.items() if h and id != server_id)
-    if not hosts or group.policy not in _SOFT:
-        return hosts
-    counts = [seats[h] for h in hosts]
-    best = max(counts) if group.policy == "soft-affinity" else min(counts)
-    return [h for h in hosts if seats[h] == best]
 
 
 # The resource

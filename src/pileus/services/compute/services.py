@@ -106,7 +106,8 @@ class ComputeServices(Resource[Node]):
     async def index(self, ctx: Context) -> dict[str, Any]:
         checks.known_only(ctx, ("host", "binary"))
         host, binary = ctx.query.get("host"), ctx.query.get("binary")
-        found = _own(ctx) + [_view(ctx, p) for p in await nodes.places(ctx.runtime)]
+        places = await nodes.places(ctx.runtime, [host] if host else None)
+        found = _own(ctx) + [_view(ctx, p) for p in places]
         shown = [
             s
             for s in found
@@ -162,8 +163,7 @@ class ComputeServices(Resource[Node]):
             await NODES.change(tx, node, **changes)
 
     async def _shown(self, ctx: Context, host: str) -> dict[str, Any]:
-        found = await nodes.places(ctx.runtime)
-        return next(_view(ctx, p) for p in found if p.node.host == host)
+        return _view(ctx, await nodes.place(ctx.runtime, host))
 
 
 def _old_changes(verb: str, body: PutByHost, ctx: Context) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ratio: float = 4.0  # vCPUs promised for each real one
     ram_ratio: float = 1.0  # overcommitted memory ends in killed guests
     disk_ratio: float = 1.0
+    stack: bool = False  # fills one host before the next: empty ones can be switched off
 
 
 DEFAULTS = Settings()

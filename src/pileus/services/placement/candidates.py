@@ -7,7 +7,7 @@ read twice, and memory is bounded by the answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +15,15 @@ import msgspec
 
 from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context, Resource, operation
-from pileus.kernel.store import Match, Page, Reader
+from pileus.kernel.store import Page, Reader
 
 from .answers import answer
 from .demands import Demands, demands
 from .known import Entry, known
-from .providers import MEMORY, PROVIDERS, ResourceProvider
-from .search import SHARES, TURN, Candidate, Tree, candidates, linked
+from .providers import PROVIDERS, ResourceProvider
+from .search import SHARES, TURN, Candidate, Tree, candidates
+from .trees import trees
 
-_OLDEST = (("created_at", False), ("id", False))
-_NESTED = 32  # trees in the first slice: a nested one may have dozens of providers
 _SHOWN = 500  # candidates written before others get a turn of the loop
 _EVERY = 1_000_000
 
@@ -72,8 +71,8 @@ async def search_all(db: Reader, asked: Demands) -> Found:
     found = Found()
     seen: set[object] = set()
     tried = 0
-    async for trees in _slices(db, asked):
-        for tree, one in _in_turn(trees, asked):
+    async for some in trees(db, asked):
+        for tree, one in _in_turn(some, asked):
             if one is None:
                 if (tried := tried + TURN) > asked.most_tried:
                     raise _too_much(asked, found)
@@ -98,9 +97,9 @@ def _too_much(asked: Demands, found: Found) -> Invalid:
     )
 
 
-def _in_turn(trees: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Candidate | None]]:
+def _in_turn(some: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Candidate | None]]:
     """One candidate of each tree, then the next of each: a limit does not leave out the later trees."""
-    going = [(tree, candidates(tree, asked)) for tree in trees]
+    going = [(tree, candidates(tree, asked)) for tree in some]
     while going:
         still = []
         for tree, found in going:
@@ -110,45 +109,6 @@ def _in_turn(trees: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Cand
                     still.append((tree, found))
                     break
         going = still
-
-
-async def _slices(db: Reader, asked: Demands) -> AsyncIterator[list[Tree]]:
-    """The trees that could be anchors.
-
-    Traits and classes are looked at in the rows: side tables would be read whole for each slice.
-    """
-    remembered = known(db)
-    shares = Page({"traits": Match("any", [SHARES])}, _OLDEST, _EVERY)
-    sharing = await remembered.every(db, PROVIDERS, shares)
-    nested = await _has_children(db)
-    page = Page(_narrowed(asked, sharing, nested=nested), _OLDEST)
-    async for roots in remembered.slices(db, PROVIDERS, page, _NESTED if nested else 2 * _NESTED):
-        members: dict[str, list[ResourceProvider]] = {r.id: [r] for r in roots}
-        if nested and roots:
-            below = Page({"root_id": list(members), "parent_id": Match("ne", "")}, _OLDEST, _EVERY)
-            for child in await remembered.every(db, PROVIDERS, below):
-                members[child.root_id].append(child)
-        yield [linked(r, members[r.id], sharing) for r in roots]
-
-
-async def _has_children(db: Reader) -> bool:
-    """Whether any provider has a parent: the greatest parent is read off an index."""
-    greatest = (("parent_id", True), ("memory_room", True), ("id", True))
-    found = await PROVIDERS.page(db, Page({}, greatest, limit=1), select=("parent_id",))
-    return bool(found and found[0][0])
-
-
-def _narrowed(
-    asked: Demands, sharing: list[ResourceProvider], *, nested: bool
-) -> Mapping[str, Any]:
-    """What a root must be for its tree to be an anchor, as far as columns of its own tell."""
-    filters: dict[str, Any] = {"parent_id": ""}
-    if "" in asked.groups and asked.groups[""].root_id is not None:
-        filters["root_id"] = asked.groups[""].root_id
-    memory = sum(g.resources.get(MEMORY, 0) for g in asked.groups.values())
-    if memory and not nested and not any(MEMORY in s.inventories for s in sharing):
-        filters["memory_free"] = Match("ge", memory)
-    return filters
 
 
 def _request(ctx: Context, found: Candidate) -> dict[str, Any]:

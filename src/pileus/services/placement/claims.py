@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from pileus.kernel.faults import NoCapacity
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Match, Page, Tx
+from pileus.kernel.store import Tx
 
-from .contract import Demand, Inventory
-from .fit import Stock, misfit
+from .contract import Demand, Inventory, Offer, refusal
+from .fit import Stock
 from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil
 from .names import make_missing
-from .providers import MEMORY, PROVIDERS, ResourceProvider, revise
+from .offers import best_now, offers, whys
+from .providers import PROVIDERS, ResourceProvider, revise
 
-_FEW = 300  # hosts that are named to the store; of more, the emptiest ones are looked at in turn
-_NAMED = 20  # hosts whose reason is told one by one
 _INSTANCE = "INSTANCE"
 _MIGRATION = "MIGRATION"
 
@@ -45,26 +41,49 @@ class Claims:
             if changes := _changes(known, inventories, traits):
                 await revise(tx, known, **changes)
 
-    async def claim(
-        self, consumer_id: str, demand: Demand, among: list[str], project_id: str, user_id: str
+    def offers(
+        self, demand: Demand, *, among: Collection[str] | None = None, stack: bool = False
+    ) -> AsyncIterator[list[Offer]]:
+        return offers(self.runtime.store, demand, among, stack=stack)
+
+    async def take(
+        self, consumer_id: str, offers: Sequence[Offer], project_id: str, user_id: str
     ) -> str:
         async with self.runtime.store.tx(wait=False) as tx:  # a saga waits before it acts on it
             await tx.lock("placement.allocations")
             held = await CONSUMERS.find(tx, consumer_id)
             if held is not None:
                 return await _host_of(tx, held)
-            provider = await _emptiest(tx, demand, among)
-            if provider is not None:
-                wish = Wish(
-                    consumer_id=consumer_id,
-                    allocations={provider.id: demand.resources},
-                    project_id=project_id,
-                    user_id=user_id,
-                    consumer_type=_INSTANCE,
-                )
-                await fulfil(tx, [wish])
-                return provider.name
-        raise NoCapacity(await self._why_not(demand, among))
+            chosen = await best_now(tx, offers)
+            if chosen is None:
+                return ""
+            wish = Wish(
+                consumer_id=consumer_id,
+                allocations=chosen.allocations,
+                project_id=project_id,
+                user_id=user_id,
+                consumer_type=_INSTANCE,
+            )
+            await fulfil(tx, [wish])
+            return chosen.host
+
+    async def why_not(self, demand: Demand, among: Collection[str]) -> dict[str, str]:
+        return await whys(self.runtime.store, demand, among)
+
+    async def claim(
+        self,
+        consumer_id: str,
+        demand: Demand,
+        among: Collection[str],
+        project_id: str,
+        user_id: str,
+    ) -> str:
+        async for some in self.offers(demand, among=among):
+            if host := await self.take(consumer_id, some, project_id, user_id):
+                return host
+        if host := await self.take(consumer_id, (), project_id, user_id):
+            return host
+        raise refusal(await self.why_not(demand, among))
 
     async def set_aside(self, consumer_id: str, aside_id: str) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
@@ -86,28 +105,6 @@ class Claims:
             if consumer is not None:
                 await drop(tx, consumer)
 
-    async def _why_not(self, demand: Demand, among: list[str]) -> str:
-        """Each host and why it was passed over; past some twenty, how many for which reason."""
-        if not among:
-            return "No valid host was found: there is no host to choose from."
-        named: list[str] = []
-        counts: Counter[str] = Counter()
-        for at in range(0, len(among), _FEW):
-            names = among[at : at + _FEW]
-            found = await PROVIDERS.list(
-                self.runtime.store, Page({"name": names}, limit=len(names))
-            )
-            by_name = {p.name: p for p in found}
-            for name in names:
-                why = _reason(by_name.get(name), demand)
-                if len(named) < _NAMED:
-                    named.append(f"{name}: {why}")
-                else:
-                    counts[_kind(why)] += 1
-            await asyncio.sleep(0)
-        rest = [f"{n} more hosts: {kind}" for kind, n in counts.most_common()]
-        return "No valid host was found. " + "; ".join([*named, *rest]) + "."
-
 
 def _held_by(id: str, of: Consumer, kind: str) -> Wish:
     return Wish(
@@ -126,48 +123,6 @@ def _nothing_for(consumer: Consumer) -> Wish:
         project_id=consumer.project_id,
         user_id=consumer.user_id,
     )
-
-
-def _reason(provider: ResourceProvider | None, demand: Demand) -> str:
-    if provider is None:
-        return "it has not reported what it has"
-    why = _misfit(provider, demand)
-    return why or "it had no room when it was asked"
-
-
-def _kind(why: str) -> str:
-    """A reason without its figures: `512 MEMORY_MB asked, 0 of 64 free` -> `too little MEMORY_MB`."""
-    words = why.split()
-    return f"too little {words[1]}" if words[0].isdecimal() else why
-
-
-def _misfit(provider: ResourceProvider, demand: Demand) -> str:
-    return misfit(
-        provider.inventories, provider.traits, demand.resources, demand.required, demand.forbidden
-    )
-
-
-async def _emptiest(tx: Tx, demand: Demand, among: list[str]) -> ResourceProvider | None:
-    """The host with the greatest part of its memory free, of those that can take the demand.
-
-    Read in that order off an index, so the usual claim looks at a handful of rows however many hosts there are.
-    """
-    names = frozenset(among)
-    filters: dict[str, object] = {
-        "memory_free": Match("ge", demand.resources.get(MEMORY, 0)),
-        "parent_id": "",
-    }
-    if len(names) <= _FEW:
-        filters["name"] = sorted(names)
-    page = Page(filters, (("memory_room", True), ("id", True)), limit=8)
-    while True:
-        found = await PROVIDERS.list(tx, page)
-        for provider in found:
-            if provider.name in names and not _misfit(provider, demand):
-                return provider
-        if len(found) < page.limit:
-            return None
-        page = replace(page, marker=found[-1].id, limit=min(512, page.limit * 8))
 
 
 async def _host_of(tx: Tx, consumer: Consumer) -> str:

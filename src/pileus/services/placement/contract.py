@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from pileus.kernel.contracts import Contract
+from pileus.kernel.faults import NoCapacity
+
+NO_HOST = "No valid host was found."
+_NONE = "There is no host to choose from"
+_NAMED = 20  # hosts of one reason that are told by name
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,12 +27,53 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     allocation_ratio: float = 1.0
 
 
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
-    """What a consumer needs: amounts by resource class, and traits its provider must or must not have."""
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """What one provider is to give: amounts by resource class, and traits it must or must not have."""
 
     resources: dict[str, int]
     required: frozenset[str] = frozenset()
     forbidden: frozenset[str] = frozenset()
+    member_of: tuple[frozenset[str], ...] = ()  # of each, one aggregate
+
+
+class Demand(Group, frozen=True, kw_only=True):
+    """What a consumer needs of one host: its own group may be spread over the host's providers.
+
+    `groups`: by suffix, each of one provider; `isolated`: no provider serves two of them.
+    """
+
+    groups: dict[str, Group] = {}
+    isolated: bool = False
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """How a host could serve a demand: provider -> class -> amount.
+
+    `room`: the part of what the host has of each class that is free. `seen`: the providers' generations then.
+    """
+
+    host: str
+    allocations: Mapping[str, Mapping[str, int]]
+    room: Mapping[str, float]
+    seen: Mapping[str, int]
+
+
+def refusal(reasons: Mapping[str, str]) -> NoCapacity:
+    """Out of each host's reason, figures in brackets: how many for which in the message, which hosts for who may know."""
+    hosts: dict[str, list[str]] = defaultdict(list)
+    for host, why in reasons.items():
+        kind, bracket, figures = why.partition(" (")
+        hosts[kind].append(host + bracket + figures)
+    kinds = sorted(hosts.items(), key=lambda k: -len(k[1]))
+    short = [f"{len(h)} host{'s' * (len(h) > 1)}: {kind}" for kind, h in kinds]
+    whole = []
+    for kind, names in kinds:
+        rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        whole.append(f"{kind}: {', '.join(names[:_NAMED])}{rest}")
+    return NoCapacity(
+        f"{NO_HOST} {'; '.join(short) or _NONE}.",
+        internal=f"{NO_HOST} {'; '.join(whole) or _NONE}.",
+    )
 
 
 class Placement(Protocol):
@@ -34,14 +82,34 @@ class Placement(Protocol):
     ) -> None:
         """Makes the host's provider say this; writes only what changed."""
 
-    async def claim(
-        self, consumer_id: str, demand: Demand, among: list[str], project_id: str, user_id: str
-    ) -> str:
-        """Chooses one of the hosts (the one with most room) and allocates there, in one transaction.
+    def offers(
+        self, demand: Demand, *, among: Collection[str] | None = None, stack: bool = False
+    ) -> AsyncIterator[list[Offer]]:
+        """One offer of each host that has room, in growing slices: the emptiest hosts first, or the fullest (`stack`).
 
-        A consumer that has an allocation already keeps it: the same host is given again. Raises NoCapacity, whose
-        message names each host and why it was passed over.
+        `among` names the hosts (None: any). Whoever takes from the first slices reads no more, however many there are.
         """
+
+    async def take(
+        self, consumer_id: str, offers: Sequence[Offer], project_id: str, user_id: str
+    ) -> str:
+        """Allocates the first offer whose host is as it was seen, else that with most room left; "" if none holds.
+
+        A consumer that has an allocation already keeps it, and its host is the answer.
+        """
+
+    async def why_not(self, demand: Demand, among: Collection[str]) -> dict[str, str]:
+        """Of each host why it can't serve the demand: a few words, then figures in brackets."""
+
+    async def claim(
+        self,
+        consumer_id: str,
+        demand: Demand,
+        among: Collection[str],
+        project_id: str,
+        user_id: str,
+    ) -> str:
+        """Offers and takes at once: the host. Raises NoCapacity, see `refusal`."""
 
     async def set_aside(self, consumer_id: str, aside_id: str) -> None:
         """What the consumer holds is held by another from now on; nothing happens if that one holds anything."""

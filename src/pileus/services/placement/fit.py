@@ -5,8 +5,6 @@ A capacity is `(total - reserved) * allocation_ratio`, rounded down, as the plac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 import msgspec
 
 MAX_INT = 0x7FFFFFFF
@@ -57,29 +55,13 @@ def shortage(stock: Stock | None, resource_class: str, amount: int) -> str:
     """Why the amount can't be allocated, or "" if it can."""
     if stock is None:
         return f"it has no {resource_class}"
+    if amount > stock.free:
+        return (
+            f"too little {resource_class} ({amount} asked, {stock.free} of {stock.capacity} free)"
+        )
     if not stock.divides(amount):
         return (
-            f"{resource_class} is given in amounts of {stock.min_unit} to {stock.max_unit} "
-            f"in steps of {stock.step_size}, not {amount}"
+            f"{resource_class} is not given in that amount ({stock.min_unit} to {stock.max_unit} "
+            f"in steps of {stock.step_size}, not {amount})"
         )
-    if amount > stock.free:
-        return f"{amount} {resource_class} asked, {stock.free} of {stock.capacity} free"
-    return ""
-
-
-def misfit(
-    inventories: Mapping[str, Stock],
-    traits: Collection[str],
-    resources: Mapping[str, int],
-    required: Collection[str] = (),
-    forbidden: Collection[str] = (),
-) -> str:
-    """The first reason why a provider can't take the demand, or "" if it can."""
-    for resource_class, amount in resources.items():
-        if why := shortage(inventories.get(resource_class), resource_class, amount):
-            return why
-    if required and (missing := sorted(set(required).difference(traits))):
-        return f"it lacks the trait {', '.join(missing)}"
-    if forbidden and (present := sorted(set(forbidden).intersection(traits))):
-        return f"it has the forbidden trait {', '.join(present)}"
     return ""

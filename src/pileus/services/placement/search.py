@@ -111,6 +111,36 @@ def _of_several(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
         yield _candidate(picks, chosen) if chosen else None
 
 
+def why_not(tree: Tree, asked: Demands) -> str:
+    """Why the tree has no candidate, or "" if it has one."""
+    for group in asked.groups.values():
+        if why := _missing(tree, group):
+            return why
+    if any(one is not None for one in candidates(tree, asked)):
+        return ""
+    return "no choice of its providers gives all of it"
+
+
+def _missing(tree: Tree, group: Wanted) -> str:
+    """The first thing that no provider of the tree has."""
+    for resource_class, amount in group.resources.items():
+        stocks = [p.inventories.get(resource_class) for p in tree.all]
+        there = sorted((s for s in stocks if s is not None), key=lambda s: -s.free)
+        whys = [shortage(s, resource_class, amount) for s in there or (None,)]
+        if all(whys):
+            return whys[0]
+    traits = {t for p in tree.all for t in p.traits}
+    for one in group.required:
+        if one.isdisjoint(traits):
+            return f"it lacks the trait {' or '.join(sorted(one))}"
+    present = group.forbidden.intersection(tree.root.traits)
+    if present and len(tree.all) == 1:
+        return f"it has the forbidden trait {', '.join(sorted(present))}"
+    if not any(group.in_aggregates(p) for p in tree.all):
+        return "it is not in the aggregates asked for"
+    return ""
+
+
 def _alone(root: ResourceProvider, asked: Demands) -> Candidate | None:
     """The candidate of a tree that is one provider: the usual host, so it is worth its own few lines."""
     groups = asked.groups

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from msgspec import UNSET
@@ -17,11 +18,13 @@ from pileus.kernel.resources import Context
 from pileus.kernel.sagas import Journal
 from pileus.kernel.store import Tx
 from pileus.services.compute import checks, instance_actions, nodes, server_groups
+from pileus.services.compute.aggregates import zones_of
 from pileus.services.compute.flavors import FLAVORS, Flavor
 from pileus.services.compute.keypairs import Keypair, key_of
 from pileus.services.compute.server import SERVERS, FlavorCopy, ImageCopy, Server
 from pileus.services.compute.servers.bodies import AskedNetwork, CreateServer
 from pileus.services.compute.servers.sagas import CREATE
+from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES, ImageInfo
 from pileus.services.network.contract import NETWORK, NicRequest
 
@@ -185,12 +188,15 @@ async def _destination(ctx: Context, body: CreateServer) -> tuple[str, str]:
 
 
 async def _known_place(ctx: Context, zone: str, host: str, *, forced: bool) -> str:
-    places = await nodes.places(ctx.runtime)
-    if host and host not in {p.node.host for p in places}:
-        raise Invalid(f"Compute host {host} could not be found.")
-    if forced:  # the host's own zone wins over what stands before the colon
-        return next((p.zone for p in places if p.node.host == host and p.zone == zone), "")
-    if zone and zone not in {p.zone for p in places}:
+    """The zone to keep to. Raises Invalid."""
+    try:
+        found = await nodes.place(ctx.runtime, host) if host else None
+    except NotFound as e:
+        raise Invalid(e.message) from None
+    if forced and found:  # the host's own zone wins over what stands before the colon
+        return zone if found.zone == zone else ""
+    known = {*(await zones_of(ctx.runtime.store)).values(), settings_of(ctx.runtime).default_zone}
+    if zone and zone not in known:
         raise Invalid("The requested availability zone is not available")
     return zone
 
@@ -452,11 +458,28 @@ def _hints(ctx: Context) -> dict[str, Any]:
             hints = ctx.document[key]
             if not isinstance(hints, dict):
                 raise checks.wrong(key, hints, "It is not of type 'object'")
+            _check_hints(hints)
             private = [k for k in hints if k.startswith("_") or k in _INTERNAL_HINTS]
             if private:
                 raise Invalid(f"Scheduler hint {private[0]!r} is not one that a caller may give.")
             return hints
     return {}
+
+
+def _check_hints(hints: dict[str, Any]) -> None:
+    """Raises Invalid for what the scheduler could not read."""
+    for key in ("different_host", "same_host"):
+        ids = hints.get(key, [])
+        if not all(checks.is_uuid(id) for id in (ids if isinstance(ids, list) else [ids])):
+            raise checks.wrong(f"os:scheduler_hints/{key}", ids, f"{ids!r} is not a 'uuid'")
+    near, size = hints.get("build_near_host_ip"), hints.get("cidr", "/24")
+    if near is not None:
+        try:
+            ip_network(f"{ip_address(near)}{size}", strict=False)
+        except ValueError:
+            raise checks.wrong(
+                "os:scheduler_hints/build_near_host_ip", near, f"{near}{size} is not a network"
+            ) from None
 
 
 _INTERNAL_HINTS = frozenset(("check_type", "requested_destination", "force_hosts", "force_nodes"))

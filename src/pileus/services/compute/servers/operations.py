@@ -236,7 +236,8 @@ async def _fragments(ctx: Context, rows: Sequence[Row]) -> list[bytes]:
     """Each server's JSON, given (id, generation, host). Documents are read only where it is not remembered."""
     seen = views.sight(ctx)
     shows = ctx.version >= (2, 16) and (seen.host_status or seen.unknown_only)
-    statuses = await nodes.host_statuses(ctx.runtime) if shows else {}
+    hosts = {host for _, _, host in rows if host} if shows else set()
+    statuses = await nodes.host_statuses(ctx.runtime, hosts) if hosts else {}
     known = {host: views.host_status_for(seen, status) for host, status in statuses.items()}
     looks = {host: views.look_of(ctx, seen, status) for host, status in known.items()}
     nowhere = views.look_of(ctx, seen, "")

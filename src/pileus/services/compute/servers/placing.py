@@ -1,32 +1,27 @@
-"""Where a server goes: on a host that may have it, in the zone and the group that were asked for, with room."""
+"""Where a server goes: placement says where there is room, `scheduling` who may have it and who is best."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import AsyncIterator, Collection
+from ipaddress import ip_network
+from typing import Any
+
 from pileus.kernel.faults import NoCapacity, Stale
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run
-from pileus.services.compute import nodes, server_groups
-from pileus.services.compute.nodes import Place
-from pileus.services.compute.server import FlavorCopy, Server
-from pileus.services.compute.server_groups import ServerGroup
+from pileus.kernel.store import Page
+from pileus.services.compute import nodes, scheduling, server_groups
+from pileus.services.compute.aggregates import zones_of
+from pileus.services.compute.scheduling import Ask, Seat
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import noting, states
-from pileus.services.placement.contract import PLACEMENT, Demand
+from pileus.services.compute.servers.demands import demand_of
+from pileus.services.compute.settings import settings_of
+from pileus.services.placement.contract import PLACEMENT, Demand, Offer, refusal
 
-NO_HOST = "No valid host was found."
-
-
-def demand_of(flavor: FlavorCopy) -> Demand:
-    """What a flavor needs of a host: `trait:NAME` extra specs count too."""
-    disk = flavor.disk + flavor.ephemeral + -(-flavor.swap // 1024)
-    wanted = {"VCPU": flavor.vcpus, "MEMORY_MB": flavor.ram, "DISK_GB": disk}
-    traits: dict[str, set[str]] = {"required": set(), "forbidden": set()}
-    for key, value in flavor.extra_specs.items():
-        if key.startswith("trait:") and value in traits:
-            traits[value].add(key.removeprefix("trait:"))
-    return Demand(
-        resources={k: v for k, v in wanted.items() if v},
-        required=frozenset(traits["required"]),
-        forbidden=frozenset(traits["forbidden"]),
-    )
+__all__ = ["demand_of", "find_place", "place", "sit", "unplace", "vacate"]
+log = logging.getLogger(__name__)
 
 
 async def place(run: Run[Server]) -> Changes:
@@ -37,49 +32,101 @@ async def place(run: Run[Server]) -> Changes:
 async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tuple[str, str]:
     """Takes room on a host for the server as given, and a seat in its group; the host and its zone.
 
-    `leaving`: the host it goes away from. Raises NoCapacity, which names each host and why not.
+    `leaving`: the host it goes away from. Raises NoCapacity, which tells how many hosts were passed over and why, and
+    the administrators which ones.
     """
-    group = await server_groups.group_of(run.runtime.store, server.group)
-    among, passed_over = [], []
-    zones: dict[str, str] = {}
-    for p in await nodes.places(run.runtime):
-        if why := _why_not(server, group, p, leaving):
-            passed_over.append(f"{p.node.host}: {why}")
-        else:
-            among.append(p.node.host)
-            zones[p.node.host] = p.zone
-    host = await _claim_best(run, server, group, among, passed_over)
+    ask = await _asking(run.runtime, server, leaving)
+    demand = demand_of(server.flavor, server.image)
+    host = await _took(run, ask, demand)
+    if not host:
+        raise await _refused(run, ask, demand)
     await sit(run, server, host)
-    return host, zones.get(host, "")
+    zones = await zones_of(run.runtime.store)
+    return host, zones.get(host, settings_of(run.runtime).default_zone)
 
 
-def _why_not(server: Server, group: ServerGroup | None, p: Place, leaving: str) -> str:
-    if p.node.host == leaving:
-        return "the server is leaving it"
-    if p.why_not:
-        return p.why_not
-    if server.pinned_zone and p.zone != server.pinned_zone:
-        return f"in zone {p.zone}, not {server.pinned_zone}"
-    if server.requested_host and p.node.host != server.requested_host:
-        return f"not {server.requested_host}, which was asked for"
-    return server_groups.why_not(group, server.id, p.node.host) if group else ""
+async def _asking(runtime: Runtime, server: Server, leaving: str) -> Ask:
+    """With what the scheduler hints say of other servers and of addresses."""
+    hints = server.scheduler_hints
+    near = None
+    if address := hints.get("build_near_host_ip"):
+        near = ip_network(f"{address}{hints.get('cidr') or '/24'}", strict=False)
+    same = _ids(hints.get("same_host"))
+    return Ask(
+        server,
+        group=await server_groups.group_of(runtime.store, server.group),
+        leaving=leaving,
+        apart=await _hosts_of(runtime, server, _ids(hints.get("different_host"))),
+        beside=await _hosts_of(runtime, server, same) if same else None,
+        near=near,
+    )
 
 
-async def _claim_best(
-    run: Run[Server],
-    server: Server,
-    group: ServerGroup | None,
-    among: list[str],
-    passed_over: list[str],
-) -> str:
-    """Where a soft policy likes it best, or else anywhere."""
-    best = server_groups.preferred(group, server.id, among) if group else among
-    if len(best) < len(among):
-        try:
-            return await _claim(run, server, best, [])
-        except NoCapacity:
-            pass  # the others are asked next, and whoever is full says so again
-    return await _claim(run, server, among, passed_over)
+def _ids(hint: Any) -> list[str]:
+    return [hint] if isinstance(hint, str) and hint else list(hint or [])
+
+
+async def _hosts_of(runtime: Runtime, server: Server, ids: list[str]) -> frozenset[str]:
+    """Where those of the project's servers are."""
+    if not ids:
+        return frozenset()
+    page = Page({"id": ids, "project_id": server.project_id}, limit=len(ids))
+    rows = await SERVERS.page(runtime.store, page, select=("host",))
+    return frozenset(host for (host,) in rows if host)
+
+
+async def _took(run: Run[Server], ask: Ask, demand: Demand) -> str:
+    """The host whose room was taken, "" if there is none. A step that runs again finds what it took before."""
+    placement, server = run.peer(PLACEMENT), ask.server
+    async for offers in _offers(run, ask, demand):
+        by_host = {offer.host: offer for offer in offers}
+        places = await nodes.places(run.runtime, by_host)
+        seats = [
+            Seat(p, by_host[p.node.host].room) for p in places if not scheduling.why_not(ask, p)
+        ]
+        best = scheduling.ranked(ask, seats, stack=settings_of(run.runtime).stack)
+        chosen = [by_host[seat.place.node.host] for seat in best]
+        if chosen and (
+            host := await placement.take(server.id, chosen, server.project_id, server.user_id)
+        ):
+            return host
+    return await placement.take(server.id, (), server.project_id, server.user_id)
+
+
+async def _offers(run: Run[Server], ask: Ask, demand: Demand) -> AsyncIterator[list[Offer]]:
+    """Of few hosts, where it is known who they must be; first of those where a soft policy has company."""
+    placement, stack = run.peer(PLACEMENT), settings_of(run.runtime).stack
+    company = set(ask.seats) if ask.group and ask.group.policy == "soft-affinity" else set()
+    if company:
+        async for offers in placement.offers(demand, among=company, stack=stack):
+            yield offers
+    async for offers in placement.offers(demand, among=await _among(run.runtime, ask), stack=stack):
+        yield offers
+
+
+async def _among(runtime: Runtime, ask: Ask) -> Collection[str] | None:
+    """The hosts that it must be one of; None: any."""
+    server = ask.server
+    if server.requested_host:
+        return {server.requested_host}
+    if ask.group and ask.group.policy == "affinity" and ask.seats:
+        return set(ask.seats)
+    if ask.beside is not None:
+        return ask.beside
+    if server.pinned_zone not in ("", settings_of(runtime).default_zone):
+        zones = await zones_of(runtime.store)
+        return {host for host, zone in zones.items() if zone == server.pinned_zone}
+    return None
+
+
+async def _refused(run: Run[Server], ask: Ask, demand: Demand) -> NoCapacity:
+    """Every host is asked why, one by one."""
+    places = await nodes.places(run.runtime)
+    reasons = {p.node.host: scheduling.why_not(ask, p) for p in places}
+    open_to_it = [host for host, why in reasons.items() if not why]
+    reasons |= await run.peer(PLACEMENT).why_not(demand, open_to_it)
+    log.info("server %s: no valid host: %s", ask.server.id, reasons)
+    return refusal(reasons)
 
 
 async def sit(run: Run[Server], server: Server, host: str) -> None:
@@ -92,19 +139,6 @@ async def sit(run: Run[Server], server: Server, host: str) -> None:
         await run.peer(PLACEMENT).release(server.id)
         await run.runtime.store.sync()
         raise Stale(f"Another server of group {server.group} took its place on {host}.")
-
-
-async def _claim(run: Run[Server], server: Server, among: list[str], passed_over: list[str]) -> str:
-    if not among:
-        reasons = "; ".join(passed_over) or "there is no compute host"
-        raise NoCapacity(f"{NO_HOST} {reasons}.")
-    try:
-        return await run.peer(PLACEMENT).claim(
-            server.id, demand_of(server.flavor), among, server.project_id, server.user_id
-        )
-    except NoCapacity as e:
-        reasons = "; ".join([e.message.removeprefix(NO_HOST).strip(), *passed_over])
-        raise NoCapacity(f"{NO_HOST} {reasons}") from None
 
 
 async def unplace(run: Run[Server]) -> None:

@@ -68,7 +68,11 @@ async def take_room(run: Run[Server]) -> Changes:
     placement = run.peer(PLACEMENT)
     await placement.set_aside(server.id, _move(wanted).id)
     await placement.claim(
-        server.id, demand_of(wanted.flavor), [server.host], server.project_id, server.user_id
+        server.id,
+        demand_of(wanted.flavor, server.image),
+        [server.host],
+        server.project_id,
+        server.user_id,
     )
     return {"task_state": "resize_migrating"}
 

@@ -56,7 +56,7 @@ def test_a_disabled_host_gets_no_servers(stage: Stage) -> None:
             wanted = await s.create("2.74", s.admin, host=first, networks="none")
             await s.cloud.settle()
             shown = await s.server(wanted.json["server"]["id"], client=s.admin)
-            assert "disabled (repair)" in shown["fault"]["message"]
+            assert f"disabled: {first} (repair)" in shown["fault"]["details"]
             await s.admin.delete(f"{SERVERS}/{shown['id']}")
         finally:
             await s.admin.put(url, {"status": "enabled"}, **version)

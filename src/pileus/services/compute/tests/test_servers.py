@@ -144,9 +144,11 @@ def test_no_valid_host_says_why_of_each(stage: Stage) -> None:
         id = await s.boot(flavorRef=made.json["flavor"]["id"])
         shown = await s.server(id)
         assert shown["status"] == "ERROR" and shown["hostId"] == ""
+        hosts = s.agents()
         message = shown["fault"]["message"]
-        assert message.startswith("No valid host was found.")
-        assert all(host in message for host in s.agents())
+        assert message == f"No valid host was found. {len(hosts)} hosts: too little DISK_GB."
+        details = (await s.server(id, client=s.admin))["fault"]["details"]
+        assert all(f"{host} (5000 asked, " in details for host in hosts)
         assert not await s.held(id) and not await s.ports(id)
 
     stage.play(story)
