@@ -191,6 +191,7 @@ def bulk(cls: type[B], document: Any, at: Version = NO_VERSION) -> Bulk[B]:
             raise Invalid(
                 f"Unable to find '{cls.plural}' in request body: it must be a list of at least one object."
             )
+        items = [i[cls.root] if isinstance(i, dict) and i.keys() == {cls.root} else i for i in items]
         return Bulk([cls.take(i, at) for i in items], items, single=False)
     inner = unwrap(cls, document)
     return Bulk([cls.take(inner, at)], [inner], single=True)
@@ -231,5 +232,4 @@ def explain(text: str) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:77] + "..."
+    return text if len(text := repr(value)) < 80 else text[:77] + "..."

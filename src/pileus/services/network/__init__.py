@@ -33,6 +33,7 @@ from .settings import NetworkSettings
 from .subnetpools import SubnetPools
 from .subnets.operations import Subnets
 from .tags import tags_of
+from .trunks import Trunks
 from .wiring import NETWORK_CONTROL, NETWORK_HOST, WAKER, hint_host
 
 SERVICE = Service(
@@ -63,6 +64,7 @@ SERVICE = Service(
         Policies,
         *QOS_RESOURCES,
         RbacPolicies,
+        Trunks,
         tags_of(Networks, "networks"),
         tags_of(Subnets, "subnets"),
         tags_of(Ports, "ports"),
@@ -71,6 +73,7 @@ SERVICE = Service(
         tags_of(Routers, "routers"),
         tags_of(FloatingIps, "floatingips"),
         tags_of(Policies, "policies"),
+        tags_of(Trunks, "trunks"),
     ),
     rules=BASE_RULES,
     scopes=("project",),

@@ -87,6 +87,8 @@ def check_port(port: PortSpec) -> None:
     """Raises Invalid."""
     _id(port.id)
     check_limits(port.limits)
+    if port.parent and not 1 <= port.vlan <= 4094:
+        raise Invalid(f"VLAN {port.vlan} of port {port.id} must be from 1 to 4094.")
     if not -1 <= port.dscp <= 63:
         raise Invalid(f"DSCP mark {port.dscp} of port {port.id} must be from 0 to 63.")
     _mac(port.mac)

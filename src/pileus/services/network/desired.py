@@ -40,8 +40,9 @@ from .network import NETWORKS, Network
 from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
 from .qos_policy import QOS_POLICIES, QosPolicy, Rule
 from .router import ROUTERS, Router
-from .security_group import RULES, SecurityGroupRule
+from .security_group import GROUPS, RULES, SecurityGroupRule
 from .subnet import SUBNETS, Subnet
+from .trunk import SUBPORT, TRUNKS
 from .wiring import NETWORK_HOST
 
 _ALL = 1 << 30
@@ -66,6 +67,7 @@ class _Facts:
     domain: str = ""
     peers: tuple[Peer, ...] = ()
     guests: list[Port] = field(default_factory=list)
+    carried: dict[str, tuple[str, int]] = field(default_factory=dict)  # subport: parent, VLAN
     routers: list[Router] = field(default_factory=list)
     legs: list[Port] = field(default_factory=list)  # the routers' ports
     floating: list[FloatingIp] = field(default_factory=list)
@@ -74,6 +76,7 @@ class _Facts:
     remote: list[Port] = field(default_factory=list)
     rules: dict[str, list[SecurityGroupRule]] = field(default_factory=dict)
     members: dict[str, set[str]] = field(default_factory=dict)
+    stateless: set[str] = field(default_factory=set)  # groups worn here
     policies: dict[str, QosPolicy] = field(default_factory=dict)
 
     def limits(self, policy_id: str) -> tuple[Limit, ...]:
@@ -117,6 +120,7 @@ async def _facts(memory: Memory, host: str) -> _Facts:
     facts.peers = tuple(Peer(host=h.id, address=h.address) for h in serve)
     bound = await memory.rows(PORTS, host=host)
     facts.guests = [p for p in bound if p.guest and p.device_owner.startswith(COMPUTE_OWNER)]
+    await _trunks(memory, facts, [p for p in bound if p.device_owner == SUBPORT])
     facts.routers = await memory.rows(ROUTERS, host=host)
     ids = [r.id for r in facts.routers]
     if ids:
@@ -136,6 +140,18 @@ async def _facts(memory: Memory, host: str) -> _Facts:
     return facts
 
 
+async def _trunks(memory: Memory, facts: _Facts, subports: list[Port]) -> None:
+    """What the trunks of guests here carry."""
+    if not subports:
+        return
+    parents = {p.id for p in facts.guests}
+    for trunk in await memory.rows(TRUNKS, sub_ports=[p.id for p in subports]):
+        if trunk.port_id in parents and trunk.admin_state_up:
+            tags = {s.port_id: (trunk.port_id, s.segmentation_id) for s in trunk.sub_ports}
+            facts.carried |= tags
+    facts.guests += [p for p in subports if p.id in facts.carried]
+
+
 async def _policies(memory: Memory, facts: _Facts) -> None:
     """The QoS policies that something here is under."""
     named = {p.qos_policy_id for p in facts.guests} | {r.qos_policy_id for r in facts.routers}
@@ -151,6 +167,7 @@ async def _groups(memory: Memory, facts: _Facts) -> None:
     if not worn:
         return
     facts.rules = {g: [] for g in worn}
+    facts.stateless = {g.id for g in await memory.rows(GROUPS, id=sorted(worn), stateful=0)}
     for rule in await memory.rows(RULES, security_group_id=sorted(worn)):
         facts.rules[rule.security_group_id].append(rule)
     rules = [r for rules in facts.rules.values() for r in rules]
@@ -238,8 +255,11 @@ def _port(facts: _Facts, p: Port) -> PortSpec:
         DhcpOption(name=o.opt_name, value=o.opt_value, ip_version=o.ip_version)
         for o in p.extra_dhcp_opts
     ]
+    parent, vlan = facts.carried.get(p.id, ("", 0))
     return PortSpec(
         id=p.id,
+        parent=parent,
+        vlan=vlan,
         network_id=p.network_id,
         mac=p.mac_address,
         fixed_ips=tuple(FixedIP(subnet_id=f.subnet_id, ip=f.ip_address) for f in p.fixed_ips),
@@ -247,6 +267,7 @@ def _port(facts: _Facts, p: Port) -> PortSpec:
         device_owner=p.device_owner,
         hostname=p.dns_name,
         security=p.port_security_enabled,
+        stateless=p.port_security_enabled and not facts.stateless.isdisjoint(p.security_groups),
         groups=tuple(sorted(p.security_groups)) if p.port_security_enabled else (),
         allowed_address_pairs=tuple(pairs),
         admin_up=p.admin_state_up,

@@ -116,11 +116,14 @@ class PortSpec(Spec, frozen=True, kw_only=True):
     device_owner: str = ""
     hostname: str = ""
     security: bool = True  # port_security_enabled
+    stateless: bool = False  # its groups' rules are asked for answers too
     groups: tuple[str, ...] = ()
     allowed_address_pairs: tuple[AddressPair, ...] = ()
     admin_up: bool = True
     dhcp_options: tuple[DhcpOption, ...] = ()
     limits: tuple[Limit, ...] = ()
+    parent: str = ""  # the guest's port whose trunk carries this one, with this VLAN tag
+    vlan: int = 0
     dscp: int = -1  # the mark of what it sends; -1 leaves the guest's own
 
 
@@ -233,4 +236,4 @@ def tap_name(port_id: str) -> str:
 
 
 def is_guest(port: PortSpec) -> bool:
-    return port.device_owner.startswith(COMPUTE_OWNER)
+    return port.device_owner.startswith(COMPUTE_OWNER) or bool(port.parent)

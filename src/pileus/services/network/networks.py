@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType, field
@@ -38,6 +38,7 @@ from .settings import NetworkSettings, settings_of
 from .subnet import SUBNETS, give_back, release_subnet
 from .wiring import wake_networks
 
+_IPV6_MTU = 1280
 _FIXED = frozenset(
     [
         "id",
@@ -218,6 +219,9 @@ class Networks(NetworkResource[Network], path="/networks"):
             await hold(tx, "networks", network.id)
             network = await NETWORKS.get(tx, network.id)
             await _visibility(tx, network, changes)
+            if "mtu" in changes:
+                versions = [s.ip_version for s in await SUBNETS.all(tx, network_id=network.id)]
+                refuse_small_mtu(network.id, changes["mtu"], versions)
             await follow_flags(
                 tx, ctx.runtime.world, "network", network, replace(network, **changes)
             )
@@ -250,6 +254,15 @@ def external_scopes(ctx: Context) -> tuple[Mapping[str, Any], ...]:
 def _checked(name: str, description: str) -> None:
     text(name, "name")
     text(description, "description")
+
+
+def refuse_small_mtu(network_id: str, mtu: int, versions: Sequence[int]) -> None:
+    """IPv6 has no packets below 1280. Raises Conflict."""
+    if 6 in versions and mtu < _IPV6_MTU:
+        raise Conflict(
+            f"MTU of {network_id} is not valid, subnet requires a minimum of {_IPV6_MTU} bytes.",
+            code="NetworkMTUSubnetConflict",
+        )
 
 
 def _mtu(chosen: NetworkSettings, value: int, network_type: str) -> int:

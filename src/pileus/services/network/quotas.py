@@ -14,15 +14,18 @@ from pileus.kernel.quota import DEFAULTS, LIMITS, clear_limits, limits, set_limi
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Reader, Table
 
+from .address_groups import ADDRESS_GROUPS
 from .attributes import Attributes
 from .floating_ip import FLOATING_IPS
 from .network import NETWORKS
 from .port import PORTS
+from .rbac_policy import RBAC_POLICIES
 from .resource import ADMIN
 from .router import ROUTERS
 from .security_group import GROUPS, RULES
 from .subnet import SUBNETS
 from .subnetpool import SUBNETPOOLS
+from .trunk import TRUNKS
 
 _SERVICE = "network"
 _TABLES: tuple[Table[Any], ...] = (
@@ -34,6 +37,9 @@ _TABLES: tuple[Table[Any], ...] = (
     GROUPS,
     RULES,
     SUBNETPOOLS,
+    RBAC_POLICIES,
+    TRUNKS,
+    ADDRESS_GROUPS,
 )
 QUOTAS = {q.name: q for table in _TABLES for q in table.quotas}
 _MOST = 2_147_483_647  # upstream's column
@@ -52,6 +58,9 @@ class UpdateQuota(Attributes):
     security_group: int | UnsetType = UNSET
     security_group_rule: int | UnsetType = UNSET
     subnetpool: int | UnsetType = UNSET
+    rbac_policy: int | UnsetType = UNSET
+    trunk: int | UnsetType = UNSET
+    address_group: int | UnsetType = UNSET
     force: bool | UnsetType = UNSET
     check_limit: bool | UnsetType = UNSET
 
@@ -118,6 +127,13 @@ class Quotas(Resource[Any]):
                     f"Invalid input for {name}. Reason: '{limit}' must be from -1 to {_MOST}."
                 )
         async with ctx.runtime.store.tx() as tx:
+            used = {} if body.force is True else await usage(tx, _SERVICE, project_id)
+            for name, limit in given.items():
+                if 0 <= limit < used.get(name, 0):
+                    raise Invalid(
+                        f"Quota limit {limit} for {name} must be greater than or equal to already "
+                        f"used {used[name]}"
+                    )
             await set_limits(tx, _SERVICE, project_id, given)
             found = await _limits(tx, project_id)
         return {"quota": found}

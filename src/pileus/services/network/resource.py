@@ -308,6 +308,8 @@ def page_links(ctx: Context, page: Page, records: Sequence[Record]) -> list[dict
     full = len(records) >= page.limit
     if records and (full or page.reverse):
         link("next", ("marker", records[-1].id))
+    if not records and page.marker and not page.reverse:
+        link("previous", ("page_reverse", "True"))  # behind the last one: back to it
     if records and (page.marker or page.reverse) and (full or not page.reverse):
         link("previous", ("marker", records[0].id), ("page_reverse", "True"))
     return links

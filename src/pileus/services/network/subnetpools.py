@@ -119,9 +119,9 @@ class SubnetPools(
         return standard(p) | {
             "prefixes": p.prefixes,
             "ip_version": p.ip_version,
-            "min_prefixlen": p.min_prefixlen,
-            "max_prefixlen": p.max_prefixlen,
-            "default_prefixlen": p.default_prefixlen,
+            "min_prefixlen": str(p.min_prefixlen),
+            "max_prefixlen": str(p.max_prefixlen),
+            "default_prefixlen": str(p.default_prefixlen),
             "default_quota": None if p.default_quota < 0 else p.default_quota,
             "shared": p.is_shared_to(ctx.caller.project_id),
             "is_default": p.is_default,

@@ -244,6 +244,23 @@ class NetworkDriverSuite:
 
         self.play(scenario)
 
+    def test_an_address_group_lets_in_its_prefixes_and_no_others(self) -> None:
+        async def scenario(bench: Bench) -> None:
+            listed = uuid(3, 50)
+            rule = RuleSpec(direction="ingress", protocol="tcp", remote_group=listed)
+            addresses = GroupSpec(id=listed, members=("10.0.0.8/29", "10.0.0.8/30", "192.0.2.7/32"))
+            groups = (*GROUPS[:3], GroupSpec(id=FROM_WEB, rules=(*_OUT, rule)), addresses)
+            ports = (guest(WEB, "10.0.0.11"), guest(STRANGER, "10.0.0.21"))
+            ports += (guest(DB, "10.0.0.12", FROM_WEB),)
+            assert (await bench.apply(document(*ports, groups=groups))).errors == {}
+            assert await bench.reaches(WEB, "10.0.0.12", "tcp", 80)
+            assert not await bench.reaches(STRANGER, "10.0.0.12", "tcp", 80)
+            more = msgspec.structs.replace(addresses, members=("10.0.0.8/29", "10.0.0.16/28"))
+            await bench.apply(document(*ports, groups=(*groups[:4], more), revision=2))
+            assert await bench.reaches(STRANGER, "10.0.0.12", "tcp", 80)
+
+        self.play(scenario)
+
     def test_egress_rules_hold_back_what_a_guest_sends(self) -> None:
         async def scenario(bench: Bench) -> None:
             mute = GroupSpec(id=CLOSED, rules=())

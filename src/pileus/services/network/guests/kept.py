@@ -36,6 +36,7 @@ from ..security_group import GROUPS, RULES, default_group, group_target, rules_o
 from ..security_groups.operations import drop_group, new_group, refuse_rename
 from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
 from ..settings import settings_of
+from ..trunk import TRUNKS, carry, trunk_over
 from ..wiring import NETWORK_HOST, hosts_of_groups, wake, wake_for_ports
 from .dressing import dress_of
 from .wishes import Acting, group_ids, settled
@@ -113,6 +114,7 @@ class KeptNetwork:
         if port.host != guest.host:
             changes["status"] = DOWN
         port = await PORTS.revise(tx, port, **changes)
+        await carry(tx, port)
         await tell(tx, "update", port)
         return port
 
@@ -181,13 +183,14 @@ class KeptNetwork:
             await hold(tx, "networks", *networks)
             ports = await PORTS.all(tx, **which)
             for port in ports:
-                if port.made:
+                if port.made and await TRUNKS.one(tx, port_id=port.id) is None:
                     await remove_port(tx, port)
                     continue
                 freed = await PORTS.revise(
                     tx, port, guest="", device_id="", device_owner="", host="", dns_name="",
                     status=DOWN, nic_tag="", order=0,
                 )  # fmt: skip
+                await carry(tx, freed)
                 await tell(tx, "update", freed)
         await wake_for_ports(self.runtime, *ports)
 
@@ -207,7 +210,9 @@ class KeptNetwork:
         return await dress_of(self.runtime.store, guest_id)
 
     async def guest_of(self, port_id: str) -> str:
-        port = await PORTS.find(self.runtime.store, port_id)
+        store = self.runtime.store
+        trunk = await trunk_over(store, port_id)
+        port = await PORTS.find(store, trunk.port_id if trunk is not None else port_id)
         return port.guest if port is not None else ""
 
     # Security groups, as compute's own API shows them

@@ -8,7 +8,7 @@ from typing import Any, cast
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
@@ -25,6 +25,7 @@ from ..router import ROUTERS
 from ..security_group import GROUPS
 from ..security_groups.operations import SecurityGroups
 from ..settings import settings_of
+from ..trunk import TRUNKS, carry, trunk_details, trunk_over
 from ..wiring import wake_for_ports, wake_networks
 from .bodies import (
     CreatePort,
@@ -116,9 +117,12 @@ class Ports(NetworkResource[Port], path="/ports"):
         """With what their networks put them under."""
         found = await super().rendered(ctx, records)
         under = await network_policies(ctx.runtime.store, {p.network_id for p in records})
+        trunks = await trunk_details(ctx.runtime.store, [p.id for p in records])
         for port, view in zip(records, found, strict=True):
             if not ctx.query.has("fields"):
                 view["qos_network_policy_id"] = under.get(port.network_id)
+                if port.id in trunks:
+                    view["trunk_details"] = trunks[port.id]
         return found
 
     @operation("POST", "/ports", "create_port", status=201)
@@ -158,9 +162,19 @@ class Ports(NetworkResource[Port], path="/ports"):
 
     async def _groups(self, ctx: Context, given: Any) -> list[str]:
         """Ids of groups that the caller may see. Raises NotFound."""
-        ids = list(dict.fromkeys(given)) if given not in (UNSET, None) else []
-        for id in ids:
-            await SecurityGroups().visible(ctx, id)
+        ids = list(given) if given not in (UNSET, None) else []
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise Invalid(
+                "Invalid input for security_groups. Reason: Duplicate items in the list: "
+                f"'{', '.join(twice)[:80]}'."
+            )
+        groups = [await SecurityGroups().visible(ctx, id) for id in ids]
+        if len({g.stateful for g in groups}) > 1:
+            raise Conflict(
+                "Error Cannot apply both stateful and stateless security groups on the same port "
+                "while attempting the operation.",
+                code="SecurityGroupConflict",
+            )
         return ids
 
     @operation("PUT", "/ports/{port_id}", "update_port")
@@ -186,6 +200,7 @@ class Ports(NetworkResource[Port], path="/ports"):
             if fixed is not UNSET:
                 changes["fixed_ips"] = await readdress(tx, ctx.runtime.world, new, fixed)
             new = await PORTS.revise(tx, new, **changes)
+            await carry(tx, new)
             await tell(tx, "update", new)
         await wake_for_ports(ctx.runtime, port, new)
         if fixed is not UNSET:
@@ -199,6 +214,7 @@ class Ports(NetworkResource[Port], path="/ports"):
             raise service_port_in_use(port.id, port.device_owner)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", port.network_id)
+            await _out_of_trunks(tx, port.id)
             floated = await remove_port(tx, await PORTS.get(tx, port.id))
         await wake_for_ports(ctx.runtime, port)
         if floated:
@@ -214,6 +230,15 @@ def _create_target(
         "network:project_id": network.project_id,
         "shared": network.is_shared_to(project_id),
     }
+
+
+async def _out_of_trunks(tx: Tx, port_id: str) -> None:
+    """Raises Conflict for a port that a trunk is made of."""
+    kinds = {"PortInUseAsTrunkParent": "a parent port", "PortInUseAsSubPort": "a subport"}
+    found = (await TRUNKS.one(tx, port_id=port_id), await trunk_over(tx, port_id))
+    for (code, what), trunk in zip(kinds.items(), found, strict=True):
+        if trunk is not None:
+            raise Conflict(f"Port {port_id} is currently {what} for trunk {trunk.id}.", code=code)
 
 
 async def _in_service(ctx: Context, port: Port) -> bool:

@@ -17,7 +17,7 @@ from pileus.kernel.store import Tx
 from ..addressing import block
 from ..attributes import Attributes, text
 from ..network import NETWORKS, network_target
-from ..networks import Networks, external_scopes
+from ..networks import Networks, external_scopes, refuse_small_mtu
 from ..port import PORTS, SERVICE_OWNERS
 from ..refusals import subnet_in_use
 from ..resource import (
@@ -270,6 +270,7 @@ def _bad(message: str) -> Invalid:
 async def add_subnet(tx: Tx, wanted: Wanted, id: str) -> Subnet:
     """Writes the subnet. Its network is held. Raises Invalid for an overlap, Conflict."""
     network = await NETWORKS.get(tx, wanted.network_id)
+    refuse_small_mtu(network.id, network.mtu, [wanted.ip_version])
     others = await SUBNETS.all(tx, network_id=network.id)
     if wanted.pool is not None:
         found = await cut(tx, wanted.pool, wanted.cidr, wanted.prefixlen, wanted.project_id)

@@ -120,7 +120,8 @@ class LinuxBench:
             self.drivers[host] = await self._driver(host)
         seen = await self.drivers[host].apply(desired)
         networks = {n.id: n for n in desired.networks}
-        wanted = {p.id: p for p in desired.ports if is_guest(p) and p.admin_up and seen.ports[p.id]}
+        ours = [p for p in desired.ports if is_guest(p) and p.admin_up and not p.parent]
+        wanted = {p.id: p for p in ours if seen.ports[p.id]}
         for port_id, there in list(self._guests.items()):
             if there.port != wanted.get(port_id) and there.namespace.startswith(self.name(host)):
                 await self._detach(port_id)
@@ -223,8 +224,13 @@ class LinuxBench:
                 return False
             return True
 
-    async def arrivals(self, source: str, at: str, frames: list[bytes]) -> set[bytes]:
-        """Which of these frames, sent by one guest, a guest hears within a quarter of a second."""
+    async def arrivals(
+        self, source: str, at: str, frames: list[bytes], expected: list[bytes] | None = None
+    ) -> set[bytes]:
+        """Which of these frames (or of what they may become), sent by one guest, another hears within a quarter of a
+        second.
+        """
+        wanted = set(expected or frames)
         ears = await self.spaces.call(self._guests[at].namespace, _packet_socket)
         mouth = await self.spaces.call(self._guests[source].namespace, _packet_socket)
         loop = asyncio.get_running_loop()
@@ -233,9 +239,9 @@ class LinuxBench:
             for frame in frames:
                 mouth.send(frame)
             with contextlib.suppress(TimeoutError):
-                while seen != set(frames):
+                while seen != wanted:
                     async with asyncio.timeout(0.25):
-                        seen |= {await loop.sock_recv(ears, 2048)} & set(frames)
+                        seen |= {await loop.sock_recv(ears, 2048)} & wanted
         return seen
 
     async def replies(self, source: str, frame: bytes, expected: bytes) -> int:

@@ -215,6 +215,6 @@ def test_discovery_says_what_is_there() -> None:
         for extension in listed:
             shown = (await api.get(f"/extensions/{extension['alias']}")).json["extension"]
             assert shown == extension
-        assert (await api.get("/extensions/trunk")).status == 404
+        assert (await api.get("/extensions/l2-gateway")).status == 404
 
     run(body)

@@ -40,8 +40,8 @@ def test_the_default_group_keeps_its_name_and_only_administrators_delete_it() ->
         assert said(second) == (409, "SecurityGroupDefaultAlreadyExists")
         assert said(await api.delete(path)) == (409, "SecurityGroupCannotRemoveDefault")
         assert (await b.admin.delete(path)).status == 204
-        listed = await b.admin.rows("/security-groups?project_id=one&name=default")
-        assert listed == []
+        listed = await b.admin.rows("/security-groups?name=default")
+        assert "one" not in {g["project_id"] for g in listed}
 
     run(body, hosts=0)
 

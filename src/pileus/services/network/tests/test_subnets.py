@@ -132,7 +132,7 @@ def test_a_subnet_pool_gives_prefixes_that_do_not_overlap_until_it_is_empty() ->
         pool = await api.make(
             "subnetpool", name="pool", prefixes=["10.8.0.0/24", "10.9.0.0/24"], default_prefixlen=25
         )
-        assert pool["min_prefixlen"] == 8
+        assert pool["min_prefixlen"] == "8"
         cidrs = []
         for _ in range(4):
             network = await api.make("network")

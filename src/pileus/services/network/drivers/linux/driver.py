@@ -228,7 +228,7 @@ class LinuxNetworkDriver:
             yield Work(f"network/{id}", segment, job)
         for id, port in goal.guests.items():
             network = goal.segments[port.network_id].network
-            inputs = (port.admin_up, network.id, network.mtu)
+            inputs = (port.admin_up, network.id, network.mtu, port.parent, port.vlan)
             job = partial(want_tap, machine, port, network, owner=options.tap_owner)
             yield Work(f"port/{id}", inputs, job)
         for id, segment in goal.segments.items():

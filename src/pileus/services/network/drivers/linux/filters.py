@@ -42,6 +42,7 @@ def bridge_table(name: str) -> Table:
         sets={
             "ours": "type ifname;",
             "trusted": "type ifname;",
+            "stateless": "type ifname;",
             "local_only": "type ifname . ether_addr;",
             "spoofing_of": "type ifname : verdict;",
             "sent_of": "type ifname : verdict;",
@@ -73,7 +74,7 @@ def bridge_table(name: str) -> Table:
                 f"icmpv6 type {_NEIGHBOURS} accept",
                 "udp sport 68 udp dport 67 accept",
                 "udp sport 546 udp dport 547 accept",
-                established,
+                f"iifname != @stateless {established}",
                 "iifname vmap @outbound_of",
                 "drop",
             ),
@@ -86,7 +87,7 @@ def bridge_table(name: str) -> Table:
                 f"icmpv6 type {_INWARD_NEIGHBOURS} accept",
                 "udp sport 67 udp dport 68 accept",
                 "udp sport 547 udp dport 546 accept",
-                established,
+                f"oifname != @stateless {established}",
                 "oifname vmap @inbound_of",
                 "drop",
             ),
@@ -158,7 +159,7 @@ def port_filter(port: PortSpec, known_groups: Container[str], service_mac: str) 
         names["o_"]: tuple(_jumps("go_", port, known_groups)),
         names["i_"]: tuple(_jumps("gi_", port, known_groups)),
     }
-    elements = {}
+    elements = {"stateless": frozenset({device})} if port.stateless else {}
     for direction, prefix, map_name in (
         ("egress", "qe_", "sent_of"),
         ("ingress", "qi_", "received_of"),

@@ -82,7 +82,9 @@ def plan_for(desired: HostNetwork, zones: dict[str, int]) -> Plan:
 
 
 def _guests(desired: HostNetwork, errors: Mapping[str, str]) -> dict[str, PortSpec]:
-    return {p.id: p for p in desired.ports if p.id not in errors and is_guest(p)}
+    """Those that trunks carry come after their parents."""
+    ordered = sorted(desired.ports, key=lambda p: bool(p.parent))
+    return {p.id: p for p in ordered if p.id not in errors and is_guest(p)}
 
 
 def _routing(router: RouterSpec, segments: Mapping[str, Segment]) -> Routing:

@@ -124,15 +124,25 @@ def want_pair(
 async def want_tap(
     machine: Machine, port: PortSpec, network: NetworkSpec, *, owner: int | None
 ) -> None:
-    """The tap of a guest's port on its network's bridge. Its rules must be in force already."""
+    """The tap of a guest's port on its network's bridge, or, for one that a trunk carries, a VLAN of
+    its parent's tap. Its rules must be in force already.
+    """
     name = tap_name(port.id)
-    alias = machine.names.alias("port", port.id)
+    mark = f"{port.vlan} {port.parent}" if port.parent else ""
+    alias = machine.names.alias("port", port.id, mark)
     bridge = machine.names.bridge(network.id)
 
     def attach(link: Netlink) -> None:
-        if link.link(name) is None:
-            add_tap(name, owner=owner)
-            link.changes += 1
+        present = link.link(name)
+        if present and present.alias not in ("", alias):
+            link.delete(name)  # it was another trunk's, or none's
+            present = None
+        if present is None:
+            if port.parent:
+                link.add_vlan(name, below=tap_name(port.parent), tag=port.vlan, mtu=network.mtu)
+            else:
+                add_tap(name, owner=owner)
+                link.changes += 1
             no_ipv6(name)
         link.want(name, mtu=network.mtu, master=bridge, alias=alias, up=port.admin_up)
 

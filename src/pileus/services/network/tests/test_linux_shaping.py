@@ -1,0 +1,205 @@
+"""What QoS, trunks and stateless groups do to real packets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pileus.services.network.driver import GroupSpec, Limit, RuleSpec
+from pileus.services.network.tests.linux_bench import LinuxBench, udp_frame
+from pileus.testing.drivers.network import (
+    CLOSED,
+    DB,
+    GROUPS,
+    OPEN,
+    OTHER_NET,
+    OUTSIDE_IP,
+    REMOTE,
+    STRANGER,
+    WEB,
+    document,
+    floating,
+    guest,
+    network,
+    public,
+    router,
+    uuid,
+)
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+
+
+def _has_vlans() -> bool:
+    tried = subprocess.run(
+        [
+            "unshare",
+            "-n",
+            "sh",
+            "-c",
+            "ip link add d0 type veth && ip link add link d0 type vlan id 7",
+        ],
+        capture_output=True,
+        check=False,
+    )
+    return tried.returncode == 0
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Callable[[LinuxBench], Awaitable[None]]], None]:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[LinuxBench]:
+        bench = LinuxBench(tmp_path)
+        try:
+            await bench.open()
+            yield bench
+        finally:
+            await bench.close()
+
+    def run(scenario: Callable[[LinuxBench], Awaitable[None]]) -> None:
+        async def whole() -> None:
+            async with opened() as bench:
+                await scenario(bench)
+
+        asyncio.run(whole())
+
+    return run
+
+
+Play = Callable[[Callable[[LinuxBench], Awaitable[None]]], None]
+
+
+async def _arrived(bench: LinuxBench, source: str, target: str, count: int = 100) -> int:
+    """How many of so many datagrams of 1000 bytes, sent at once, arrive."""
+    here, there = bench._guests[source].port, bench._guests[target].port
+    frames = [
+        udp_frame(here.mac, there.mac, here.fixed_ips[0].ip, there.fixed_ips[0].ip,
+                  n.to_bytes(4, "big") * 240)
+        for n in range(count)
+    ]  # fmt: skip
+    return len(await bench.arrivals(source, target, frames))
+
+
+def test_what_is_beyond_a_bandwidth_limit_is_dropped_either_way(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        limit = Limit(direction="egress", rate=1000, burst=20_000)
+        ports = (guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12"))
+        assert (await bench.apply(document(*ports))).errors == {}
+        assert 15 <= await _arrived(bench, WEB, DB) <= 25
+        assert await _arrived(bench, DB, WEB) == 100
+        inward = msgspec.structs.replace(limit, direction="ingress")
+        ports = (guest(WEB, "10.0.0.11", limits=(inward,)), guest(DB, "10.0.0.12"))
+        await bench.apply(document(*ports, revision=2))
+        assert await _arrived(bench, WEB, DB) == 100
+        assert 15 <= await _arrived(bench, DB, WEB) <= 25
+
+    play(scenario)
+
+
+def test_a_packet_rate_limit_counts_packets(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        limit = Limit(direction="egress", rate=1, burst=10, packets=True)
+        ports = (guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12"))
+        assert (await bench.apply(document(*ports))).errors == {}
+        assert 8 <= await _arrived(bench, WEB, DB) <= 12
+
+    play(scenario)
+
+
+def test_what_a_guest_sends_bears_its_dscp_mark(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        ports = (guest(WEB, "10.0.0.11", dscp=10), guest(DB, "10.0.0.12"))
+        assert (await bench.apply(document(*ports))).errors == {}
+        web, db = ports[0], ports[1]
+        frame = udp_frame(web.mac, db.mac, "10.0.0.11", "10.0.0.12", b"marked")
+        marked = bytearray(frame)
+        marked[15] = 10 << 2
+        before = int.from_bytes(frame[24:26], "big")
+        marked[24:26] = (before - (10 << 2)).to_bytes(2, "big")
+        assert await bench.arrivals(WEB, DB, [frame], [bytes(marked)]) == {bytes(marked)}
+
+    play(scenario)
+
+
+def test_a_floating_address_has_a_limit_of_its_own(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        slow = Limit(direction="egress", rate=1, burst=1, packets=True)
+        fip = msgspec.structs.replace(floating("172.24.4.10", "10.0.0.11"), limits=(slow,))
+        ports = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"))
+        routed = document(*ports, networks=(network(), public()), routers=(router(fip),))
+        assert (await bench.apply(routed)).errors == {}
+        assert await bench.reaches(DB, OUTSIDE_IP, "tcp", 80)
+        answers = [await bench.reaches(WEB, OUTSIDE_IP, "icmp", 8) for _ in range(4)]
+        assert not all(answers)
+
+    play(scenario)
+
+
+@pytest.mark.skipif(not _has_vlans(), reason="this kernel has no VLANs (8021q)")
+def test_a_trunk_carries_another_network_under_a_tag(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        second = network(id=OTHER_NET, segment=102)
+        carried = guest(
+            REMOTE,
+            "10.0.0.31",
+            network_id=OTHER_NET,
+            device_owner="trunk:subport",
+            parent=WEB,
+            vlan=7,
+        )
+        peer = guest(STRANGER, "10.0.0.32", network_id=OTHER_NET)
+        ports = (carried, guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"), peer)
+        seen = await bench.apply(document(*ports, networks=(network(), second)))
+        assert (seen.errors, seen.ports[REMOTE]) == ({}, True)
+        assert await bench.reaches(WEB, "10.0.0.12", "tcp", 80)
+        assert not await bench.reaches(WEB, "10.0.0.32", "tcp", 80)
+        for command in (
+            f"ip link add link eth0 name eth0.7 address {carried.mac} type vlan id 7",
+            "ip address add 10.0.0.31/24 dev eth0.7",
+            "ip link set eth0.7 mtu 1400 up",
+            "ip route replace 10.0.0.32/32 dev eth0.7 src 10.0.0.31",
+        ):
+            await bench.run_in(WEB, *command.split())
+        assert await bench.reaches(WEB, "10.0.0.32", "tcp", 80)
+        moved = msgspec.structs.replace(carried, vlan=8)
+        ports = (moved, *ports[1:])
+        await bench.apply(document(*ports, networks=(network(), second), revision=2))
+        assert not await bench.reaches(WEB, "10.0.0.32", "tcp", 80)
+
+    play(scenario)
+
+
+def test_a_stateless_group_must_let_answers_in_too(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        out = [r for r in GROUPS[0].rules if r.direction == "egress"]
+        closed = GroupSpec(id=CLOSED, rules=tuple(out))
+        web = guest(WEB, "10.0.0.11", CLOSED, stateless=True)
+        ports = (web, guest(DB, "10.0.0.12", OPEN))
+        await bench.apply(document(*ports, groups=(GROUPS[0], closed)))
+        assert not await bench.reaches(WEB, "10.0.0.12", "tcp", 80)
+        answers = RuleSpec(direction="ingress", protocol="tcp", port_min=1024, port_max=65535)
+        wider = GroupSpec(id=CLOSED, rules=(*out, answers))
+        await bench.apply(document(*ports, groups=(GROUPS[0], wider), revision=2))
+        assert await bench.reaches(WEB, "10.0.0.12", "tcp", 80)
+
+    play(scenario)
+
+
+def test_an_object_that_cannot_be_shaped_is_refused_alone(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        odd = guest(WEB, "10.0.0.11", limits=(Limit(direction="up", rate=1, burst=1),))
+        lost = guest(REMOTE, "10.0.0.13", parent=uuid(2, 77), vlan=5000)
+        seen = await bench.apply(document(odd, lost, guest(DB, "10.0.0.12")))
+        assert seen.errors.keys() == {WEB, REMOTE}
+        assert seen.ports[DB]
+
+    play(scenario)
