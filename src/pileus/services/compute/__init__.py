@@ -12,16 +12,19 @@ from .agent_contract import COMPUTE_CONTROL, COMPUTE_HOST
 from .aggregates import Aggregates
 from .bootstrap import bootstrap
 from .extensions import Extensions
+from .external_events import AssistedVolumeSnapshots, ServerExternalEvents
 from .flavor_access import FlavorAccess
 from .flavor_extra_specs import FlavorExtraSpecs
 from .flavors import Flavors
 from .host_reports import HostReports
+from .hosts import Hosts, UsageAudits
 from .hypervisors import Hypervisors
 from .images import Images
 from .instance_actions import InstanceActions
 from .keypairs import Keypairs
 from .metadata import Metadata
 from .migrations import Migrations
+from .networks import FloatingIps, Networks, ServerFloatingIps
 from .quota_classes import QuotaClassSets
 from .quotas import Limits, QuotaSets
 from .security_groups import SecurityGroups
@@ -88,6 +91,13 @@ SERVICE = Service(
         Images,
         TenantUsage,
         Extensions,
+        Hosts,
+        UsageAudits,
+        Networks,
+        FloatingIps,
+        ServerFloatingIps,
+        ServerExternalEvents,
+        AssistedVolumeSnapshots,
     ),
     rules={
         "context_is_admin": "role:admin",

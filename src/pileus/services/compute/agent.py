@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -287,3 +289,14 @@ class ComputeAgent:
 
     async def inventory(self) -> Inventory:
         return await self.driver.inventory()
+
+    async def uptime(self) -> str:
+        return _uptime(self.host.world.clock.now()[11:19])
+
+
+def _uptime(now: str) -> str:
+    """As the command of that name says it."""
+    hours, minutes = divmod(int(float(Path("/proc/uptime").read_text().split()[0])) // 60, 60)
+    days, hours = divmod(hours, 24)
+    load = ", ".join(f"{n:.2f}" for n in os.getloadavg())
+    return f" {now} up {days} days, {hours:2}:{minutes:02},  0 users,  load average: {load}"

@@ -15,6 +15,7 @@ from pileus.kernel.query import boolean, next_link
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Page
 from pileus.services.compute import checks, nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.nodes import NODES, Node, Place
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.views import instance_name
@@ -22,7 +23,7 @@ from pileus.services.compute.servers.views import instance_name
 _RULE = "os_compute_api:os-hypervisors:"
 _PATH = "/os-hypervisors"
 _MOVED = "2.53"  # search and servers became query parameters
-_VERBS = ("list", "list-detail", "statistics", "show", "search", "servers")
+_VERBS = ("list", "list-detail", "statistics", "show", "uptime", "search", "servers")
 
 
 @dataclass
@@ -145,6 +146,14 @@ class Hypervisors(Resource[Node]):
         if _with_servers(ctx) and (load.servers or ctx.version >= (2, 75)):
             found["servers"] = _names(load)
         return {"hypervisor": found}
+
+    @operation("GET", _PATH + "/{hypervisor_id}/uptime", _RULE + "uptime", until="2.88")
+    async def uptime(self, ctx: Context, node: Node) -> dict[str, Any]:
+        place = next(p for p in await nodes.places(ctx.runtime) if p.node.id == node.id)
+        if not place.is_up:
+            raise Invalid(f"Compute host {node.host} is down; it must be up to be asked.")
+        said = await ctx.runtime.agents.proxy(COMPUTE_HOST, node.host).uptime()
+        return {"hypervisor": _brief(ctx, place) | {"uptime": said}}
 
     @operation("GET", _PATH + "/{pattern}/search", _RULE + "search", until=_MOVED)
     async def search(self, ctx: Context, pattern: str) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class SecurityGroups(Resource[Any]):
 
     @operation("GET", "/os-security-groups", _RULE + "get", until=END)
     async def index(self, ctx: Context) -> dict[str, Any]:
-        known = await ctx.peer(NETWORK).security_groups(ctx.caller)
+        everybodys = ctx.query.flag("all_tenants") and ctx.caller.is_admin
+        known = await ctx.peer(NETWORK).security_groups(ctx.caller, everybodys=everybodys)
         found = sorted(
             (group_view(g, known) for g in known), key=lambda g: (g["tenant_id"], g["name"])
         )

@@ -22,7 +22,7 @@ from pileus.services.compute.server import SERVERS
 
 _RULE = "os_compute_api:os-services:"
 COMPUTE = "nova-compute"
-_OWN = (("nova-scheduler", 1), ("nova-conductor", 2))  # what a control does, as upstream names it
+OWN = {"nova-scheduler": 1, "nova-conductor": 2}  # what a control does, as upstream names it
 Reason = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
@@ -65,7 +65,7 @@ def _view(ctx: Context, p: Place) -> dict[str, Any]:
 def _own(ctx: Context) -> list[dict[str, Any]]:
     """This control: if it answers, it is up."""
     found = []
-    for binary, number in _OWN:
+    for binary, number in OWN.items():
         one = {
             "binary": binary,
             "host": ctx.runtime.name,

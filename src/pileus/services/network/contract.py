@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -121,8 +121,13 @@ class Network(Protocol):
     async def guest_of(self, port_id: str) -> str:
         """The device id of a port, "" if it has none."""
 
-    async def security_groups(self, caller: Caller) -> list[SecurityGroup]:
-        """The caller's project's, the default one made if need be."""
+    async def ask(self, caller: Caller, method: str, url: str, body: Any = None) -> Any:
+        """What network's own API answers the caller, `url` being below `/v2.0`. Raises what it refuses with."""
+
+    async def security_groups(
+        self, caller: Caller, *, everybodys: bool = False
+    ) -> list[SecurityGroup]:
+        """The caller's project's, the default one made if need be; or those of all projects."""
 
     async def create_security_group(
         self, caller: Caller, name: str, description: str

@@ -62,7 +62,7 @@ async def refresh(runtime: Runtime, event: Event) -> None:
     for key in ("port_id", "old_port_id") + (("id",) if event.kind.startswith("port.") else ()):
         if port_id := str(payload.get(key) or ""):
             guests.add(await network.guest_of(port_id))
-    await _refresh(runtime, sorted(guests - {""}))
+    await look_again(runtime, sorted(guests - {""}))
 
 
 async def _refresh_all(runtime: Runtime, network_id: str) -> None:
@@ -72,10 +72,11 @@ async def _refresh_all(runtime: Runtime, network_id: str) -> None:
         for s in await SERVERS.all(runtime.store)
         if any(n.network_id == network_id for n in s.nics)
     ]
-    await _refresh(runtime, holders)
+    await look_again(runtime, holders)
 
 
-async def _refresh(runtime: Runtime, server_ids: list[str]) -> None:
+async def look_again(runtime: Runtime, server_ids: list[str]) -> None:
+    """Each server's interfaces are shown as network has them now."""
     if not server_ids:
         return
     found = await runtime.contracts.get(NETWORK).nics(server_ids)

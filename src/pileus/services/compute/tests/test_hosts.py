@@ -36,6 +36,8 @@ def test_services_and_hypervisors_are_the_hosts(stage: Stage) -> None:
         total = await s.get("/os-hypervisors/statistics", "2.87", s.admin)
         assert total.json["hypervisor_statistics"]["count"] == 2
         assert (await s.get("/os-hypervisors/statistics", "2.88", s.admin)).status != 200
+        up = await s.get(f"/os-hypervisors/{detail[0]['id']}/uptime", "2.87", s.admin)
+        assert " load average: " in up.json["hypervisor"]["uptime"]
 
     stage.play(story)
 

@@ -38,6 +38,7 @@ from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
 from ..settings import settings_of
 from ..trunk import TRUNKS, carry, trunk_over
 from ..wiring import NETWORK_HOST, hosts_of_groups, wake, wake_for_ports
+from .asked import ask
 from .dressing import dress_of
 from .wishes import Acting, group_ids, settled
 
@@ -217,12 +218,17 @@ class KeptNetwork:
 
     # Security groups, as compute's own API shows them
 
-    async def security_groups(self, caller: Caller) -> list[SecurityGroup]:
+    async def ask(self, caller: Caller, method: str, url: str, body: Any = None) -> Any:
+        return await ask(self.runtime, caller, method, url, body)
+
+    async def security_groups(
+        self, caller: Caller, *, everybodys: bool = False
+    ) -> list[SecurityGroup]:
         store, project = self.runtime.store, caller.project_id
         if await GROUPS.one(store, project_id=project, is_default=1) is None:
             async with store.tx() as tx:
                 await default_group(tx, self.runtime.world, project)
-        groups = await GROUPS.all(store, project_id=project)
+        groups = await GROUPS.all(store, **({} if everybodys else {"project_id": project}))
         rules = await rules_of(store, groups)
         return [_group(g, rules[g.id]) for g in groups]
 
