@@ -20,11 +20,11 @@ from . import access_rule
 from .access_rule import AccessRule, AskedRule, kept
 from .claims import forbid_delegated, future, opened
 from .discreet import Discreet
+from .kept import owned, shown
 from .passwords import LONGEST, PASSWORDS
 from .roles import Role, RoleBook, RoleRef, role_id, roles_of
-from .roles import view as role_view
 from .users import USERS
-from .wire import Name, Noun, NounTable, changed, dropping, linked, listed, listing, page
+from .wire import Name, Noun, NounTable, changed, linked, listed, listing, page
 
 
 class ApplicationCredential(Discreet, Record, kw_only=True, frozen=True):
@@ -79,19 +79,14 @@ class CreateApplicationCredential(Discreet, Body, kw_only=True):
 
 
 _OWNER = "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner"
-
-
-_with_project = dropping(APPLICATION_CREDENTIALS, "project_id")
+_MANY = "/users/{user_id}/application_credentials"
+_ONE = _MANY + "/{application_credential_id}"
 
 
 class ApplicationCredentials(Noun[ApplicationCredential]):
     table = APPLICATION_CREDENTIALS
     id_param = "application_credential_id"
-    follows = {
-        "user": dropping(APPLICATION_CREDENTIALS, "user_id"),
-        "project": _with_project,
-        "domain": _with_project,
-    }
+    follows = owned(APPLICATION_CREDENTIALS)
     rules = {
         "identity:get_application_credential": _OWNER,
         "identity:list_application_credentials": _OWNER,
@@ -99,21 +94,15 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
         "identity:delete_application_credential": "rule:admin_or_owner",
     }
     scopes = {
-        "identity:get_application_credential": ("system", "project"),
-        "identity:list_application_credentials": ("system", "project"),
+        **dict.fromkeys(rules, ("system", "project")),
         "identity:create_application_credential": ("project",),
-        "identity:delete_application_credential": ("system", "project"),
     }
     listing = listing({"name": Filter()})
 
     def target(self, ctx: Context, record: ApplicationCredential) -> Mapping[str, object]:
         return {"user_id": record.user_id}  # the owner's, whatever the path says
 
-    @operation(
-        "GET",
-        "/users/{user_id}/application_credentials",
-        "identity:list_application_credentials",
-    )
+    @operation("GET", _MANY, "identity:list_application_credentials")
     async def index(self, ctx: Context, user_id: str) -> dict[str, Any]:
         await _check_caller(ctx, changes=False)
         store = ctx.runtime.store
@@ -123,12 +112,7 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
         views = [await self._view(ctx, c) for c in found]
         return listed(ctx, "application_credentials", views, asked)
 
-    @operation(
-        "POST",
-        "/users/{user_id}/application_credentials",
-        "identity:create_application_credential",
-        status=201,
-    )
+    @operation("POST", _MANY, "identity:create_application_credential", status=201)
     async def create(
         self, ctx: Context, user_id: str, body: CreateApplicationCredential
     ) -> dict[str, Any]:
@@ -159,11 +143,7 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
         view = await self._view(ctx, credential)
         return {"application_credential": {**view, "secret": secret}}
 
-    @operation(
-        "GET",
-        "/users/{user_id}/application_credentials/{application_credential_id}",
-        "identity:get_application_credential",
-    )
+    @operation("GET", _ONE, "identity:get_application_credential")
     async def show(
         self, ctx: Context, user_id: str, credential: ApplicationCredential
     ) -> dict[str, Any]:
@@ -171,11 +151,7 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
         _check_owner(credential, user_id)
         return {"application_credential": await self._view(ctx, credential)}
 
-    @operation(
-        "DELETE",
-        "/users/{user_id}/application_credentials/{application_credential_id}",
-        "identity:delete_application_credential",
-    )
+    @operation("DELETE", _ONE, "identity:delete_application_credential")
     async def delete(self, ctx: Context, user_id: str, credential: ApplicationCredential) -> None:
         await _check_caller(ctx, changes=True)
         _check_owner(credential, user_id)
@@ -185,26 +161,15 @@ class ApplicationCredentials(Noun[ApplicationCredential]):
             await changed(tx, "application_credential", credential.id, "deleted")
 
     async def _view(self, ctx: Context, c: ApplicationCredential) -> dict[str, Any]:
-        roles = await roles_of(ctx.runtime.store, c.role_ids)
-        shown = {
-            "id": c.id,
-            "name": c.name,
-            "description": c.description,
-            "project_id": c.project_id,
-            "user_id": c.user_id,
+        view = {
+            **shown(c, "secret_hash", "role_ids", "access_rules"),
             "system": None,
-            "roles": [_role(ctx, r) for r in roles],
+            "roles": [shown(r, "extra") for r in await roles_of(ctx.runtime.store, c.role_ids)],
             "expires_at": c.expires_at[:-1] or None,
-            "unrestricted": c.unrestricted,
         }
         if c.access_rules:
-            shown["access_rules"] = [access_rule.view(rule) for rule in c.access_rules]
-        return linked(ctx, f"users/{c.user_id}/application_credentials", shown)
-
-
-def _role(ctx: Context, role: Role) -> dict[str, Any]:
-    shown = role_view(ctx, role)
-    return {k: shown[k] for k in ("id", "name", "domain_id", "description", "options")}
+            view["access_rules"] = [access_rule.view(rule) for rule in c.access_rules]
+        return linked(ctx, f"users/{c.user_id}/application_credentials", view)
 
 
 def _check_owner(credential: ApplicationCredential, user_id: str) -> None:

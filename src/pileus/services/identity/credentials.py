@@ -21,6 +21,7 @@ from pileus.kernel.store import Record
 from .assignments import held_on
 from .claims import forbid_delegated
 from .discreet import Discreet
+from .kept import owned, shown
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
@@ -31,7 +32,6 @@ from .wire import (
     NounTable,
     changed,
     changes_of,
-    dropping,
     extras,
     linked,
     listed,
@@ -97,15 +97,8 @@ async def opened_blob(runtime: Runtime, c: Credential) -> str:
 
 
 async def view(ctx: Context, c: Credential) -> dict[str, Any]:
-    shown = {
-        **c.extra,
-        "id": c.id,
-        "user_id": c.user_id,
-        "project_id": c.project_id or None,
-        "type": c.type,
-        "blob": await opened_blob(ctx.runtime, c),
-    }
-    return linked(ctx, "credentials", shown)
+    blob = await opened_blob(ctx.runtime, c)
+    return linked(ctx, "credentials", {**shown(c, "sealed"), "blob": blob})
 
 
 def ec2_blob(blob: str) -> dict[str, Any]:
@@ -119,17 +112,10 @@ def ec2_blob(blob: str) -> dict[str, Any]:
     return found
 
 
-_with_project = dropping(CREDENTIALS, "project_id")
-
-
 class Credentials(Noun[Credential]):
     table = CREDENTIALS
     id_param = "credential_id"
-    follows = {
-        "user": dropping(CREDENTIALS, "user_id"),
-        "project": _with_project,
-        "domain": _with_project,
-    }
+    follows = owned(CREDENTIALS)
     rules = {
         "identity:get_credential": _READ,
         "identity:list_credentials": _READ,

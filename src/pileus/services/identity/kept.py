@@ -18,7 +18,7 @@ from pileus.kernel import auth
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, Operation
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Record, Tx
+from pileus.kernel.store import Record, Table, Tx
 
 from .wire import (
     ADMIN_OR_SYSTEM_READER,
@@ -27,6 +27,7 @@ from .wire import (
     Noun,
     changed,
     changes_of,
+    dropping,
     extras,
     linked,
     refuse_immutable,
@@ -188,6 +189,16 @@ class Kept(Noun[R]):
         return follow
 
 
+def owned(table: Table[Any]) -> dict[str, Follow]:
+    """What `follows` says of rows that go with their user and with their project, which may act as a domain."""
+    with_project = dropping(table, "project_id")
+    return {
+        "user": dropping(table, "user_id"),
+        "project": with_project,
+        "domain": with_project,
+    }
+
+
 def answered_by(
     call: Call,
     method: str,
@@ -227,7 +238,8 @@ def check_id(noun: str, id: str, longest: int = 64) -> None:
 
 def shown(record: Record, *hidden: str) -> dict[str, Any]:
     """A record as the API shows it: keys nobody declared, then its own fields, null where it names nothing by id."""
-    found: dict[str, Any] = {**getattr(record, "extra", {}), "id": record.id}
+    extra = {} if "extra" in hidden else getattr(record, "extra", {})
+    found: dict[str, Any] = {**extra, "id": record.id}
     for name in record.__struct_fields__:
         if name not in _KEPT_ALIKE and name not in hidden:
             value = getattr(record, name)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from msgspec import structs
+
 from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.store import Reader
 
@@ -72,13 +74,8 @@ def pass_on(parent: Trust, trust: Trust, asked: int | None, known_roles: Collect
             "Impersonation is not allowed because redelegated trust does not specify "
             f"impersonation. Redelegated trust id: {parent.id}"
         )
-    return Trust(
-        id=trust.id,
-        trustor_user_id=trust.trustor_user_id,
-        trustee_user_id=trust.trustee_user_id,
-        project_id=trust.project_id,
-        impersonation=trust.impersonation,
-        role_ids=trust.role_ids,
+    return structs.replace(
+        trust,
         expires_at=trust.expires_at or parent.expires_at,
         redelegation_count=left if trust.redelegation_count else 0,
         redelegated_trust_id=parent.id,

@@ -15,6 +15,7 @@ from pileus.kernel.store import Tx
 
 from .assignments import held_on
 from .claims import forbid_delegated, future, opened
+from .kept import shown
 from .redelegation import ancestors, checked_count, pass_on
 from .roles import ROLES, RoleBook, RoleRef, role_id, roles_of
 from .roles import view as role_view
@@ -62,19 +63,13 @@ _with_project = dropping(TRUSTS, "project_id")
 
 def view(ctx: Context, t: Trust) -> dict[str, Any]:
     """Without roles, as lists show it."""
-    shown = {
-        "id": t.id,
-        "trustor_user_id": t.trustor_user_id,
-        "trustee_user_id": t.trustee_user_id,
-        "project_id": t.project_id or None,
-        "impersonation": t.impersonation,
+    view = {
+        **shown(t, "role_ids"),
         "expires_at": t.expires_at or None,
         "remaining_uses": t.remaining_uses if t.remaining_uses >= 0 else None,
         "deleted_at": None,
-        "redelegation_count": t.redelegation_count,
-        "redelegated_trust_id": t.redelegated_trust_id or None,
     }
-    return linked(ctx, "OS-TRUST/trusts", shown)
+    return linked(ctx, "OS-TRUST/trusts", view)
 
 
 class Trusts(Noun[Trust]):
@@ -86,14 +81,13 @@ class Trusts(Noun[Trust]):
     rules = {
         "identity:create_trust": "user_id:%(target.trust.trustor_user_id)s",
         "identity:list_trusts": ADMIN_OR_SYSTEM_READER,
-        "identity:list_trusts_for_trustor": (
-            "(rule:admin_required) or (role:reader and system_scope:all or "
-            "user_id:%(target.trust.trustor_user_id)s)"
-        ),
-        "identity:list_trusts_for_trustee": (
-            "(rule:admin_required) or (role:reader and system_scope:all or "
-            "user_id:%(target.trust.trustee_user_id)s)"
-        ),
+        **{
+            f"identity:list_trusts_for_{who}": (
+                "(rule:admin_required) or (role:reader and system_scope:all or "
+                f"user_id:%(target.trust.{who}_user_id)s)"
+            )
+            for who in ("trustor", "trustee")
+        },
         "identity:list_roles_for_trust": _READ,
         "identity:get_role_for_trust": _READ,
         "identity:delete_trust": (
@@ -123,18 +117,11 @@ class Trusts(Noun[Trust]):
 
     @operation("GET", "/OS-TRUST/trusts", AUTHENTICATED)
     async def index(self, ctx: Context) -> dict[str, Any]:
-        trustor, trustee = ctx.query.get("trustor_user_id"), ctx.query.get("trustee_user_id")
-        if trustor:
-            target = {"target.trust.trustor_user_id": trustor}
-            ctx.require("identity:list_trusts_for_trustor", target)
-            fixed = {"trustor_user_id": trustor}
-        elif trustee:
-            target = {"target.trust.trustee_user_id": trustee}
-            ctx.require("identity:list_trusts_for_trustee", target)
-            fixed = {"trustee_user_id": trustee}
-        else:
-            ctx.require("identity:list_trusts", {})
-            fixed = {}
+        rule, fixed = "identity:list_trusts", dict[str, str]()
+        for who in ("trustor", "trustee"):
+            if not fixed and (user_id := ctx.query.get(f"{who}_user_id")):
+                rule, fixed = f"identity:list_trusts_for_{who}", {f"{who}_user_id": user_id}
+        ctx.require(rule, {f"target.trust.{name}": id for name, id in fixed.items()})
         await forbid_delegated(ctx, "manage trusts", by_trust=True)
         return await self.index_of(ctx, "trusts", view, **fixed)
 
@@ -188,9 +175,9 @@ class Trusts(Noun[Trust]):
     @operation("GET", "/OS-TRUST/trusts/{trust_id}/roles/{role_id}", AUTHENTICATED)
     async def role(self, ctx: Context, trust_id: str, role_id: str) -> dict[str, Any]:
         trust = await self._trust(ctx, "identity:get_role_for_trust", trust_id)
-        for shown in await _roles(ctx, trust):
-            if shown["id"] == role_id:
-                return {"role": shown}
+        for role in await _roles(ctx, trust):
+            if role["id"] == role_id:
+                return {"role": role}
         raise ROLES.missing(role_id)
 
 
