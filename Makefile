@@ -17,7 +17,7 @@ export STATE DRIVER
 export PYTHONDONTWRITEBYTECODE :=  # bytecode is most of a quick start
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down clean format check test soak mutate docs figures
+.PHONY: help setup up down clean format check test soak rubbish openapi mutate docs figures
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {gsub(/\$$\(STATE\)/, "$(STATE)"); printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -48,8 +48,9 @@ $(UV):
 	@touch $@
 
 .venv/.ready-tests: .venv/.synced $(shell grep -rl --include=*.py DEBIAN_PACKAGES src/pileus/testing)
-	@$(SAY) "Debian packages that tests start"
+	@$(SAY) "Debian packages that tests start, and schemathesis"
 	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs --tests)
+	@$(UV) sync --quiet --locked --group rubbish
 	@touch $@
 
 up: setup ## start the cloud in the background and boot a first server
@@ -82,6 +83,12 @@ test: setup .venv/.ready-tests check ## check, then the official suite, simulati
 
 soak: setup .venv/.ready-tests ## kill -9 by the hundred, 10,000 boots (hours)
 	@$(BIN)/pytest -m "slow or not slow" tests/soak
+
+rubbish: setup .venv/.ready-tests ## long: 100 bodies for every operation, after the schemas' edges (half an hour)
+	@$(BIN)/pytest -m slow tests/e2e/test_rubbish.py
+
+openapi: .venv/.synced ## an OpenAPI document for each service, in .cache/openapi
+	@$(BIN)/python -m pileus.testing.openapi .cache/openapi
 
 mutate: setup .venv/.ready-tests ## break the kernel on purpose; the suite must notice
 	@$(BIN)/python -m tests.mutation
