@@ -80,7 +80,7 @@ MEMBERSHIPS = NounTable(
     "identity_memberships",
     Membership,
     columns=("group_id", "user_id", "until"),
-    indexes=(("group_id",), ("user_id",), ("until",)),
+    indexes=(("group_id", "created_at", "id"), ("user_id",), ("until",)),
     noun="membership",
 )
 

@@ -169,20 +169,20 @@ class LdapDirectories:
             return False
         groups = await directory.groups_of(seen)
         pairs = {(g.group.id, seen.user.id) for g in groups}
-        await keep_one(self.runtime.store, seen.user, Seen([], [g.group for g in groups], pairs))
+        await keep_one(self.runtime, seen.user, Seen([], [g.group for g in groups], pairs))
         return True
 
     async def _look_for(self, directory: Directory, name: str) -> None:
         seen = await directory.user(name=name)
         if seen is not None:
-            await keep_one(self.runtime.store, seen.user)
+            await keep_one(self.runtime, seen.user)
 
     async def _look_at_all(self, directory: Directory) -> None:
         async with directory.turn:
             now = self.runtime.world.clock.monotonic()
             if now - directory.looked_at < _FRESH_S:
                 return
-            await keep(self.runtime.store, directory.domain_id, await directory.everything())
+            await keep(self.runtime, directory.domain_id, await directory.everything())
             directory.looked_at = now  # it may have changed while we read
             row = await DOMAIN_CONFIGURATIONS.find(self.runtime.store, directory.domain_id)
             if row is None or row.generation != directory.generation:
@@ -226,7 +226,7 @@ async def keep_directories(runtime: Runtime, key: str) -> None:
     if await directories.has(key):
         await directories.look(key)
     else:
-        await keep(runtime.store, key, Seen([], [], set()))
+        await keep(runtime, key, Seen([], [], set()))
 
 
 def _is_directory(row: DomainConfiguration | None) -> bool:

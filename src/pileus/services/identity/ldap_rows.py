@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pileus.kernel import auth
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Store, Tx
 
 from .groups import GROUPS, MEMBERSHIPS, Group, Membership
 from .revocations import revoke
 from .users import USERS, User
-from .wire import OLDEST, NounTable, drop_all
+from .wire import EVERY, OLDEST, NounTable, drop_all, in_slices
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", User, Group)
-_SLICE = 200
+_SLICE = 50  # rows of one transaction
 _DIFFERS = {
     User: ("name", "enabled", "default_project_id", "extra"),
     Group: ("name", "description", "extra"),
@@ -33,17 +34,24 @@ class Seen:
     members: set[tuple[str, str]]
 
 
-async def keep(store: Store, domain_id: str, seen: Seen) -> None:
-    """Makes the rows of a domain's entries what was seen, which is everything there is."""
-    users = await _keep_all(store, USERS, domain_id, seen.users, _lose_user)
-    groups = await _keep_all(store, GROUPS, domain_id, seen.groups, _lose_group)
-    known = {m for g in groups for m in await _members(store, group_id=g)}
+async def keep(runtime: Runtime, domain_id: str, seen: Seen) -> None:
+    """Makes the rows of a domain's entries what was seen, which is everything there is.
+
+    There may be many: others have their turns after each slice.
+    """
+    users = await _keep_all(runtime, USERS, domain_id, seen.users, _lose_user)
+    groups = await _keep_all(runtime, GROUPS, domain_id, seen.groups, _lose_group)
+    known: set[tuple[str, str]] = set()
+    for group in groups:
+        known |= await _members(runtime, group_id=group)
+        await runtime.world.clock.sleep(0)
     wanted = {(g, u) for g, u in seen.members if g in groups and u in users}
-    await _keep_members(store, known, wanted)
+    await _keep_members(runtime.store, known, wanted)
 
 
-async def keep_one(store: Store, user: User, seen: Seen | None = None) -> None:
+async def keep_one(runtime: Runtime, user: User, seen: Seen | None = None) -> None:
     """Makes one user's row what was seen. With `seen`, the groups in it are all that he is in."""
+    store = runtime.store
     known = await USERS.find(store, user.id)
     if known is None or _differs(known, user):
         await _keep_some(store, USERS, user.domain_id, [user])
@@ -52,7 +60,7 @@ async def keep_one(store: Store, user: User, seen: Seen | None = None) -> None:
     there = [g for g in seen.groups if await GROUPS.find(store, g.id) is None]
     if there:
         await _keep_some(store, GROUPS, user.domain_id, there)
-    known_in = {m for m in await _members(store, user_id=user.id) if await _is_entry(store, m[0])}
+    known_in = {m for m in await _members(runtime, user_id=user.id) if await _is_entry(store, m[0])}
     wanted = {m for m in seen.members if await _is_entry(store, m[0])}
     await _keep_members(store, known_in, wanted)
 
@@ -64,24 +72,28 @@ async def _is_entry(store: Store, group_id: str) -> bool:
 
 
 async def _keep_all(
-    store: Store,
+    runtime: Runtime,
     table: NounTable[R],
     domain_id: str,
     seen: list[R],
     lose: Callable[[Tx, R], Any],
 ) -> set[str]:
     """The ids of the rows there are afterwards."""
-    wanted = {s.id: s for s in seen}
+    store, wanted = runtime.store, {s.id: s for s in seen}
     gone: list[R] = []
     known: set[str] = set()
     same: set[str] = set()
-    async for row in _entries(store, table, domain_id):
-        if row.id not in wanted:
-            gone.append(row)
-            continue
-        known.add(row.id)
-        if not _differs(row, wanted[row.id]):
-            same.add(row.id)
+    asked = Page({"domain_id": domain_id}, OLDEST, limit=EVERY)
+    async for rows in in_slices(runtime, table, asked):
+        for row in rows:
+            if not row.entry:
+                continue
+            if row.id not in wanted:
+                gone.append(row)
+                continue
+            known.add(row.id)
+            if not _differs(row, wanted[row.id]):
+                same.add(row.id)
     for some in _slices(gone):
         async with store.tx() as tx:
             for row in some:
@@ -102,15 +114,16 @@ async def _keep_some(
         async with store.tx() as tx:
             await tx.lock(f"identity.directory.{domain_id}")
             # Two may have changed names with each other, so all give theirs up first.
-            for one in some:
-                known = await table.find(tx, one.id)
-                if known is not None and known.name.lower() != one.name.lower():
+            there = [known for one in some if (known := await table.find(tx, one.id))]
+            for known in there:
+                if moving[known.id] != known.name.lower():
                     await table.change(tx, known, name=known.id)
             for one in some:
                 if await _name_is_free(tx, table, one, moving):
                     await _put(tx, table, one)
                     written.add(one.id)
-            await auth.revise(tx, "auth")
+            if there:  # nobody has a token yet who was not
+                await auth.revise(tx, "auth")
     return written
 
 
@@ -158,13 +171,10 @@ async def _lose_group(tx: Tx, group: Group) -> None:
     await GROUPS.delete(tx, group)
 
 
-async def _members(store: Store, **of: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    page = Page(of, OLDEST, limit=_SLICE)
-    columns = ("id", "group_id", "user_id")
-    while rows := await MEMBERSHIPS.page(store, page, select=columns):
-        found += [(group_id, user_id) for _, group_id, user_id in rows]
-        page = replace(page, marker=rows[-1][0])
+async def _members(runtime: Runtime, **of: str) -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    async for rows in in_slices(runtime, MEMBERSHIPS, Page(of, OLDEST, limit=EVERY)):
+        found |= {(row.group_id, row.user_id) for row in rows}
     return found
 
 
@@ -183,16 +193,6 @@ async def _keep_members(
                     new = Membership(id=id, group_id=group_id, user_id=user_id)
                     await MEMBERSHIPS.insert(tx, new)
             await auth.revise(tx, "auth")
-
-
-async def _entries(store: Store, table: NounTable[R], domain_id: str) -> AsyncIterator[R]:
-    """A domain's rows that stand in its directory."""
-    page = Page({"domain_id": domain_id}, OLDEST, limit=_SLICE)
-    while rows := await table.list(store, page):
-        for row in rows:
-            if row.entry:
-                yield row
-        page = replace(page, marker=rows[-1].id)
 
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from .tree import PROJECTS, Project, subtree
 from .users import USERS
 from .wire import (
     AUTHENTICATED,
+    EVERY,
     OLDEST,
     SLICE,
     Noun,
@@ -37,7 +38,6 @@ _RULE = (
     "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
     "domain_id:%(target.domain_id)s and not None:%(target.domain_id)s)"
 )
-_EVERY = 10_000_000
 _TABLES: Mapping[str, NounTable[Any]] = {
     "user": USERS,
     "group": GROUPS,
@@ -176,7 +176,7 @@ class _Finder:
         if filters is None:
             return
         some: list[Held] = []
-        asked = Page(filters, OLDEST, limit=_EVERY)
+        asked = Page(filters, OLDEST, limit=EVERY)
         async for rows in in_slices(self.ctx.runtime, ASSIGNMENTS, asked):
             for row in rows:
                 some += await self._expanded(row, places)

@@ -35,6 +35,7 @@ PlainId = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-]{1,64}$")]  # of what a cli
 DEFAULT_DOMAIN = "default"
 ADMIN_OR_SYSTEM_READER = "rule:admin_required or (role:reader and system_scope:all)"
 SLICE = 500  # rows between two turns of the loop
+EVERY = 10_000_000  # rows: all there are
 _PAGE = 10_000  # a list without a limit; longer ones say `truncated`
 OLDEST = (("created_at", False), ("id", False))
 _INEXACT = {
