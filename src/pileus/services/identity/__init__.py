@@ -27,9 +27,8 @@ from .federation.federated_users import end_memberships
 from .federation.identity_providers import IdentityProviders
 from .federation.mappings import Mappings
 from .federation.openid_login import OPENID, OpenId
-from .federation.protocols import Protocols
+from .federation.protocols import Protocols, VouchingKept
 from .federation.service_providers import ServiceProviders
-from .federation.vouching import VouchingKept
 from .grants import Grants
 from .groups import Groups, UserGroups
 from .implied_roles import ImpliedRoles

@@ -136,14 +136,11 @@ async def _publish_one(tx: Tx, id: str, kind: str, service: Service) -> None:
     )
     await SERVICES.insert(tx, row)
     for interface in INTERFACES:
-        await ENDPOINTS.insert(tx, _endpoint(id, kind, interface, service.endpoint))
-
-
-def _endpoint(service_id: str, kind: str, interface: str, url: str) -> Endpoint:
-    return Endpoint(
-        id=derived_id(kind, interface),
-        service_id=service_id,
-        interface=interface,
-        url=url,
-        region_id=REGION,
-    )
+        endpoint = Endpoint(
+            id=derived_id(kind, interface),
+            service_id=id,
+            interface=interface,
+            url=service.endpoint,
+            region_id=REGION,
+        )
+        await ENDPOINTS.insert(tx, endpoint)

@@ -11,17 +11,10 @@ from .wire import Noun
 
 class Certificates(Noun[Record]):
     @operation("GET", "/OS-SIMPLE-CERT/ca", PUBLIC)
-    async def authority(self, ctx: Context) -> None:
-        raise _gone()
-
     @operation("GET", "/OS-SIMPLE-CERT/certificates", PUBLIC)
-    async def index(self, ctx: Context) -> None:
-        raise _gone()
+    async def certificates(self, ctx: Context) -> None:
+        raise Gone("This API is no longer available due to the removal of support for PKI tokens.")
 
     @operation("GET", "/auth/tokens/OS-PKI/revoked", PUBLIC)
     async def revoked(self, ctx: Context) -> None:
         raise Forbidden("You are not authorized to perform the requested action.")
-
-
-def _gone() -> Gone:
-    return Gone("This API is no longer available due to the removal of support for PKI tokens.")

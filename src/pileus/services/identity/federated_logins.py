@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from html import escape
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import unquote_plus, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from pileus.kernel.faults import Invalid, Unauthenticated
-from pileus.kernel.resources import PUBLIC, Answer, Context, operation
+from pileus.kernel.resources import PUBLIC, Answer, Context, Operation, operation
 from pileus.kernel.store import Record
 from pileus.kernel.world import World
 
@@ -27,11 +28,12 @@ from .authentication import AUTHENTICATION, Issued
 from .discreet import Discreet
 from .federation.openid import Doubtful, assertion
 from .federation.openid_login import OPENID, only_provider, refuse_unknown
+from .kept import answered_by
 from .keys import KEYRING, TOKEN
 from .proof import refused
 from .wire import Noun
 
-_PROVIDER = "/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}"
+_OF_PROVIDER = "/identity_providers/{idp_id}/protocols/{protocol_id}"
 _WEB = "/auth/OS-FEDERATION"
 _REDIRECT = _WEB + "/redirect_uri"
 _FORMAT = "websso 1"
@@ -54,32 +56,24 @@ class Began(Discreet, msgspec.Struct, frozen=True, array_like=True):
 
 
 class Logins(Noun[Record]):
-    @operation("GET", _PROVIDER + "/auth", PUBLIC, status=201)
-    @operation("POST", _PROVIDER + "/auth", PUBLIC, status=201)
+    @operation("GET", f"/OS-FEDERATION{_OF_PROVIDER}/auth", PUBLIC, status=201)
+    @operation("POST", f"/OS-FEDERATION{_OF_PROVIDER}/auth", PUBLIC, status=201)
     async def authenticate(self, ctx: Context, idp_id: str, protocol_id: str) -> Answer:
         method = protocol_id if protocol_id in ("openid", "saml2") else "mapped"
         part = {"identity_provider": idp_id, "protocol": protocol_id}
         asked = Authenticate(identity={"methods": [method], method: part}, scope="unscoped")
         return await answered(ctx, await ctx.peer(AUTHENTICATION).authenticate(ctx, asked))
 
-    @operation("GET", _WEB + "/websso/{protocol_id}", PUBLIC)
-    @operation("POST", _WEB + "/websso/{protocol_id}", PUBLIC)
-    async def begin(self, ctx: Context, protocol_id: str) -> Answer:
-        origin = _origin(ctx)
-        return await _sent_away(ctx, await only_provider(ctx, protocol_id), protocol_id, origin)
+    def operations(self) -> Iterator[Operation]:
+        yield from super().operations()
+        for path in ("/websso/{protocol_id}", _OF_PROVIDER + "/websso"):
+            for method in ("GET", "POST"):
+                yield answered_by(self.begin, method, _WEB + path, PUBLIC)
 
-    @operation(
-        "GET",
-        _WEB + "/identity_providers/{idp_id}/protocols/{protocol_id}/websso",
-        PUBLIC,
-    )
-    @operation(
-        "POST",
-        _WEB + "/identity_providers/{idp_id}/protocols/{protocol_id}/websso",
-        PUBLIC,
-    )
-    async def begin_at(self, ctx: Context, idp_id: str, protocol_id: str) -> Answer:
-        return await _sent_away(ctx, idp_id, protocol_id, _origin(ctx))
+    async def begin(self, ctx: Context, protocol_id: str, idp_id: str = "") -> Answer:
+        origin = _origin(ctx)
+        idp_id = idp_id or await only_provider(ctx, protocol_id)
+        return await _sent_away(ctx, idp_id, protocol_id, origin)
 
     @operation("GET", _REDIRECT, PUBLIC)
     async def finish(self, ctx: Context) -> Answer:

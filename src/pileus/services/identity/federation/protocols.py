@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound
 from pileus.kernel.resources import Context, operation
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Reader, Record, Table, Tx
+from pileus.kernel.store import Page, Reader, Record, Table, Tx
 
 from ..kept import check_id
+from ..users import USERS
+from ..vouchers import Voucher
 from ..wire import ADMIN_OR_SYSTEM_READER, Noun, listed
 from .federated_users import forget_users
 from .identity_providers import IDENTITY_PROVIDERS
@@ -56,10 +60,12 @@ async def protocol_of(db: Reader, idp_id: str, protocol_id: str) -> Protocol:
     """Raises NotFound."""
     found = await PROTOCOLS.find(db, f"{idp_id}/{protocol_id}")
     if found is None:
-        raise NotFound(
-            f"Could not find federated protocol {protocol_id} for Identity Provider: {idp_id}."
-        )
+        raise NotFound(_missing(idp_id, protocol_id))
     return found
+
+
+def _missing(idp_id: str, protocol_id: str) -> str:
+    return f"Could not find federated protocol {protocol_id} for Identity Provider: {idp_id}."
 
 
 def view(ctx: Context, p: Protocol) -> dict[str, Any]:
@@ -150,3 +156,40 @@ class Protocols(Noun[Protocol]):
     async def delete(self, ctx: Context, idp_id: str, protocol_id: str) -> None:
         async with ctx.runtime.store.tx() as tx:
             await _delete(ctx, tx, await protocol_of(tx, idp_id, protocol_id))
+
+
+class VouchingKept:
+    """Keeps `vouchers.VOUCHING`: vouchers are of providers and protocols that are there, and nobody else's."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def check(
+        self, ctx: Context, tx: Tx, user_id: str, domain_id: str, vouchers: Sequence[Voucher]
+    ) -> None:
+        """Raises Invalid, Forbidden, Conflict."""
+        for one in vouchers:
+            provider = await IDENTITY_PROVIDERS.find(tx, one.idp_id)
+            if provider is None:
+                raise Invalid(f"Could not find Identity Provider: {one.idp_id}")
+            if await PROTOCOLS.find(tx, f"{one.idp_id}/{one.protocol_id}") is None:
+                raise Invalid(_missing(one.idp_id, one.protocol_id))
+            if provider.domain_id != domain_id and not ctx.caller.is_admin:
+                raise Forbidden(  # or who manages a domain could have another's users log in to it
+                    f"Identity Provider {one.idp_id} belongs to another domain than the user."
+                )
+        await _check_unclaimed(tx, user_id, vouchers)
+
+
+async def _check_unclaimed(tx: Tx, user_id: str, vouchers: Sequence[Voucher]) -> None:
+    """A voucher leads to one user. Raises Conflict."""
+    if not vouchers:
+        return
+    await tx.lock("identity.vouchers")
+    keys = [v.key for v in vouchers]
+    for user in await USERS.list(tx, Page({"vouchers": keys}, limit=2)):
+        if user.id != user_id:
+            raise Conflict(
+                "Conflict occurred attempting to store federated_user - another user comes by "
+                f"{', '.join(v.unique_id for v in vouchers if v in user.vouchers)}."
+            )
