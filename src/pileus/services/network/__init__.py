@@ -19,6 +19,7 @@ from .extensions import Extensions
 from .floating_ips import FloatingIps
 from .guests.kept import KeptNetwork
 from .networks import Networks
+from .port_forwardings import PortForwardings
 from .ports.operations import Ports
 from .qos.policies import Policies
 from .qos.rules import QOS_RESOURCES
@@ -56,6 +57,7 @@ SERVICE = Service(
         SecurityGroupRules,
         Routers,
         FloatingIps,
+        PortForwardings,
         Quotas,
         Agents,
         AvailabilityZones,

@@ -146,6 +146,14 @@ def check_router(router: RouterSpec) -> None:
     for floating in router.floating_ips:
         _addresses([floating.floating_ip, floating.fixed_ip])
         check_limits(floating.limits)
+    for forwarding in router.forwardings:
+        _addresses([forwarding.floating_ip, forwarding.fixed_ip])
+        last = forwarding.fixed_low + forwarding.high - forwarding.low
+        ports = (1, forwarding.low, forwarding.high, 65535), (1, forwarding.fixed_low, last, 65535)
+        if any(list(p) != sorted(p) for p in ports):
+            raise Invalid(f"Ports {forwarding.low}:{forwarding.high} can't be forwarded.")
+        if protocol_number(forwarding.protocol) not in WITH_PORTS:
+            raise Invalid(f"Protocol {forwarding.protocol!r} has no ports.")
     if router.gateway:
         check_limits(router.gateway.limits)
         _addresses(router.gateway.nexthops)

@@ -19,6 +19,7 @@ from .driver import (
     DhcpOption,
     FixedIP,
     FloatingSpec,
+    ForwardingSpec,
     GroupSpec,
     HostNetwork,
     HostRoute,
@@ -38,6 +39,7 @@ from .floating_ip import FLOATING_IPS, FloatingIp
 from .memory import Memory
 from .network import NETWORKS, Network
 from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
+from .port_forwarding import PORT_FORWARDINGS, PortForwarding
 from .qos_policy import QOS_POLICIES, QosPolicy, Rule
 from .router import ROUTERS, Router
 from .security_group import GROUPS, RULES, SecurityGroupRule
@@ -71,6 +73,8 @@ class _Facts:
     routers: list[Router] = field(default_factory=list)
     legs: list[Port] = field(default_factory=list)  # the routers' ports
     floating: list[FloatingIp] = field(default_factory=list)
+    outer_of: dict[str, str] = field(default_factory=dict)  # a floating IP's address, by its id
+    forwardings: list[PortForwarding] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)
     subnets: dict[str, Subnet] = field(default_factory=dict)
     remote: list[Port] = field(default_factory=list)
@@ -126,7 +130,10 @@ async def _facts(memory: Memory, host: str) -> _Facts:
     if ids:
         legs = await memory.rows(PORTS, device_id=ids)
         facts.legs = [p for p in legs if p.device_owner in ROUTER_OWNERS]
-        facts.floating = await memory.rows(FLOATING_IPS, router_id=ids)
+        floating = await memory.rows(FLOATING_IPS, router_id=ids)
+        facts.floating = [f for f in floating if f.port_id]
+        facts.outer_of = {f.id: f.floating_ip_address for f in floating}
+        facts.forwardings = await memory.rows(PORT_FORWARDINGS, router_id=ids)
     network_ids = sorted({p.network_id for p in (*facts.guests, *facts.legs)})
     if network_ids:
         facts.networks = {n.id: n for n in await memory.rows(NETWORKS, id=network_ids)}
@@ -324,6 +331,18 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
                 limits=facts.limits(f.qos_policy_id),
             )
             for f in floating
+        ),
+        forwardings=tuple(
+            ForwardingSpec(
+                floating_ip=facts.outer_of[f.floatingip_id],
+                protocol=f.protocol,
+                low=f.external_port,
+                high=f.external_last,
+                fixed_ip=f.internal_ip_address,
+                fixed_low=f.internal_port,
+            )
+            for f in facts.forwardings
+            if f.router_id == r.id and gateway and f.floatingip_id in facts.outer_of
         ),
     )
 

@@ -174,6 +174,17 @@ class FloatingSpec(Spec, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
 
 
+class ForwardingSpec(Spec, frozen=True, kw_only=True):
+    """Ports `low` to `high` of a floating address lead to as many of a fixed one, from `fixed_low` on."""
+
+    floating_ip: str
+    protocol: str
+    low: int
+    high: int
+    fixed_ip: str
+    fixed_low: int
+
+
 class RouterSpec(Spec, frozen=True, kw_only=True):
     id: str
     interfaces: tuple[RouterInterface, ...] = ()
@@ -182,6 +193,7 @@ class RouterSpec(Spec, frozen=True, kw_only=True):
     admin_up: bool = True
     routes: tuple[HostRoute, ...] = ()
     floating_ips: tuple[FloatingSpec, ...] = ()
+    forwardings: tuple[ForwardingSpec, ...] = ()
 
 
 class HostNetwork(Spec, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from pileus.kernel.quota import Quota
 from pileus.kernel.store import Many, Tx
 
 from .port import PORTS
+from .port_forwarding import PORT_FORWARDINGS, forwards_from
 from .resource import COLUMNS, Noun, Nouns
 
 
@@ -55,8 +56,12 @@ FLOATING_IPS = Nouns(
 
 
 async def disassociate(tx: Tx, port_id: str) -> list[FloatingIp]:
-    """Takes every floating IP from the port; those it had."""
+    """Takes every floating IP and forwarding from the port; the floating IPs it had."""
     found = await FLOATING_IPS.all(tx, port_id=port_id)
+    for forwarding in await PORT_FORWARDINGS.all(tx, internal_port_id=port_id):
+        await PORT_FORWARDINGS.delete(tx, forwarding)
+        if not await forwards_from(tx, forwarding.floatingip_id):
+            found.append(await FLOATING_IPS.get(tx, forwarding.floatingip_id))
     for fip in found:
         await release(tx, fip)
     return found

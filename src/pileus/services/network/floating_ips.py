@@ -19,6 +19,7 @@ from .floating_ip import FLOATING_IPS, FloatingIp, pair_taken, release, tell_flo
 from .network import NETWORKS, Network
 from .networks import Networks
 from .port import FLOATING_IP, PORTS, ROUTER_INTERFACE, Port
+from .port_forwarding import PORT_FORWARDINGS, forwarding_view, forwards_from
 from .ports.bodies import FixedRequest
 from .ports.lifecycle import add_port, remove_port
 from .ports.operations import Ports
@@ -50,6 +51,7 @@ _FIXED = frozenset(
         "router_id",
         "port_details",
         "qos_network_policy_id",
+        "port_forwardings",
     ]
 )
 
@@ -126,8 +128,16 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         ids = sorted({f.port_id for f in found} - {""})
         page = Page({"id": ids}, (("id", False),), limit=1 << 30)
         ports = {p.id: p for p in await PORTS.list(ctx.runtime.store, page)} if ids else {}
+        forwardings = await PORT_FORWARDINGS.all(
+            ctx.runtime.store, floatingip_id=[f.id for f in found]
+        )
         under = await network_policies(ctx.runtime.store, {f.floating_network_id for f in found})
-        return [projected(ctx, _view(f, ports.get(f.port_id), under)) for f in found]
+        views = []
+        for f in found:
+            view = _view(f, ports.get(f.port_id), under)
+            mine = [forwarding_view(p) for p in forwardings if p.floatingip_id == f.id]
+            views.append(projected(ctx, view | {"port_forwardings": mine}))
+        return views
 
     @operation("POST", "/floatingips", "create_floatingip", status=201)
     async def create(self, ctx: Context, body: CreateFloatingIp) -> Any:
@@ -215,6 +225,8 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", fip.floating_network_id)
             fip = await FLOATING_IPS.get(tx, fip.id)
+            if await forwards_from(tx, fip.id):
+                raise _forwards(fip.id)
             await FLOATING_IPS.delete(tx, fip)
             holder = await PORTS.find(tx, fip.holder_id)
             if holder is not None:
@@ -226,6 +238,12 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         store = ctx.runtime.store
         routers = [await ROUTERS.find(store, id) for id in set(router_ids) - {""}]
         await wake(ctx.runtime, {r.host for r in routers if r is not None})
+
+
+def _forwards(id: str) -> Conflict:
+    return Conflict(
+        f"Floating IP {id} in use by Port Forwarding resources.", code="FipInUseByPortForwarding"
+    )
 
 
 def _bad(message: str) -> Invalid:
@@ -301,8 +319,17 @@ async def _holding(
 async def _with_port(tx: Tx, fip: FloatingIp, port_id: str, fixed: str) -> FloatingIp:
     """The floating IP standing for the port. Raises Invalid, NotFound, Conflict."""
     port = await PORTS.get(tx, port_id)
+    if await forwards_from(tx, fip.id):
+        raise _forwards(fip.id)
     ip, subnet_id = _inner(port, fixed)
-    router = await _router_between(tx, fip, port, subnet_id)
+    for forwarding in await PORT_FORWARDINGS.all(tx, internal_port_id=port.id):
+        if forwarding.internal_ip_address == ip:
+            raise Invalid(
+                f"Cannot associate floating IP to port {port.id} because it already has a Port "
+                "Forwarding binding.",
+                code="PortHasPortForwarding",
+            )
+    router = await router_between(tx, fip, port, subnet_id)
     new = replace(fip, port_id=port.id, fixed_ip_address=ip, router_id=router.id)
     for other in await FLOATING_IPS.all(tx, port_id=port.id, fixed_ip_address=ip):
         if other.id != fip.id and other.floating_network_id == fip.floating_network_id:
@@ -329,7 +356,7 @@ def _inner(port: Port, fixed: str) -> tuple[str, str]:
     return own[0].ip_address, own[0].subnet_id
 
 
-async def _router_between(tx: Tx, fip: FloatingIp, port: Port, subnet_id: str) -> Router:
+async def router_between(tx: Tx, fip: FloatingIp, port: Port, subnet_id: str) -> Router:
     """The router that joins the port's subnet and the outer network. Raises NotFound."""
     for leg in await PORTS.all(tx, network_id=port.network_id, device_owner=ROUTER_INTERFACE):
         if not any(f.subnet_id == subnet_id for f in leg.fixed_ips):

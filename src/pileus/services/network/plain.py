@@ -126,7 +126,9 @@ async def _delete(self: Plain[Any], ctx: Context, record: Any) -> None:
 
 async def _update(self: Plain[Any], ctx: Context, record: Any, body: Any) -> dict[str, Any]:
     self.match(ctx, record)
-    self.guard(ctx, "update", ctx.document[self.noun], self.target(ctx, record), type(body))
+    self.guard(
+        ctx, "update", ctx.document[self.root or self.noun], self.target(ctx, record), type(body)
+    )
     return await self.one(ctx, await self.write(ctx, record, body.given()))
 
 

@@ -99,6 +99,7 @@ class NetworkResource(Resource[N]):
     noun: ClassVar[str]
     plural: ClassVar[str]
     hidden: ClassVar[tuple[str, ...]] = ()
+    root: ClassVar[str] = ""  # the body's root, where it is not the noun
     share_type: ClassVar[str] = (
         ""  # what RBAC policies call the noun, if they can show it to others
     )
@@ -141,12 +142,12 @@ class NetworkResource(Resource[N]):
         return [self.shown(ctx, r) for r in records]
 
     async def one(self, ctx: Context, record: N) -> dict[str, Any]:
-        return {self.noun: (await self.rendered(ctx, [record]))[0]}
+        return {self.root or self.noun: (await self.rendered(ctx, [record]))[0]}
 
     async def made(self, ctx: Context, records: Sequence[N], single: bool) -> dict[str, Any]:
         """The answer to a create of one or of many."""
         views = await self.rendered(ctx, records)
-        return {self.noun: views[0]} if single else {self.plural: views}
+        return {self.root or self.noun: views[0]} if single else {self.plural: views}
 
     def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
         """Which rows the caller may see: alternatives. None given: all."""

@@ -20,6 +20,7 @@ from pileus.services.network.driver import (
     DhcpOption,
     FixedIP,
     FloatingSpec,
+    ForwardingSpec,
     GroupSpec,
     HostNetwork,
     NetworkSpec,
@@ -335,6 +336,34 @@ class NetworkDriverSuite:
             assert not await bench.reaches("", FLOATING, "tcp", 22)
 
         self.play(scenario)  # fmt: skip
+
+    def test_ports_of_a_floating_address_lead_to_several_guests(self) -> None:
+        async def scenario(bench: Bench) -> None:
+            ports = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"))
+
+            def forward(low: int, high: int, fixed_ip: str, fixed_low: int) -> ForwardingSpec:
+                return ForwardingSpec(
+                    floating_ip=FLOATING, protocol="tcp", low=low, high=high, fixed_ip=fixed_ip,
+                    fixed_low=fixed_low,
+                )  # fmt: skip
+
+            def routed(*forwardings: ForwardingSpec, revision: int = 1) -> HostNetwork:
+                routers = (router(forwardings=forwardings),)
+                nets = (network(), public())
+                return document(*ports, networks=nets, routers=routers, revision=revision)
+
+            wanted = (forward(8022, 8022, "10.0.0.11", 22), forward(78, 80, "10.0.0.12", 78))
+            assert (await bench.apply(routed(*wanted))).errors == {}
+            assert await bench.reaches("", FLOATING, "tcp", 8022)
+            assert await bench.reaches("", FLOATING, "tcp", 80)
+            assert await bench.reaches(DB, FLOATING, "tcp", 8022)
+            assert not await bench.reaches("", FLOATING, "tcp", 22)
+            shifted = forward(8020, 8029, "10.0.0.11", 20)
+            await bench.apply(routed(shifted, revision=2))
+            assert await bench.reaches("", FLOATING, "tcp", 8022)
+            assert not await bench.reaches("", FLOATING, "tcp", 80)
+
+        self.play(scenario)
 
     def test_without_source_translation_or_gateway_nothing_gets_out(self) -> None:
         async def scenario(bench: Bench) -> None:

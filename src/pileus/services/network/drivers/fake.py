@@ -222,7 +222,7 @@ class FakeNetworkDriver:
             if router.gateway is None:
                 continue
             sender = _translated(router, address)
-            if any(ip == f.floating_ip for r in self.routers() for f in r.floating_ips):
+            if any(ip in _outer(r) for r in self.routers()):
                 return self._floats(ip, sender, protocol, number)
             return sender != address and not self._is_inside(ip)
         return False
@@ -230,8 +230,8 @@ class FakeNetworkDriver:
     def _floats(self, ip: str, sender: str, protocol: str, number: int) -> bool:
         """From the external network to a floating address."""
         for router in self.routers():
-            fixed_ip = {f.floating_ip: f.fixed_ip for f in router.floating_ips}.get(ip)
-            if fixed_ip is None or router.gateway is None:
+            fixed_ip, number = _behind(router, ip, protocol, number)
+            if not fixed_ip or router.gateway is None:
                 continue
             for interface in router.interfaces:
                 if local := self._on_link(interface.network_id, fixed_ip):
@@ -273,6 +273,20 @@ def _own(port: PortSpec, version: int) -> str | None:
 
 def _holds(port: PortSpec, ip: str) -> bool:
     return any(f.ip == ip for f in port.fixed_ips)
+
+
+def _outer(router: RouterSpec) -> set[str]:
+    """The addresses by which its inside can be reached."""
+    floating = {f.floating_ip for f in router.floating_ips}
+    return floating | {f.floating_ip for f in router.forwardings}
+
+
+def _behind(router: RouterSpec, ip: str, protocol: str, number: int) -> tuple[str, int]:
+    """Where an outer address and port lead to; "" for nowhere."""
+    for f in router.forwardings:
+        if (f.floating_ip, f.protocol) == (ip, protocol) and f.low <= number <= f.high:
+            return f.fixed_ip, f.fixed_low + number - f.low
+    return {f.floating_ip: f.fixed_ip for f in router.floating_ips}.get(ip, ""), number
 
 
 def _translated(router: RouterSpec, address: str) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from pileus.kernel.faults import Conflict, Invalid
-from pileus.kernel.store import Tx
+from pileus.kernel.store import Match, Tx
 from pileus.kernel.world import World
 
 from ..addressing import address
 from ..floating_ip import FLOATING_IPS
 from ..network import NETWORKS
 from ..port import DOWN, PORTS, ROUTER_INTERFACE, Port
+from ..port_forwarding import PORT_FORWARDINGS
 from ..ports.bodies import FixedRequest
 from ..ports.lifecycle import add_port, remove_port, tell
 from ..refusals import missing, port_in_use
@@ -149,7 +150,10 @@ async def _leg(tx: Tx, router: Router, subnet_id: str, port_id: str) -> Port:
 
 async def _floats(tx: Tx, router: Router, subnet: Subnet) -> bool:
     """Does a floating IP reach its port over this subnet?"""
-    for fip in await FLOATING_IPS.all(tx, router_id=router.id):
+    for forwarding in await PORT_FORWARDINGS.all(tx, router_id=router.id):
+        if address(forwarding.internal_ip_address) in subnet.block:
+            return True
+    for fip in await FLOATING_IPS.all(tx, router_id=router.id, port_id=Match("ne", "")):
         port = await PORTS.find(tx, fip.port_id)
         if port is not None and any(
             f.subnet_id == subnet.id and f.ip_address == fip.fixed_ip_address

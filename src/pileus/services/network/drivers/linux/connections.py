@@ -77,7 +77,8 @@ def lost_floating(old: RouterSpec | None, new: RouterSpec) -> Unwanted | None:
     """
     kept = {(f.floating_ip, f.fixed_ip) for f in new.floating_ips}
     before = {(f.floating_ip, f.fixed_ip) for f in old.floating_ips} if old else set()
-    lost = before - kept
+    ended = set(old.forwardings) - set(new.forwardings) if old else set()
+    lost = (before - kept) | {(f.floating_ip, f.fixed_ip) for f in ended}
     if not lost:
         return None
 

@@ -18,7 +18,14 @@ from pileus.host.neighbours import ALL_NODES, Advertisement, announce, solicitat
 from pileus.host.netlink import Netlink
 from pileus.host.netns import sysctl
 from pileus.host.ruleset import Fragment, Table
-from pileus.services.network.driver import Limit, NetworkSpec, RouterInterface, RouterSpec
+from pileus.services.network.checks import protocol_number
+from pileus.services.network.driver import (
+    ForwardingSpec,
+    Limit,
+    NetworkSpec,
+    RouterInterface,
+    RouterSpec,
+)
 from pileus.services.network.drivers.linux.filters import over
 from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
 from pileus.services.network.drivers.linux.segments import want_pair
@@ -45,7 +52,9 @@ class Routing:
         """The gateway's own addresses and one /32 for each floating address."""
         if self.router.gateway is None:
             return []
-        floating = [f"{f.floating_ip}/32" for f in self.router.floating_ips]
+        named = [f.floating_ip for f in self.router.floating_ips]
+        named += [f.floating_ip for f in self.router.forwardings]
+        floating = dict.fromkeys(f"{ip}/32" for ip in named)
         return [*self.router.gateway.addresses, *floating]
 
     def routes(self) -> dict[str, tuple[str, str]]:
@@ -224,6 +233,7 @@ def translation(routing: Routing) -> Table:
         chains["arriving"] = (
             "type nat hook prerouting priority dstnat; policy accept;",
             "dnat ip to ip daddr map @fixed_of",
+            *map(_forwarded, router.forwardings),
         )
         chains["leaving"] = ("type nat hook postrouting priority srcnat; policy accept;", *source)
     elif not router.admin_up:
@@ -262,6 +272,17 @@ def _way(limit: Limit, outer: str) -> str:
 def _crossing(limit: Limit, outer: str) -> str:
     """Forwarded packets bear inner addresses either way."""
     return f"{_way(limit, outer)} ip {'saddr' if limit.direction == 'egress' else 'daddr'}"
+
+
+def _forwarded(spec: ForwardingSpec) -> str:
+    """A forwarding's ports keep their numbers, or each has another."""
+    protocol = nft.number(protocol_number(spec.protocol) or 0, 255)
+    ports, to = nft.span(spec.low, spec.high), nft.block(spec.fixed_ip)
+    if spec.low != spec.fixed_low:
+        shift = spec.fixed_low - spec.low
+        pairs = ", ".join(f"{n} : {n + shift}" for n in range(spec.low, spec.high + 1))
+        to += f" : th dport map {{ {pairs} }}" if spec.high > spec.low else f":{spec.fixed_low}"
+    return f"ip daddr {nft.block(spec.floating_ip)} meta l4proto {protocol} th dport {ports} dnat ip to {to}"
 
 
 def _inside(router: RouterSpec) -> list[str]:
