@@ -12,7 +12,7 @@ import asyncpg
 
 from pileus.kernel.postgres import PostgresStore
 from pileus.kernel.sqlite import SqliteStore
-from pileus.kernel.store import Store
+from pileus.kernel.store import Statements, Store
 from pileus.kernel.world import World
 
 _CONNECTIONS = 6
@@ -22,6 +22,7 @@ class Places:
     """`server`: the URL of PostgreSQL's maintenance database; without one, SQLite."""
 
     server = ""
+    _compiled: Statements | None = None  # for all clouds: they have the same tables
 
     @asynccontextmanager
     async def store(
@@ -29,7 +30,9 @@ class Places:
     ) -> AsyncIterator[Store]:
         """The same rows for the same folder; `keep` leaves them there for the next."""
         if not self.server:
-            yield SqliteStore(str(folder / "cloud.sqlite"), world)
+            sqlite = SqliteStore(str(folder / "cloud.sqlite"), world)
+            sqlite.statements = self._compiled = self._compiled or sqlite.statements
+            yield sqlite
             return
         name = "t" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         await self._make(name, world)
