@@ -11,7 +11,7 @@ from pileus.kernel.world import seconds_of
 
 from .claims import stamp_us
 from .revocations import REVOCATIONS, Revocation
-from .wire import OLDEST, Noun
+from .wire import EVERY, OLDEST, Noun, in_slices
 
 _KEYS = {
     "user": "user_id",
@@ -30,8 +30,9 @@ class RevocationEvents(Noun[Revocation]):
     @operation("GET", "/OS-REVOKE/events", "identity:list_revoke_events")
     async def index(self, ctx: Context) -> dict[str, Any]:
         since_us = _since(ctx.query.get("since"))
-        found = await REVOCATIONS.list(ctx.runtime.store, Page({}, OLDEST, limit=100_000))
-        events = [_view(r) for r in found if r.before_us >= since_us]
+        events: list[dict[str, Any]] = []
+        async for rows in in_slices(ctx.runtime, REVOCATIONS, Page({}, OLDEST, limit=EVERY)):
+            events += [_view(r) for r in rows if r.before_us >= since_us]
         links = {"next": None, "self": ctx.url, "previous": None}
         return {"events": events, "links": links}
 

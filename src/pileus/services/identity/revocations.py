@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pileus.kernel import auth
-from pileus.kernel.store import Page, Reader, Record, Table, Tx
+from pileus.kernel.store import Match, Page, Reader, Record, Store, Table, Tx
 from pileus.kernel.world import seconds_of
 
 
@@ -18,7 +18,11 @@ class Revocation(Record, kw_only=True, frozen=True):
     before_us: int
 
 
-REVOCATIONS = Table("identity_revocations", Revocation, noun="revocation")
+_OLDEST = (("created_at", False), ("id", False))
+_SLICE = 200  # rows of one transaction
+REVOCATIONS = Table(
+    "identity_revocations", Revocation, indexes=(("created_at", "id"),), noun="revocation"
+)
 
 
 def micros(text: str) -> int:
@@ -42,10 +46,13 @@ async def ended(db: Reader, subjects: Iterable[str]) -> int:
     return max((r.before_us for r in found if r is not None), default=0)
 
 
-async def forget(tx: Tx, before: str) -> int:
-    """Drops revocations older than any token that could still be used; how many."""
-    page = Page(limit=10_000)
-    old = [r for r in await REVOCATIONS.list(tx, page) if max(r.created_at, r.updated_at) < before]
-    for r in old:
-        await REVOCATIONS.delete(tx, r)
-    return len(old)
+async def forget(store: Store, before: str) -> None:
+    """Drops revocations older than any token that could still be used, some at a time."""
+    past = Match("lt", before)
+    asked = Page({"created_at": past, "updated_at": past}, _OLDEST, limit=_SLICE)
+    old: list[Revocation] | None = None
+    while old is None or len(old) == _SLICE:
+        async with store.tx() as tx:
+            old = await REVOCATIONS.list(tx, asked)
+            for r in old:
+                await REVOCATIONS.delete(tx, r)

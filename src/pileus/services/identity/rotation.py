@@ -88,8 +88,7 @@ async def sweep(runtime: Runtime, key: str = "") -> None:
     """Drops revocations that are older than any token, and keys that nothing was made with."""
     now, settings = runtime.world.clock.time(), of(runtime)
     oldest = stamp(now - settings.token_s - settings.expired_window_s - _UNDER_WAY_S)
-    async with runtime.store.tx(wait=False) as tx:
-        await forget(tx, oldest)
+    await forget(runtime.store, oldest)
     await drop_succeeded(runtime, TOKEN, oldest)
     if len(await numbered(runtime.store, CREDENTIAL)) > 1:
         before = stamp(now - _UNDER_WAY_S)

@@ -2,8 +2,12 @@
 
 import asyncio
 
+from msgspec import structs
+
 from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.store import Page
+from pileus.services.identity.revocations import REVOCATIONS, Revocation, revoke
+from pileus.services.identity.rotation import sweep
 from pileus.services.identity.users import USERS, User
 from pileus.services.identity.wire import OLDEST, SLICE, in_slices
 from pileus.testing.cloud import Cloud, cloud
@@ -123,5 +127,24 @@ def test_a_list_goes_on_behind_rows_that_went_meanwhile() -> None:
                     for row in rows if len(found) == SLICE else rows[-2:]:
                         await USERS.delete(tx, row)
             assert found == ids
+
+    asyncio.run(scenario())
+
+
+def test_old_revocations_are_forgotten_and_those_raised_again_are_not() -> None:
+    async def scenario() -> None:
+        async with cloud(hosts=0) as c:
+            store = c.runtime.store
+            kept = {"user:revoked again", "user:young"}
+            old = Revocation(id="", before_us=1, created_at="2001-01-01T00:00:00.000000Z")
+            async with store.tx() as tx:
+                for n in range(450):
+                    await REVOCATIONS.insert(tx, structs.replace(old, id=f"audit:{n}"))
+                await revoke(tx, "user", "young")
+                again = structs.replace(old, id="user:revoked again")
+                await REVOCATIONS.insert(tx, again)
+                await revoke(tx, "user", "revoked again")
+            await sweep(c.runtime)
+            assert {r.id for r in await REVOCATIONS.all(store)} == kept
 
     asyncio.run(scenario())
