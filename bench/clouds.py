@@ -206,14 +206,16 @@ class Burst:
         """Asks for paths, each with headers of its own; every answer must be 200."""
         self.ask(*(("GET", path, headers, None) for path, headers in targets))
 
-    def ask(self, *asked: tuple[str, str, dict[str, str], object]) -> list[bytes]:
+    def ask(
+        self, *asked: tuple[str, str, dict[str, str], object], refused_too: bool = False
+    ) -> list[bytes]:
         """Sends requests (method, path, headers, body as JSON or None) and gives the heads of the answers."""
         heads = []
         for at in range(0, len(asked), len(self.sockets)):
             some = list(zip(self.sockets, asked[at : at + len(self.sockets)], strict=False))
             for sock, one in some:
                 sock.sendall(self._written(*one))
-            heads += [_read(sock) for sock, _ in some]
+            heads += [_read(sock, refused_too) for sock, _ in some]
         return heads
 
     def _written(self, method: str, path: str, headers: dict[str, str], body: object) -> bytes:
@@ -229,11 +231,11 @@ class Burst:
             sock.close()
 
 
-def _read(sock: socket.socket) -> bytes:
+def _read(sock: socket.socket, refused_too: bool = False) -> bytes:
     data = b""
     while (end := data.find(b"\r\n\r\n")) < 0:
         data += sock.recv(1 << 16)
-    if not data.startswith(b"HTTP/1.1 2"):
+    if not data.startswith((b"HTTP/1.1 2", b"HTTP/1.1 4") if refused_too else b"HTTP/1.1 2"):
         raise SystemExit(f"an answer was {data[:200]!r}")
     length = data[:end].lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
     left = end + 4 + int(length or 0) - len(data)

@@ -233,11 +233,13 @@ def step(state: Path, cells: int, runs: int) -> dict[str, list[float]]:
 # -- telling -------------------------------------------------------------------------------------
 
 
-def table(steps: dict[int, dict[str, list[float]]]) -> list[str]:
-    heads = [f"{c * USERS_OF_CELL:,} users, {c * ASSIGNMENTS_OF_CELL:,} assignments" for c in steps]
+def table(
+    steps: dict[int, dict[str, list[float]]], heads: Sequence[str], growing: Sequence[str] = ()
+) -> list[str]:
+    """A row for each figure, a column for each size, and whether it is flat, but for what must grow."""
     lines = [
         "| CPU us | " + " | ".join(heads) + " | last / first | |",
-        "|---" + "|--:" * 4 + "|---|",
+        "|---" + "|--:" * (len(heads) + 1) + "|---|",
     ]
     *_, last = steps.values()
     for name in last:
@@ -247,6 +249,7 @@ def table(steps: dict[int, dict[str, list[float]]]) -> list[str]:
         ]
         rise = growth(known)
         verdict = "" if not known[0] else "flat" if rise <= FLAT else "GROWS"
+        verdict = "" if name in growing else verdict
         lines.append("| " + " | ".join([name, *cells, f"{rise:.2f}", verdict]) + " |")
     return lines
 
@@ -264,6 +267,7 @@ def text(steps: dict[int, dict[str, list[float]]], args: argparse.Namespace, beg
         "one pass, as what is asked is all but the hash"
     )
     spread = f"CPU of the server, min / median / max of {args.runs} runs, eight requests at a time"
+    heads = [f"{c * USERS_OF_CELL:,} users, {c * ASSIGNMENTS_OF_CELL:,} assignments" for c in steps]
     return "\n".join(
         [
             "## Identity as it fills",
@@ -271,7 +275,7 @@ def text(steps: dict[int, dict[str, list[float]]], args: argparse.Namespace, beg
             *page.circumstances(command, what, began),
             f"- {spread}; every answer has the same length at each step",
             "",
-            *table(steps),
+            *table(steps, heads),
             "",
             f"![CPU of each request by the size of the cloud]({CURVE.name})",
         ]
