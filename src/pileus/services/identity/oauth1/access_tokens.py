@@ -14,8 +14,8 @@ from pileus.kernel.faults import Forbidden, Unauthenticated
 from pileus.kernel.resources import PUBLIC, Answer, Context, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import IGNORE, Body, Extra
-from pileus.kernel.store import Match, Page, Record, Tx
-from pileus.kernel.world import World, stamp
+from pileus.kernel.store import Match, Page, Record, Table, Tx
+from pileus.kernel.world import stamp
 
 from .. import settings
 from ..assignments import held_on
@@ -35,38 +35,37 @@ _FORM = "application/x-www-form-urlencoded"
 _LETTERS = "abcdefghkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # none looks like another
 
 
-class RequestToken(Discreet, Record, kw_only=True, frozen=True):
+class Lent(Discreet, Record, kw_only=True, frozen=True):
+    consumer_id: str
+    secret: str
+    project_id: str
+    user_id: str = ""
+    role_ids: list[str] = []
+    expires_at: str
+
+
+class RequestToken(Lent, kw_only=True, frozen=True):
     """`verifier` is told to who authorizes it, and by him to the consumer."""
 
-    consumer_id: str
-    secret: str
-    project_id: str
-    expires_at: str
-    user_id: str = ""
     verifier: str = ""
-    role_ids: list[str] = []
 
 
-class AccessToken(Discreet, Record, kw_only=True, frozen=True):
-    consumer_id: str
-    secret: str
-    user_id: str
-    project_id: str
-    role_ids: list[str]
-    expires_at: str
+class AccessToken(Lent, kw_only=True, frozen=True):
+    pass
 
 
+_COLUMNS = ("consumer_id", "user_id", "project_id", "expires_at")
 REQUEST_TOKENS = NamelessTable(
     "identity_oauth1_request_tokens",
     RequestToken,
-    columns=("consumer_id", "user_id", "project_id", "expires_at"),
+    columns=_COLUMNS,
     indexes=(("consumer_id",), ("project_id",), ("expires_at",)),
     noun="Request token",
 )
 ACCESS_TOKENS = NamelessTable(
     "identity_oauth1_access_tokens",
     AccessToken,
-    columns=("consumer_id", "user_id", "project_id", "expires_at"),
+    columns=_COLUMNS,
     indexes=(("consumer_id",), ("user_id",), ("project_id",)),
     noun="Access token",
 )
@@ -135,19 +134,12 @@ class AccessTokens(Noun[AccessToken]):
         Signed({"Requested-Project-Id": project_id}).require("Requested-Project-Id")
         consumer = await _consumer(ctx, given)
         await check(ctx, given, consumer.secret)
-        project = await PROJECTS.get(ctx.runtime.store, project_id)
-        world = ctx.runtime.world
-        token = RequestToken(
-            id=world.new_hex(),
-            secret=world.random.randbytes(16).hex(),
-            consumer_id=consumer.id,
-            project_id=project.id,
-            expires_at=_end(world, settings.of(ctx.runtime).oauth1_request_token_s),
-        )
+        await PROJECTS.get(ctx.runtime.store, project_id)
+        life_s = settings.of(ctx.runtime).oauth1_request_token_s
         async with ctx.runtime.store.tx() as tx:
-            await REQUEST_TOKENS.insert(tx, token)
-            await changed(tx, "OS-OAUTH1:request_token", token.id, "created")
-        return _told(token.id, token.secret, token.expires_at)
+            return await _made(
+                ctx, tx, REQUEST_TOKENS, life_s, consumer_id=consumer.id, project_id=project_id
+            )
 
     @operation("POST", "/OS-OAUTH1/access_token", PUBLIC, status=201)
     async def fetch(self, ctx: Context) -> Answer:
@@ -166,21 +158,19 @@ class AccessTokens(Noun[AccessToken]):
             asked.verifier.encode(), given.verifier.encode()
         ):
             raise refused(f"request token {asked.id}: not authorized, or another verifier")
-        world = ctx.runtime.world
-        token = AccessToken(
-            id=world.new_hex(),
-            secret=world.random.randbytes(16).hex(),
-            consumer_id=consumer.id,
-            user_id=asked.user_id,
-            project_id=asked.project_id,
-            role_ids=asked.role_ids,
-            expires_at=_end(world, settings.of(ctx.runtime).oauth1_access_token_s),
-        )
+        life_s = settings.of(ctx.runtime).oauth1_access_token_s
         async with ctx.runtime.store.tx() as tx:
             await REQUEST_TOKENS.delete(tx, asked)
-            await ACCESS_TOKENS.insert(tx, token)
-            await changed(tx, "OS-OAUTH1:access_token", token.id, "created")
-        return _told(token.id, token.secret, token.expires_at)
+            return await _made(
+                ctx,
+                tx,
+                ACCESS_TOKENS,
+                life_s,
+                consumer_id=consumer.id,
+                project_id=asked.project_id,
+                user_id=asked.user_id,
+                role_ids=asked.role_ids,
+            )
 
     # What users do
 
@@ -258,12 +248,16 @@ async def _lent_by(ctx: Context, user_id: str, id: str) -> AccessToken:
     return token
 
 
-def _end(world: World, life_s: int) -> str:
-    return stamp(world.clock.time() + life_s) if life_s else ""
-
-
-def _told(key: str, secret: str, expires_at: str) -> Answer:
-    told = {"oauth_token": key, "oauth_token_secret": secret}
+async def _made(ctx: Context, tx: Tx, table: Table[Any], life_s: int, **fields: Any) -> Answer:
+    """Makes a token, and tells its secret to the consumer, once."""
+    world = ctx.runtime.world
+    expires_at = stamp(world.clock.time() + life_s) if life_s else ""
+    secret = world.random.randbytes(16).hex()
+    token = table.kind(id=world.new_hex(), secret=secret, expires_at=expires_at, **fields)
+    await table.insert(tx, token)
+    kind = table.noun.lower().replace(" ", "_")
+    await changed(tx, f"OS-OAUTH1:{kind}", token.id, "created")
+    told = {"oauth_token": token.id, "oauth_token_secret": secret}
     if expires_at:
         told["oauth_expires_at"] = expires_at
     return Answer(urlencode(told, safe=":").encode(), content_type=_FORM)
