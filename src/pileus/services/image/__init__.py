@@ -12,6 +12,14 @@ from .discovery import Discovery
 from .images.operations import Images
 from .keeping import make
 from .members import ImageMembers
+from .metadefs.contents import (
+    MetadefObjects,
+    MetadefProperties,
+    MetadefResourceTypes,
+    MetadefTags,
+)
+from .metadefs.namespaces import MetadefNamespaces
+from .metadefs.schemas import MetadefSchemas
 from .schemas import Schemas
 from .settings import ImageSettings
 from .tags import ImageTags
@@ -35,8 +43,14 @@ SERVICE = Service(
         ImageTickets,
         Discovery,
         Schemas,
+        MetadefNamespaces,
+        MetadefObjects,
+        MetadefProperties,
+        MetadefTags,
+        MetadefResourceTypes,
+        MetadefSchemas,
     ),
-    rules={"context_is_admin": "role:admin"},
+    rules={"context_is_admin": "role:admin", "metadef_admin": "rule:context_is_admin"},
     scopes=("project",),
     provides=(Provided(IMAGES, make),),
     reconcilers=(

@@ -10,12 +10,14 @@ from pileus.kernel.resources import Context, Resource, operation
 from .keeping import METHODS
 from .record import IMAGES, STORE, Image
 
+DISCOVER = "image:discover"
+
 
 class Discovery(Resource[Image]):
     table = IMAGES
-    rules = {"image:discover": ""}  # whoever has a token; upstream asks no policy here
+    rules = {DISCOVER: ""}  # whoever has a token; upstream asks no policy here
 
-    @operation("GET", "/info/import", "image:discover")
+    @operation("GET", "/info/import", DISCOVER)
     async def methods(self, ctx: Context) -> Any:
         described = {
             "description": "Import methods available.",
@@ -24,12 +26,12 @@ class Discovery(Resource[Image]):
         }
         return {"import-methods": described}
 
-    @operation("GET", "/info/stores", "image:discover")
+    @operation("GET", "/info/stores", DISCOVER)
     async def stores(self, ctx: Context) -> Any:
         store = {"id": STORE, "description": "Files of the control", "default": "true"}
         return {"stores": [store]}
 
-    @operation("GET", "/info/usage", "image:discover")
+    @operation("GET", "/info/usage", DISCOVER)
     async def usage(self, ctx: Context) -> Any:
         store, project = ctx.runtime.store, ctx.caller.project_id
         used = await quota.usage(store, "image", project)

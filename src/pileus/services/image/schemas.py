@@ -6,6 +6,7 @@ from typing import Any
 
 from pileus.kernel.resources import Context, Resource, operation
 
+from .discovery import DISCOVER
 from .record import CONTAINER_FORMATS, DISK_FORMATS, IMAGES, VISIBILITIES, Image
 
 Schema = dict[str, Any]
@@ -119,18 +120,18 @@ def _collection(name: str, item: Schema, *, paged: bool) -> Schema:
 class Schemas(Resource[Image]):
     table = IMAGES
 
-    @operation("GET", "/schemas/image", "image:discover")
+    @operation("GET", "/schemas/image", DISCOVER)
     async def image(self, ctx: Context) -> Any:
         return _image()
 
-    @operation("GET", "/schemas/images", "image:discover")
+    @operation("GET", "/schemas/images", DISCOVER)
     async def images(self, ctx: Context) -> Any:
         return _collection("images", _image(), paged=True)
 
-    @operation("GET", "/schemas/member", "image:discover")
+    @operation("GET", "/schemas/member", DISCOVER)
     async def member(self, ctx: Context) -> Any:
         return _member()
 
-    @operation("GET", "/schemas/members", "image:discover")
+    @operation("GET", "/schemas/members", DISCOVER)
     async def members(self, ctx: Context) -> Any:
         return _collection("members", _member(), paged=False)

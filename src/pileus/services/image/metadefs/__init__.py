@@ -1,0 +1,1 @@
+"""Metadata definitions: what names and values mean that images, flavors and volumes may be given."""
