@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class World:
     scope: Scope
     client: Client
     guest: first_server.FirstServer
+    driver: str = "qemu"
 
     @property
     def id(self) -> str:
@@ -39,7 +41,7 @@ class World:
     def up(self, *options: str) -> None:
         """Start the cloud again."""
         port = int(self.cloud.url.rpartition(":")[2])
-        self.cloud = launch(self.cloud.state, self.outside, port, *options)
+        self.cloud = launch(self.cloud.state, self.outside, port, *options, driver=self.driver)
         self.client = self.cloud.client()
 
     def server(self) -> dict[str, Any]:
@@ -60,9 +62,10 @@ class World:
     def call_action(self, body: dict[str, Any]) -> Any:
         return self.client.call("POST", "compute", f"/servers/{self.id}/action", body)
 
-    def log_in(self, command: str = "hostname") -> str:
-        """What the guest answers over its floating IP; waits until it does."""
-        ssh = f"ssh -i {self.guest.key} {SSH_OPTIONS} cirros@{self.guest.floating_ip} {command}"
+    def log_in(self, command: str = "hostname", at: str = "", user: str = "cirros") -> str:
+        """What the guest answers over its floating IP, or another one at its own; waits until it does."""
+        address = at or self.guest.floating_ip
+        ssh = f"ssh -i {self.guest.key} {SSH_OPTIONS} {user}@{address} {command}"
         said = ""
 
         def answers() -> bool:
@@ -72,38 +75,48 @@ class World:
             said = done.stdout.strip()
             return done.returncode == 0
 
-        asyncio.run(until(f"ssh to {self.guest.floating_ip}", answers, BOOT_S))
+        asyncio.run(until(f"ssh to {address}", answers, BOOT_S))
         return said
 
     def is_swept(self) -> None:
         assert sweep(self.scope, self.cloud.environment()) == []
 
 
-def launch(state: Path, outside: Place, port: int, *options: str) -> RunningCloud:
-    return start(state, "qemu", [*outside.options, *options], port, outside.near)
+def launch(
+    state: Path, outside: Place, port: int, *options: str, driver: str = "qemu"
+) -> RunningCloud:
+    return start(state, driver, [*outside.options, *options], port, outside.near)
 
 
-def with_guest(cloud: RunningCloud, outside: Place, scope: Scope) -> World:
+def with_guest(cloud: RunningCloud, outside: Place, scope: Scope, driver: str = "qemu") -> World:
     """Boots the server that `make up` boots."""
     cloud.wait_for_image()
     client = cloud.client()
     boot = first_server.boot(client, Clock(), cloud.state / "key", lambda step: None)
-    return World(cloud, outside, scope, client, asyncio.run(boot))
+    return World(cloud, outside, scope, client, asyncio.run(boot), driver)
 
 
 @contextmanager
-def world(state: Path) -> Iterator[World]:
+def world(state: Path, driver: str = "qemu") -> Iterator[World]:
     """All in one process; at the end every server is deleted and nothing may be left."""
     need_root()
     with place() as outside:
-        cloud = launch(state, outside, free_port())
+        cloud = launch(state, outside, free_port(), driver=driver)
         try:
-            found = with_guest(cloud, outside, Scope(state, outside.prefix, outside.name))
+            scope = Scope(state, outside.prefix, outside.name)
+            found = with_guest(cloud, outside, scope, driver)
             yield found
             cloud = found.cloud
             asyncio.run(background.delete_servers(cloud.client(), Clock()))
             found.is_swept()
         finally:
-            if cloud.process.poll() is None:
-                cloud.stop()
+            asyncio.run(background.stop(state, Clock()))
+            if "container" in driver:
+                forget(state)
             background.kill_leftovers(state)
+
+
+def forget(state: Path) -> None:
+    """Containers name no file of the state folder, so that their own driver has to look for them."""
+    command = [sys.executable, "-m", "pileus.cli.main", "forget", "--state", str(state)]
+    subprocess.run(command, check=True, capture_output=True)

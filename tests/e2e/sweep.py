@@ -7,6 +7,7 @@ tools, and the API is asked over plain HTTP.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import subprocess
@@ -79,7 +80,7 @@ def look(scope: Scope, told: Told) -> list[str]:
     """One look at everything."""
     emulators = processes(scope)
     return [
-        *differ("QEMU of server", set(emulators), told.running),
+        *differ("process of server", set(emulators), told.running),
         *differ("folder of server", folders(scope), told.placed),
         *differ("tap", taps(scope), {"tap" + p["id"][:11] for p in told.guests}),
         *differ("namespace", namespaces(scope), _namespaces(scope, told)),
@@ -152,8 +153,8 @@ def _call(
 
 
 def processes(scope: Scope) -> dict[str, int]:
-    """The QEMUs that run in the state folder: the id of the guest and the process."""
-    found = {}
+    """The guests of the state folder: the id of each, and its QEMU or its container's first process."""
+    found = _containers(scope)
     inside = str(scope.state.resolve())
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -168,8 +169,28 @@ def processes(scope: Scope) -> dict[str, int]:
     return found
 
 
+def _containers(scope: Scope) -> dict[str, int]:
+    """First processes of a namespace of their own, whose root lies over a folder of the host's mounts."""
+    hosts = [str(path).encode() for path in scope.state.absolute().glob("hosts/*/compute")]
+    places = {hashlib.sha256(host).hexdigest()[:12] for host in hosts}
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            is_first = re.search(r"^NSpid:\s\d+\s1$", (folder / "status").read_text(), re.MULTILINE)
+            root = (folder / "mounts").read_text().partition("\n")[0] if is_first else ""
+        except OSError:
+            continue  # it ended while we looked
+        over = re.search(rf"upperdir=/run/pileus/(\w+)/({_UUID})/", root)
+        if over and over[1] in places:
+            found[over[2]] = int(folder.name)
+    return found
+
+
 def folders(scope: Scope) -> set[str]:
-    return {path.name for path in scope.state.glob("hosts/*/compute/guests/*")}
+    kinds = ("guests", "containers")
+    return {p.name for k in kinds for p in scope.state.glob(f"hosts/*/compute/{k}/*")}
 
 
 def taps(scope: Scope) -> set[str]:

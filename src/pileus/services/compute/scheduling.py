@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from pileus.services.compute import server_groups
+from pileus.services.compute.driver import CONTAINER_TRAIT
 from pileus.services.compute.nodes import Place
 from pileus.services.compute.server import Server
 from pileus.services.compute.server_groups import ServerGroup
@@ -120,9 +121,20 @@ def made_for_its_image(ask: Ask, place: Place) -> str:
         return f"the image is for {arch} ({has.cpu_arch} here)"
     kind = (says.get("img_hv_type") or says.get("hypervisor_type") or "").lower()
     own = has.hypervisor_type.lower()
-    if kind and kind not in _RUNS.get(own, (own,)):
+    runs = (*_RUNS.get(own, (own,)), *(("lxc",) if CONTAINER_TRAIT in has.traits else ()))
+    if kind and kind not in runs:
         return f"the image is for hypervisor {kind} ({own} here)"
     return ""
+
+
+def of_the_kind_its_image_is(ask: Ask, place: Place) -> str:
+    """Containers are made of root file systems, virtual machines of disks."""
+    image, has = ask.server.image, place.node.inventory
+    if image is None:
+        return ""
+    if image.is_for_containers:
+        return "" if CONTAINER_TRAIT in has.traits else "it runs no containers"
+    return "it runs containers only" if has.hypervisor_type == "LXC" else ""
 
 
 def as_its_group_wants(ask: Ask, place: Place) -> str:
@@ -159,6 +171,7 @@ FILTERS: tuple[Filter, ...] = (
     of_the_aggregates_its_flavor_names,
     as_capable_as_its_flavor_asks,
     made_for_its_image,
+    of_the_kind_its_image_is,
     as_its_group_wants,
     apart_from_others,
     beside_others,

@@ -20,6 +20,7 @@ from pileus.host.images import ImageFacts, require
 from pileus.kernel.faults import NotFound
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
+    CONTAINER_TRAIT,
     PAUSED,
     RUNNING,
     SHUTDOWN,
@@ -112,7 +113,12 @@ class FakeComputeDriver:
             hypervisor_type="fake",
             hypervisor_version=1000000,
             cpu_arch="x86_64",
-            traits=("COMPUTE_NODE", "COMPUTE_IMAGE_TYPE_QCOW2", "COMPUTE_IMAGE_TYPE_RAW"),
+            traits=(
+                "COMPUTE_NODE",
+                "COMPUTE_IMAGE_TYPE_QCOW2",
+                "COMPUTE_IMAGE_TYPE_RAW",
+                CONTAINER_TRAIT,
+            ),
         )
         self._probe = probe
         self.trouble = trouble or Trouble()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pileus.kernel.hosts import Host
 from pileus.services.compute import scheduling
 from pileus.services.compute.aggregates import Aggregate
-from pileus.services.compute.driver import Inventory
+from pileus.services.compute.driver import CONTAINER_TRAIT, Inventory
 from pileus.services.compute.nodes import Node, Place
 from pileus.services.compute.scheduling import Ask, Seat
 from pileus.services.compute.server import FlavorCopy, ImageCopy, Server
@@ -101,6 +102,26 @@ def test_a_filter_lets_pass_and_refuses(
 def test_a_host_that_does_not_serve_says_so() -> None:
     down = Place(place().node, None, "nova", False)
     assert scheduling.why_not(ask(), down) == "down"
+
+
+def test_containers_go_where_they_run_and_virtual_machines_do_not_go_where_only_they_do() -> None:
+    root = ask(image=msgspec.structs.replace(IMAGE, container_format="docker"))
+    lxc = msgspec.structs.replace(HAS, hypervisor_type="LXC", traits=(CONTAINER_TRAIT,))
+    both = msgspec.structs.replace(HAS, traits=(CONTAINER_TRAIT,))
+    asked = scheduling.of_the_kind_its_image_is
+    assert [asked(root, having(h)) for h in (HAS, lxc, both)] == ["it runs no containers", "", ""]
+    assert [asked(ask(), having(h)) for h in (HAS, lxc, both)] == [
+        "",
+        "it runs containers only",
+        "",
+    ]
+    named = imaged(hypervisor_type="lxc")
+    assert [scheduling.made_for_its_image(named, having(h)) for h in (lxc, both)] == ["", ""]
+
+
+def having(has: Inventory) -> Place:
+    here = place()
+    return replace(here, node=msgspec.structs.replace(here.node, inventory=has))
 
 
 def ranked(asked: Ask, *, stack: bool = False, **rooms: float) -> list[str]:
