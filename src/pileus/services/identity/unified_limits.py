@@ -6,7 +6,7 @@ domain. Whoever enforces them (oslo.limit) reads them here. https://docs.opensta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
 
 from msgspec import Meta
@@ -54,8 +54,14 @@ class Limit(Record, kw_only=True, frozen=True):
     description: str | None = None
 
     @property
-    def what(self) -> tuple[str, str, str]:
-        return self.service_id, self.region_id, self.resource_name
+    def what(self) -> dict[str, str]:
+        """What it limits, by column."""
+        region_id, name = self.region_id, self.resource_name
+        return {"service_id": self.service_id, "region_id": region_id, "resource_name": name}
+
+    def key(self, place_id: str = "") -> tuple[str, ...]:
+        """Which of a place's limits it is; or which it would be of another place."""
+        return (place_id or self.project_id or self.domain_id, *self.what.values())
 
 
 class _Limits(NounTable[R]):
@@ -113,20 +119,17 @@ async def check_place(db: Reader, noun: str, service_id: str, region_id: str) ->
 
 async def registered(db: Reader, limit: Limit) -> RegisteredLimit | None:
     """The registered limit that `limit` would override."""
-    service_id, region_id, resource_name = limit.what
-    return await REGISTERED_LIMITS.one(
-        db, service_id=service_id, region_id=region_id, resource_name=resource_name
-    )
+    return await REGISTERED_LIMITS.one(db, **limit.what)
 
 
 async def check_model(db: Reader, model: str, wanted: Sequence[Limit]) -> None:
     """Whether the limits fit the tree, together with those that are there. Raises Forbidden."""
     if model != STRICT_TWO_LEVEL:
         return
-    asked = {(w.project_id or w.domain_id, w.what): w.resource_limit for w in wanted}
+    asked = {w.key(): w.resource_limit for w in wanted}
     for limit in wanted:
         if limit.project_id:
-            above = asked.get((limit.within, limit.what))
+            above = asked.get(limit.key(limit.within))
             if above is None:
                 above = await _of_domain(db, limit)
             if above is not None and _less(above, limit.resource_limit):
@@ -137,28 +140,19 @@ async def check_model(db: Reader, model: str, wanted: Sequence[Limit]) -> None:
 
 async def _of_domain(db: Reader, limit: Limit) -> int | None:
     """What the domain of a project may have."""
-    service_id, region_id, resource_name = limit.what
-    known = await LIMITS.one(
-        db,
-        domain_id=limit.within,
-        service_id=service_id,
-        region_id=region_id,
-        resource_name=resource_name,
-    )
+    known = await LIMITS.one(db, domain_id=limit.within, **limit.what)
     if known is not None:
         return known.resource_limit
     default = await registered(db, limit)
     return default.default_limit if default is not None else None
 
 
-async def _check_below(
-    db: Reader, limit: Limit, asked: dict[tuple[str, tuple[str, str, str]], int]
-) -> None:
-    known = await LIMITS.all(db, within=limit.domain_id)
-    there = {k.project_id: k.resource_limit for k in known if k.what == limit.what}
+async def _check_below(db: Reader, limit: Limit, asked: Mapping[tuple[str, ...], int]) -> None:
+    known = await LIMITS.all(db, within=limit.domain_id, **limit.what)
+    there = {k.project_id: k.resource_limit for k in known}
     domain = await PROJECTS.get(db, limit.domain_id)
     for project in await subtree(db, domain):
-        has = asked.get((project.id, limit.what), there.get(project.id))
+        has = asked.get(limit.key(project.id), there.get(project.id))
         if has is not None and _less(limit.resource_limit, has):
             raise _misfit(limit, f"project {project.id} below it may have {has}")
 
