@@ -43,7 +43,7 @@ $(UV):
 .venv/.ready-%: .venv/.synced $(shell grep -rl --include=*.py DEBIAN_PACKAGES src/pileus)
 	@$(SAY) "setup 3/4: Debian packages"
 	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs)
-	@$(SAY) "setup 4/4: the test image, in ~/.cache/pileus"
+	@$(SAY) "setup 4/4: the test image and noVNC, in ~/.cache/pileus"
 	@$(BIN)/python -m pileus.cli.testimage
 	@touch $@
 

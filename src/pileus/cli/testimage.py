@@ -1,4 +1,4 @@
-"""`make setup` builds the test images once; later runs find them in the user's cache."""
+"""`make setup` builds the test images and fetches noVNC once; later runs find them in the user's cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from pileus.host import caches, testroot
+from pileus.host import caches, novnc, testroot
 from pileus.host.process import ProcessFailed
 from pileus.host.testimage import build
 
@@ -24,6 +24,11 @@ def main() -> int:
             err=True,
         )
         return 1
+    try:
+        if not caches.novnc().exists():
+            asyncio.run(novnc.fetch(caches.novnc()))
+    except ProcessFailed as e:
+        click.echo(f"    screens of guests will not show in a browser without noVNC: {e}", err=True)
     return 0
 
 

@@ -19,6 +19,11 @@ def testimage() -> Path:
     return folder() / "testimage.qcow2"
 
 
+def novnc() -> Path:
+    """Where `make setup` puts the files of noVNC; they may not be there yet."""
+    return folder() / "novnc"
+
+
 def testroot() -> Path:
     """Where `make setup` builds the root file system for containers; it may not be there yet."""
     return folder() / "testroot.tar.gz"

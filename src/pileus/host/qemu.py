@@ -178,6 +178,19 @@ def listen(path: Path) -> socket.socket:
     return server
 
 
+def connected(path: Path) -> socket.socket:
+    """A connection to a unix socket. Raises Unavailable where nobody listens."""
+    plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    plug.setblocking(False)
+    try:
+        with reachable(path.parent) as folder:
+            plug.connect(f"{folder}/{path.name}")
+    except OSError as reason:
+        plug.close()
+        raise Unavailable("QEMU does not answer.", internal=repr(reason)) from None
+    return plug
+
+
 def open_tap(name: str) -> int:
     """The descriptor of an existing tap device in the calling thread's network namespace."""
     try:
@@ -211,11 +224,8 @@ class Monitor:
 
     async def connect(self, path: Path, timeout_s: float = START_S) -> None:
         """Connect and shake hands; raises Unavailable when QEMU is not there or dies meanwhile."""
-        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        plug.setblocking(False)
+        plug = connected(path)
         try:
-            with reachable(path.parent) as folder:
-                plug.connect(f"{folder}/{path.name}")
             await asyncio.wait_for(self._client.connect(plug), timeout_s)
             self._plug = plug
         except (OSError, QMPError, TimeoutError) as reason:

@@ -25,6 +25,7 @@ from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.store import Store
 from pileus.kernel.world import World
 from pileus.node import first_image
+from pileus.node.consoles import Consoles
 from pileus.node.control import Control, find_services
 from pileus.node.cors import cross_origin
 from pileus.node.host import Hosts
@@ -176,7 +177,8 @@ class Node:
         await control.start()
         stack.push_async_callback(control.stop)
         note(options)
-        app = cross_origin(Operations(control.app, control.runtime), options.origin)
+        own = Operations(control.app, control.runtime)
+        app = cross_origin(Consoles(own, control.runtime, options.origin), options.origin)
         server = Server(app, sock, world)
 
         async def ready() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import uvicorn
 
+from pileus.host.websocket import MESSAGE_LIMIT
 from pileus.kernel.world import World
 
 
@@ -40,7 +41,10 @@ class Server:
             server_header=False,
             date_header=True,
             proxy_headers=False,
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MESSAGE_LIMIT,
+            ws_per_message_deflate=False,
+            log_level="warning",  # it would log each websocket's query string, where tokens are
             timeout_keep_alive=75,
             timeout_graceful_shutdown=10,
         )

@@ -11,6 +11,7 @@ from .agent import ComputeAgent
 from .agent_contract import COMPUTE_CONTROL, COMPUTE_HOST
 from .aggregates import Aggregates
 from .bootstrap import bootstrap
+from .consoles import CONSOLES, ConsoleAuthTokens, KeptConsoles, ServerConsoles
 from .extensions import Extensions
 from .external_events import AssistedVolumeSnapshots, ServerExternalEvents
 from .flavor_access import FlavorAccess
@@ -98,6 +99,8 @@ SERVICE = Service(
         ServerFloatingIps,
         ServerExternalEvents,
         AssistedVolumeSnapshots,
+        ServerConsoles,
+        ConsoleAuthTokens,
     ),
     rules={
         "context_is_admin": "role:admin",
@@ -115,6 +118,7 @@ SERVICE = Service(
     scopes=("project",),
     provides=(
         Provided(COMPUTE_CONTROL, HostReports, remote=True),
+        Provided(CONSOLES, KeptConsoles),
         Provided(GUEST_METADATA, Metadata, remote=True),
     ),
     # A guest that resumes opens its taps, and those are the network agent's to make.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
+from pileus.host import websocket
 from pileus.host.image_cache import look
 from pileus.host.images import ImageFacts
 from pileus.kernel.agents import CONTROL
@@ -30,6 +32,7 @@ from pileus.services.compute.driver import (
 
 log = logging.getLogger(__name__)
 _ORPHANS_S = 60.0
+_CALL_TRIES = 20  # of several controls, one waits for the call
 _AT_ONCE = 2000  # ids in one call
 CONSOLE_LIMIT = 200_000  # bytes of a console that one call carries; a message is at most 256 KiB
 
@@ -78,7 +81,7 @@ class ComputeAgent:
         self.host = host
         self.driver = driver or _driver(host)
         self._joined = asyncio.Event()
-        self._told: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
         self._standing = Reconcilers(host.world)
         self._standing.add("compute.orphans", _ORPHANS_S, self._destroy_orphans)
         self._is_watching = False
@@ -125,9 +128,9 @@ class ComputeAgent:
     async def stop(self) -> None:
         await self._standing.stop()
         self._is_watching = False
-        for task in self._told:
+        for task in self._under_way:
             task.cancel()
-        await asyncio.gather(*self._told, return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)
         await self.driver.close()
 
     async def forget(self) -> None:
@@ -159,9 +162,13 @@ class ComputeAgent:
         await self._tell(guest)
 
     def _changed(self, guest: Guest) -> None:
-        task = asyncio.create_task(self._tell(guest), name=f"power {guest.id}")
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
+        self._keep(self._tell(guest), f"power {guest.id}")
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """It goes on until it ends or the agent stops."""
+        task = asyncio.create_task(work, name=name)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def _tell(self, guest: Guest) -> None:
         """A message that is lost is made good by the next join."""
@@ -283,6 +290,16 @@ class ComputeAgent:
         text = await self.driver.console_log(guest_id, lines)
         kept = text[-CONSOLE_LIMIT:]
         return kept.encode()[-CONSOLE_LIMIT:].decode(errors="replace")
+
+    async def open_console(self, guest_id: str, kind: str, path: str) -> None:
+        await self._joined.wait()
+        guest = await self.driver.console(guest_id, kind)
+        try:
+            connection = await websocket.call(self._url(path), _CALL_TRIES)
+        except Fault:
+            guest.close()
+            raise
+        self._keep(websocket.carry(connection, guest), f"console {guest_id}")
 
     async def guests(self) -> list[Guest]:
         return await self.driver.guests()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -309,6 +310,13 @@ class ComputeDriver(Protocol):
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         """The last `lines` of the serial console, all that is kept when None."""
+        ...
+
+    async def console(self, guest_id: str, kind: str) -> socket.socket:
+        """A connection to the guest's screen (`vnc`: RFB, without a password) or its `serial` line.
+
+        Raises Conflict for a guest that does not run or has no such thing.
+        """
         ...
 
     async def guests(self) -> list[Guest]:

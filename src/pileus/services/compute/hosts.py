@@ -45,19 +45,25 @@ def _row(host: str, project: str, servers: Iterable[Server]) -> dict[str, Any]:
     }
 
 
+async def _node(ctx: Context, host: str) -> Node:
+    found = await NODES.one(ctx.runtime.store, host=host)
+    if found is None:
+        raise NotFound(f"Compute host {host} could not be found.")
+    return found
+
+
+def _unsupported() -> NotImplementedYet:
+    return NotImplementedYet("The requested functionality is not supported.")
+
+
 class Hosts(Resource[Node]):
+    """Rule and body come before the question which host is meant."""
+
     table = NODES
-    id_param = "host_name"
     rules: ClassVar[Mapping[str, str]] = {
         _RULE + verb: "rule:context_is_admin"
         for verb in ("list", "show", "update", "reboot", "shutdown", "start")
     }
-
-    async def load(self, ctx: Context, id: str) -> Node:
-        found = await NODES.one(ctx.runtime.store, host=id)
-        if found is None:
-            raise NotFound(f"Compute host {id} could not be found.")
-        return found
 
     @operation("GET", _PATH, _RULE + "list", until=_END)
     async def index(self, ctx: Context) -> dict[str, Any]:
@@ -75,7 +81,8 @@ class Hosts(Resource[Node]):
         }
 
     @operation("GET", _PATH + "/{host_name}", _RULE + "show", until=_END)
-    async def show(self, ctx: Context, node: Node) -> dict[str, Any]:
+    async def show(self, ctx: Context, host_name: str) -> dict[str, Any]:
+        node = await _node(ctx, host_name)
         servers = await SERVERS.list(ctx.runtime.store, Page({"host": node.host}, limit=1_000_000))
         by_project: dict[str, list[Server]] = {}
         for server in servers:
@@ -91,27 +98,31 @@ class Hosts(Resource[Node]):
         return {"host": [total, *sums, *each]}
 
     @operation("PUT", _PATH + "/{host_name}", _RULE + "update", status=200, until=_END)
-    async def update(self, ctx: Context, node: Node, body: UpdateHost) -> dict[str, Any]:
+    async def update(self, ctx: Context, host_name: str, body: UpdateHost) -> dict[str, Any]:
         if body.status is UNSET and body.maintenance_mode is UNSET:
             raise Invalid("Either status or maintenance_mode is needed.")
+        node = await _node(ctx, host_name)
         if body.maintenance_mode is not UNSET:
-            raise NotImplementedYet("The requested functionality is not supported.")
+            raise _unsupported()
         disabled = body.status.lower() == "disable" if body.status is not UNSET else False
         async with ctx.runtime.store.tx() as tx:
             await NODES.change(tx, node, disabled=disabled, disabled_reason=None)
         return {"host": node.host, "status": "disabled" if disabled else "enabled"}
 
     @operation("GET", _PATH + "/{host_name}/startup", _RULE + "start", until=_END)
-    async def startup(self, ctx: Context, node: Node) -> None:
-        raise NotImplementedYet("The requested functionality is not supported.")
+    async def startup(self, ctx: Context, host_name: str) -> None:
+        await _node(ctx, host_name)
+        raise _unsupported()
 
     @operation("GET", _PATH + "/{host_name}/shutdown", _RULE + "shutdown", until=_END)
-    async def shutdown(self, ctx: Context, node: Node) -> None:
-        raise NotImplementedYet("The requested functionality is not supported.")
+    async def shutdown(self, ctx: Context, host_name: str) -> None:
+        await _node(ctx, host_name)
+        raise _unsupported()
 
     @operation("GET", _PATH + "/{host_name}/reboot", _RULE + "reboot", until=_END)
-    async def reboot(self, ctx: Context, node: Node) -> None:
-        raise NotImplementedYet("The requested functionality is not supported.")
+    async def reboot(self, ctx: Context, host_name: str) -> None:
+        await _node(ctx, host_name)
+        raise _unsupported()
 
 
 class UsageAudits(Resource[Node]):

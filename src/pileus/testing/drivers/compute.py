@@ -7,6 +7,7 @@ knows which driver it talks to but by the few figures of the bench.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -198,6 +199,7 @@ async def a_verb_that_means_nothing_to_such_guests_is_refused_and_disturbs_none(
     verbs: dict[str, Callable[[str], Awaitable[object]]] = {
         "suspend": driver.suspend,
         "inject_nmi": driver.inject_nmi,
+        "console": lambda guest_id: driver.console(guest_id, "serial"),
     }
     assert bench.lacks <= verbs.keys()
     for verb in sorted(bench.lacks):
@@ -513,6 +515,37 @@ async def console_shows_the_login_prompt_and_as_many_lines_as_asked(bench: Bench
     await driver.close()
 
 
+async def consoles_speak_while_the_guest_runs(bench: Bench) -> None:
+    if "console" in bench.lacks:
+        return
+    driver = bench.make()
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    await has_login_prompt(bench, driver, spec.id)
+    assert (await _said(await driver.console(spec.id, "vnc"), b"")).startswith(b"RFB 003.")
+    assert b"zebra" in await _said(await driver.console(spec.id, "serial"), b"zebra")
+    await driver.stop(spec.id, 0)
+    with pytest.raises(Conflict):
+        await driver.console(spec.id, "vnc")
+    await driver.destroy(spec.id)
+    with pytest.raises(NotFound):
+        await driver.console(spec.id, "serial")
+    await driver.close()
+
+
+async def _said(console: socket.socket, typed: bytes) -> bytes:
+    """What is heard on a console until it repeats what was typed, or at all."""
+    reader, writer = await asyncio.open_connection(sock=console)
+    writer.write(typed)
+    heard = b""
+    async with asyncio.timeout(10):
+        while not heard or typed not in heard:
+            heard += await reader.read(4096)
+    writer.close()
+    return heard
+
+
 async def inventory_is_what_the_host_has(bench: Bench) -> None:
     driver = bench.make()
     await driver.start_up()
@@ -554,5 +587,6 @@ SUITE: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     sweep_destroys_what_nobody_keeps,
     a_guest_that_powers_off_by_itself_is_reported_and_a_stopped_one_is_not,
     console_shows_the_login_prompt_and_as_many_lines_as_asked,
+    consoles_speak_while_the_guest_runs,
     inventory_is_what_the_host_has,
 )

@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import shutil
+import socket
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -317,6 +318,9 @@ class ContainerComputeDriver(ContainerResidents):
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         folder = self._find(guest_id).folder
         return last_lines(await asyncio.to_thread(folder.console), lines)
+
+    async def console(self, guest_id: str, kind: str) -> socket.socket:
+        raise Conflict(f"Guest {guest_id} is a container, which has no {kind} console.")
 
     async def guests(self) -> list[Guest]:
         return [self._seen(self._residents[guest_id]) for guest_id in sorted(self._residents)]

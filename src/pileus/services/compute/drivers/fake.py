@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from pileus.host import files, uploads
+from pileus.host.fake_consoles import FakeConsoles
 from pileus.host.images import ImageFacts, require
 from pileus.kernel.faults import NotFound
 from pileus.kernel.world import Clock
@@ -105,6 +107,7 @@ class FakeComputeDriver:
         clock: Clock | None = None,
         deliver: Deliver | None = None,
     ) -> None:
+        self._consoles = FakeConsoles()
         self._journal = Journal(state_dir / "guests.journal") if state_dir else None
         self._inventory = inventory or Inventory(
             vcpus=64,
@@ -135,6 +138,7 @@ class FakeComputeDriver:
 
     async def close(self) -> None:
         self._watchers.clear()
+        await self._consoles.close()
         if self._journal:
             self._journal.close()
 
@@ -335,6 +339,11 @@ class FakeComputeDriver:
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         return last_lines(_console(self._find(guest_id)), lines)
+
+    async def console(self, guest_id: str, kind: str) -> socket.socket:
+        guest = self._find(guest_id)
+        check_running(guest_id, guest.power_state)
+        return self._consoles.open(kind, guest.spec.name, _console(guest))
 
     async def guests(self) -> list[Guest]:
         return [self._seen(self._guests[guest_id]) for guest_id in sorted(self._guests)]

@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from uuid import UUID
@@ -41,6 +42,7 @@ from pileus.services.compute.driver import (
     check_growth,
     check_nic,
     check_root_size,
+    check_running,
     check_settled,
     check_spec,
     last_lines,
@@ -350,6 +352,12 @@ class QemuComputeDriver(Residents):
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         folder = self._find(guest_id).folder
         return last_lines(await asyncio.to_thread(folder.console), lines)
+
+    async def console(self, guest_id: str, kind: str) -> socket.socket:
+        resident = self._find(guest_id)
+        check_running(guest_id, resident.power_state)
+        sockets = {"vnc": resident.folder.vnc_socket, "serial": resident.folder.serial_socket}
+        return qemu.connected(sockets[kind])
 
     async def guests(self) -> list[Guest]:
         return [self._seen(self._residents[guest_id]) for guest_id in sorted(self._residents)]
