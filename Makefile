@@ -81,7 +81,9 @@ test: setup .venv/.ready-tests check ## check, then the official suite, simulati
 	@$(SAY) "conformance, simulation, end to end"
 	@$(BIN)/pytest --floor test -m "not slow" --durations 10 $(wildcard tests/conformance tests/simulation tests/e2e)
 
-soak: setup .venv/.ready-tests ## kill -9 by the hundred, 10,000 boots (hours)
+soak: setup .venv/.ready-tests ## the services on PostgreSQL, kill -9 by the hundred, 10,000 boots (an hour)
+	@TMPDIR=$(MEMORY) $(BIN)/pytest --database postgres -n auto --dist loadfile -m "not e2e and not slow" \
+		src/pileus/services
 	@$(BIN)/pytest -m "slow or not slow" tests/soak
 
 rubbish: setup .venv/.ready-tests ## long: 100 bodies for every operation, after the schemas' edges (half an hour)

@@ -22,6 +22,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--database", choices=("sqlite", "postgres"), default="sqlite")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--database") == "postgres":
+        apart = [item for item in items if item.get_closest_marker("sqlite")]
+        config.hook.pytest_deselected(items=apart)
+        items[:] = [item for item in items if item not in apart]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _database(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.config.getoption("--database") == "sqlite":

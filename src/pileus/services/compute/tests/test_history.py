@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from pileus.kernel.sqlite import SqliteStore
 from pileus.testing.cloud import cloud
 from pileus.testing.grounds import Ground
@@ -66,6 +68,7 @@ async def ask_for_news_often(ground: Ground) -> None:
         await ground.ask("GET", f"{SERVERS}?changes-since={now}")
 
 
+@pytest.mark.sqlite
 def test_servers_that_are_gone_make_no_work_for_those_that_come() -> None:
     async def scene() -> None:
         async with cloud() as c:

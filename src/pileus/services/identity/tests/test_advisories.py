@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import msgspec
+import pytest
 
 from pileus.kernel.runtime import Runtime
 from pileus.services.identity.assignments import ASSIGNMENTS
@@ -81,6 +82,7 @@ async def test_ossa_2013_009_a_revoked_token_is_refused_on_every_path(i: Identit
     assert (await i.login(token={"id": who.token})).status == 404
 
 
+@pytest.mark.sqlite
 @alone
 async def test_ossa_2013_010_keys_lie_in_the_stores_private_file(i: Identity) -> None:
     await i.cloud.runtime.store.sync()

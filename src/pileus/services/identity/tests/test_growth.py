@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from msgspec import structs
 
 from pileus.kernel.sqlite import SqliteStore
@@ -69,6 +70,7 @@ SHORT = (
 )
 
 
+@pytest.mark.sqlite
 def test_no_list_looks_at_rows_that_are_not_in_it() -> None:
     async def scenario() -> None:
         async with cloud(hosts=0) as c:
@@ -82,6 +84,7 @@ def test_no_list_looks_at_rows_that_are_not_in_it() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.sqlite
 def test_a_page_is_found_in_the_order_of_an_index() -> None:
     async def scenario() -> None:
         async with cloud(hosts=0) as c:
