@@ -28,11 +28,11 @@ _PLURALS = {"properties": "property"} | {f"{n}s": n for n in _NOUNS if n != "pro
 
 
 def _one(noun: str) -> dict[str, Any]:
-    _, body, more = _NOUNS[noun]
+    plural, body, more = _NOUNS[noun]
     (top,), parts = msgspec.json.schema_components([body], ref_template="#/definitions/{name}")
     own = parts.pop(top["$ref"].rpartition("/")[2])
     return {
-        "name": noun,
+        "name": plural.removesuffix("s") if noun == "resource_type" else noun,
         "properties": {**own["properties"], **more},
         "required": own.get("required", []),
         "additionalProperties": False,
