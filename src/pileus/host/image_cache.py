@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pileus.host import files
+from pileus.host import files, handover
 from pileus.host.images import HEAD, ImageFacts, inspect, inspect_bytes, require
 from pileus.host.process import Limits, ProcessFailed, run
 from pileus.kernel.faults import Invalid, TooLarge, Unavailable
@@ -91,6 +91,23 @@ class ImageCache:
             task = self._busy[image_id] = asyncio.create_task(fetching)
             task.add_done_callback(lambda done: self._busy.pop(image_id, None))
         return await asyncio.shield(task)
+
+    async def copy(self, image: CachedImage, url: str) -> None:
+        """The image as another host keeps it, unless it is here: inspected there, and rewritten if need be."""
+        if self._noted(image.name) == image:
+            self._used(image.name)
+            return
+        part = self.folder / f"{image.name}.copy{files.PART}"
+        part.touch(0o600)
+        try:
+            await handover.fetch(url, part)
+            part.chmod(0o644)
+            files.settle(part, self.path(image))
+            note = self.folder / f"{image.name}.json"
+            await asyncio.to_thread(files.write_atomically, note, msgspec.json.encode(image))
+            self._used(image.name)
+        finally:
+            part.unlink(missing_ok=True)
 
     async def forget(self, unused_s: float, needed: Container[str]) -> list[str]:
         """Drop the images that nobody asked for in so long and that no disk in `needed` stands on.

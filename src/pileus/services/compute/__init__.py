@@ -35,9 +35,13 @@ from .servers.actions import ServerActions
 from .servers.addresses import ServerAddresses, refresh
 from .servers.diagnostics import ServerDiagnostics
 from .servers.due import PERIOD_S, end_what_is_due
+from .servers.evacuation import ServerEvacuation
 from .servers.images import ServerImages
 from .servers.interfaces import ServerInterfaces
+from .servers.live_migration import ServerLiveMigration
 from .servers.metadata import ServerMetadata
+from .servers.migrations import ServerMigrations
+from .servers.moving import ServerMoving
 from .servers.operations import Servers
 from .servers.pausing import ServerPausing
 from .servers.rebuilding import ServerRebuilding
@@ -69,6 +73,10 @@ SERVICE = Service(
         ServerRebuilding,
         ServerResizing,
         ServerShelving,
+        ServerMoving,
+        ServerLiveMigration,
+        ServerMigrations,
+        ServerEvacuation,
         Migrations,
         ServerGroups,
         ServerMetadata,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -19,18 +19,16 @@ from pileus.kernel.agents import CONTROL
 from pileus.kernel.faults import Fault
 from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.reconcile import Reconcilers
-from pileus.services.compute.agent_contract import COMPUTE_CONTROL, ComputeControl
+from pileus.services.compute.agent_contract import COMPUTE_CONTROL, ComputeControl, ComputeHost
 from pileus.services.compute.driver import (
     ComputeDriver,
-    Diagnostics,
     Guest,
     GuestSpec,
     ImageSource,
-    Inventory,
-    Nic,
 )
 
 log = logging.getLogger(__name__)
+_ASKED = frozenset(name for name in vars(ComputeHost) if not name.startswith("_"))
 _ORPHANS_S = 60.0
 _CALL_TRIES = 20  # of several controls, one waits for the call
 _AT_ONCE = 2000  # ids in one call
@@ -52,7 +50,7 @@ def _one_driver(host: HostRuntime, name: str) -> ComputeDriver:
     if name == "qemu":
         from pileus.services.compute.drivers.qemu import QemuComputeDriver
 
-        return QemuComputeDriver(folder, clock=host.world.clock)
+        return QemuComputeDriver(folder, clock=host.world.clock, address=host.address)
     if name == "container":
         from pileus.services.compute.drivers.container import ContainerComputeDriver
 
@@ -179,6 +177,17 @@ class ComputeAgent:
 
     # COMPUTE_HOST
 
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """What the driver is asked as control asked it, once the host has joined."""
+        if name not in _ASKED:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+
+        async def asked(*arguments: Any) -> Any:
+            await self._joined.wait()
+            return await getattr(self.driver, name)(*arguments)
+
+        return asked
+
     async def spawn(self, spec: GuestSpec) -> Guest:
         await self._joined.wait()
         return await self.driver.spawn(self._spec(spec))
@@ -197,10 +206,6 @@ class ComputeAgent:
         """Under the cloud's URL; a path stays one where bytes do not go over sockets."""
         return path if self.host.deliver else self.host.control_url.rstrip("/") + path
 
-    async def destroy(self, guest_id: str) -> None:
-        await self._joined.wait()
-        await self.driver.destroy(guest_id)
-
     async def start_guest(self, guest_id: str) -> Guest:
         await self._joined.wait()
         return await self.driver.start(guest_id)
@@ -208,38 +213,6 @@ class ComputeAgent:
     async def stop_guest(self, guest_id: str, timeout_s: float) -> Guest:
         await self._joined.wait()
         return await self.driver.stop(guest_id, timeout_s)
-
-    async def reboot(self, guest_id: str, hard: bool) -> Guest:
-        await self._joined.wait()
-        return await self.driver.reboot(guest_id, hard)
-
-    async def pause(self, guest_id: str) -> Guest:
-        await self._joined.wait()
-        return await self.driver.pause(guest_id)
-
-    async def unpause(self, guest_id: str) -> Guest:
-        await self._joined.wait()
-        return await self.driver.unpause(guest_id)
-
-    async def suspend(self, guest_id: str) -> Guest:
-        await self._joined.wait()
-        return await self.driver.suspend(guest_id)
-
-    async def resume(self, guest_id: str) -> Guest:
-        await self._joined.wait()
-        return await self.driver.resume(guest_id)
-
-    async def inject_nmi(self, guest_id: str) -> None:
-        await self._joined.wait()
-        await self.driver.inject_nmi(guest_id)
-
-    async def set_password(self, guest_id: str, user: str, password: str) -> None:
-        await self._joined.wait()
-        await self.driver.set_password(guest_id, user, password)
-
-    async def diagnostics(self, guest_id: str) -> Diagnostics:
-        await self._joined.wait()
-        return await self.driver.diagnostics(guest_id)
 
     async def rebuild(self, spec: GuestSpec, run: bool) -> Guest:
         await self._joined.wait()
@@ -249,41 +222,13 @@ class ComputeAgent:
         await self._joined.wait()
         return await self.driver.rescue(guest_id, self._image(image))
 
-    async def unrescue(self, guest_id: str, run: bool) -> Guest:
-        await self._joined.wait()
-        return await self.driver.unrescue(guest_id, run)
-
     async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
         await self._joined.wait()
         return await self.driver.resize(self._spec(spec), timeout_s, run)
 
-    async def confirm_resize(self, guest_id: str) -> None:
-        await self._joined.wait()
-        await self.driver.confirm_resize(guest_id)
-
-    async def revert_resize(self, guest_id: str, run: bool) -> Guest:
-        await self._joined.wait()
-        return await self.driver.revert_resize(guest_id, run)
-
-    async def snapshot(self, guest_id: str, name: str) -> str:
-        await self._joined.wait()
-        return await self.driver.snapshot(guest_id, name)
-
     async def send_snapshot(self, guest_id: str, name: str, path: str) -> None:
         await self._joined.wait()
         await self.driver.send_snapshot(guest_id, name, self._url(path))
-
-    async def drop_snapshot(self, guest_id: str, name: str) -> None:
-        await self._joined.wait()
-        await self.driver.drop_snapshot(guest_id, name)
-
-    async def plug(self, guest_id: str, nic: Nic) -> Guest:
-        await self._joined.wait()
-        return await self.driver.plug(guest_id, nic)
-
-    async def unplug(self, guest_id: str, port_id: str) -> Guest:
-        await self._joined.wait()
-        return await self.driver.unplug(guest_id, port_id)
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
         """The end of the console; never more than fits in a message."""
@@ -300,12 +245,6 @@ class ComputeAgent:
             guest.close()
             raise
         self._keep(websocket.carry(connection, guest), f"console {guest_id}")
-
-    async def guests(self) -> list[Guest]:
-        return await self.driver.guests()
-
-    async def inventory(self) -> Inventory:
-        return await self.driver.inventory()
 
     async def uptime(self) -> str:
         return _uptime(self.host.world.clock.now()[11:19])

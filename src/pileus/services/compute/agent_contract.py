@@ -14,6 +14,8 @@ from pileus.services.compute.driver import (
     ImageSource,
     Inventory,
     Nic,
+    Parcel,
+    Progress,
 )
 
 
@@ -48,6 +50,29 @@ class ComputeHost(Protocol):
 
     async def confirm_resize(self, guest_id: str) -> None: ...
     async def revert_resize(self, guest_id: str, run: bool) -> Guest: ...
+    async def lend(self, guest_id: str) -> Parcel:
+        """Lets another host have what the guest is made of."""
+
+    async def withdraw(self, guest_id: str) -> None: ...
+    async def receive(self, spec: GuestSpec, parcel: Parcel) -> Guest:
+        """Makes the guest, off, out of what another host lends."""
+
+    async def expect(self, spec: GuestSpec, parcel: Parcel) -> Parcel:
+        """Makes a guest that waits to be sent; what the sender needs to know."""
+
+    async def send(self, guest_id: str, there: Parcel) -> float:
+        """Moves the guest to where it is expected; for how many seconds it stands still by then."""
+
+    async def abandon(self, guest_id: str) -> None: ...
+
+    async def hurry(self, guest_id: str) -> None: ...
+    async def progress(self, guest_id: str) -> Progress: ...
+    async def stay(self, guest_id: str, run: bool) -> Guest:
+        """Nothing came of the sending: the guest is here as it was."""
+
+    async def arrive(self, guest_id: str, run: bool) -> Guest:
+        """The guest is here now, and goes on."""
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         """Copies the root disk; the copy's format."""
 

@@ -1,7 +1,7 @@
 """What a host's compute back end promises: guests made, powered, watched and destroyed.
 
 Everything here travels between control and host as msgpack, so a spec holds no bytes larger than 64
-KiB: an image is named by a URL with a one-time ticket, a disk never leaves its host this way.
+KiB: an image, and a disk that goes to another host, are named by a URL with a ticket.
 
 Promises every driver keeps (the suite in `pileus.testing.drivers.compute` asks for each):
 - a call may be repeated with the same arguments: the second one finds the work done;
@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -163,6 +163,27 @@ class Diagnostics(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor: str
 
 
+class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+    """What one host needs to know to have a guest from another, or to send it one.
+
+    `url` is the other's, with a ticket in it that only these two know; `note` is the driver's own.
+    """
+
+    url: str = ""
+    note: bytes = b""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a guest that is on its way has been moved, in bytes."""
+
+    memory_total: int = 0
+    memory_processed: int = 0
+    memory_remaining: int = 0
+    disk_total: int = 0
+    disk_processed: int = 0
+    disk_remaining: int = 0
+
+
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     """What a host has, not what is left of it."""
 
@@ -175,6 +196,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     traits: tuple[str, ...] = ()
 
 
+T = TypeVar("T")
 Watcher = Callable[[Guest], None]
 
 
@@ -292,6 +314,60 @@ class ComputeDriver(Protocol):
         """Neither rescued nor resized any more, and running if it ran."""
         ...
 
+    # From host to host. A guest is on both for a while, and runs on one of them at most.
+
+    async def lend(self, guest_id: str) -> Parcel:
+        """Let another host have what the guest is made of, until that is withdrawn.
+
+        As long as this process lives, the same parcel is given again.
+        """
+        ...
+
+    async def withdraw(self, guest_id: str) -> None:
+        """Nobody can have it any more. One that was never lent, or is not here, is not lent."""
+        ...
+
+    async def receive(self, spec: GuestSpec, parcel: Parcel) -> Guest:
+        """Make a guest, off, that is what another host lends, with the sizes of `spec`.
+
+        The guest must be off there. Raises Conflict for a smaller root disk.
+        """
+        ...
+
+    async def expect(self, spec: GuestSpec, parcel: Parcel) -> Parcel:
+        """Make the guest with disks that have nothing of their own yet, waiting for another host to `send`.
+
+        What the other host needs for that is given, and again for the same parcel.
+        """
+        ...
+
+    async def send(self, guest_id: str, there: Parcel) -> float:
+        """Move disks and memory to the host that expects them; for how many seconds the guest stands still by then.
+
+        Who asks again meanwhile waits for the same end. Raises Conflict when it is given up.
+        """
+        ...
+
+    async def abandon(self, guest_id: str) -> None:
+        """Give up sending, if that is under way; whoever waits for it is told, and has the guest `stay`."""
+        ...
+
+    async def hurry(self, guest_id: str) -> None:
+        """Stop a guest that is being sent, so that what is left of it to send does not grow."""
+        ...
+
+    async def progress(self, guest_id: str) -> Progress:
+        """Of a guest that is being sent; all zeros for one that is not."""
+        ...
+
+    async def stay(self, guest_id: str, run: bool) -> Guest:
+        """Whatever came of the sending: the guest is here, and runs or is paused as it was."""
+        ...
+
+    async def arrive(self, guest_id: str, run: bool) -> Guest:
+        """All of the guest is here: it goes on where it was stopped, or is paused."""
+        ...
+
     async def snapshot(self, guest_id: str, name: str) -> str:
         """Copy the root disk as it is now, whole, and keep the copy by that name; its format.
 
@@ -397,6 +473,39 @@ def last_lines(text: str, lines: int | None) -> str:
     if lines is None:
         return text
     return "\n".join(text.split("\n")[-lines:]) if lines > 0 else ""
+
+
+class Underway:
+    """Long work for guests, at most one at a time for each: others may wait for it, or give it up."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, tuple[str, asyncio.Task[Any]]] = {}
+
+    async def do(self, guest_id: str, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What the work of that name gives when it has ended. Raises Conflict when it was given up."""
+        known, task = self._tasks.get(guest_id, ("", None))
+        if task is None or known != name:
+            await self.give_up(guest_id)
+            task = asyncio.create_task(work(), name=f"{name} {guest_id}")
+            self._tasks[guest_id] = (name, task)
+        await asyncio.wait([task])
+        if self._tasks.get(guest_id) == (name, task):
+            del self._tasks[guest_id]
+        if task.cancelled():
+            raise Conflict(f"The move of guest {guest_id} was given up.")
+        found: T = task.result()
+        return found
+
+    async def give_up(self, guest_id: str) -> None:
+        """Returns when nothing is under way for the guest."""
+        _, task = self._tasks.pop(guest_id, ("", None))
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self) -> None:
+        for guest_id in list(self._tasks):
+            await self.give_up(guest_id)
 
 
 class Turns:

@@ -49,7 +49,15 @@ class HostReports:
                 start.append(server.id)
             else:
                 await self._see(server, power)
+        there = await self._partly_on(host)
+        keep += there
+        changing += there
         return Orders(keep=keep, start=start, changing=changing)
+
+    async def _partly_on(self, host: str) -> list[str]:
+        """The servers that come from this host or go to it, but are on another."""
+        page = Page({"other_host": host}, limit=1_000_000)
+        return [r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))]
 
     async def power(self, host: str, guest: Guest) -> None:
         server = await SERVERS.find(self.runtime.store, guest.id)
@@ -59,6 +67,7 @@ class HostReports:
     async def unknown(self, host: str, guest_ids: list[str]) -> list[str]:
         page = Page({"host": host, "id": guest_ids}, limit=1_000_000)
         known = {r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))}
+        known.update(await self._partly_on(host))
         return [id for id in guest_ids if id not in known]
 
     async def _see(self, server: Server, power: int) -> None:

@@ -13,7 +13,7 @@ from pileus.kernel.hosts import Host, hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Reader, Record, Table, Unique
 from pileus.services.compute.agent_contract import COMPUTE_HOST
-from pileus.services.compute.aggregates import Aggregate, aggregates_of, zone_in
+from pileus.services.compute.aggregates import Aggregate, aggregates_of, zone_in, zones_of
 from pileus.services.compute.driver import Inventory
 from pileus.services.compute.settings import settings_of
 
@@ -115,10 +115,20 @@ def _is_up(node: Node, beat: Host | None, now: float) -> bool:
     return beat is not None and beat.is_up(now) and not node.forced_down
 
 
+async def zone_of(runtime: Runtime, host: str) -> str:
+    return (await zones_of(runtime.store)).get(host, settings_of(runtime).default_zone)
+
+
 async def is_up(runtime: Runtime, host: str) -> bool:
     """Whether the host has been heard of lately."""
     _, beat = await _node_and_beat(runtime.store, host)
     return beat is not None and beat.is_up(runtime.world.clock.time())
+
+
+async def is_serving(runtime: Runtime, host: str) -> bool:
+    """The same, and nobody has said that it is down."""
+    node, beat = await _node_and_beat(runtime.store, host)
+    return node is not None and _is_up(node, beat, runtime.world.clock.time())
 
 
 async def host_statuses(runtime: Runtime, hosts: Collection[str]) -> dict[str, str]:

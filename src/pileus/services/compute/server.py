@@ -65,15 +65,30 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """A resize that waits to be confirmed or reverted. `id` is its migration's, and holds the old room.
+    """A resize or a move to another host, under way or waiting to be confirmed or reverted.
 
-    `decided` is the verb that has begun to end it: half confirmed it can't be reverted, nor the other way round.
+    `id` is its migration's, and holds the room of before. `decided` is the verb that has begun to end it: half
+    confirmed it can't be reverted, nor the other way round. `target` is "" as long as no place was found.
     """
 
     id: str
     flavor: FlavorCopy  # what the server had before
     was_off: bool
     decided: str = ""
+    source: str = ""
+    target: str = ""
+    zone: str = ""  # the source's
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """It goes to another host, or came from one."""
+        return self.target not in ("", self.source)
+
+    def other(self, host: str) -> str:
+        """Where else something of the server is, if it is on `host`; "" if nowhere."""
+        if not self.is_elsewhere:
+            return ""
+        return self.source if host == self.target else self.target
 
 
 class Server(Record, kw_only=True, frozen=True):
@@ -156,6 +171,7 @@ SERVERS = Table(
         "task_state",
         "power_state",
         "host",
+        Column("other_host", lambda s: s.move.other(s.host) if s.move else ""),
         "zone",
         "description",
         "key_name",
@@ -174,7 +190,7 @@ SERVERS = Table(
         Column("addresses4", lambda s: s.addresses(4)),
         Column("addresses6", lambda s: s.addresses(6)),
     ),
-    indexes=(("project_id", "created_at", "id"), ("host",), ("created_at", "id")),
+    indexes=(("project_id", "created_at", "id"), ("host",), ("other_host",), ("created_at", "id")),
     history=(("project_id", "changed_at"), ("changed_at",)),
     many=(Many("tags", lambda s: s.tags),),
     quotas=(

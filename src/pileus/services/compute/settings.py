@@ -15,6 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop_timeout_s: float = 60.0  # how long a guest may take to power off by itself
     shelved_offload_s: int = 0  # how long a shelved guest stays on its host; -1 is for ever
     reclaim_s: int = 0  # how long a deleted server can be restored
+    resize_confirm_window: int = 0  # seconds until a resize is confirmed by itself; 0 is never
     cpu_ratio: float = 4.0  # vCPUs promised for each real one
     ram_ratio: float = 1.0  # overcommitted memory ends in killed guests
     disk_ratio: float = 1.0

@@ -100,6 +100,9 @@ class Network(Protocol):
     ) -> list[NicInfo]:
         """Makes or binds the ports on the guest's host. Asked again for the same guest it gives the same ports."""
 
+    async def expect(self, guest_id: str, host: str) -> None:
+        """The guest will be on that host soon: `plug` wires its ports there too. "" takes that back, as `attach` does."""
+
     async def plug(self, guest_id: str, host: str) -> None:
         """Returns when the host has wired the guest's ports. Raises Unavailable if it does not in time."""
 

@@ -122,7 +122,7 @@ async def _facts(memory: Memory, host: str) -> _Facts:
     hosts = await HOSTS.list(memory.db, reachable)
     serve = (h for h in hosts if NETWORK_HOST.name in h.contracts)
     facts.peers = tuple(Peer(host=h.id, address=h.address) for h in serve)
-    bound = await memory.rows(PORTS, host=host)
+    bound = await memory.rows(PORTS, host=host) + await memory.rows(PORTS, next_host=host)
     facts.guests = [p for p in bound if p.guest and p.device_owner.startswith(COMPUTE_OWNER)]
     await _trunks(memory, facts, [p for p in bound if p.device_owner == SUBPORT])
     facts.routers = await memory.rows(ROUTERS, host=host)

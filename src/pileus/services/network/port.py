@@ -55,6 +55,7 @@ class Port(Noun, kw_only=True, frozen=True):
     allowed_address_pairs: list[AddressPairing] = []
     extra_dhcp_opts: list[ExtraDhcpOpt] = []
     host: str = ""
+    next_host: str = ""  # where it is wired already, for a guest that is on its way there
     vnic_type: str = "normal"
     profile: dict[str, object] = {}
     dns_name: str = ""
@@ -87,6 +88,7 @@ PORTS = Nouns(
         "device_id",
         "device_owner",
         "host",
+        "next_host",
         "guest",
         "port_security_enabled",
         "vnic_type",
@@ -114,6 +116,7 @@ PORTS = Nouns(
         ("network_id", "host"),
         ("device_id",),
         ("host",),
+        ("next_host",),
         ("guest",),
         ("network_project_id",),
         ("qos_policy_id",),

@@ -48,6 +48,7 @@ class Bench:
     boot_s: float = 1.0  # how long a boot may take until its console asks for a login
     lacks: frozenset[str] = frozenset()  # verbs that such guests have no use for
     world: World = field(default_factory=World)
+    make_other: Callable[[], ComputeDriver] | None = None  # another host's, to move guests to
 
     def spec(self, **changes: object) -> GuestSpec:
         plain = GuestSpec(

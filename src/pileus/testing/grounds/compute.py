@@ -13,6 +13,8 @@ from pileus.testing.cloud import Cloud
 from pileus.testing.grounds import Ground, Scenario
 
 _RESIZE = {"resize": {"flavorRef": "84"}}
+_MIGRATE = {"migrate": None}
+_LIVE = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
 SERVERS = "/compute/v2.1/servers"
 FLAVOR = "42"
 VERSION = "compute 2.87"
@@ -84,6 +86,39 @@ async def rebuild(ground: Ground, id: str) -> str:
 
 async def resized(ground: Ground) -> str:
     return await _after(ground, _RESIZE)
+
+
+async def as_administrator(ground: Ground, id: str, action: Any) -> str:
+    url = f"{SERVERS}/{id}/action"
+    reply = await ground.cloud.admin.post(url, action, openstack_api_version=VERSION)
+    if reply.status >= 300:
+        raise AssertionError(f"{action}: {reply}")
+    return id
+
+
+async def lost(ground: Ground) -> str:
+    """A server whose host is said to be down."""
+    id = await booted(ground)
+    shown = (await ground.cloud.admin.get(f"{SERVERS}/{id}")).json["server"]
+    await _force_down(ground, shown["OS-EXT-SRV-ATTR:host"], down=True)
+    return id
+
+
+async def found_again(ground: Ground, id: str) -> None:
+    """Every host is up, and the server is deleted."""
+    hypervisors = await ground.cloud.admin.get("/compute/v2.1/os-hypervisors")
+    for host in hypervisors.json["hypervisors"]:
+        await _force_down(ground, host["hypervisor_hostname"], down=False)
+    await clean(ground, id)
+
+
+async def _force_down(ground: Ground, host: str, *, down: bool) -> None:
+    url, body = "/compute/v2.1/os-services/force-down", {"host": host, "binary": "nova-compute"}
+    reply = await ground.cloud.admin.put(
+        url, {**body, "forced_down": down}, openstack_api_version="compute 2.11"
+    )
+    if reply.status != 200:
+        raise AssertionError(f"{host}: {reply}")
 
 
 async def _after(ground: Ground, *actions: Any) -> str:
@@ -188,6 +223,13 @@ def _action(action: Any) -> Any:
     return begin
 
 
+def _admins(action: Any) -> Any:
+    async def begin(ground: Ground, id: str) -> str:
+        return await as_administrator(ground, id, action)
+
+    return begin
+
+
 SCENARIOS = {
     "compute_servers.create": Scenario(nothing, create, clean),
     "compute_servers.delete": Scenario(booted, delete, clean, destroys=True),
@@ -201,6 +243,11 @@ SCENARIOS = {
     "compute_servers.rescue": Scenario(booted, _action({"rescue": {}}), clean),
     "compute_servers.unrescue": Scenario(rescued, _action({"unrescue": None}), clean),
     "compute_servers.resize": Scenario(booted, _action(_RESIZE), clean),
+    "compute_servers.migrate": Scenario(booted, _admins(_MIGRATE), clean),
+    "compute_servers.os-migrateLive": Scenario(booted, _admins(_LIVE), clean, destroys=True),
+    "compute_servers.evacuate": Scenario(
+        lost, _admins({"evacuate": {}}), found_again, destroys=True
+    ),
     "compute_servers.confirmResize": Scenario(
         resized, _action({"confirmResize": None}), clean, destroys=True
     ),

@@ -47,6 +47,7 @@ from pileus.services.compute.drivers import container_wires as wires
 from pileus.services.compute.drivers import guest_folder, guest_numbers, guest_sizes
 from pileus.services.compute.drivers.container_folder import ContainerFolder
 from pileus.services.compute.drivers.container_residents import ContainerResidents, Resident
+from pileus.services.compute.drivers.settled import Settled
 
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot kills it
 TRIM_S = 5  # between two looks at the logs
@@ -57,7 +58,7 @@ _TRAITS = ("COMPUTE_NODE", CONTAINER_TRAIT)
 log = logging.getLogger(__name__)
 
 
-class ContainerComputeDriver(ContainerResidents):
+class ContainerComputeDriver(ContainerResidents, Settled):
     """`ComputeDriver` over runc."""
 
     async def start_up(self) -> None:
@@ -176,6 +177,9 @@ class ContainerComputeDriver(ContainerResidents):
         raise Conflict(f"Guest {guest_id} is a container: its memory cannot be kept; pause it.")
 
     async def resume(self, guest_id: str) -> Guest:
+        return self._seen(self._find(guest_id))
+
+    async def stay(self, guest_id: str, run: bool) -> Guest:
         return self._seen(self._find(guest_id))
 
     async def inject_nmi(self, guest_id: str) -> None:

@@ -36,7 +36,10 @@ from pileus.services.compute.driver import (
     Inventory,
     Nic,
     NicNumbers,
+    Parcel,
+    Progress,
     Turns,
+    Underway,
     Watcher,
     check_growth,
     check_nic,
@@ -129,6 +132,7 @@ class FakeComputeDriver:
         self._deliver = deliver or uploads.send_bytes
         self._guests: dict[str, FakeGuest] = {}
         self.turns = Turns()
+        self._underway = Underway()
         self._facts: dict[tuple[str, str], ImageFacts] = {}
         self._watchers: list[Watcher] = []
 
@@ -137,6 +141,7 @@ class FakeComputeDriver:
             self._guests = self._journal.open()
 
     async def close(self) -> None:
+        await self._underway.close()
         self._watchers.clear()
         await self._consoles.close()
         if self._journal:
@@ -314,6 +319,62 @@ class FakeComputeDriver:
         if self._find(guest_id).rescued_by:
             await self.unrescue(guest_id, run)
         return await self.revert_resize(guest_id, run)
+
+    async def lend(self, guest_id: str) -> Parcel:
+        """All that a pretended guest is fits in the note."""
+        async with self._turn(guest_id, "lend"):
+            guest = self._find(guest_id)
+            return Parcel(note=msgspec.msgpack.encode(guest))
+
+    async def withdraw(self, guest_id: str) -> None:
+        """There is nothing to close."""
+
+    async def receive(self, spec: GuestSpec, parcel: Parcel) -> Guest:
+        async with self._turn(spec.id, "receive"):
+            guest = msgspec.msgpack.decode(parcel.note, type=FakeGuest)
+            check_growth(guest.spec, spec)
+            guest.spec, guest.power_state = spec, SHUTDOWN
+            self._guests[spec.id] = guest
+            self._save(spec.id, guest)
+            return self._seen(guest)
+
+    async def expect(self, spec: GuestSpec, parcel: Parcel) -> Parcel:
+        async with self._turn(spec.id, "expect"):
+            guest = msgspec.msgpack.decode(parcel.note, type=FakeGuest)
+            guest.spec, guest.power_state = spec, PAUSED
+            self._guests[spec.id] = guest
+            self._save(spec.id, guest)
+            return Parcel()
+
+    async def send(self, guest_id: str, there: Parcel) -> float:
+        async def sent() -> float:
+            await self.trouble.strike("send", self._clock)
+            self._change(self._find(guest_id), PAUSED)
+            return 0.0
+
+        return await self._underway.do(guest_id, "send", sent)
+
+    async def hurry(self, guest_id: str) -> None:
+        async with self._turn(guest_id, "hurry"):
+            self._change(self._find(guest_id), PAUSED)
+
+    async def progress(self, guest_id: str) -> Progress:
+        self._find(guest_id)
+        return Progress()
+
+    async def abandon(self, guest_id: str) -> None:
+        await self._underway.give_up(guest_id)
+
+    async def stay(self, guest_id: str, run: bool) -> Guest:
+        await self.abandon(guest_id)
+        async with self._turn(guest_id, "stay"):
+            return self._change(self._find(guest_id), RUNNING if run else PAUSED)
+
+    async def arrive(self, guest_id: str, run: bool) -> Guest:
+        async with self._turn(guest_id, "arrive"):
+            guest = self._find(guest_id)
+            paused = guest.power_state == PAUSED
+            return self._change(guest, RUNNING if run and paused else None)
 
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._turn(guest_id, "snapshot"):

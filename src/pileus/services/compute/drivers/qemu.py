@@ -18,15 +18,13 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from uuid import UUID
 
 import msgspec
 
 from pileus.host import qemu, qemu_memory, uploads
-from pileus.host.image_cache import CachedImage
-from pileus.host.process import ProcessFailed, kill
+from pileus.host.process import ProcessFailed
 from pileus.kernel.faults import Conflict, Invalid, NotFound, Unavailable
 from pileus.services.compute.driver import (
     NO_STATE,
@@ -55,7 +53,8 @@ from pileus.services.compute.drivers import (
     guest_snapshots,
 )
 from pileus.services.compute.drivers.guest_folder import GuestFolder
-from pileus.services.compute.drivers.residents import Resident, Residents, card_of, held
+from pileus.services.compute.drivers.qemu_migration import Travellers
+from pileus.services.compute.drivers.residents import Resident, card_of, held, making
 
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot pulls the plug
 TRIM_S = 5  # between two looks at the logs
@@ -77,7 +76,7 @@ _TRAITS = (
 log = logging.getLogger(__name__)
 
 
-class QemuComputeDriver(Residents):
+class QemuComputeDriver(Travellers):
     """`ComputeDriver` over QEMU. `netns` names the namespace of the taps, `""` for our own."""
 
     async def start_up(self) -> None:
@@ -107,6 +106,8 @@ class QemuComputeDriver(Residents):
     async def close(self) -> None:
         tasks = [r.follower for r in self._residents.values() if r.follower] + self._chores
         self._chores = []
+        await self._underway.close()
+        self._handover.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -134,8 +135,10 @@ class QemuComputeDriver(Residents):
     async def destroy(self, guest_id: str) -> None:
         if _is_uuid(guest_id):  # no other guest can be here
             self._stop_copying(guest_id)
+            await self.abandon(guest_id)
             async with self._turns.of(guest_id):
                 await self._destroy(guest_id)
+                self._forget_move(guest_id)
 
     async def start(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
@@ -258,7 +261,7 @@ class QemuComputeDriver(Residents):
                 return self._seen(resident)
             base = await self._base_of(image)
             await self._power_off(resident, 0)
-            with _making(guest_id):
+            with making(guest_id):
                 await folder.make_rescue(image, base, self._images.folder)
             await self._launch(resident)
             return self._seen(resident)
@@ -274,6 +277,7 @@ class QemuComputeDriver(Residents):
         check_spec(spec)
         async with self._in_hand(spec.id) as resident:
             folder = resident.folder
+            spec = msgspec.structs.replace(spec, image=resident.spec.image)  # what it stands on
             if await asyncio.to_thread(guest_sizes.before, folder) is None:
                 check_growth(resident.spec, spec)
                 await self._power_off(resident, timeout_s)
@@ -401,27 +405,12 @@ class QemuComputeDriver(Residents):
             await self._launch(resident)
             await asyncio.to_thread(folder.finish)
 
-    async def _make_disks(self, resident: Resident, base: CachedImage | None) -> None:
-        with _making(resident.spec.id):
-            await resident.folder.make_disks(resident.spec, base, self._images.folder)
-
     async def _powered(self, resident: Resident, run: bool) -> Guest:
         if run and resident.emulator is None:
             await self._launch(resident)
         elif not run:
             await self._power_off(resident, 0)
         return self._seen(resident)
-
-    async def _destroy(self, guest_id: str) -> None:
-        resident = self._residents.get(guest_id)
-        if resident:
-            with held(resident):
-                await self._power_off(resident, 0)
-            del self._residents[guest_id]
-        if stray := self._strays.pop(guest_id, None):
-            await kill(stray)
-        folder = GuestFolder(self._guests_dir, guest_id, self._owner)
-        await asyncio.to_thread(folder.remove)
 
     async def drop_images(self) -> list[str]:
         """Forget the images that no guest has needed for a day; their ids."""
@@ -441,17 +430,6 @@ class QemuComputeDriver(Residents):
             for resident in list(self._residents.values()):
                 if resident.emulator:
                     await asyncio.to_thread(resident.folder.trim_logs)
-
-
-@contextlib.contextmanager
-def _making(guest_id: str) -> Iterator[None]:
-    """Raises Unavailable where a command fails."""
-    try:
-        yield
-    except ProcessFailed as failed:
-        raise Unavailable(
-            f"A disk of guest {guest_id} cannot be made.", internal=str(failed)
-        ) from failed
 
 
 def _is_uuid(text: str) -> bool:

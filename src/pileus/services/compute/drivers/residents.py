@@ -16,7 +16,7 @@ import msgspec
 from pileus.host import qemu, qemu_memory
 from pileus.host.image_cache import CachedImage, ImageCache
 from pileus.host.netns import Namespaces
-from pileus.host.process import kill
+from pileus.host.process import ProcessFailed, kill
 from pileus.kernel.faults import Conflict, NotFound, Unavailable
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
@@ -263,6 +263,21 @@ class Residents:
             if await emulator.ended(min(left, BUTTON_S)):
                 return
 
+    async def _make_disks(self, resident: Resident, base: CachedImage | None) -> None:
+        with making(resident.spec.id):
+            await resident.folder.make_disks(resident.spec, base, self._images.folder)
+
+    async def _destroy(self, guest_id: str) -> None:
+        resident = self._residents.get(guest_id)
+        if resident:
+            with held(resident):
+                await self._power_off(resident, 0)
+            del self._residents[guest_id]
+        if stray := self._strays.pop(guest_id, None):
+            await kill(stray)
+        folder = GuestFolder(self._guests_dir, guest_id, self._owner)
+        await asyncio.to_thread(folder.remove)
+
     async def _adopt(self) -> None:
         """Find the guests that an earlier process left, running or not."""
         running = await asyncio.to_thread(qemu.running_in, self._guests_dir)
@@ -301,6 +316,17 @@ class Residents:
             resident.power_state = CRASHED
         else:
             resident.folder.finish()
+
+
+@contextmanager
+def making(guest_id: str) -> Iterator[None]:
+    """Raises Unavailable where a command fails."""
+    try:
+        yield
+    except ProcessFailed as failed:
+        raise Unavailable(
+            f"A disk of guest {guest_id} cannot be made.", internal=str(failed)
+        ) from failed
 
 
 def card_of(nic: Nic, tap: int, port: int = 0) -> qemu.Card:

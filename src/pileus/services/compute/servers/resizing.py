@@ -1,4 +1,4 @@
-"""A server that changes its flavor, on the host where it is, and may go back until it is confirmed.
+"""A server that changes its flavor, where it is or elsewhere, and may go back until it is confirmed.
 
 https://docs.openstack.org/api-ref/compute/#resize-server-resize-action
 """
@@ -15,23 +15,23 @@ from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import Body
-from pileus.services.compute import migrations, nodes
+from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import CRASHED, SHUTDOWN
-from pileus.services.compute.server import SERVERS, Move, Server
+from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import creation, noting, states
-from pileus.services.compute.servers.operations import (
-    MEMBER,
-    PATH,
-    RULE,
-    OfServer,
-    act,
-    launched,
-    unlocked,
+from pileus.services.compute.servers.moving import (
+    bind,
+    move_of,
+    new_move,
+    not_moved,
+    ready_to_leave,
+    sit_back,
+    steps,
+    went,
 )
-from pileus.services.compute.servers.placing import demand_of
-from pileus.services.compute.servers.sagas import failed, healed, spec_of
-from pileus.services.compute.settings import settings_of
+from pileus.services.compute.servers.operations import MEMBER, PATH, RULE, OfServer, act
+from pileus.services.compute.servers.sagas import destroy_on, failed, healed
 from pileus.services.placement.contract import PLACEMENT
 
 
@@ -41,99 +41,59 @@ class ResizeServer(Body):
     disk_config: str | UnsetType = field(default=UNSET, name="OS-DCF:diskConfig")
 
 
-def _move(server: Server) -> Move:
-    if server.move is None:
-        raise Conflict(f"Instance {server.id} was not resized.")
-    return server.move
-
-
-async def _note(run: Run[Server]) -> None:
-    async with run.runtime.store.tx(wait=False) as tx:
-        id, flavor = _move(run.becoming).id, run.becoming.flavor
-        await migrations.begun(tx, id, run.record, flavor.id, run.caller.user_id)
-
-
-async def _went(run: Run[Server], status: str) -> None:
-    async with run.runtime.store.tx(wait=False) as tx:
-        await migrations.went(tx, _move(run.becoming).id, status)
-
-
-# Resizing: what the server shall be is in `becoming`
-
-
-async def take_room(run: Run[Server]) -> Changes:
-    """The old room is the migration's until the end; the new one must be on the same host."""
-    server, wanted = run.record, run.becoming
-    await _note(run)
-    placement = run.peer(PLACEMENT)
-    await placement.set_aside(server.id, _move(wanted).id)
-    await placement.claim(
-        server.id,
-        demand_of(wanted.flavor, server.image),
-        [server.host],
-        server.project_id,
-        server.user_id,
-    )
-    return {"task_state": "resize_migrating"}
-
-
-async def give_room_back(run: Run[Server]) -> None:
-    await _note(run)  # so that the failure has a name
-    await run.peer(PLACEMENT).take_back(run.record.id, _move(run.becoming).id)
-    await _went(run, "error")
-    await noting.failure(run)
-
-
-async def resize(run: Run[Server]) -> Changes:
-    server, wanted = run.record, run.becoming
-    spec = await spec_of(run, wanted)
-    timeout = settings_of(run.runtime).stop_timeout_s
-    host = await run.agent(COMPUTE_HOST, on=server.host)
-    guest = await host.resize(spec, timeout, not _move(wanted).was_off)
-    await _went(run, "finished")
-    await noting.success(run)
-    return {
-        "flavor": wanted.flavor,
-        "move": wanted.move,
-        "disk_config": wanted.disk_config,
-        "power_state": guest.power_state,
-    }
-
-
-async def size_back(run: Run[Server]) -> None:
-    server = run.record
-    if await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
-        await host.revert_resize(server.id, not _move(run.becoming).was_off)
-
-
 # Afterwards
 
 
 async def confirm(run: Run[Server]) -> Changes:
     """What was before is forgotten, and its room is free."""
-    server = run.record
-    move = _move(run.becoming)
-    host = await run.agent(COMPUTE_HOST, on=server.host)
-    await host.confirm_resize(server.id)
+    server, move = run.record, move_of(run.becoming)
+    if move.is_elsewhere:
+        await destroy_on(run, move.source)
+    else:
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        await host.confirm_resize(server.id)
     await run.peer(PLACEMENT).release(move.id)
-    await _went(run, "confirmed")
+    await went(run, "confirmed")
     is_off = server.power_state in (SHUTDOWN, CRASHED)  # it may have gone off by itself
     return {"move": None, "vm_state": states.STOPPED if is_off else states.ACTIVE}
 
 
 async def revert(run: Run[Server]) -> Changes:
-    """The guest first: while it has its new size, the new room is its own."""
-    server, move = run.record, _move(run.becoming)
-    host = await run.agent(COMPUTE_HOST, on=server.host)
-    guest = await host.revert_resize(server.id, not move.was_off)
-    return {"power_state": guest.power_state}
+    """The guest first: while it has its new size, or is on its new host, the new room is its own."""
+    server, move = run.record, move_of(run.becoming)
+    if not move.is_elsewhere:
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        guest = await host.revert_resize(server.id, not move.was_off)
+        return {"power_state": guest.power_state}
+    source = await run.agent(COMPUTE_HOST, on=move.source)  # an answer, before anything is lost
+    await source.withdraw(server.id)
+    await destroy_on(run, move.target)
+    return {}
 
 
-async def room_back(run: Run[Server]) -> Changes:
-    move = _move(run.becoming)
-    await run.peer(PLACEMENT).take_back(run.record.id, move.id)
-    await _went(run, "reverted")
+async def revert_ports(run: Run[Server]) -> None:
+    move = move_of(run.becoming)
+    if move.is_elsewhere:
+        await bind(run, move.source)
+
+
+async def revert_guest(run: Run[Server]) -> Changes:
+    """The one that waited on the old host goes on."""
+    server, move = run.record, move_of(run.becoming)
+    if not move.is_elsewhere:
+        return {}
+    changes: dict[str, Any] = {"host": move.source, "zone": move.zone, "power_state": SHUTDOWN}
+    if not move.was_off:
+        source = await run.agent(COMPUTE_HOST, on=move.source)
+        changes["power_state"] = (await source.start_guest(server.id)).power_state
+    return changes
+
+
+async def revert_room(run: Run[Server]) -> Changes:
+    server, move = run.record, move_of(run.becoming)
+    await run.peer(PLACEMENT).take_back(server.id, move.id)
+    await sit_back(run, server.host)
+    await went(run, "reverted")
     await noting.success(run)
     state = states.STOPPED if move.was_off else states.ACTIVE
     return {"move": None, "flavor": move.flavor, "vm_state": state}
@@ -144,9 +104,8 @@ RESIZE = Saga(
     SERVERS,
     states.LIFECYCLE,
     "resize",
-    Step(take_room, give_room_back),
-    Step(resize, size_back, timeout_s=1800),
-    failed=failed,
+    *steps(),
+    failed=not_moved,
     done=healed,
 )
 CONFIRM = Saga(
@@ -163,7 +122,9 @@ REVERT = Saga(
     states.LIFECYCLE,
     "revertResize",
     Step(revert, noting.failure),
-    Step(room_back),
+    Step(revert_ports),
+    Step(revert_guest),
+    Step(revert_room),
     failed=failed,
 )
 
@@ -182,9 +143,7 @@ class ServerResizing(OfServer):
     @operation("POST", PATH, RULE + "resize", action="resize", status=202)
     async def resize(self, ctx: Context, server: Server, body: ResizeServer) -> None:
         """Raises OverQuota for a flavor that is too large for the project."""
-        unlocked(ctx, server)
-        states.LIFECYCLE.check("resize", server)
-        launched(server, "resize")
+        await ready_to_leave(ctx, server, "resize")
         changes = await _changes(ctx, server, body)
         await act(ctx, RESIZE, server, "resize", None, **changes)
 
@@ -196,8 +155,19 @@ class ServerResizing(OfServer):
     @operation("POST", PATH, RULE + "revert_resize", action="revertResize", status=202)
     async def revert(self, ctx: Context, server: Server) -> None:
         now = _decided(server, "revertResize")
+        await _way_back(ctx, server)
         flavor = server.move.flavor if server.move else server.flavor
         await act(ctx, REVERT, server, "revertResize", now, flavor=flavor)
+
+
+async def _way_back(ctx: Context, server: Server) -> None:
+    """Raises Conflict where the guest of before is on a host that is down."""
+    move = server.move
+    if move is not None and move.is_elsewhere and not await nodes.is_up(ctx.runtime, move.source):
+        raise Conflict(
+            f"Cannot 'revertResize' instance {server.id} while its host of before, {move.source}, does not "
+            "answer; it can be confirmed, or reverted when that host is back."
+        )
 
 
 def _decided(server: Server, verb: str) -> dict[str, Any]:
@@ -222,11 +192,10 @@ async def _changes(ctx: Context, server: Server, body: ResizeServer) -> dict[str
         raise Invalid("Resize to zero disk flavor is not allowed.")
     if server.image is not None:
         creation.check_minimum(server.image, flavor)
-    id = ctx.runtime.world.new_id()
-    was_off = server.vm_state == states.STOPPED
     changes: dict[str, Any] = {
         "flavor": flavor,
-        "move": Move(id=id, flavor=server.flavor, was_off=was_off),
+        "move": new_move(ctx, server),
+        "requested_host": "",
     }
     if body.disk_config is not UNSET:
         changes["disk_config"] = creation.disk_config(body.disk_config)

@@ -136,19 +136,26 @@ async def spec_of(
 
 
 async def destroy(run: Run[Server]) -> None:
-    """Takes the guest off its host. One that is down is told so when it joins again."""
-    server = run.record
-    if not server.host or not await nodes.is_up(run.runtime, server.host):
-        return
-    host = await run.agent(COMPUTE_HOST, on=server.host)
-    await host.destroy(server.id)
+    """Takes the guest off its host."""
+    await destroy_on(run, run.record.host)
+
+
+async def destroy_on(run: Run[Server], name: str) -> None:
+    """A host that is down is told so when it joins again."""
+    if name and await nodes.is_up(run.runtime, name):
+        host = await run.agent(COMPUTE_HOST, on=name)
+        await host.destroy(run.record.id)
 
 
 # Deleting
 
 
 async def remove_guest(run: Run[Server]) -> None:
+    """And what else is left of it, where it came from or was going to."""
+    server = run.record
     await destroy(run)
+    if server.move is not None:
+        await destroy_on(run, server.move.other(server.host))
 
 
 async def remove_ports(run: Run[Server]) -> None:

@@ -14,6 +14,7 @@ SHELVED, OFFLOADED = "shelved", "shelved_offloaded"
 REBUILDING = "rebuilding"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
 DELETING = "deleting"
+MIGRATING = "migrating"
 EVERY = frozenset(
     {BUILDING, ACTIVE, STOPPED, PAUSED, SUSPENDED, RESCUED, RESIZED, SHELVED, OFFLOADED}
     | {SOFT_DELETED, ERROR}
@@ -36,6 +37,9 @@ LIFECYCLE = Lifecycle(
         "rescue": Verb({ACTIVE, STOPPED, ERROR}, "rescuing", RESCUED, SAME),
         "unrescue": Verb({RESCUED}, "unrescuing", ACTIVE, SAME),
         "resize": Verb({ACTIVE, STOPPED}, "resize_prep", RESIZED, SAME),
+        "migrate": Verb({ACTIVE, STOPPED}, "resize_prep", RESIZED, SAME),
+        "os-migrateLive": Verb({ACTIVE, PAUSED}, MIGRATING, SAME, SAME),
+        "evacuate": Verb({ACTIVE, STOPPED, ERROR}, REBUILDING, SAME, ERROR),
         "confirmResize": Verb({RESIZED}, "resize_confirming", SAME, SAME),
         "revertResize": Verb({RESIZED}, "resize_reverting", SAME, SAME),
         "shelve": Verb(_WHOLE, "shelving", SAME, SAME),
@@ -63,6 +67,7 @@ _STATUS = {
     ACTIVE: {
         "": "ACTIVE",
         "rebooting": "REBOOT",
+        MIGRATING: "MIGRATING",
         "rebooting_hard": "HARD_REBOOT",
         REBUILDING: "REBUILD",
         **_RESIZING,
@@ -74,7 +79,7 @@ _STATUS = {
     SHELVED: {"": "SHELVED"},
     OFFLOADED: {"": "SHELVED_OFFLOADED"},
     SOFT_DELETED: {"": "SOFT_DELETED"},
-    PAUSED: {"": "PAUSED", "rebooting_hard": "HARD_REBOOT"},
+    PAUSED: {"": "PAUSED", MIGRATING: "MIGRATING", "rebooting_hard": "HARD_REBOOT"},
     SUSPENDED: {"": "SUSPENDED", "rebooting_hard": "HARD_REBOOT"},
     ERROR: {"": "ERROR", REBUILDING: "REBUILD"},
     DELETED: {"": "DELETED"},
@@ -82,7 +87,6 @@ _STATUS = {
 # Statuses that a list may be asked for although no server is ever in them here.
 _FOREIGN = [
     "PASSWORD",
-    "MIGRATING",
     "UNKNOWN",
 ]
 

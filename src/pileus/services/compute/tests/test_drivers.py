@@ -13,6 +13,7 @@ from pileus.kernel.faults import Unavailable
 from pileus.services.compute.driver import RUNNING, SHUTDOWN, ComputeDriver, GuestSpec, ImageSource
 from pileus.services.compute.drivers.fake import FakeComputeDriver, Trouble
 from pileus.testing.drivers.compute import SUITE, Bench
+from pileus.testing.drivers.moves import MOVES
 
 GOOD = ImageSource(id="good", url="", disk_format="qcow2")
 LIAR = ImageSource(id="liar", url="", disk_format="raw")
@@ -29,7 +30,7 @@ async def power_off_inside(driver: ComputeDriver, guest_id: str) -> None:
     driver.happen(guest_id, SHUTDOWN)
 
 
-@pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("ask", SUITE + MOVES, ids=lambda ask: ask.__name__)
 def test_fake_driver(ask: Callable[[Bench], Awaitable[None]], tmp_path: Path) -> None:
     sent: list[bytes] = []
 
@@ -42,6 +43,7 @@ def test_fake_driver(ask: Callable[[Bench], Awaitable[None]], tmp_path: Path) ->
         image=GOOD,
         lying_image=LIAR,
         power_off_inside=power_off_inside,
+        make_other=lambda: FakeComputeDriver(tmp_path / "other", probe=probe, deliver=deliver),
     )
 
     async def asked() -> None:

@@ -37,6 +37,7 @@ from pileus.services.compute.driver import (
 from pileus.services.compute.drivers.guest_folder import CONSOLE_KEPT, CONSOLE_LIMIT, GuestFolder
 from pileus.services.compute.drivers.qemu import QemuComputeDriver
 from pileus.testing.drivers.compute import SUITE, Bench, eventually, has_login_prompt
+from pileus.testing.drivers.moves import MOVES
 
 BOOT_S = 180  # a loaded machine without KVM
 
@@ -130,7 +131,7 @@ def netns() -> Iterator[str]:
 
 @pytest.fixture
 def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -> Iterator[Bench]:
-    state = tmp_path / "state"
+    state, other = tmp_path / "state", tmp_path / "other"
     yield Bench(
         make=lambda: QemuComputeDriver(state, netns=netns),
         image=images[0],
@@ -139,12 +140,14 @@ def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -
         sent=QuietHandler.taken,
         power_off_inside=power_off_inside,
         boot_s=BOOT_S,
+        make_other=lambda: QemuComputeDriver(other, netns=netns),
     )
-    for pid in qemu.running_in(state / "guests").values():
-        os.kill(pid, 9)
+    for folder in (state, other):
+        for pid in qemu.running_in(folder / "guests").values():
+            os.kill(pid, 9)
 
 
-@pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("ask", SUITE + MOVES, ids=lambda ask: ask.__name__)
 def test_qemu_driver(ask: Callable[[Bench], Awaitable[None]], bench: Bench) -> None:
     async def asked() -> None:
         await ask(bench)

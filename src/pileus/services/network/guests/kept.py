@@ -84,6 +84,8 @@ class KeptNetwork:
                     changed.append(await self._make(tx, guest, request, order, worn, groups))
             nics = await _nics(tx, [guest.id])
         await self._tell_others(changed, guest.host)
+        before = {p.host for p in (*given, *known)} | {p.next_host for p in known}
+        await wake(self.runtime, before - {guest.host})
         return nics.get(guest.id, [])
 
     async def _tell_others(self, ports: Sequence[Port], host: str) -> None:
@@ -106,6 +108,7 @@ class KeptNetwork:
             "device_id": guest.id,
             "device_owner": COMPUTE_OWNER + guest.zone,
             "host": guest.host,
+            "next_host": "",
             "order": order,
             "nic_tag": request.tag or port.nic_tag,
             "dns_name": port.dns_name or hostname(guest.name),
@@ -153,10 +156,18 @@ class KeptNetwork:
         fixed = [FixedRequest(ip_address=request.fixed_ip)] if request.fixed_ip else None
         return await add_port(tx, world, network, port, fixed, wear_default=wears_default)
 
+    async def expect(self, guest_id: str, host: str) -> None:
+        async with self.runtime.store.tx(wait=False) as tx:
+            ports = await PORTS.all(tx, guest=guest_id)
+            for port in ports:
+                if port.next_host != host:
+                    await PORTS.change(tx, port, next_host=host)
+        await wake(self.runtime, {p.next_host for p in ports} - {host})
+
     async def plug(self, guest_id: str, host: str) -> None:
         await self.runtime.store.visible()
         ports = await PORTS.all(self.runtime.store, guest=guest_id)
-        wanted = [p.id for p in ports if p.admin_state_up and p.host == host]
+        wanted = [p.id for p in ports if p.admin_state_up and host in (p.host, p.next_host)]
         if not wanted:
             return
         agent = self.runtime.agents.proxy(NETWORK_HOST, host)

@@ -1,0 +1,193 @@
+"""A server that is moved to another host while it runs, and what can be done about it meanwhile.
+
+https://docs.openstack.org/api-ref/compute/#live-migrate-server-os-migratelive-action
+
+The guest is sent to where it is expected and stopped; only when its ports are bound there it goes on. Until the record
+says that it is there, the old host can let it go on as if nothing had been; from then on what is left there goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from msgspec import UNSET, UnsetType
+
+from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.resources import Context, operation
+from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.kernel.schema import Body, since, until
+from pileus.services.compute import checks, migrations, nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.checks import Flag
+from pileus.services.compute.migrations import MIGRATIONS
+from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.servers import noting, states
+from pileus.services.compute.servers.moving import (
+    MANAGER,
+    bind,
+    choose_target,
+    forget_target,
+    is_cancelled,
+    is_there,
+    known_host,
+    move_of,
+    new_move,
+    ready_to_leave,
+    went,
+)
+from pileus.services.compute.servers.operations import PATH, OfServer, act
+from pileus.services.compute.servers.sagas import destroy_on, failed, healed, spec_of
+from pileus.services.network.contract import NETWORK
+from pileus.services.placement.contract import PLACEMENT
+
+_RULE = "os_compute_api:os-migrate-server:migrate_live"
+VERB = "os-migrateLive"
+
+
+class MigrateLive(Body):
+    """`block_migration` is kept to itself: disks are on their hosts, so they always move along."""
+
+    root: ClassVar[str] = VERB
+    host: str | None
+    block_migration: Flag
+    disk_over_commit: Annotated[Flag | UnsetType, until("2.25")] = UNSET
+    force: Annotated[Flag | UnsetType, since("2.30", until="2.68")] = UNSET
+
+
+async def wire_target(run: Run[Server]) -> None:
+    """The taps are there before the guest is, and nobody sends to them yet."""
+    server, target = run.record, move_of(run.record).target
+    if server.nics:
+        network = run.peer(NETWORK)
+        await network.expect(server.id, target)
+        await network.plug(server.id, target)
+
+
+async def unwire_target(run: Run[Server]) -> None:
+    if run.record.nics and not is_there(run):
+        await run.peer(NETWORK).expect(run.record.id, "")
+
+
+async def transfer(run: Run[Server]) -> None:
+    """Everything is there in the end, and the guest stands still on both hosts."""
+    server, move = run.record, move_of(run.record)
+    await _refuse_cancelled(run)
+    source = await run.agent(COMPUTE_HOST, on=move.source)
+    target = await run.agent(COMPUTE_HOST, on=move.target)
+    there = await target.expect(await spec_of(run, server), await source.lend(server.id))
+    await went(run, migrations.RUNNING)
+    stood_s = await source.send(server.id, there)
+    await _refuse_cancelled(run)
+    await went(run, migrations.POST_MIGRATING, downtime_ms=round(stood_s * 1000))
+
+
+async def stay(run: Run[Server]) -> None:
+    """It is gone there for certain before it goes on here."""
+    server, move = run.record, move_of(run.record)
+    if is_there(run):
+        return
+    await destroy_on(run, move.target)
+    if await nodes.is_up(run.runtime, move.source):
+        source = await run.agent(COMPUTE_HOST, on=move.source)
+        await source.stay(server.id, _runs(server))
+
+
+def _runs(server: Server) -> bool:
+    return server.vm_state != states.PAUSED
+
+
+async def switch(run: Run[Server]) -> Changes:
+    """The ports are its new host's, and it goes on there."""
+    server, target = run.record, move_of(run.record).target
+    clock = run.runtime.world.clock
+    began = clock.monotonic()
+    nics = await bind(run, target, wired=False)
+    host = await run.agent(COMPUTE_HOST, on=target)
+    guest = await host.arrive(server.id, _runs(server))
+    stood_ms = round((clock.monotonic() - began) * 1000)
+    if nics:
+        await run.peer(NETWORK).plug(server.id, target)
+    await _add_downtime(run, stood_ms)
+    zone = await nodes.zone_of(run.runtime, target)
+    return {"host": target, "zone": zone, "power_state": guest.power_state}
+
+
+async def switch_back(run: Run[Server]) -> None:
+    """Before its ports are bound here again it is gone there."""
+    move = move_of(run.record)
+    if not is_there(run):
+        await destroy_on(run, move.target)
+        await bind(run, move.source, wired=await nodes.is_up(run.runtime, move.source))
+
+
+async def leave_source(run: Run[Server]) -> Changes:
+    move = move_of(run.record)
+    await destroy_on(run, move.source)
+    await run.peer(PLACEMENT).release(move.id)
+    await went(run, migrations.COMPLETED)
+    await noting.success(run)
+    return {"move": None}
+
+
+async def _add_downtime(run: Run[Server], more_ms: int) -> None:
+    async with run.runtime.store.tx(wait=False) as tx:
+        migration = await MIGRATIONS.get(tx, move_of(run.record).id)
+        await MIGRATIONS.change(tx, migration, downtime_ms=migration.downtime_ms + more_ms)
+
+
+async def _refuse_cancelled(run: Run[Server]) -> None:
+    """Raises Conflict."""
+    if await is_cancelled(run):
+        raise Conflict("The live migration was aborted.")
+
+
+def _not_migrated(server: Server, failure: Failure) -> Changes:
+    """Where it is, it stays."""
+    return {**failed(server, failure), "move": None}
+
+
+LIVE_MIGRATE = Saga(
+    "compute.instance.live_migration",
+    SERVERS,
+    states.LIFECYCLE,
+    VERB,
+    Step(choose_target, forget_target),
+    Step(wire_target, unwire_target),
+    Step(transfer, stay, timeout_s=3600),
+    Step(switch, switch_back),
+    Step(leave_source),
+    failed=_not_migrated,
+    done=healed,
+)
+
+
+class ServerLiveMigration(OfServer):
+    rules: ClassVar[Mapping[str, str]] = {_RULE: MANAGER, _RULE + ":host": "rule:context_is_admin"}
+    sagas = (LIVE_MIGRATE,)
+
+    @operation("POST", PATH, _RULE, action=VERB, status=202)
+    async def migrate_live(self, ctx: Context, server: Server, body: MigrateLive) -> None:
+        """To the host that is named, which must be fit for it even if it is forced, or to any other."""
+        host = body.host or ""
+        if host:
+            ctx.require(_RULE + ":host", self.target(ctx, server))
+        _check(ctx, body)
+        await ready_to_leave(ctx, server, VERB)
+        await known_host(ctx, host)
+        if host == server.host:
+            raise Invalid(f"Unable to migrate instance ({server.id}) to current host ({host}).")
+        changes = {"move": new_move(ctx, server), "requested_host": host}
+        await act(ctx, LIVE_MIGRATE, server, "live-migration", None, **changes)
+
+
+def _check(ctx: Context, body: MigrateLive) -> None:
+    """Raises Invalid."""
+    if not (ctx.version >= (2, 25) and body.block_migration == "auto"):
+        checks.flag(body.block_migration, "block_migration")
+    if ctx.version < (2, 25):
+        if body.disk_over_commit is UNSET:
+            raise checks.wrong(VERB, {}, "'disk_over_commit' is a required property")
+        checks.flag(body.disk_over_commit, "disk_over_commit")
+    if body.force is not UNSET and checks.flag(body.force, "force") and not body.host:
+        raise Invalid("Can't force to a non-provided destination")
