@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from websockets.asyncio.client import connect
 
 from pileus.cli import background
 from pileus.kernel.world import Clock
@@ -70,12 +72,48 @@ def test_guests_of_a_host_apart_are_reached_outlive_its_process_and_leave_nothin
             console = here.call_action({"os-getConsoleOutput": {}})["output"]
             assert "first login:" in console
 
+            speaks_on_its_consoles(here)
+            is_put_away_and_comes_back(here)
             dies_while_spawning(here, roles)
             asyncio.run(background.delete_servers(here.client, Clock()))
             here.is_swept()
             tear_down(here)
             here.is_swept()
         assert sweep(scope, None) == []
+
+
+def speaks_on_its_consoles(here: World) -> None:
+    """The host calls control, which the browser has called: QEMU's own bytes come through."""
+    serial = here.call_action({"os-getSerialConsole": {"type": "serial"}})["console"]["url"]
+    assert b"login:" in asyncio.run(heard(serial, b"\n", b"login:"))
+    page = here.call_action({"os-getVNCConsole": {"type": "novnc"}})["console"]["url"]
+    parts = urlsplit(page)
+    screen = f"ws://{parts.netloc}/{parse_qs(parts.query)['path'][0]}"
+    assert asyncio.run(heard(screen, b"", b"RFB 003.008\n")) == b"RFB 003.008\n"
+
+
+async def heard(url: str, typed: bytes, until_said: bytes) -> bytes:
+    said = b""
+    async with asyncio.timeout(30), connect(url, proxy=None) as console:
+        await console.send(typed)
+        while until_said not in said:
+            part = await console.recv()
+            said += part if isinstance(part, bytes) else part.encode()
+    return said
+
+
+def is_put_away_and_comes_back(here: World) -> None:
+    """What was written to its disk is there again, at its old address; meanwhile the host has nothing of it."""
+    assert here.log_in("'echo kept > mark; sync'") == ""
+    before = processes(here.scope)
+    here.act("shelve")
+    here.is_("SHELVED_OFFLOADED")
+    here.is_swept()
+    assert before and not processes(here.scope)
+    here.act("unshelve")
+    here.is_("ACTIVE")
+    assert here.log_in("cat mark") == "kept"
+    here.is_swept()
 
 
 def dies_while_spawning(here: World, roles: TwoRoles) -> None:
