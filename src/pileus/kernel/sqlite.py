@@ -80,7 +80,7 @@ class SqliteStore:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._thread = ThreadPoolExecutor(1, "commit")
+        self._threads = ThreadPoolExecutor(2, "sqlite")  # a commit, and what is written back
         self._write, self._read, self._idle = self._open(), self._open(), self._open()
         _shape_tables(self._write, self.statements)
         self._checkpointer = asyncio.create_task(self._checkpoint())
@@ -91,7 +91,7 @@ class SqliteStore:
             await self.sync()
         finally:
             self._checkpointer.cancel()
-            self._thread.shutdown(wait=True)
+            self._threads.shutdown(wait=True)  # or one would go on in a closed connection
             for c in (self._read, self._idle, self._write):
                 c.close()
 
@@ -100,7 +100,7 @@ class SqliteStore:
             await self.world.clock.sleep(_CHECKPOINT_S)
             if self._dirty:
                 self._dirty = False
-                pages = await asyncio.to_thread(_write_back, self._idle)
+                pages = await self._loop.run_in_executor(self._threads, _write_back, self._idle)
                 self._is_long = pages > _LOG_PAGES
 
     def sql(self, key: Hashable, build: Callable[[], Executable]) -> Sql:
@@ -176,7 +176,7 @@ class SqliteStore:
         self._committing = done
         self._dirty = True
         self._let_go()
-        commit = self._loop.run_in_executor(self._thread, self._commit)
+        commit = self._loop.run_in_executor(self._threads, self._commit)
         commit.add_done_callback(lambda c: self._committed(done, c.exception()))
 
     def _commit(self) -> None:

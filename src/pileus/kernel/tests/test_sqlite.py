@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -351,3 +352,24 @@ async def test_lists_of_live_rows_read_an_index_that_holds_no_tombstones(tmp_pat
         name = step.split("USING INDEX ")[1].split()[0]
         (made,) = store._read.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,))
         assert "WHERE deleted_at = ''" in made[0], "and it is sorted: there was one step only"
+
+
+async def test_a_store_does_not_close_under_what_is_written_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that another thread is in, closed, ends the whole process."""
+    begun, goes_on, ended = Event(), Event(), list[int]()
+
+    def slow(c: sqlite3.Connection) -> int:
+        begun.set()
+        goes_on.wait(10)
+        ended.append(c.execute("SELECT 1").fetchone()[0])
+        return 0
+
+    monkeypatch.setattr(sqlite_module, "_CHECKPOINT_S", 0)
+    monkeypatch.setattr(sqlite_module, "_write_back", slow)
+    async with opened(tmp_path) as store:
+        await put(store, Cup(id="a", name="a"))
+        assert await asyncio.to_thread(begun.wait, 10)
+        Timer(0.1, goes_on.set).start()
+    assert ended == [1]
