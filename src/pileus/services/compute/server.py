@@ -190,7 +190,13 @@ SERVERS = Table(
         Column("addresses4", lambda s: s.addresses(4)),
         Column("addresses6", lambda s: s.addresses(6)),
     ),
-    indexes=(("project_id", "created_at", "id"), ("host",), ("other_host",), ("created_at", "id")),
+    indexes=(
+        ("project_id", "created_at", "id"),
+        ("project_id", "vm_state", "created_at", "id"),
+        ("host",),
+        ("other_host",),
+        ("created_at", "id"),
+    ),
     history=(("project_id", "changed_at"), ("changed_at",)),
     many=(Many("tags", lambda s: s.tags),),
     quotas=(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
@@ -12,7 +12,7 @@ from .contract import Demand, Inventory, Offer, refusal
 from .fit import Stock
 from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil
 from .names import make_missing
-from .offers import best_now, offers, whys
+from .offers import Ahead, best_now, offers, whys
 from .providers import PROVIDERS, ResourceProvider, revise
 
 _INSTANCE = "INSTANCE"
@@ -24,6 +24,7 @@ class Claims:
     """Keeps the contract `Placement`."""
 
     runtime: Runtime
+    ahead: Ahead = field(default_factory=Ahead)
 
     async def report(
         self, host: str, inventories: dict[str, Inventory], traits: frozenset[str]
@@ -44,28 +45,30 @@ class Claims:
     def offers(
         self, demand: Demand, *, among: Collection[str] | None = None, stack: bool = False
     ) -> AsyncIterator[list[Offer]]:
-        return offers(self.runtime.store, demand, among, stack=stack)
+        return offers(self.runtime.store, self.ahead, demand, among, stack=stack)
 
     async def take(
         self, consumer_id: str, offers: Sequence[Offer], project_id: str, user_id: str
     ) -> str:
-        async with self.runtime.store.tx(wait=False) as tx:  # a saga waits before it acts on it
-            await tx.lock("placement.allocations")
-            held = await CONSUMERS.find(tx, consumer_id)
-            if held is not None:
-                return await _host_of(tx, held)
-            chosen = await best_now(tx, offers)
-            if chosen is None:
-                return ""
-            wish = Wish(
-                consumer_id=consumer_id,
-                allocations=chosen.allocations,
-                project_id=project_id,
-                user_id=user_id,
-                consumer_type=_INSTANCE,
-            )
-            await fulfil(tx, [wish])
-            return chosen.host
+        with self.ahead.wanted(offers) as best:
+            async with self.runtime.store.tx(wait=False) as tx:  # a saga waits before it acts on it
+                await tx.lock("placement.allocations")
+                held = await CONSUMERS.find(tx, consumer_id)
+                if held is not None:
+                    return await _host_of(tx, held)
+                chosen = await best_now(tx, best)
+                if chosen is None:
+                    return ""
+                wish = Wish(
+                    consumer_id=consumer_id,
+                    allocations=chosen.allocations,
+                    project_id=project_id,
+                    user_id=user_id,
+                    consumer_type=_INSTANCE,
+                )
+                await fulfil(tx, [wish])
+                self.ahead.took(chosen)
+                return chosen.host
 
     async def why_not(self, demand: Demand, among: Collection[str]) -> dict[str, str]:
         return await whys(self.runtime.store, demand, among)

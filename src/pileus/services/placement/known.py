@@ -70,6 +70,23 @@ class Known:
                 return
             page = replace(page, marker=keys[-1][0], limit=min(_LARGEST, page.limit * 2))
 
+    async def ranked(
+        self, db: Reader, table: Table[ResourceProvider], page: Page, first: int
+    ) -> AsyncIterator[list[ResourceProvider]]:
+        """The same in an order that changes while it is read: from the top again, without those that were given."""
+        given: set[str] = set()
+        size = first
+        while True:
+            limit = len(given) + size
+            keys = await table.page(db, replace(page, limit=limit), select=_KEY)
+            fresh = [key for key in keys if key[0] not in given]
+            for at in range(0, len(fresh), _LARGEST):
+                yield await self._decoded(db, table, fresh[at : at + _LARGEST])
+            if len(keys) < limit:
+                return
+            given.update(id for id, *_ in fresh)
+            size = limit  # twice as many: all together are read twice
+
     async def every(
         self, db: Reader, table: Table[ResourceProvider], page: Page
     ) -> list[ResourceProvider]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from pileus.kernel.faults import NoCapacity
 from pileus.kernel.store import Page, Reader, Tx
@@ -17,20 +18,65 @@ from .search import TURN, Candidate, Tree, candidates, why_not
 from .trees import EMPTIEST, FULLEST, NESTED, trees
 
 FIRST = NESTED // 2  # hosts in the first slice, of which one is usually taken
+_AHEAD = 10_000  # providers remembered
+_MANY = 100  # hosts that others were faster at, before one is shared
+
+
+class Ahead:
+    """How often this process took, or is about to take, of hosts that still look untouched.
+
+    Many that are placed at once are all shown the same hosts, as what one takes is not read by others before it is
+    committed. By this they are shown first those that are left.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[
+            str, tuple[int, int]
+        ] = {}  # provider -> (generation it was seen at, times)
+        self._wanted: Counter[str] = Counter()  # hosts
+
+    def took(self, offer: Offer) -> None:
+        if len(self._times) > _AHEAD:
+            self._times.clear()
+        for id, generation in offer.seen.items():
+            self._times[id] = (generation, self._took(id, generation) + 1)
+
+    def _took(self, id: str, generation: int) -> int:
+        seen, times = self._times.get(id, (-1, 0))
+        return times if seen == generation else 0
+
+    def times(self, offer: Offer) -> int:
+        took = max(self._took(id, generation) for id, generation in offer.seen.items())
+        return took + self._wanted[offer.host]
+
+    @contextmanager
+    def wanted(self, some: Sequence[Offer]) -> Iterator[Sequence[Offer]]:
+        """The offers, those first that nobody else is about to take; the first is wanted from now on."""
+        best = sorted(some, key=lambda offer: self._wanted[offer.host])
+        first = best[0].host if best else ""
+        self._wanted[first] += 1
+        try:
+            yield best
+        finally:
+            self._wanted[first] -= 1
+            if not self._wanted[first]:
+                del self._wanted[first]
 
 
 async def offers(
-    db: Reader, demand: Demand, among: Collection[str] | None, *, stack: bool
+    db: Reader, ahead: Ahead, demand: Demand, among: Collection[str] | None, *, stack: bool
 ) -> AsyncIterator[list[Offer]]:
     """One offer of each host in turn. Raises NoCapacity where the search takes too long."""
     asked, tried = asked_of(demand), 0
     names = None if among is None else frozenset(among)
+    later: list[Offer] = []
     async for some in trees(db, asked, FULLEST if stack else EMPTIEST, names, FIRST):
-        found = []
+        found: list[Offer] = []
         for tree in some:
             for one in candidates(tree, asked):
                 if one is not None:
-                    found.append(_offer(tree, one))
+                    offer = _offer(tree, one)
+                    (later if not stack and ahead.times(offer) else found).append(offer)
                     break
                 if (tried := tried + TURN) > asked.most_tried:
                     raise NoCapacity(
@@ -40,7 +86,20 @@ async def offers(
                 await asyncio.sleep(0)
         if found:
             yield found
+        elif len(later) > _MANY:
+            for some_of_them in _shared(later, ahead):
+                yield some_of_them
+            later = []
         await asyncio.sleep(0)
+    for some_of_them in _shared(later, ahead):
+        yield some_of_them
+
+
+def _shared(later: Sequence[Offer], ahead: Ahead) -> Iterator[list[Offer]]:
+    """Those first that were taken least, as it is by now."""
+    left = sorted(later, key=ahead.times)
+    for at in range(0, len(left), FIRST):
+        yield left[at : at + FIRST]
 
 
 def asked_of(demand: Demand) -> Demands:
@@ -82,10 +141,7 @@ def _room(providers: Sequence[ResourceProvider], classes: Collection[str]) -> di
 
 
 async def best_now(tx: Tx, some: Sequence[Offer]) -> Offer | None:
-    """The first that is as it was seen. If all have changed: of those that still hold, the one with most room.
-
-    So claims that were all shown the same hosts, before one of them was written, do not all take the same one.
-    """
+    """The first that is as it was seen. If all have changed: of those that still hold, the one with most room."""
     if not some:
         return None
     ids = sorted({id for offer in some for id in offer.seen})

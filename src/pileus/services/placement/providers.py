@@ -57,8 +57,7 @@ PROVIDERS = Table(
     ),
     indexes=(
         ("root_id",),
-        ("parent_id", "memory_room", "id"),
-        ("parent_id", "memory_free", "id"),
+        ("parent_id", "memory_room", "id", "memory_free"),
         # holds all that a search looks at before it decodes what it does not know yet
         ("parent_id", "created_at", "id", "generation", "memory_free", "deleted_at"),
     ),

@@ -15,7 +15,7 @@ from .search import SHARES, Tree, linked
 Order = tuple[tuple[str, bool], ...]
 OLDEST: Order = (("created_at", False), ("id", False))
 EMPTIEST: Order = (("memory_room", True), ("id", True))  # by the part of its memory that is free
-FULLEST: Order = (("memory_free", False), ("id", False))  # that still has enough
+FULLEST: Order = (("memory_room", False), ("id", False))
 NESTED = 32  # trees in the first slice: a nested one may have dozens of providers
 _FEW = 300  # roots that are named to the store; of more, all are read and others left out
 _EVERY = 1_000_000
@@ -40,7 +40,8 @@ async def trees(
     if among is not None and len(among) <= _FEW:
         filters["name"] = sorted(among)
     first = min(first, NESTED) if nested else first
-    async for roots in remembered.slices(db, PROVIDERS, Page(filters, order), first):
+    read = remembered.slices if order == OLDEST else remembered.ranked
+    async for roots in read(db, PROVIDERS, Page(filters, order), first):
         if among is not None:
             roots = [r for r in roots if r.name in among]
         members: dict[str, list[ResourceProvider]] = {r.id: [r] for r in roots}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Collection
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
@@ -77,20 +78,18 @@ async def _hosts_of(runtime: Runtime, server: Server, ids: list[str]) -> frozens
 
 async def _took(run: Run[Server], ask: Ask, demand: Demand) -> str:
     """The host whose room was taken, "" if there is none. A step that runs again finds what it took before."""
-    placement, server = run.peer(PLACEMENT), ask.server
+    server, stack = ask.server, settings_of(run.runtime).stack
+    take = partial(run.peer(PLACEMENT).take, server.id)
     async for offers in _offers(run, ask, demand):
         by_host = {offer.host: offer for offer in offers}
         places = await nodes.places(run.runtime, by_host)
         seats = [
             Seat(p, by_host[p.node.host].room) for p in places if not scheduling.why_not(ask, p)
         ]
-        best = scheduling.ranked(ask, seats, stack=settings_of(run.runtime).stack)
-        chosen = [by_host[seat.place.node.host] for seat in best]
-        if chosen and (
-            host := await placement.take(server.id, chosen, server.project_id, server.user_id)
-        ):
+        best = [by_host[s.place.node.host] for s in scheduling.ranked(ask, seats, stack=stack)]
+        if best and (host := await take(best, server.project_id, server.user_id)):
             return host
-    return await placement.take(server.id, (), server.project_id, server.user_id)
+    return await take((), server.project_id, server.user_id)
 
 
 async def _offers(run: Run[Server], ask: Ask, demand: Demand) -> AsyncIterator[list[Offer]]:

@@ -77,3 +77,22 @@ async def test_a_search_whose_place_was_deleted_is_begun_again() -> None:
             await PROVIDERS.delete(tx, second)
         with pytest.raises(Stale):
             await anext(slices)
+
+
+@in_loop
+async def test_an_order_that_changes_while_it_is_read_leaves_nobody_out() -> None:
+    async with alone(SERVICE) as cloud:
+        store = cloud.runtime.store
+        stock = {"MEMORY_MB": Stock(total=100)}
+        async with store.tx() as tx:
+            for one in await made(tx, *"abcdefghij"):
+                await PROVIDERS.change(tx, one, inventories=stock)
+        emptiest = Page(sorts=(("memory_room", True), ("id", True)))
+        found: list[str] = []
+        async for some in Known().ranked(store, PROVIDERS, emptiest, 2):
+            found += [p.id for p in some]
+            async with store.tx() as tx:  # the last one is no longer where it was
+                last = await PROVIDERS.get(tx, some[-1].id)
+                used = {"MEMORY_MB": Stock(total=100, used=90)}
+                await PROVIDERS.change(tx, last, inventories=used)
+        assert sorted(found) == list("abcdefghij")
