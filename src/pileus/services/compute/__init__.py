@@ -25,7 +25,7 @@ from .instance_actions import InstanceActions
 from .keypairs import Keypairs
 from .metadata import Metadata
 from .migrations import Migrations
-from .networks import FloatingIps, Networks, ServerFloatingIps
+from .networks import FloatingIps, Networks, ServerAddressActions
 from .quota_classes import QuotaClassSets
 from .quotas import Limits, QuotaSets
 from .security_groups import SecurityGroups
@@ -104,7 +104,7 @@ SERVICE = Service(
         UsageAudits,
         Networks,
         FloatingIps,
-        ServerFloatingIps,
+        ServerAddressActions,
         ServerExternalEvents,
         AssistedVolumeSnapshots,
         ServerConsoles,

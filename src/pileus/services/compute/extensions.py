@@ -44,6 +44,7 @@ _SERVED = {
     "os-floating-ips": ("FloatingIps", "Floating IPs support."),
     "os-hosts": ("Hosts", "Admin-only host administration."),
     "os-instance_usage_audit_log": ("OSInstanceUsageAuditLog", "Usage audit logs of servers."),
+    "os-multinic": ("Multinic", "Multiple network support."),
     "os-networks": ("Networks", "Networks as tenants see them."),
     "os-remote-consoles": ("Consoles", "Interactive Console support."),
     "os-server-external-events": ("ServerExternalEvents", "External event triggers."),

@@ -16,11 +16,13 @@ from pileus.services.compute import checks
 from pileus.services.compute.flavors import FLAVORS
 from pileus.services.compute.security_groups import END
 from pileus.services.compute.server import Server
-from pileus.services.compute.servers.operations import MEMBER, PATH, READER, OfServer
+from pileus.services.compute.servers.addresses import look_again
+from pileus.services.compute.servers.operations import MEMBER, PATH, READER, OfServer, unlocked
 from pileus.services.network.contract import NETWORK
 
 _NETWORKS, _TENANTS = "os_compute_api:os-networks:", "os_compute_api:os-tenant-networks:"
 _POOLS, _FLOATING = "os_compute_api:os-floating-ip-pools", "os_compute_api:os-floating-ips:"
+_FIXED = "os_compute_api:os-multinic:"
 _ACTIONS_END = "2.44"
 _FIELDS = [
     "cidr",
@@ -70,6 +72,16 @@ class AddFloatingIp(Body):
 
 class RemoveFloatingIp(Body):
     root: ClassVar[str] = "removeFloatingIp"
+    address: str
+
+
+class AddFixedIp(Body):
+    root: ClassVar[str] = "addFixedIp"
+    networkId: str | int
+
+
+class RemoveFixedIp(Body):
+    root: ClassVar[str] = "removeFixedIp"
     address: str
 
 
@@ -206,8 +218,47 @@ class FloatingIps(Resource[Any]):
         await ctx.peer(NETWORK).ask(ctx.caller, "DELETE", f"/floatingips/{found['id']}")
 
 
-class ServerFloatingIps(OfServer):
-    rules: ClassVar[Mapping[str, str]] = {_FLOATING + "add": MEMBER, _FLOATING + "remove": MEMBER}
+class ServerAddressActions(OfServer):
+    """What `os-interface` and network do since 2.44."""
+
+    rules: ClassVar[Mapping[str, str]] = {
+        _FIXED + "add": MEMBER,
+        _FIXED + "remove": MEMBER,
+        _FLOATING + "add": MEMBER,
+        _FLOATING + "remove": MEMBER,
+    }
+
+    @operation("POST", PATH, _FIXED + "add", action="addFixedIp", status=202, until=_ACTIONS_END)
+    async def add_fixed(self, ctx: Context, server: Server, body: AddFixedIp) -> None:
+        """One more address of its port on that network."""
+        nic = next((n for n in server.nics if n.network_id == str(body.networkId)), None)
+        if nic is None or not nic.fixed_ips:
+            raise Invalid(f"Network {body.networkId} could not be found for instance {server.id}.")
+        fixed = [{"subnet_id": ip.subnet_id, "ip_address": ip.ip_address} for ip in nic.fixed_ips]
+        one_more = {"subnet_id": nic.fixed_ips[0].subnet_id}
+        await self._set(ctx, server, nic.port_id, [*fixed, one_more])
+
+    @operation(
+        "POST", PATH, _FIXED + "remove", action="removeFixedIp", status=202, until=_ACTIONS_END
+    )
+    async def remove_fixed(self, ctx: Context, server: Server, body: RemoveFixedIp) -> None:
+        for nic in server.nics:
+            kept = [ip for ip in nic.fixed_ips if ip.ip_address != body.address]
+            if len(kept) < len(nic.fixed_ips):
+                fixed = [{"subnet_id": ip.subnet_id, "ip_address": ip.ip_address} for ip in kept]
+                await self._set(ctx, server, nic.port_id, fixed)
+                return
+        raise Invalid(
+            f"Fixed IP not found for instance {server.id}: it does not have {body.address}."
+        )
+
+    async def _set(
+        self, ctx: Context, server: Server, port_id: str, fixed_ips: list[dict[str, str]]
+    ) -> None:
+        unlocked(ctx, server)
+        body = {"port": {"fixed_ips": fixed_ips}}
+        await ctx.peer(NETWORK).ask(ctx.caller, "PUT", f"/ports/{port_id}", body)
+        await look_again(ctx.runtime, [server.id])
 
     @operation(
         "POST", PATH, _FLOATING + "add", action="addFloatingIp", status=202, until=_ACTIONS_END

@@ -69,6 +69,36 @@ def test_a_floating_ip_is_had_given_to_a_server_moved_and_given_back(stage: Stag
     stage.play(story)
 
 
+def test_a_server_is_given_one_more_address_and_loses_it_again(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+
+        async def addresses() -> list[str]:
+            shown = (await s.server(id))["addresses"]["private"]
+            assert [a["addr"] for a in shown] == [
+                ip["ip_address"] for port in await s.ports(id) for ip in port["fixed_ips"]
+            ]
+            return [a["addr"] for a in shown]
+
+        (first,) = await addresses()
+        assert (await act(s, id, {"addFixedIp": {"networkId": s.network}})).status == 202
+        both = await addresses()
+        assert len(both) == 2 and first in both
+        assert (await act(s, id, {"removeFixedIp": {"address": first}})).status == 202
+        assert await addresses() == [a for a in both if a != first]
+        for refused in (
+            {"removeFixedIp": {"address": first}},
+            {"addFixedIp": {"networkId": "11111111-2222-4333-8444-555555555555"}},
+        ):
+            assert (await act(s, id, refused)).status == 400
+        assert (await act(s, id, {"addFixedIp": {"networkId": s.network}}, "2.44")).status == 400
+        await s.act(id, "lock")
+        locked = await act(s, id, {"addFixedIp": {"networkId": s.network}})
+        assert locked.status == 409
+
+    stage.play(story)
+
+
 @pytest.mark.parametrize("name", ["os-networks", "os-tenant-networks"])
 def test_networks_are_shown_to_whom_network_shows_them(stage: Stage, name: str) -> None:
     async def story(s: Scene) -> None:
