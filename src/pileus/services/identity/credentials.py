@@ -10,34 +10,27 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.query import Filter
-from pileus.kernel.resources import Context, operation
+from pileus.kernel.resources import Context
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record
 
 from .assignments import held_on
 from .claims import forbid_delegated
 from .discreet import Discreet
-from .kept import owned, shown
+from .kept import ANY_SCOPE, Kept, changing, owned, stored
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
 from .wire import (
-    AUTHENTICATED,
-    Noun,
     NounBody,
     NounTable,
-    changed,
-    changes_of,
-    extras,
-    linked,
     listed,
     listing,
     page,
-    tidied,
 )
 
 EC2 = "ec2"
@@ -77,14 +70,6 @@ class CreateCredential(Discreet, NounBody, kw_only=True):
     project_id: str | None = None
 
 
-class UpdateCredential(Discreet, NounBody, kw_only=True):
-    root: ClassVar[str] = "credential"
-    user_id: str | UnsetType = UNSET
-    blob: str | UnsetType = UNSET
-    type: Type | UnsetType = UNSET
-    project_id: str | UnsetType | None = UNSET
-
-
 async def opened_blob(runtime: Runtime, c: Credential) -> str:
     """Raises Conflict if its key is lost."""
     content = await runtime.contracts.get(KEYRING).open(CREDENTIAL, c.sealed)
@@ -94,11 +79,6 @@ async def opened_blob(runtime: Runtime, c: Credential) -> str:
             internal=f"no key of the ring opens credential {c.id}",
         )
     return content.decode()
-
-
-async def view(ctx: Context, c: Credential) -> dict[str, Any]:
-    blob = await opened_blob(ctx.runtime, c)
-    return linked(ctx, "credentials", {**shown(c, "sealed"), "blob": blob})
 
 
 def ec2_blob(blob: str) -> dict[str, Any]:
@@ -112,9 +92,13 @@ def ec2_blob(blob: str) -> dict[str, Any]:
     return found
 
 
-class Credentials(Noun[Credential]):
+class Credentials(Kept[Credential]):
     table = CREDENTIALS
+    path = "credentials"
     id_param = "credential_id"
+    creates, updates = CreateCredential, changing(CreateCredential)
+    asked_later = frozenset({"create"})
+    hidden = ("sealed",)
     follows = owned(CREDENTIALS)
     rules = {
         "identity:get_credential": _READ,
@@ -123,6 +107,7 @@ class Credentials(Noun[Credential]):
         "identity:update_credential": _OWN,
         "identity:delete_credential": _OWN,
     }
+    scopes = dict.fromkeys(rules, ANY_SCOPE)
     listing = listing({"user_id": Filter(), "type": Filter()})
 
     def target(self, ctx: Context, record: Credential) -> Mapping[str, object]:
@@ -133,7 +118,6 @@ class Credentials(Noun[Credential]):
             return {"target.credential.user_id": ctx.caller.user_id}
         return dict(params)
 
-    @operation("GET", "/credentials", "identity:list_credentials")
     async def index(self, ctx: Context) -> dict[str, Any]:
         await forbid_delegated(ctx, "read credentials")
         own = {}
@@ -145,70 +129,44 @@ class Credentials(Noun[Credential]):
         if own and wanted != ctx.caller.user_id:
             found = []
         mine = [c for c in found if ctx.allows("identity:get_credential", self.target(ctx, c))]
-        return listed(ctx, "credentials", [await view(ctx, c) for c in mine], asked)
+        return listed(ctx, "credentials", [await self.told(ctx, c) for c in mine], asked)
 
-    @operation("POST", "/credentials", AUTHENTICATED, status=201)
-    async def create(self, ctx: Context, body: CreateCredential) -> dict[str, Any]:
-        ctx.require("identity:create_credential", {"target.credential.user_id": body.user_id})
-        await forbid_delegated(ctx, "create credentials")
-        id = ctx.runtime.world.new_hex()
-        if body.type.lower() == EC2:
-            id = hashlib.sha256(ec2_blob(body.blob)["access"].encode()).hexdigest()
-            if not body.project_id:
-                raise Invalid("Invalid project_id in credential: type 'ec2' needs one.")
-        await USERS.get(ctx.runtime.store, body.user_id)
-        await _check_project(ctx, body.user_id, body.project_id or "")
-        credential = Credential(
-            id=id,
-            user_id=body.user_id,
-            type=body.type,
-            sealed=await self._seal(ctx, body.blob),
-            project_id=body.project_id or "",
-            extra=extras(ctx, body),
-        )
-        async with ctx.runtime.store.tx() as tx:
-            credential = await CREDENTIALS.insert(tx, credential)
-            await changed(tx, "credential", credential.id, "created")
-        return {"credential": await view(ctx, credential)}
+    async def told(self, ctx: Context, record: Credential, *, made: bool = False) -> dict[str, Any]:
+        return {**self.view(ctx, record), "blob": await opened_blob(ctx.runtime, record)}
 
-    async def _seal(self, ctx: Context, blob: str) -> str:
-        return await ctx.peer(KEYRING).seal(CREDENTIAL, blob.encode())
+    async def ask(self, ctx: Context, verb: str, record: Credential) -> None:
+        await forbid_delegated(ctx, f"{verb} credentials")
 
-    @operation("GET", "/credentials/{credential_id}", "identity:get_credential")
-    async def show(self, ctx: Context, credential: Credential) -> dict[str, Any]:
-        await forbid_delegated(ctx, "read credentials")
-        return {"credential": await view(ctx, credential)}
-
-    @operation("PATCH", "/credentials/{credential_id}", "identity:update_credential")
-    async def update(
-        self, ctx: Context, credential: Credential, body: UpdateCredential
+    async def fields(
+        self, ctx: Context, given: dict[str, Any], old: Credential | None
     ) -> dict[str, Any]:
-        await forbid_delegated(ctx, "change credentials")
-        changes = tidied(changes_of(ctx, credential, body), "project_id")
-        owner = changes.get("user_id", credential.user_id)
-        ctx.require("identity:update_credential", {"target.credential.user_id": owner})
-        if owner != credential.user_id:
+        """Raises Invalid, Forbidden, NotFound."""
+        found = stored(Credential, given)
+        blob, type = found.pop("blob", None), found.get("type", "").lower()
+        owner = found.get("user_id", old.user_id if old else "")
+        rule = "identity:update_credential" if old else "identity:create_credential"
+        ctx.require(rule, {"target.credential.user_id": owner})
+        if old is not None:
+            await _check_bounds(ctx, old, type, blob)
+        else:
+            await forbid_delegated(ctx, "create credentials")
+            found |= _ec2_fields(found, blob) if type == EC2 else {}
+        if old is None or owner != old.user_id:
             await USERS.get(ctx.runtime.store, owner)
-        if owner != credential.user_id or "project_id" in changes:
-            project_id = changes.get("project_id", credential.project_id)
+        if old is None or owner != old.user_id or "project_id" in found:
+            project_id = found.get("project_id", old.project_id if old else "")
             await _check_project(ctx, owner, project_id)
-        if (blob := changes.pop("blob", None)) is not None:
-            if EC2 in (credential.type.lower(), changes.get("type", "").lower()):
-                await _check_bounds(ctx, credential, ec2_blob(blob))
-            changes["sealed"] = await self._seal(ctx, blob)
-        elif changes.get("type", "").lower() == EC2:
-            ec2_blob(await opened_blob(ctx.runtime, credential))
-        async with ctx.runtime.store.tx() as tx:
-            credential = await CREDENTIALS.change(tx, credential, **changes)
-            await changed(tx, "credential", credential.id, "updated")
-        return {"credential": await view(ctx, credential)}
+        if blob is not None:
+            found["sealed"] = await ctx.peer(KEYRING).seal(CREDENTIAL, blob.encode())
+        return found
 
-    @operation("DELETE", "/credentials/{credential_id}", "identity:delete_credential")
-    async def delete(self, ctx: Context, credential: Credential) -> None:
-        await forbid_delegated(ctx, "delete credentials")
-        async with ctx.runtime.store.tx() as tx:
-            await CREDENTIALS.delete(tx, credential)
-            await changed(tx, "credential", credential.id, "deleted")
+
+def _ec2_fields(given: Mapping[str, Any], blob: str) -> dict[str, str]:
+    """The id of an EC2 credential is the digest of its access key. Raises Invalid."""
+    id = hashlib.sha256(ec2_blob(blob)["access"].encode()).hexdigest()
+    if not given["project_id"]:
+        raise Invalid("Invalid project_id in credential: type 'ec2' needs one.")
+    return {"id": id}
 
 
 async def _check_project(ctx: Context, user_id: str, project_id: str) -> None:
@@ -221,11 +179,14 @@ async def _check_project(ctx: Context, user_id: str, project_id: str) -> None:
         raise Forbidden(f"User {user_id} holds no role on project {project_id}.")
 
 
-async def _check_bounds(ctx: Context, credential: Credential, new: dict[str, Any]) -> None:
+async def _check_bounds(ctx: Context, old: Credential, type: str, blob: str | None) -> None:
     """What an EC2 credential is bound to stays. Raises Invalid."""
-    old: dict[str, Any] = {}
-    if credential.type.lower() == EC2:
-        old = ec2_blob(await opened_blob(ctx.runtime, credential))
+    if EC2 not in (old.type.lower(), type) or (blob is None and type != EC2):
+        return
+    known: dict[str, Any] = {}
+    if blob is None or old.type.lower() == EC2:
+        known = ec2_blob(await opened_blob(ctx.runtime, old))
+    new = known if blob is None else ec2_blob(blob)
     for key in _BOUND:
-        if old.get(key) != new.get(key):
+        if known.get(key) != new.get(key):
             raise Invalid(f"{key} can not be updated for credential")

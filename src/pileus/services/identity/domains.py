@@ -13,7 +13,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Reader, Tx
 
 from .kept import ANY_SCOPE, Kept, changing
-from .tree import PROJECTS, Project, checked_place, follow_change, refuse_enabled
+from .tree import PROJECTS, Project, checked_tags, follow_change, refuse_enabled
 from .wire import NAME, NounBody, PlainId, ShortName, listing, own_domain
 
 
@@ -66,16 +66,19 @@ class Domains(Kept[Project]):
         own = {"id": ctx.caller.domain_id} if own_domain(ctx) else {}
         return await self.index_of(ctx, "domains", self.view, is_domain=1, domain_id="", **own)
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: Project | None) -> dict[str, Any]:
+    async def fields(
+        self, ctx: Context, given: dict[str, Any], old: Project | None
+    ) -> dict[str, Any]:
         if old is None:
             given["is_domain"] = True
-        return checked_place(given, old)
+        checked_tags(given.get("tags", []))
+        return await super().fields(ctx, given, old)
 
     async def check(self, ctx: Context, tx: Tx, new: Project, old: Project | None) -> None:
         if old is not None:
             await follow_change(tx, "domain", new, old)
 
     async def delete(self, ctx: Context, record: Project) -> None:
-        self.ask(ctx, "delete", record)
+        await self.ask(ctx, "delete", record)
         refuse_enabled(record)
         await super().delete(ctx, record)

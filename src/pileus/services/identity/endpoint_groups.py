@@ -40,7 +40,7 @@ class EndpointGroups(Kept[EndpointGroup]):
     rules = {_ENDPOINTS: ADMIN_OR_SYSTEM_READER}
     listing = listing({"name": NAME})
 
-    def fields(
+    async def fields(
         self, ctx: Context, given: dict[str, Any], old: EndpointGroup | None
     ) -> dict[str, Any]:
         if old is None and not given["filters"]:

@@ -77,7 +77,9 @@ class Endpoints(Kept[Endpoint]):
             del shown["name"]
         return shown
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: Endpoint | None) -> dict[str, Any]:
+    async def fields(
+        self, ctx: Context, given: dict[str, Any], old: Endpoint | None
+    ) -> dict[str, Any]:
         """Raises Invalid. A region may also be given by the old key `region`."""
         region = given.pop("region", UNSET)
         if region is not UNSET and not given.get("region_id"):
@@ -86,7 +88,7 @@ class Endpoints(Kept[Endpoint]):
             del given["url"]  # this cloud's own, as it was shown
         elif "url" in given:
             checked_url(given["url"])
-        return super().fields(ctx, given, old)
+        return await super().fields(ctx, given, old)
 
     async def check(self, ctx: Context, tx: Tx, new: Endpoint, old: Endpoint | None) -> None:
         """Service and region must be there; a region given by the old key is made. Raises Invalid."""

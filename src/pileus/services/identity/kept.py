@@ -32,6 +32,7 @@ from .wire import (
     linked,
     refuse_immutable,
     removed,
+    resource_options,
 )
 
 R = TypeVar("R", bound=Record)
@@ -96,23 +97,28 @@ class Kept(Noun[R]):
         status = 201 if verb == "create" else 0
         return answered_by(call, method, path, rule, loads=loads, body=body, status=status)
 
-    def ask(self, ctx: Context, verb: str, record: R) -> None:
+    async def ask(self, ctx: Context, verb: str, record: R) -> None:
         """Whether it may be shown (`get`), or changed as the body says, or deleted. Raises Forbidden."""
         if verb != "get" and "options" in self.table.kind.__struct_fields__:
             asked = ctx.document[self.updates.root] if verb == "update" else None
             refuse_immutable(self.kind(), record.id, getattr(record, "options", {}), asked)
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: R | None) -> dict[str, Any]:
-        """The record's fields that a body gives. Raises Invalid."""
-        return stored(self.table.kind, given)
+    async def fields(self, ctx: Context, given: dict[str, Any], old: R | None) -> dict[str, Any]:
+        """The record's fields that a body gives. Names that no two may have stand without spaces around. Raises Invalid."""
+        found = stored(self.table.kind, given)
+        if "options" in found:
+            found["options"] = resource_options(getattr(old, "options", {}), found["options"])
+        if "name" in found and self.table.unique:
+            found["name"] = found["name"].strip()
+        return found
 
     @classmethod
     def view(cls, ctx: Context, record: R) -> dict[str, Any]:
         return linked(ctx, cls.path, shown(record, *cls.hidden))
 
-    def told_once(self, record: R) -> dict[str, Any]:
-        """What only its maker is told, and only now."""
-        return {}
+    async def told(self, ctx: Context, record: R, *, made: bool = False) -> dict[str, Any]:
+        """What who asks for this one is told; who just `made` it may be told more."""
+        return self.view(ctx, record)
 
     async def check(self, ctx: Context, tx: Tx, new: R, old: R | None) -> None:
         """What must hold of one that was just made or (`old`) changed. Raises what refuses it."""
@@ -128,22 +134,24 @@ class Kept(Noun[R]):
 
     async def create(self, ctx: Context, body: Body, **path: str) -> dict[str, Any]:
         given = body.given()
-        chosen = path.get(self.id_param) or given.get("id")
-        id = chosen or ctx.runtime.world.new_hex()
-        check_id(body.root, id, self.longest_id)
-        if given.pop("id", None) not in (None, id):
-            raise Invalid(f"Conflicting {body.root} IDs specified: the body has not {id}.")
-        fields = self.fields(ctx, given, None)
+        chosen, asked = path.get(self.id_param), given.pop("id", None)
+        if chosen and asked not in (None, chosen):
+            raise Invalid(f"Conflicting {body.root} IDs specified: {chosen} and {asked}.")
+        chosen = chosen or asked
+        if chosen:
+            check_id(body.root, chosen, self.longest_id)
+        fields = {"id": chosen or ctx.runtime.world.new_hex()}
+        fields |= await self.fields(ctx, given, None)
         if "extra" in self.table.kind.__struct_fields__:
             sent = extras(ctx, body)
             fields["extra"] = {k: v for k, v in sent.items() if k not in self.hidden}
         async with ctx.runtime.store.tx() as tx:
-            if chosen and await self.table.find(tx, id) is not None:
+            if chosen and await self.table.find(tx, chosen) is not None:
                 raise Conflict(
-                    f"Conflict occurred attempting to store {body.root} - Duplicate ID, {id}."
+                    f"Conflict occurred attempting to store {body.root} - Duplicate ID, {chosen}."
                 )
-            record = await self.make(ctx, tx, self.table.kind(id=id, **fields))
-        return {body.root: {**self.view(ctx, record), **self.told_once(record)}}
+            record = await self.make(ctx, tx, self.table.kind(**fields))
+        return {body.root: await self.told(ctx, record, made=True)}
 
     async def make(self, ctx: Context, tx: Tx, record: R) -> R:
         """Raises Conflict, and what refuses it."""
@@ -154,24 +162,24 @@ class Kept(Noun[R]):
         return record
 
     async def show(self, ctx: Context, record: R) -> dict[str, Any]:
-        self.ask(ctx, "get", record)
-        return {self.creates.root: self.view(ctx, record)}
+        await self.ask(ctx, "get", record)
+        return {self.creates.root: await self.told(ctx, record)}
 
     async def update(self, ctx: Context, record: R, body: Body) -> dict[str, Any]:
-        self.ask(ctx, "update", record)
+        await self.ask(ctx, "update", record)
         if not ctx.document[body.root] and not self.may_change_nothing:
             raise Invalid(f"Invalid input for field '{body.root}': it changes nothing.")
         given = changes_of(ctx, record, body) if hasattr(record, "extra") else body.given()
-        fields = self.fields(ctx, given, record)
+        fields = await self.fields(ctx, given, record)
         async with ctx.runtime.store.tx() as tx:
             new = await self.table.change(tx, record, **fields)
             await changed(tx, self.kind(), new.id, "updated")
             await self.check(ctx, tx, new, record)
             await self._revise(tx)
-        return {body.root: self.view(ctx, new)}
+        return {body.root: await self.told(ctx, new)}
 
     async def delete(self, ctx: Context, record: R) -> None:
-        self.ask(ctx, "delete", record)
+        await self.ask(ctx, "delete", record)
         async with ctx.runtime.store.tx() as tx:
             await self.remove(ctx, tx, record)
 

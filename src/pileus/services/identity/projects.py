@@ -18,7 +18,7 @@ from .tree import (
     PROJECTS,
     Project,
     ancestors,
-    checked_place,
+    checked_tags,
     follow_change,
     refuse_enabled,
     subtree,
@@ -107,14 +107,19 @@ class Projects(Kept[Project]):
         narrowed = {} if ctx.query.has("is_domain") else {"is_domain": 0}
         return await self.index_of(ctx, "projects", self.view, **narrowed, **own_domain(ctx))
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: Project | None) -> dict[str, Any]:
+    async def fields(
+        self, ctx: Context, given: dict[str, Any], old: Project | None
+    ) -> dict[str, Any]:
         """Raises Invalid, Forbidden."""
         if old is None:
             domain_id = "" if given["is_domain"] else home_domain(ctx, given["domain_id"])
             ctx.require("identity:create_project", {"target.project.domain_id": domain_id or None})
             place = {"domain_id": domain_id, "parent_id": given["parent_id"] or domain_id}
-            return checked_place({**given, **place}, None)
-        found = checked_place(given, old)
+            given |= place
+        checked_tags(given.get("tags", []))
+        found = await super().fields(ctx, given, old)
+        if old is None:
+            return found
         if found.pop("parent_id", old.parent_id) != old.parent_id:
             raise Forbidden("Update of `parent_id` is not allowed.")
         if found.pop("is_domain", old.is_domain) != old.is_domain:
@@ -133,7 +138,7 @@ class Projects(Kept[Project]):
         return {"project": {**self.view(ctx, record), **await _relatives(ctx, record)}}
 
     async def delete(self, ctx: Context, record: Project) -> None:
-        self.ask(ctx, "delete", record)
+        await self.ask(ctx, "delete", record)
         if record.is_domain:
             refuse_enabled(record)
         async with ctx.runtime.store.tx() as tx:

@@ -24,7 +24,6 @@ from .wire import (
     NounTable,
     drop_all,
     listing,
-    resource_options,
 )
 
 REVISION = "identity.roles"
@@ -200,22 +199,17 @@ class Roles(Kept[Role]):
         ctx.require("identity:list_domain_roles" if domain_id else "identity:list_roles", {})
         return await self.index_of(ctx, "roles", self.view, domain_id=domain_id)
 
-    def ask(self, ctx: Context, verb: str, record: Role) -> None:
+    async def ask(self, ctx: Context, verb: str, record: Role) -> None:
         kind = "domain_role" if record.domain_id else "role"
         ctx.require(f"identity:{verb}_{kind}", self.target(ctx, record))
-        super().ask(ctx, verb, record)
+        await super().ask(ctx, verb, record)
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: Role | None) -> dict[str, Any]:
+    async def fields(self, ctx: Context, given: dict[str, Any], old: Role | None) -> dict[str, Any]:
         """Raises Invalid, Forbidden."""
         if old is None:
             kind = "domain_role" if given["domain_id"] else "role"
             ctx.require(f"identity:create_{kind}", {})
-        found = super().fields(ctx, given, old)
-        if "name" in found:
-            found["name"] = found["name"].strip()
-        if "options" in found:
-            found["options"] = resource_options(old.options if old else {}, found["options"])
-        return found
+        return await super().fields(ctx, given, old)
 
     async def check(self, ctx: Context, tx: Tx, new: Role, old: Role | None) -> None:
         if old is not None:

@@ -9,9 +9,8 @@ from pileus.kernel import auth
 from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.store import Column, Many, Page, Reader, Record, Tx, Unique
 
-from .kept import stored
 from .revocations import revoke
-from .wire import OLDEST, NounTable, changed, resource_options
+from .wire import OLDEST, NounTable, changed
 
 _MAX_TAGS = 80
 _TAG = re.compile(r"[^,/]{1,255}")
@@ -93,17 +92,6 @@ async def subtree(db: Reader, project: Project) -> list[Project]:
         below = await PROJECTS.list(db, Page({"parent_id": level}, OLDEST, limit=100_000))
         found += below
         level = [p.id for p in below]
-    return found
-
-
-def checked_place(given: dict[str, Any], old: Project | None) -> dict[str, Any]:
-    """The fields of a domain or project that a body gives. Raises Invalid."""
-    found = stored(Project, given)
-    if "name" in found:
-        found["name"] = found["name"].strip()
-    if "options" in found:
-        found["options"] = resource_options(old.options if old else {}, found["options"])
-    checked_tags(found.get("tags", []))
     return found
 
 

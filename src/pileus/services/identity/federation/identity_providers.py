@@ -67,7 +67,7 @@ class IdentityProviders(Kept[IdentityProvider]):
         shown["links"]["protocols"] = f"{shown['links']['self']}/protocols"
         return shown
 
-    def fields(
+    async def fields(
         self, ctx: Context, given: dict[str, Any], old: IdentityProvider | None
     ) -> dict[str, Any]:
         """Raises Invalid for a remote id that is named twice."""

@@ -40,7 +40,9 @@ class Mappings(Kept[Mapping]):
     made_by = ("PUT",)
     listing = listing()
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: Mapping | None) -> dict[str, Any]:
+    async def fields(
+        self, ctx: Context, given: dict[str, Any], old: Mapping | None
+    ) -> dict[str, Any]:
         """Raises Invalid for rules that are none of their version's."""
         version = given["schema_version"] or FIRST_VERSION
         check_rules(version, given["rules"])

@@ -55,7 +55,7 @@ class ServiceProviders(Kept[ServiceProvider]):
     revises = "auth"
     listing = listing({"id": Filter(), "enabled": Filter(kind=bool)})
 
-    def fields(
+    async def fields(
         self, ctx: Context, given: dict[str, Any], old: ServiceProvider | None
     ) -> dict[str, Any]:
         if "relay_state_prefix" in given:

@@ -47,7 +47,9 @@ class Consumers(Kept[Consumer]):
     hidden = ("secret",)
     listing = listing()
 
-    def fields(self, ctx: Context, given: dict[str, Any], old: Consumer | None) -> dict[str, Any]:
+    async def fields(
+        self, ctx: Context, given: dict[str, Any], old: Consumer | None
+    ) -> dict[str, Any]:
         """Raises Invalid."""
         if old is None:
             return {**given, "secret": ctx.runtime.world.random.randbytes(16).hex()}
@@ -55,5 +57,6 @@ class Consumers(Kept[Consumer]):
             raise Invalid("Invalid input for field 'consumer': the secret cannot be changed.")
         return given
 
-    def told_once(self, record: Consumer) -> dict[str, Any]:
-        return {"secret": record.secret}
+    async def told(self, ctx: Context, record: Consumer, *, made: bool = False) -> dict[str, Any]:
+        shown = await super().told(ctx, record)
+        return {**shown, "secret": record.secret} if made else shown
