@@ -1,7 +1,7 @@
 """Rubbish for every operation: schemathesis over the derived OpenAPI documents, told what there is to be named.
 
-A value that names a thing is made up half of the time, and the id of one that exists otherwise; what keeps whoever asks
-logged in (his user, project and roles) is never offered, as he would delete it.
+A value that names a thing is mostly the id of one that exists; what keeps whoever asks logged in (his user, project and
+roles) is never offered, as he would delete it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pileus.testing.running import RunningCloud
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance"
 PASSWORD = "correct-horse-battery"
 OFFERED = 3  # ids of a kind
+ODD = ["0" * 32, "ünï % ..", "-1"]  # and what is none
 # What fits the field of that name, where chance would hardly find it.
 PLAUSIBLE: dict[str, list[str]] = {
     "cidr": ["10.9.0.0/24", "fd00:9::/64"],
@@ -195,9 +196,11 @@ def grounded(service: Service, known: Mapping[str, list[str]]) -> dict[str, Any]
 
 
 def _either(name: str, schema: Any, offered: Mapping[str, list[str]]) -> Any:
-    if name in offered and "string" in json.dumps(schema):
-        return {"anyOf": [{"enum": offered[name]}, schema]}
-    return schema
+    """Of `anyOf` ids and text, schemathesis makes text; so text is some that stands beside the ids."""
+    spelled = json.dumps(schema)
+    if name not in offered or '"string"' not in spelled:
+        return schema
+    return {"enum": [*offered[name], *ODD, *([None] if '"null"' in spelled else [])]}
 
 
 @dataclass(frozen=True)
