@@ -5,6 +5,7 @@ A mount outlives the process, so whatever is mounted already is found so. Blocki
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -14,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from pileus.host import files
 from pileus.host.process import run
 from pileus.kernel.faults import Unavailable
 
@@ -27,13 +29,19 @@ _ROOM_MIB = 64  # the smallest file system that is of use
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def make(path: Path, size: int) -> None:
-    """A sparse file of `size` bytes that holds an empty ext4, a hundredth of it for the host alone."""
-    _blank(path, max(size, _ROOM_MIB << 20))
-    features = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    await run(
-        ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "1", "-J", "size=4", "-E", features, str(path)]
-    )
+async def make(path: Path, size: int, pattern: Path) -> None:
+    """A sparse file of `size` bytes that holds an empty ext4, a hundredth of it for the host alone.
+
+    Copied from `pattern`, which is made by the first call. It is not flushed.
+    """
+    if not await asyncio.to_thread(pattern.exists):
+        part = pattern.with_name(f"{path.name}.{pattern.name}{files.PART}")
+        await asyncio.to_thread(_blank, part, max(size, _ROOM_MIB << 20))
+        features = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+        words = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "1", "-J", "size=4", "-E", features]
+        await run([*words, str(part)])
+        await asyncio.to_thread(files.settle, part, pattern)
+    await asyncio.to_thread(_copy, pattern, path)
 
 
 async def grow(path: Path, size: int) -> None:
@@ -97,9 +105,32 @@ def requests(at: Path) -> tuple[int, int, int, int]:
 
 
 def _blank(path: Path, size: int) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.touch(0o600)
     os.truncate(path, size)
+
+
+def _copy(source: Path, path: Path) -> None:
+    """What there is of a sparse file, and not its holes."""
+    _blank(path, source.stat().st_size)
+    with _opened(source) as origin, _opened(path) as target:
+        at = _next(origin, 0)
+        while at is not None:
+            end = os.lseek(origin, at, os.SEEK_HOLE)
+            while at < end:
+                at += os.copy_file_range(origin, target, end - at, at, at)
+            at = _next(origin, at)
+
+
+def _next(file: int, at: int) -> int | None:
+    """Where there is data next, if there is."""
+    try:
+        return os.lseek(file, at, os.SEEK_DATA)
+    except OSError as reason:
+        if reason.errno == errno.ENXIO:
+            return None
+        raise
 
 
 def _configure(device: int, file: int) -> bool:

@@ -211,8 +211,10 @@ class Runc:
         try:
             return await self._run("exec", id, *argv, stdin=stdin)
         except ProcessFailed as failed:
+            missing = "executable file not found" in failed.reason
+            why = "there is no such program" if missing else failed.reason
             raise Conflict(
-                f"Container refused {argv[0]}: {failed.reason}.", internal=failed.reason
+                f"Container {id} refused {argv[0]}: {why}.", internal=failed.reason
             ) from failed
 
     async def held(self) -> dict[str, Held]:

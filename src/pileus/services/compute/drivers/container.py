@@ -188,6 +188,8 @@ class ContainerComputeDriver(ContainerResidents, Settled):
 
     async def set_password(self, guest_id: str, user: str, password: str) -> None:
         """By the guest's own program. Raises Conflict where it has none."""
+        if "\n" in password:
+            raise Conflict("A password with a line break would be two.")
         async with self._in_hand(guest_id) as resident:
             self._running(resident)
             line = f"{user}:{password}\n".encode()
@@ -223,6 +225,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             await asyncio.to_thread(resident.folder.forget_disks)
             await self._respec(resident, spec)
             await resident.folder.make_disk(spec)
+            await asyncio.to_thread(resident.folder.finish)
             return await self._powered(resident, run)
 
     async def rescue(self, guest_id: str, image: ImageSource) -> Guest:

@@ -40,6 +40,7 @@ class ContainerFolder(GuestFolder):
     def __init__(self, guests: Path, guest_id: str, places: Path) -> None:
         super().__init__(guests, guest_id, None)
         self._place = places / guest_id
+        self._patterns = guests.with_name("empty")  # file systems, by size
 
     @property
     def disk(self) -> Path:
@@ -67,13 +68,20 @@ class ContainerFolder(GuestFolder):
         return self._place / "rescue"
 
     def create(self, spec: GuestSpec) -> None:
+        """The disk of a guest that never was whole is made anew: it may not have been flushed."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         self.write_spec(spec)
+        if not self.is_made:
+            self.forget_disks()
+
+    def finish(self) -> None:
+        files.sync_file(self.disk)
+        super().finish()
 
     async def make_disk(self, spec: GuestSpec) -> None:
         """Raises Conflict where it cannot be made."""
         if not self.disk.exists():
-            await _make(self.disk, spec)
+            await self._make_file_system(self.disk, spec)
 
     def mount(self, spec: GuestSpec, lower: Path) -> Path:
         """The guest's tree over that of its image; what it is told about itself is written anew."""
@@ -90,6 +98,12 @@ class ContainerFolder(GuestFolder):
             passed.chmod(0o710)
         if self.disk.exists():
             mounts.mount_file(self.disk, self.disk_at)
+
+    def open_console(self) -> None:
+        """Its programs may open again what they write to, as `/dev/stdout`, whoever they are."""
+        self.console_log.touch()
+        os.chown(self.console_log, FIRST_ID, FIRST_ID)
+        self.console_log.chmod(0o622)
 
     def unmount(self) -> None:
         for at in (self.rescue_tree, self.rescue_at, self.tree, self.disk_at):
@@ -114,7 +128,7 @@ class ContainerFolder(GuestFolder):
     async def make_rescue_disk(self, image: ImageSource, spec: GuestSpec) -> None:
         """From here on the guest starts from another image, with its own tree behind it."""
         self.drop_rescue()
-        await _make(self._rescue_disk, spec)
+        await self._make_file_system(self._rescue_disk, spec)
         files.write_atomically(self.path / "rescue.json", msgspec.json.encode(image))
 
     def mount_rescue(self, lower: Path) -> Path:
@@ -149,6 +163,18 @@ class ContainerFolder(GuestFolder):
     def is_being_copied(self) -> bool:
         return any(self.path.glob(f"snapshot-*{files.PART}"))
 
+    async def _make_file_system(self, disk: Path, spec: GuestSpec) -> None:
+        """A guest without a size of its own has a GiB."""
+        gib = spec.root_gib or 1
+        part = disk.with_name(disk.name + files.PART)
+        try:
+            await mounts.make(part, gib * _GIB, self._patterns / f"{gib}.ext4")
+        except (ProcessFailed, OSError) as failed:
+            raise Conflict(
+                f"The disk of guest {spec.id} cannot be made.", internal=str(failed)
+            ) from failed
+        await asyncio.to_thread(part.rename, disk)
+
     def _write_etc(self, spec: GuestSpec) -> None:
         """On the guest's disk, so that nothing of what it writes is outside of it."""
         addresses = [a.partition("/")[0] for nic in spec.nics for a in nic.addresses]
@@ -162,18 +188,6 @@ class ContainerFolder(GuestFolder):
         _lay_out(self.disk_at / "etc", texts)
         if spec.config_drive:
             _lay_out(self.disk_at / "config", spec.metadata)
-
-
-async def _make(disk: Path, spec: GuestSpec) -> None:
-    """A guest without a size of its own has a GiB."""
-    part = disk.with_name(disk.name + files.PART)
-    try:
-        await mounts.make(part, (spec.root_gib or 1) * _GIB)
-    except ProcessFailed as failed:
-        raise Conflict(
-            f"The disk of guest {spec.id} cannot be made.", internal=failed.reason
-        ) from failed
-    await asyncio.to_thread(files.settle, part, disk)
 
 
 def _lay_out(folder: Path, texts: dict[str, str]) -> None:

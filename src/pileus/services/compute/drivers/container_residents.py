@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import shlex
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -183,6 +184,7 @@ class ContainerResidents:
         )
         bundle = msgspec.json.encode(container.bundle())
         await asyncio.to_thread((folder.path / "config.json").write_bytes, bundle)
+        await asyncio.to_thread(folder.open_console)
         life = Life(await self._runc.create(spec.id, folder.path, folder.console_log))
         try:
             for n, nic in enumerate(spec.nics):
@@ -198,7 +200,12 @@ class ContainerResidents:
         """As the image's property says, or its own configuration, or as its tree's init does."""
         command = self._images.command(base)
         if image.command:
-            return msgspec.structs.replace(command, args=image.command.split())
+            try:
+                return msgspec.structs.replace(command, args=shlex.split(image.command))
+            except ValueError as reason:
+                raise Conflict(
+                    f"os_command_line of image {image.id} cannot be read: {reason}."
+                ) from None
         return command if command.args else msgspec.structs.replace(command, args=list(_INIT))
 
     async def _wire(self, pid: int, nic: Nic, card: str) -> None:
