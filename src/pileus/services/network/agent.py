@@ -22,6 +22,7 @@ from .wiring import NETWORK_CONTROL, NETWORK_HOST
 
 log = logging.getLogger(__name__)
 _PERIOD_S = 30.0  # hints may be lost
+_EMPTY_S = 300.0  # of a host with nothing on it, whose first guest asks for itself
 _GATHER_S = 0.03  # hints come in swarms; whoever cannot wait calls `sync`
 _TRIES = 8
 _AT_ONCE = 2000  # ids in one report
@@ -40,15 +41,14 @@ class NetworkAgent:
         self._lock = asyncio.Lock()
         self._asked = self._served = 0
         self._loop = Reconcilers(host.world)
-        self._started = False
+        self._started = self._is_hinted = False
+        self._looked_at = -_EMPTY_S
 
     async def start(self) -> dict[str, Any]:
         if not self._started:
             await self.driver.start_up()
             self._loop.add("network", _PERIOD_S, self._run)
-            await self.host.agents.on_hint(
-                NETWORK_HOST, self.host.name, lambda: self._loop.hint("network")
-            )
+            await self.host.agents.on_hint(NETWORK_HOST, self.host.name, self._hint)
             self._started = True
         await self.refresh()
         await self.driver.sweep()
@@ -76,9 +76,19 @@ class NetworkAgent:
             errors={id: text for id, text in seen.errors.items() if id in wanted},
         )
 
+    def _hint(self) -> None:
+        self._is_hinted = True
+        self._loop.hint("network")
+
     async def _run(self, key: str) -> None:
-        await self.host.world.clock.sleep(_GATHER_S)
+        clock, wanted = self.host.world.clock, self._document.network
+        is_empty = not (wanted.ports or wanted.routers or self.observed.errors)
+        if is_empty and not self._is_hinted and clock.monotonic() < self._looked_at + _EMPTY_S:
+            return
+        self._is_hinted, self._looked_at = False, -_EMPTY_S  # due until it has worked
+        await clock.sleep(_GATHER_S)
         await self.refresh()
+        self._looked_at = clock.monotonic()
 
     async def refresh(self) -> None:
         """Returns when the host is what control wanted at the time of the call, or later. Calls share the work."""
