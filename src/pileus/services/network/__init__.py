@@ -14,10 +14,13 @@ from .agents import Agents, AvailabilityZones
 from .bootstrap import bootstrap
 from .contract import NETWORK
 from .control import KeptControl
+from .default_rules import DefaultRules
 from .discovery import CoreResources, Versions
 from .extensions import Extensions
+from .flavors import Flavors, ServiceProfiles, ServiceProviders
 from .floating_ips import FloatingIps
 from .guests.kept import KeptNetwork
+from .ip_availability import FloatingIpPools, IpAvailabilities
 from .networks import Networks
 from .port_forwardings import PortForwardings
 from .ports.operations import Ports
@@ -65,7 +68,13 @@ SERVICE = Service(
         AddressScopes,
         Policies,
         *QOS_RESOURCES,
+        DefaultRules,
+        Flavors,
+        FloatingIpPools,
+        IpAvailabilities,
         RbacPolicies,
+        ServiceProfiles,
+        ServiceProviders,
         Trunks,
         tags_of(Networks, "networks"),
         tags_of(Subnets, "subnets"),
@@ -79,15 +88,9 @@ SERVICE = Service(
     ),
     rules=BASE_RULES,
     scopes=("project",),
-    provides=(
-        Provided(NETWORK, KeptNetwork),
-        Provided(NETWORK_CONTROL, KeptControl, remote=True),
-    ),
+    provides=(Provided(NETWORK, KeptNetwork), Provided(NETWORK_CONTROL, KeptControl, remote=True)),
     agents=(AgentSpec(NETWORK_HOST, NetworkAgent),),
-    reconcilers=(
-        Standing(RECONCILER, PERIOD_S, place_routers),
-        Standing(WAKER, 0, hint_host),
-    ),
+    reconcilers=(Standing(RECONCILER, PERIOD_S, place_routers), Standing(WAKER, 0, hint_host)),
     bootstrap=bootstrap,
     settings=NetworkSettings,
 )

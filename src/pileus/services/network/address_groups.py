@@ -14,7 +14,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Tx
 
 from .addressing import block
-from .attributes import Attributes
+from .attributes import Attributes, changes_of
 from .plain import Plain
 from .refusals import missing
 from .resource import (
@@ -26,6 +26,7 @@ from .resource import (
     Nouns,
     Shared,
     hold,
+    kept_by,
     listing,
     standard,
 )
@@ -61,15 +62,6 @@ class CreateAddressGroup(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdateAddressGroup(Attributes):
-    root: ClassVar[str] = "address_group"
-    creates = False
-    fixed = _FIXED | {"addresses", "project_id", "tenant_id"}
-
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-
-
 class GroupAddresses(Attributes):
     root: ClassVar[str] = "address_group"
     creates = False
@@ -81,7 +73,7 @@ class AddressGroups(
     Plain[AddressGroup],
     path="/address-groups",
     create=CreateAddressGroup,
-    update=UpdateAddressGroup,
+    update=changes_of(CreateAddressGroup, "addresses"),
 ):
     table = ADDRESS_GROUPS
     noun = "address_group"
@@ -89,12 +81,7 @@ class AddressGroups(
     id_param = "address_group_id"
     see = "get_address_group"
     share_type = "address_group"
-    rules = {
-        "create_address_group": OWNER,
-        "get_address_group": f"{READER} or rule:shared_address_groups",
-        "update_address_group": OWNER,
-        "delete_address_group": OWNER,
-    }
+    rules = kept_by(OWNER, "address_group", readers=f"{READER} or rule:shared_address_groups")
     listing = listing(shared=Filter(kind=bool))
 
     def view(self, ctx: Context, record: AddressGroup) -> dict[str, Any]:

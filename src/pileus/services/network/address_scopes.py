@@ -11,17 +11,9 @@ from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Tx
 
-from .attributes import Attributes
+from .attributes import Attributes, changes_of
 from .plain import Plain
-from .resource import (
-    ADMIN,
-    OWNER,
-    SHARED_WITH,
-    Nouns,
-    Shared,
-    hold,
-    listing,
-)
+from .resource import ADMIN, OWNER, SHARED_WITH, Nouns, Shared, hold, kept_by, listing
 from .subnetpool import SUBNETPOOLS
 
 _FIXED = frozenset({"id"})
@@ -53,20 +45,11 @@ class CreateAddressScope(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdateAddressScope(Attributes):
-    root: ClassVar[str] = "address_scope"
-    creates = False
-    fixed = _FIXED | {"ip_version", "project_id", "tenant_id"}
-
-    name: str | UnsetType = UNSET
-    shared: bool | UnsetType = UNSET
-
-
 class AddressScopes(
     Plain[AddressScope],
     path="/address-scopes",
     create=CreateAddressScope,
-    update=UpdateAddressScope,
+    update=changes_of(CreateAddressScope, "ip_version"),
 ):
     table = ADDRESS_SCOPES
     noun = "address_scope"
@@ -74,15 +57,12 @@ class AddressScopes(
     id_param = "address_scope_id"
     see = "get_address_scope"
     share_type = "address_scope"
-    rules = {
-        "create_address_scope": OWNER,
-        "create_address_scope:shared": ADMIN,
-        "get_address_scope": "rule:admin_only or role:reader and project_id:%(project_id)s or "
+    rules = kept_by(
+        OWNER,
+        "address_scope",
+        readers="rule:admin_only or role:reader and project_id:%(project_id)s or "
         "rule:shared_address_scopes",
-        "update_address_scope": OWNER,
-        "update_address_scope:shared": ADMIN,
-        "delete_address_scope": OWNER,
-    }
+    ) | {"create_address_scope:shared": ADMIN, "update_address_scope:shared": ADMIN}
     listing = listing((), False, ip_version=Filter(kind=int), shared=Filter(kind=bool))
 
     def view(self, ctx: Context, record: AddressScope) -> dict[str, Any]:

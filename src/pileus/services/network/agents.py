@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
-from pileus.kernel.faults import NotFound
+from msgspec import UNSET, UnsetType
+
+from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.hosts import Host, hosts_of
 from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.store import Record, Table
 from pileus.kernel.world import stamp
 
+from .attributes import Attributes, text
 from .resource import ADMIN, projected
 from .wiring import NETWORK_HOST
 
@@ -21,7 +25,24 @@ def agent_id(host: str) -> str:
     return str(uuid.uuid5(_SPACE, host))
 
 
-def _view(host: Host, now: float) -> dict[str, Any]:
+class AgentNote(Record, kw_only=True, frozen=True):
+    """What an administrator wrote of a host's agent; its id is the agent's."""
+
+    description: str = ""
+
+
+NOTES = Table("network_agent_notes", AgentNote, noun="Agent")
+
+
+class UpdateAgent(Attributes):
+    root: ClassVar[str] = "agent"
+    creates = False
+
+    description: str | UnsetType | None = UNSET
+    admin_state_up: bool | UnsetType = UNSET
+
+
+def _view(host: Host, note: AgentNote | None, now: float) -> dict[str, Any]:
     started = host.created_at[:19].replace("T", " ")
     return {
         "id": agent_id(host.id),
@@ -36,18 +57,20 @@ def _view(host: Host, now: float) -> dict[str, Any]:
         "created_at": started,
         "started_at": started,
         "heartbeat_timestamp": stamp(host.seen_at)[:19].replace("T", " "),
-        "description": None,
+        "description": note.description or None if note is not None else None,
         "resources_synced": None,
     }
 
 
 class Agents(Resource[Any]):
-    rules = {"get_agent": ADMIN}
+    rules = {"get_agent": ADMIN, "update_agent": ADMIN, "delete_agent": ADMIN}
 
     async def _all(self, ctx: Context) -> list[dict[str, Any]]:
         runtime = ctx.runtime
         now = runtime.world.clock.time()
-        return [_view(h, now) for h in await hosts_of(runtime.store, NETWORK_HOST)]
+        notes = {n.id: n for n in await NOTES.all(runtime.store)}
+        hosts = await hosts_of(runtime.store, NETWORK_HOST)
+        return [_view(h, notes.get(agent_id(h.id)), now) for h in hosts]
 
     @operation("GET", "/agents", "regular_user")
     async def index(self, ctx: Context) -> Any:
@@ -62,10 +85,41 @@ class Agents(Resource[Any]):
 
     @operation("GET", "/agents/{agent_id}", "get_agent")
     async def show(self, ctx: Context, agent_id: str) -> Any:
+        return {"agent": projected(ctx, await self._one(ctx, agent_id))}
+
+    async def _one(self, ctx: Context, id: str) -> dict[str, Any]:
         for agent in await self._all(ctx):
-            if agent["id"] == agent_id:
-                return {"agent": projected(ctx, agent)}
-        raise NotFound(f"Agent {agent_id} could not be found.", code="AgentNotFound")
+            if agent["id"] == id:
+                return agent
+        raise NotFound(f"Agent {id} could not be found.", code="AgentNotFound")
+
+    @operation("PUT", "/agents/{agent_id}", "update_agent")
+    async def update(self, ctx: Context, agent_id: str, body: UpdateAgent) -> Any:
+        """Raises NotFound, Conflict for what an agent cannot be: down, while its host is there."""
+        await self._one(ctx, agent_id)
+        if body.admin_state_up is False:
+            raise Conflict(
+                f"Agent {agent_id} is the network part of a host: disable the host's compute service "
+                "to keep guests off it.",
+                code="AgentInUse",
+            )
+        given = body.description if isinstance(body.description, str) else ""
+        changes = {} if body.description is UNSET else {"description": given}
+        text(given, "description")
+        async with ctx.runtime.store.tx() as tx:
+            note = await NOTES.find(tx, agent_id)
+            note = note or await NOTES.insert(tx, AgentNote(id=agent_id))
+            await NOTES.change(tx, note, **changes)
+        return {"agent": await self._one(ctx, agent_id)}
+
+    @operation("DELETE", "/agents/{agent_id}", "delete_agent")
+    async def delete(self, ctx: Context, agent_id: str) -> None:
+        """Hosts come and go by themselves (`pileus host`). Raises NotFound, Conflict."""
+        await self._one(ctx, agent_id)
+        raise Conflict(
+            f"Agent {agent_id} is the network part of a host, and goes when the host is removed.",
+            code="AgentInUse",
+        )
 
 
 class AvailabilityZones(Resource[Any]):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast, get_type_hints
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pileus.kernel.faults import Invalid
 from pileus.kernel.schema import Body, names_of
@@ -48,6 +49,22 @@ class Attributes(Body):
             return msgspec.convert(document, cls, strict=False)
         except msgspec.ValidationError as error:
             raise Invalid(_explain(str(error))) from None
+
+
+def changes_of(made_of: type[Attributes], *constant: str) -> type[Attributes]:
+    """The body that changes what another makes: each attribute may be left out, and `constant` ones must be."""
+    fields: list[Any] = []
+    kept = {*constant, "project_id"}
+    hints = get_type_hints(made_of)
+    for f in msgspec.structs.fields(made_of):
+        if f.name not in kept:
+            named = msgspec.field(name=f.encode_name, default=UNSET)
+            fields.append((f.name, hints[f.name] | UnsetType, named))
+    fixed = made_of.fixed | kept | {"tenant_id"}
+    more = {"root": made_of.root, "creates": False, "fixed": fixed}
+    name = made_of.__name__.replace("Create", "Update")
+    made = msgspec.defstruct(name, fields, bases=(Attributes,), namespace=more, kw_only=True)
+    return cast(type[Attributes], made)
 
 
 def one_project(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The first start: an external network for floating IPs and routers."""
+"""The first start: the rules that security groups begin with, and an external network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pileus.services.identity.contract import IDENTITY
 
 from .addressing import address, block, checked_pools
 from .network import FLAT, NETWORKS, Network, add_network
+from .security_group import DEFAULT_RULES, seed_default_rules
 from .settings import settings_of
 from .subnet import SUBNETS, Subnet, of_network, pools_of
 
@@ -16,6 +17,10 @@ PHYSICAL_NETWORK = "public"
 async def bootstrap(runtime: Runtime) -> None:
     """Makes the public network if there is none; an operator who wants none says so in the settings."""
     chosen = settings_of(runtime)
+    async with runtime.store.tx() as tx:
+        await tx.lock("network.default_rules")
+        if await DEFAULT_RULES.one(tx) is None:
+            await seed_default_rules(tx, runtime.world)
     if not chosen.public_name:
         return
     store, world = runtime.store, runtime.world

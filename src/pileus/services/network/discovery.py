@@ -15,11 +15,7 @@ class Versions(Resource[Any]):
     @operation("GET", "", PUBLIC)
     async def index(self, ctx: Context) -> Any:
         href = f"{ctx.root}{ctx.service.prefix}/v2.0/"
-        version = {
-            "id": "v2.0",
-            "status": "CURRENT",
-            "links": [{"rel": "self", "href": href}],
-        }
+        version = {"id": "v2.0", "status": "CURRENT", "links": [{"rel": "self", "href": href}]}
         return {"versions": [version]}
 
 

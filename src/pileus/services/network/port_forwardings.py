@@ -13,7 +13,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Tx
 
 from .addressing import address
-from .attributes import Attributes
+from .attributes import Attributes, changes_of
 from .floating_ip import FLOATING_IPS, FloatingIp
 from .floating_ips import FloatingIps, router_between
 from .plain import Child
@@ -21,7 +21,7 @@ from .port import ACTIVE, PORTS
 from .port_forwarding import PORT_FORWARDINGS, PortForwarding, forwarding_view
 from .ports.operations import Ports
 from .refusals import bad_input
-from .resource import hold, listing, projected
+from .resource import hold, kept_by, listing, projected
 from .router import ROUTERS
 from .wiring import wake
 
@@ -44,26 +44,11 @@ class CreateForwarding(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdateForwarding(Attributes):
-    root: ClassVar[str] = "port_forwarding"
-    creates = False
-    fixed = _FIXED | {"project_id", "tenant_id"}
-
-    protocol: str | UnsetType = UNSET
-    internal_port_id: str | UnsetType = UNSET
-    internal_ip_address: str | UnsetType = UNSET
-    external_port: int | UnsetType | None = UNSET
-    internal_port: int | UnsetType | None = UNSET
-    external_port_range: str | UnsetType | None = UNSET
-    internal_port_range: str | UnsetType | None = UNSET
-    description: str | UnsetType = UNSET
-
-
 class PortForwardings(
     Child[PortForwarding],
     below="/floatingips/{parent_id}/port_forwardings",
     create=CreateForwarding,
-    update=UpdateForwarding,
+    update=changes_of(CreateForwarding),
 ):
     table = PORT_FORWARDINGS
     noun = "floatingip_port_forwarding"
@@ -73,12 +58,11 @@ class PortForwardings(
     see = "get_floatingip_port_forwarding"
     parent = FloatingIps
     parent_field = "floatingip_id"
-    rules = {
-        "create_floatingip_port_forwarding": "(rule:admin_only) or (role:member and rule:ext_parent_owner)",
-        "get_floatingip_port_forwarding": "(rule:admin_only) or (role:reader and rule:ext_parent_owner)",
-        "update_floatingip_port_forwarding": "(rule:admin_only) or (role:member and rule:ext_parent_owner)",
-        "delete_floatingip_port_forwarding": "(rule:admin_only) or (role:member and rule:ext_parent_owner)",
-    }
+    rules = kept_by(
+        "(rule:admin_only) or (role:member and rule:ext_parent_owner)",
+        "floatingip_port_forwarding",
+        readers="(rule:admin_only) or (role:reader and rule:ext_parent_owner)",
+    )
     listing = listing(("protocol", "internal_port_id"), False, external_port=Filter(kind=int))
 
     def view(self, ctx: Context, record: PortForwarding) -> dict[str, Any]:

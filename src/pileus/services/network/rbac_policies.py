@@ -15,7 +15,7 @@ from pileus.kernel.store import Table, Tx
 
 from .address_groups import AddressGroups
 from .address_scopes import AddressScopes
-from .attributes import Attributes
+from .attributes import Attributes, changes_of
 from .floating_ip import FLOATING_IPS
 from .network import NETWORKS
 from .networks import Networks
@@ -24,7 +24,7 @@ from .port import PORTS
 from .qos.policies import Policies
 from .rbac_policy import EVERYBODY, EXTERNAL, RBAC_POLICIES, SHARED, RbacPolicy, shown_to
 from .refusals import bad_input
-from .resource import OWNER, READER, NetworkResource, hold, projected, sees_all
+from .resource import OWNER, NetworkResource, hold, kept_by, projected, sees_all
 from .router import ROUTERS
 from .security_group import RULES
 from .security_groups.operations import SecurityGroups
@@ -79,32 +79,24 @@ class CreateRbacPolicy(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdateRbacPolicy(Attributes):
-    root: ClassVar[str] = "rbac_policy"
-    creates = False
-    fixed = _FIXED | {"object_type", "object_id", "action", "project_id", "tenant_id"}
-
-    target_tenant: str | UnsetType = UNSET
-    target_project: str | UnsetType = UNSET
-
-
 class RbacPolicies(
-    Plain[RbacPolicy], path="/rbac-policies", create=CreateRbacPolicy, update=UpdateRbacPolicy
+    Plain[RbacPolicy],
+    path="/rbac-policies",
+    create=CreateRbacPolicy,
+    update=changes_of(CreateRbacPolicy, "object_type", "object_id", "action"),
 ):
     table = RBAC_POLICIES
     noun = "rbac_policy"
     plural = "rbac_policies"
     id_param = "rbac_policy_id"
     see = "get_rbac_policy"
-    rules = {
-        "create_rbac_policy": OWNER,
-        "create_rbac_policy:target_tenant": _NOT_ALL,
-        "create_rbac_policy:target_project": "rule:admin_only or not field:rbac_policy:target_project=*",
-        "get_rbac_policy": READER,
-        "update_rbac_policy": OWNER,
-        "update_rbac_policy:target_tenant": _NOT_ALL,
-        "update_rbac_policy:target_project": "rule:admin_only or not field:rbac_policy:target_project=*",
-        "delete_rbac_policy": OWNER,
+    rules = kept_by(OWNER, "rbac_policy") | {
+        f"{verb}_rbac_policy:{name}": rule
+        for verb in ("create", "update")
+        for name, rule in (
+            ("target_tenant", _NOT_ALL),
+            ("target_project", "rule:admin_only or not field:rbac_policy:target_project=*"),
+        )
     }
     listing = Listing(
         {n: Filter() for n in ("id", "object_type", "object_id", "action", "target_project", "project_id")}

@@ -40,8 +40,7 @@ def service_port_in_use(port_id: str, owner: str) -> Conflict:
 
 def address_taken(ip: str, subnet_id: str) -> Conflict:
     return Conflict(
-        f"IP address {ip} already allocated in subnet {subnet_id}",
-        code="IpAddressAlreadyAllocated",
+        f"IP address {ip} already allocated in subnet {subnet_id}", code="IpAddressAlreadyAllocated"
     )
 
 

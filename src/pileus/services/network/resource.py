@@ -25,6 +25,19 @@ _EVERYTHING = 100_000
 _REVISION = re.compile(r"revision_number=(\d{1,18})")
 
 
+def kept_by(
+    writers: str, noun: str, *, readers: str = "", tagged: bool = False, updated: bool = True
+) -> dict[str, str]:
+    """The rules of a noun that one sort of callers makes, changes and drops, and another sees."""
+    readers = readers or READER
+    found = {f"create_{noun}": writers, f"get_{noun}": readers, f"delete_{noun}": writers}
+    found |= {f"update_{noun}": writers} if updated else {}
+    if tagged:
+        found |= {f"get_{noun}:tags": readers}
+        found |= {f"{verb}_{noun}:tags": writers for verb in ("update", "delete")}
+    return found
+
+
 class Noun(Record, kw_only=True, frozen=True):
     """A record of this API. `revision_number` counts its changes as clients see them."""
 
@@ -233,11 +246,7 @@ def declare(
 def without(declared: Listing, filters: Mapping[str, Filter]) -> Listing:
     """The listing without the filters that would tell what the caller may not see."""
     return Listing(
-        filters,
-        declared.sorts,
-        declared.default,
-        declared.default_limit,
-        declared.max_limit,
+        filters, declared.sorts, declared.default, declared.default_limit, declared.max_limit
     )
 
 

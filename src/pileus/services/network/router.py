@@ -35,6 +35,7 @@ class Router(Noun, kw_only=True, frozen=True):
     flavor_id: str = ""
     availability_zone_hints: list[str] = []
     error: str = ""
+    ha: bool = False
     qos_policy_id: str = ""  # of its gateway
 
 
@@ -46,6 +47,7 @@ ROUTERS = Nouns(
         "admin_state_up",
         "host",
         "qos_policy_id",
+        "flavor_id",
         Column("status", lambda r: "ACTIVE"),
         Column("gateway_network_id", lambda r: r.gateway.network_id if r.gateway else ""),
     ),

@@ -36,7 +36,25 @@ class SecurityGroupRule(Noun, kw_only=True, frozen=True):
     of_default: bool = False
 
 
-def _twin(r: SecurityGroupRule) -> str:
+PARENT = "PARENT"  # in a default rule: the very group that is made
+
+
+class DefaultRule(Noun, kw_only=True, frozen=True):
+    """A rule that new groups begin with: projects' default groups, the others, or both."""
+
+    direction: str
+    ethertype: str = "IPv4"
+    protocol: str = ""
+    port_range_min: int | None = None
+    port_range_max: int | None = None
+    remote_ip_prefix: str = ""
+    remote_group_id: str = ""
+    remote_address_group_id: str = ""
+    used_in_default_sg: bool = False
+    used_in_non_default_sg: bool = True
+
+
+def twin(r: Any) -> str:
     """What makes two rules of a group the same."""
     parts = (r.direction, r.ethertype, r.protocol, r.port_range_min, r.port_range_max)
     return repr((*parts, r.remote_ip_prefix, r.remote_group_id, r.remote_address_group_id))
@@ -65,7 +83,7 @@ GROUPS = Nouns[SecurityGroup](
     noun="Security group",
 ).worded("SecurityGroupNotFound", "Security group {id} does not exist")
 
-RULES = Nouns(
+RULES = Nouns[SecurityGroupRule](
     "network_security_group_rules",
     SecurityGroupRule,
     columns=(
@@ -83,7 +101,7 @@ RULES = Nouns(
         Column(
             "port_range_max", lambda r: -1 if r.port_range_max is None else r.port_range_max, int
         ),
-        Column("twin", _twin),
+        Column("twin", twin),
     ),
     unique=(
         Unique(
@@ -103,31 +121,67 @@ RULES = Nouns(
 ).worded("SecurityGroupRuleNotFound", "Security group rule {id} does not exist")
 
 
+DEFAULT_RULES = Nouns[DefaultRule](
+    "network_default_rules",
+    DefaultRule,
+    columns=(
+        *COLUMNS,
+        "direction",
+        "ethertype",
+        "protocol",
+        "remote_group_id",
+        "used_in_default_sg",
+        "used_in_non_default_sg",
+        Column("twin", twin),
+    ),
+    noun="Default security group rule",
+).worded("DefaultSecurityGroupRuleNotFound", "Default Security Group rule {id} does not exist")
+
+
+async def seed_default_rules(tx: Tx, world: World) -> None:
+    """Upstream's, for a cloud that has none: everything may leave, and default groups' members may come in."""
+    for direction in ("egress", "ingress"):
+        for ethertype in ("IPv4", "IPv6"):
+            rule = DefaultRule(
+                id=world.new_id(),
+                project_id="",
+                direction=direction,
+                ethertype=ethertype,
+                remote_group_id=PARENT if direction == "ingress" else "",
+                used_in_default_sg=True,
+                used_in_non_default_sg=direction == "egress",
+                description=f"Legacy default SG rule for {direction} traffic",
+            )
+            await DEFAULT_RULES.insert(tx, rule)
+
+
 def group_target(group: SecurityGroup) -> dict[str, object]:
     return {"project_id": group.project_id, "security_group:project_id": group.project_id}
 
 
 async def add_group(tx: Tx, world: World, group: SecurityGroup) -> SecurityGroup:
-    """Writes the group with the rules that upstream gives it: everything may leave."""
+    """Writes the group with the rules that groups begin with."""
     group = await GROUPS.insert(tx, group)
-    for ethertype in ("IPv4", "IPv6"):
-        await RULES.insert(tx, _rule(world, group, "egress", ethertype))
-        if group.is_default:
-            await RULES.insert(tx, _rule(world, group, "ingress", ethertype, group.id))
+    use = "used_in_default_sg" if group.is_default else "used_in_non_default_sg"
+    for rule in await DEFAULT_RULES.all(tx, **{use: 1}):
+        await RULES.insert(tx, _rule(world, group, rule))
     await emit(tx, "security_group.create.end", group.project_id, id=group.id)
     return group
 
 
-def _rule(
-    world: World, group: SecurityGroup, direction: str, ethertype: str, remote: str = ""
-) -> SecurityGroupRule:
+def _rule(world: World, group: SecurityGroup, rule: DefaultRule) -> SecurityGroupRule:
     return SecurityGroupRule(
         id=world.new_id(),
         project_id=group.project_id,
         security_group_id=group.id,
-        direction=direction,
-        ethertype=ethertype,
-        remote_group_id=remote,
+        direction=rule.direction,
+        ethertype=rule.ethertype,
+        protocol=rule.protocol,
+        port_range_min=rule.port_range_min,
+        port_range_max=rule.port_range_max,
+        remote_ip_prefix=rule.remote_ip_prefix,
+        remote_group_id=group.id if rule.remote_group_id == PARENT else rule.remote_group_id,
+        remote_address_group_id=rule.remote_address_group_id,
         of_default=group.is_default,
     )
 

@@ -14,12 +14,12 @@ from pileus.kernel.store import Reader, Tx
 
 from .address_scopes import ADDRESS_SCOPES, AddressScopes
 from .addressing import Block, block, compact, free_prefix, inside, overlaps, without
-from .attributes import Attributes
+from .attributes import Attributes, changes_of
 from .network import NETWORKS
 from .networks import Networks
 from .plain import Plain
 from .refusals import bad_input
-from .resource import ADMIN, OWNER, READER, hold, listing, sees_all, standard
+from .resource import ADMIN, OWNER, READER, hold, kept_by, listing, sees_all, standard
 from .subnet import SUBNETS
 from .subnetpool import SUBNETPOOLS, SubnetPool
 
@@ -49,22 +49,6 @@ class CreateSubnetPool(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdateSubnetPool(Attributes):
-    root: ClassVar[str] = "subnetpool"
-    creates = False
-    fixed = _FIXED | {"project_id", "tenant_id", "shared"}
-
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    prefixes: list[str] | UnsetType = UNSET
-    default_prefixlen: int | UnsetType = UNSET
-    min_prefixlen: int | UnsetType = UNSET
-    max_prefixlen: int | UnsetType = UNSET
-    default_quota: int | UnsetType | None = UNSET
-    is_default: bool | UnsetType = UNSET
-    address_scope_id: str | UnsetType | None = UNSET
-
-
 class PoolPrefixes(Attributes):
     root: ClassVar[str] = ""
     creates = False
@@ -80,7 +64,10 @@ class Onboarded(Attributes):
 
 
 class SubnetPools(
-    Plain[SubnetPool], path="/subnetpools", create=CreateSubnetPool, update=UpdateSubnetPool
+    Plain[SubnetPool],
+    path="/subnetpools",
+    create=CreateSubnetPool,
+    update=changes_of(CreateSubnetPool, "shared"),
 ):
     table = SUBNETPOOLS
     noun = "subnetpool"
@@ -88,17 +75,12 @@ class SubnetPools(
     id_param = "subnetpool_id"
     see = "get_subnetpool"
     share_type = "subnetpool"
-    rules = {
-        "create_subnetpool": OWNER,
+    rules = kept_by(
+        OWNER, "subnetpool", readers=f"{READER} or rule:shared_subnetpools", tagged=True
+    ) | {
         "create_subnetpool:shared": ADMIN,
         "create_subnetpool:is_default": ADMIN,
-        "get_subnetpool": f"{READER} or rule:shared_subnetpools",
-        "get_subnetpool:tags": f"{READER} or rule:shared_subnetpools",
-        "update_subnetpool": OWNER,
         "update_subnetpool:is_default": ADMIN,
-        "update_subnetpool:tags": OWNER,
-        "delete_subnetpool": OWNER,
-        "delete_subnetpool:tags": OWNER,
         "add_prefixes": OWNER,
         "remove_prefixes": OWNER,
         "onboard_network_subnets": OWNER,

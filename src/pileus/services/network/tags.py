@@ -27,7 +27,7 @@ def _tag(value: str) -> str:
     return value
 
 
-def _tags(values: list[str]) -> list[str]:
+def checked_tags(values: list[str]) -> list[str]:
     found = list(dict.fromkeys(_tag(v) for v in values))
     if len(found) > _MOST:
         raise Invalid(f"Invalid input for tags. Reason: {_MOST} tags at most, not {len(found)}.")
@@ -43,6 +43,7 @@ def tags_of(kind: type[NetworkResource[Any]], path: str) -> type[Resource[Any]]:
     """The tag operations of a noun: loaded, seen and judged as the noun itself, by its own `:tags` rules."""
     noun, plain = kind.noun, kind()
     seen, changed, dropped = (f"{verb}_{noun}:tags" for verb in ("get", "update", "delete"))
+    created = f"create_{noun}:tags"
     all_of_them = f"/{path}/{{{kind.id_param}}}/tags"
     one_of_them = all_of_them + "/{tag}"
 
@@ -50,13 +51,18 @@ def tags_of(kind: type[NetworkResource[Any]], path: str) -> type[Resource[Any]]:
         table = kind.table
         id_param = kind.id_param
         see = kind.see
+        rules = {created: kind.rules[changed]}
 
         def target(self, ctx: Context, record: Any) -> Mapping[str, object]:
             return plain.target(ctx, record)
 
         async def write(self, ctx: Context, record: Any, tags: list[str]) -> None:
             async with ctx.runtime.store.tx() as tx:
-                await self.table.revise(tx, record, tags=_tags(tags))  # type: ignore[attr-defined]
+                await self.table.revise(tx, record, tags=checked_tags(tags))  # type: ignore[attr-defined]
+
+        @operation("POST", all_of_them, created)
+        async def extend(self, ctx: Context, record: Noun, body: ReplaceTags) -> None:
+            await self.write(ctx, record, [*record.tags, *body.tags])
 
         @operation("GET", all_of_them, seen)
         async def index(self, ctx: Context, record: Noun) -> Any:
@@ -65,7 +71,7 @@ def tags_of(kind: type[NetworkResource[Any]], path: str) -> type[Resource[Any]]:
         @operation("PUT", all_of_them, changed)
         async def replace(self, ctx: Context, record: Noun, body: ReplaceTags) -> Any:
             await self.write(ctx, record, body.tags)
-            return {"tags": _tags(body.tags)}
+            return {"tags": checked_tags(body.tags)}
 
         @operation("DELETE", all_of_them, dropped)
         async def clear(self, ctx: Context, record: Noun) -> None:

@@ -13,13 +13,13 @@ from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page, Tx
 
-from .attributes import Attributes
+from .attributes import Attributes, changes_of
 from .network import NETWORKS
 from .plain import Plain
 from .port import ACTIVE, DOWN, PORTS, Port, port_target
 from .ports.operations import Ports
 from .refusals import bad_input, missing, port_in_use
-from .resource import OWNER, READER, hold, listing, projected, standard
+from .resource import OWNER, READER, hold, kept_by, listing, projected, standard
 from .trunk import SUBPORT, TRUNKS, VLAN, SubPort, Trunk, trunk_over
 from .wiring import wake_for_ports
 
@@ -46,16 +46,6 @@ class CreateTrunk(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdateTrunk(Attributes):
-    root: ClassVar[str] = "trunk"
-    creates = False
-    fixed = _FIXED | {"port_id", "sub_ports", "project_id", "tenant_id"}
-
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    admin_state_up: bool | UnsetType = UNSET
-
-
 class AddedPorts(Attributes):
     root: ClassVar[str] = ""
     creates = False
@@ -74,20 +64,18 @@ class RemovedPorts(Attributes):
     sub_ports: list[RemovedPort]
 
 
-class Trunks(Plain[Trunk], path="/trunks", create=CreateTrunk, update=UpdateTrunk):
+class Trunks(
+    Plain[Trunk],
+    path="/trunks",
+    create=CreateTrunk,
+    update=changes_of(CreateTrunk, "port_id", "sub_ports"),
+):
     table = TRUNKS
     noun = "trunk"
     plural = "trunks"
     id_param = "trunk_id"
     see = "get_trunk"
-    rules = {
-        "create_trunk": OWNER,
-        "get_trunk": READER,
-        "get_trunk:tags": READER,
-        "update_trunk": OWNER,
-        "update_trunk:tags": OWNER,
-        "delete_trunk": OWNER,
-        "delete_trunk:tags": OWNER,
+    rules = kept_by(OWNER, "trunk", tagged=True) | {
         "get_subports": READER,
         "add_subports": OWNER,
         "remove_subports": OWNER,

@@ -59,7 +59,6 @@ _FIXED = frozenset(
         "created_at",
         "updated_at",
         "revision_number",
-        "tags",
         "dns_assignment",
         "qos_network_policy_id",
         "resource_request",
@@ -100,17 +99,18 @@ class CreatePort(Attributes):
     dns_name: str = ""
     dns_domain: str = ""
     qos_policy_id: str | None = None
+    tags: list[str] = []
 
 
 class UpdatePort(Attributes):
     root: ClassVar[str] = "port"
     creates = False
-    fixed = _FIXED | {"network_id", "project_id", "tenant_id"}
+    fixed = _FIXED | {"tags", "network_id", "project_id", "tenant_id"}
 
     name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
-    mac_address: str | UnsetType = UNSET
+    mac_address: str | UnsetType | None = UNSET
     fixed_ips: list[FixedRequest] | UnsetType | None = UNSET
     device_id: str | UnsetType | None = UNSET
     device_owner: str | UnsetType | None = UNSET

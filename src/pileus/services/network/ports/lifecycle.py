@@ -38,7 +38,7 @@ async def add_port(
 
     Raises Conflict (addresses, MAC), Invalid, OverQuota.
     """
-    mac = port.mac_address or await _free_mac(tx, world, network.id)
+    mac = port.mac_address or await free_mac(tx, world, network.id)
     port = msgspec.structs.replace(port, mac_address=mac, network_project_id=network.project_id)
     addresses = await choose(tx, world, port, fixed)
     groups = port.security_groups
@@ -205,7 +205,7 @@ async def _one(tx: Tx, world: World, port: Port, subnet: Subnet, request: FixedR
     return found
 
 
-async def _free_mac(tx: Tx, world: World, network_id: str) -> str:
+async def free_mac(tx: Tx, world: World, network_id: str) -> str:
     for _ in range(_MAC_DRAWS):
         digits = f"{world.random.getrandbits(24):06x}"
         mac = f"fa:16:3e:{digits[:2]}:{digits[2:4]}:{digits[4:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
-from pileus.kernel.store import Tx
+from pileus.kernel.store import Match, Page, Tx
 
 from ..attributes import domain_name
 from ..network import NETWORKS, Network
@@ -25,6 +26,8 @@ from ..router import ROUTERS
 from ..security_group import GROUPS
 from ..security_groups.operations import SecurityGroups
 from ..settings import settings_of
+from ..subnet import ALLOCATIONS
+from ..tags import checked_tags
 from ..trunk import TRUNKS, carry, trunk_details, trunk_over
 from ..wiring import wake_for_ports, wake_networks
 from .bodies import (
@@ -39,8 +42,10 @@ from .bodies import (
     secured,
     vnic_type,
 )
-from .lifecycle import add_port, readdress, remove_port, tell
+from .lifecycle import add_port, free_mac, readdress, remove_port, tell
 from .rules import PORT_RULES
+
+_SUBSTRING = "ip_address_substr="
 
 
 class Ports(NetworkResource[Port], path="/ports"):
@@ -65,10 +70,7 @@ class Ports(NetworkResource[Port], path="/ports"):
         port_security_enabled=Filter(kind=bool),
         fixed_ips=Filter(op="any"),
         security_groups=Filter(op="any"),
-        **{
-            "binding:host_id": Filter("host"),
-            "binding:vnic_type": Filter("vnic_type"),
-        },
+        **{"binding:host_id": Filter("host"), "binding:vnic_type": Filter("vnic_type")},
     )
 
     def best_target(self, ctx: Context) -> Mapping[str, object]:
@@ -112,6 +114,18 @@ class Ports(NetworkResource[Port], path="/ports"):
             "binding:vif_type": "bridge" if p.host else "unbound",
             "binding:vif_details": {"port_filter": p.port_security_enabled} if p.host else {},
         }
+
+    async def listed(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        """`fixed_ips=ip_address_substr=TEXT` finds parts of addresses."""
+        wanted = [v.partition("=")[2] for v in ctx.query.all("fixed_ips") if _SUBSTRING in v]
+        if wanted:
+            parts = "|".join(map(re.escape, wanted))
+            page = Page({"ip": Match("regex", parts)}, (("id", False),), limit=1 << 30)
+            found = await ALLOCATIONS.page(ctx.runtime.store, page, select=("port_id",))
+            kept = [(k, v) for k, v in ctx.query.pairs if _SUBSTRING not in v]
+            ctx.query.pairs[:] = kept
+            fixed["id"] = sorted({row[0] for row in found})
+        return await super().listed(ctx, **fixed)
 
     async def rendered(self, ctx: Context, records: Sequence[Port]) -> list[dict[str, Any]]:
         """With what their networks put them under."""
@@ -197,6 +211,8 @@ class Ports(NetworkResource[Port], path="/ports"):
             await hold(tx, "security_groups", *changes.get("security_groups", ()))
             new = await PORTS.get(tx, port.id)
             await _groups_stay(tx, changes.get("security_groups", ()))
+            if changes.get("mac_address", "") is None:
+                changes["mac_address"] = await free_mac(tx, ctx.runtime.world, port.network_id)
             if fixed is not UNSET:
                 changes["fixed_ips"] = await readdress(tx, ctx.runtime.world, new, fixed)
             new = await PORTS.revise(tx, new, **changes)
@@ -308,6 +324,7 @@ def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[
         host=body.host or "",
         profile=body.profile or {},
         vnic_type=vnic_type(body.vnic_type),
+        tags=checked_tags(body.tags),
         dns_name=dns_label(body.dns_name),
         dns_domain=domain_name(body.dns_domain, "dns_domain"),
     )
@@ -326,7 +343,7 @@ def _changes(port: Port, body: UpdatePort) -> dict[str, Any]:
     named(*texts)
     if "extra_dhcp_opts" in changes:
         changes["extra_dhcp_opts"] = dhcp_options(changes["extra_dhcp_opts"], port.extra_dhcp_opts)
-    mac = changes.get("mac_address", port.mac_address)
+    mac = changes.get("mac_address", port.mac_address) or ""
     if mac != port.mac_address and port.host:
         raise _bound(port, mac)
     if "allowed_address_pairs" in changes:
@@ -347,8 +364,8 @@ _EMPTY: dict[str, Any] = {
     "extra_dhcp_opts": [],
     "profile": {},
 }
-_CHECKS: dict[str, Callable[[str], str]] = {
-    "mac_address": mac_address,
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "mac_address": lambda value: mac_address(value) if value is not None else None,
     "vnic_type": vnic_type,
     "dns_name": dns_label,
     "dns_domain": lambda value: domain_name(value, "dns_domain"),

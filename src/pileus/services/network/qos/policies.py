@@ -11,25 +11,20 @@ from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Tx
 
-from ..attributes import Attributes
+from ..attributes import Attributes, changes_of
 from ..floating_ip import FLOATING_IPS
 from ..network import NETWORKS
 from ..plain import Plain
 from ..port import PORTS
 from ..qos_policy import QOS_POLICIES, QosPolicy, Rule
-from ..resource import READER, hold, listing, standard
+from ..resource import READER, hold, kept_by, listing, standard
 from ..router import ROUTERS
 from ..wiring import hosts_of_networks, wake
 
 WRITER = "(rule:admin_only) or (role:manager and project_id:%(project_id)s)"
 _SEEN = f"{READER} or rule:shared_qos_policy"
 _FIXED = frozenset({"id", "rules", "created_at", "updated_at", "revision_number", "tags"})
-USERS = (
-    ("network", NETWORKS),
-    ("port", PORTS),
-    ("floatingip", FLOATING_IPS),
-    ("router", ROUTERS),
-)
+USERS = (("network", NETWORKS), ("port", PORTS), ("floatingip", FLOATING_IPS), ("router", ROUTERS))
 
 
 class CreatePolicy(Attributes):
@@ -44,33 +39,16 @@ class CreatePolicy(Attributes):
     project_id: str | UnsetType = UNSET
 
 
-class UpdatePolicy(Attributes):
-    root: ClassVar[str] = "policy"
-    creates = False
-    fixed = _FIXED | {"project_id", "tenant_id"}
-
-    name: str | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    shared: bool | UnsetType = UNSET
-    is_default: bool | UnsetType = UNSET
-
-
-class Policies(Plain[QosPolicy], path="/qos/policies", create=CreatePolicy, update=UpdatePolicy):
+class Policies(
+    Plain[QosPolicy], path="/qos/policies", create=CreatePolicy, update=changes_of(CreatePolicy)
+):
     table = QOS_POLICIES
     noun = "policy"
     plural = "policies"
     id_param = "policy_id"
     see = "get_policy"
     share_type = "qos_policy"
-    rules = {
-        "create_policy": WRITER,
-        "get_policy": _SEEN,
-        "get_policy:tags": _SEEN,
-        "update_policy": WRITER,
-        "update_policy:tags": WRITER,
-        "delete_policy": WRITER,
-        "delete_policy:tags": WRITER,
-    }
+    rules = kept_by(WRITER, "policy", readers=_SEEN, tagged=True)
     listing = listing(shared=Filter(kind=bool), is_default=Filter(kind=bool))
 
     def view(self, ctx: Context, record: QosPolicy) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..attributes import Attributes
 from ..network import NETWORKS
 from ..port import PORTS
 from ..qos_policy import MOST, PARAMETERS, QOS_POLICIES, SUPPORTED, Parameter, QosPolicy, Rule
-from ..resource import hold, projected
+from ..resource import declare, hold, projected
 from .policies import rule_view, wake_users
 
 _GET = "(rule:admin_only) or (role:reader and rule:ext_parent_owner)"
@@ -48,95 +48,80 @@ class _Values(Attributes):
         return found
 
 
-def _below(kind: str) -> type[Resource[Any]]:
-    """The operations on one type of rules, below a policy."""
-    noun = f"{kind}_rule"
-    parameters_of = PARAMETERS[kind]
+def _rules(kind: str, *, by_id: bool = False) -> type[Resource[Any]]:
+    """The operations on one type of rules: below a policy, or by the rule's id alone."""
+    noun, owner = f"{kind}_rule", "alias" if by_id else "policy"
+    key = f"alias_{noun}" if by_id else noun
+    path = f"/qos/alias_{noun}s" if by_id else f"/qos/policies/{{policy_id}}/{noun}s"
 
-    class Rules(Resource[QosPolicy]):
-        table = QOS_POLICIES
-        id_param = "policy_id"
-        see = "get_policy"
-        rules = {
-            f"get_policy_{noun}": _GET,
-            f"create_policy_{noun}": _SET,
-            f"update_policy_{noun}": _SET,
-            f"delete_policy_{noun}": _SET,
+    class Rules(_Found if by_id else _Below):  # type: ignore[misc]
+        rule_type = kind
+        rules = {f"{verb}_{owner}_{noun}": _SET for verb in ("update", "delete")} | {
+            f"get_{owner}_{noun}": _GET
         }
 
-        def target(self, ctx: Context, record: QosPolicy) -> Mapping[str, object]:
-            return _target(ctx, record)
+    async def show(self: Any, ctx: Context, policy: QosPolicy, rule_id: str) -> Any:
+        return {key: projected(ctx, rule_view(_rule(policy, kind, rule_id)))}
 
-        @operation("GET", f"/qos/policies/{{policy_id}}/{noun}s", f"get_policy_{noun}")
-        async def index(self, ctx: Context, policy: QosPolicy) -> Any:
-            found = [rule_view(r) for r in policy.rules if r.type == kind]
-            for name in ("id", *parameters_of):
-                if wanted := ctx.query.all(name):
-                    found = [r for r in found if str(r[name]) in wanted]
-            return {f"{noun}s": [projected(ctx, r) for r in found]}
+    async def update(self: Any, ctx: Context, policy: QosPolicy, rule_id: str, body: Any) -> Any:
+        return {key: await _changed(ctx, policy, kind, rule_id, body)}
 
-        @operation("POST", f"/qos/policies/{{policy_id}}/{noun}s", f"create_policy_{noun}", status=201)  # fmt: skip
-        async def create(self, ctx: Context, policy: QosPolicy, body: Any) -> Any:
-            rule = Rule(id=ctx.runtime.world.new_id(), type=kind, values=body.complete())
-            await _write(ctx, policy.id, rule.id, rule)
-            return {noun: rule_view(rule)}
+    async def delete(self: Any, ctx: Context, policy: QosPolicy, rule_id: str) -> None:
+        await _write(ctx, policy.id, _rule(policy, kind, rule_id).id, None)
 
-        @operation("GET", f"/qos/policies/{{policy_id}}/{noun}s/{{rule_id}}", f"get_policy_{noun}")
-        async def show(self, ctx: Context, policy: QosPolicy, rule_id: str) -> Any:
-            return {noun: projected(ctx, rule_view(_rule(policy, kind, rule_id)))}
-
-        @operation("PUT", f"/qos/policies/{{policy_id}}/{noun}s/{{rule_id}}", f"update_policy_{noun}")  # fmt: skip
-        async def update(self, ctx: Context, policy: QosPolicy, rule_id: str, body: Any) -> Any:
-            return {noun: await _changed(ctx, policy, kind, rule_id, body)}
-
-        @operation("DELETE", f"/qos/policies/{{policy_id}}/{noun}s/{{rule_id}}", f"delete_policy_{noun}")  # fmt: skip
-        async def delete(self, ctx: Context, policy: QosPolicy, rule_id: str) -> None:
-            await _write(ctx, policy.id, _rule(policy, kind, rule_id).id, None)
-
-    for method in (Rules.create, Rules.update):
-        method.__annotations__["body"] = _values(kind, noun)
-    Rules.__name__ = f"{_title(kind)}Rules"
+    one = path + "/{rule_id}"
+    declare(Rules, "GET", one, f"get_{owner}_{noun}", show)
+    declare(Rules, "PUT", one, f"update_{owner}_{noun}", update, body=_values(kind, key))
+    declare(Rules, "DELETE", one, f"delete_{owner}_{noun}", delete)
+    if not by_id:
+        _declare_several(Rules, kind, path)
+    Rules.__name__ = f"{_title(kind)}{'Aliases' if by_id else 'Rules'}"
     return Rules
 
 
-def _by_id(kind: str) -> type[Resource[Any]]:
-    """The same by the rule's id alone."""
+def _declare_several(rules: type[Resource[Any]], kind: str, path: str) -> None:
     noun = f"{kind}_rule"
 
-    class Aliases(Resource[QosPolicy]):
-        table = QOS_POLICIES
-        id_param = "rule_id"
-        see = "get_policy"
-        rules = {
-            f"get_alias_{noun}": _GET,
-            f"update_alias_{noun}": _SET,
-            f"delete_alias_{noun}": _SET,
-        }
+    async def index(self: Any, ctx: Context, policy: QosPolicy) -> Any:
+        found = [rule_view(r) for r in policy.rules if r.type == kind]
+        for name in ("id", *PARAMETERS[kind]):
+            if wanted := ctx.query.all(name):
+                found = [r for r in found if str(r[name]) in wanted]
+        return {f"{noun}s": [projected(ctx, r) for r in found]}
 
-        def target(self, ctx: Context, record: QosPolicy) -> Mapping[str, object]:
-            return _target(ctx, record)
+    async def create(self: Any, ctx: Context, policy: QosPolicy, body: Any) -> Any:
+        rule = Rule(id=ctx.runtime.world.new_id(), type=kind, values=body.complete())
+        await _write(ctx, policy.id, rule.id, rule)
+        return {noun: rule_view(rule)}
 
-        async def load(self, ctx: Context, id: str) -> QosPolicy:
-            policy = await QOS_POLICIES.one(ctx.runtime.store, rules=[id])
-            if policy is None or all(r.id != id or r.type != kind for r in policy.rules):
-                raise _unknown(id, None)
-            return policy
+    rules.rules = {**rules.rules, f"create_policy_{noun}": _SET}
+    declare(rules, "GET", path, f"get_policy_{noun}", index)
+    declare(rules, "POST", path, f"create_policy_{noun}", create, 201, body=_values(kind, noun))
 
-        @operation("GET", f"/qos/alias_{noun}s/{{rule_id}}", f"get_alias_{noun}")
-        async def show(self, ctx: Context, policy: QosPolicy, rule_id: str) -> Any:
-            return {f"alias_{noun}": rule_view(_rule(policy, kind, rule_id))}
 
-        @operation("PUT", f"/qos/alias_{noun}s/{{rule_id}}", f"update_alias_{noun}")
-        async def update(self, ctx: Context, policy: QosPolicy, rule_id: str, body: Any) -> Any:
-            return {f"alias_{noun}": await _changed(ctx, policy, kind, rule_id, body)}
+class _Below(Resource[QosPolicy]):
+    """Rules of the policy that the path names."""
 
-        @operation("DELETE", f"/qos/alias_{noun}s/{{rule_id}}", f"delete_alias_{noun}")
-        async def delete(self, ctx: Context, policy: QosPolicy, rule_id: str) -> None:
-            await _write(ctx, policy.id, _rule(policy, kind, rule_id).id, None)
+    table = QOS_POLICIES
+    id_param = "policy_id"
+    see = "get_policy"
+    rule_type: ClassVar[str]
 
-    Aliases.update.__annotations__["body"] = _values(kind, f"alias_{noun}")
-    Aliases.__name__ = f"{_title(kind)}Aliases"
-    return Aliases
+    def target(self, ctx: Context, record: QosPolicy) -> Mapping[str, object]:
+        owner, shared = record.project_id, record.is_shared_to(ctx.caller.project_id)
+        return {"project_id": owner, "ext_parent:project_id": owner, "shared": shared}
+
+
+class _Found(_Below):
+    """Rules by their own ids."""
+
+    id_param = "rule_id"
+
+    async def load(self, ctx: Context, id: str) -> QosPolicy:
+        policy = await QOS_POLICIES.one(ctx.runtime.store, rules=[id])
+        if policy is None or all(r.id != id or r.type != self.rule_type for r in policy.rules):
+            raise _unknown(id, None)
+        return policy
 
 
 def _values(kind: str, named: str) -> type[_Values]:
@@ -151,12 +136,6 @@ def _values(kind: str, named: str) -> type[_Values]:
 
 def _title(kind: str) -> str:
     return "".join(word.title() for word in kind.split("_"))
-
-
-def _target(ctx: Context, policy: QosPolicy) -> dict[str, object]:
-    owner = policy.project_id
-    shared = policy.is_shared_to(ctx.caller.project_id)
-    return {"project_id": owner, "ext_parent:project_id": owner, "shared": shared}
 
 
 def _unknown(rule_id: str, policy_id: str | None) -> NotFound:
@@ -259,6 +238,6 @@ def _described(name: str, parameter: Parameter) -> dict[str, Any]:
 _ALIASED = tuple(kind for kind in PARAMETERS if kind != "packet_rate_limit")  # as upstream
 QOS_RESOURCES: tuple[type[Resource[Any]], ...] = (
     RuleTypes,
-    *map(_below, PARAMETERS),
-    *map(_by_id, _ALIASED),
+    *map(_rules, PARAMETERS),
+    *(_rules(kind, by_id=True) for kind in _ALIASED),
 )

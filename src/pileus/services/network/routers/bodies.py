@@ -42,18 +42,30 @@ class CreateRouter(Attributes):
     admin_state_up: bool = True
     external_gateway_info: GatewayRequest | None = None
     availability_zone_hints: list[str] = []
+    ha: bool | UnsetType | None = UNSET
+    flavor_id: str | None = None
 
 
 class UpdateRouter(Attributes):
     root: ClassVar[str] = "router"
     creates = False
-    fixed = _FIXED | {"project_id", "tenant_id", "availability_zone_hints"}
+    fixed = _FIXED | {"project_id", "tenant_id", "availability_zone_hints", "flavor_id"}
 
     name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     admin_state_up: bool | UnsetType = UNSET
     external_gateway_info: GatewayRequest | UnsetType | None = UNSET
     routes: list[Route] | UnsetType | None = UNSET
+    ha: bool | UnsetType = UNSET
+
+
+class ExtraRoutes(Attributes):
+    """The body of add_extraroutes and remove_extraroutes."""
+
+    root: ClassVar[str] = "router"
+    creates = False
+
+    routes: list[Route] = []
 
 
 class InterfaceRequest(Attributes):

@@ -15,6 +15,7 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
 from ..attributes import text
+from ..flavors import FLAVORS
 from ..networks import Networks
 from ..port import ROUTER_INTERFACE, Port, port_target
 from ..ports.operations import Ports
@@ -36,6 +37,7 @@ from ..subnets.operations import Subnets
 from ..wiring import wake, wake_networks
 from .bodies import (
     CreateRouter,
+    ExtraRoutes,
     GatewayRequest,
     InterfaceRequest,
     UpdateRouter,
@@ -66,12 +68,18 @@ class Routers(NetworkResource[Router], path="/routers"):
     plural = "routers"
     id_param = "router_id"
     see = "get_router"
+    hidden = ("ha",)
     rules = {
         "create_router": OWNER,
+        "create_router:ha": ADMIN,
         **_gateway_rules("create"),
         "get_router": READER,
+        "get_router:ha": ADMIN,
         "get_router:tags": READER,
         "update_router": OWNER,
+        "update_router:ha": ADMIN,
+        "add_extraroutes": OWNER,
+        "remove_extraroutes": OWNER,
         **_gateway_rules("update"),
         "update_router:tags": OWNER,
         "delete_router": OWNER,
@@ -88,6 +96,8 @@ class Routers(NetworkResource[Router], path="/routers"):
             "status": "ACTIVE",
             "external_gateway_info": gateway_view(r.gateway, r.qos_policy_id),
             "routes": r.routes,
+            "ha": r.ha,
+            "flavor_id": r.flavor_id or None,
             "availability_zone_hints": r.availability_zone_hints,
             "availability_zones": ["nova"] if r.host else [],
         }
@@ -103,6 +113,8 @@ class Routers(NetworkResource[Router], path="/routers"):
             if asked is not None:
                 await Networks().visible(ctx, asked.network_id or "")
             router = replace(_router(ctx, owner, item), **await _policy(ctx, asked))
+            if router.flavor_id:
+                await FLAVORS.get(ctx.runtime.store, router.flavor_id)
             wanted.append((router, asked))
         world, made = ctx.runtime.world, []
         async with ctx.runtime.store.tx() as tx:
@@ -162,6 +174,29 @@ class Routers(NetworkResource[Router], path="/routers"):
             await ROUTERS.delete(tx, router)
             await emit(tx, "router.delete.end", router.project_id, id=router.id)
         await wake(ctx.runtime, {router.host})
+
+    @operation("PUT", "/routers/{router_id}/add_extraroutes", "add_extraroutes")
+    async def add_routes(self, ctx: Context, router: Router, body: ExtraRoutes) -> Any:
+        return await self._reroute(ctx, router, body, added=True)
+
+    @operation("PUT", "/routers/{router_id}/remove_extraroutes", "remove_extraroutes")
+    async def remove_routes(self, ctx: Context, router: Router, body: ExtraRoutes) -> Any:
+        return await self._reroute(ctx, router, body, added=False)
+
+    async def _reroute(self, ctx: Context, router: Router, body: ExtraRoutes, added: bool) -> Any:
+        """Routes that are there already are not added twice, nor missing ones missed."""
+        given = checked_routes(body.routes)
+        async with ctx.runtime.store.tx() as tx:
+            await self._hold(tx, router)
+            router = await ROUTERS.get(tx, router.id)
+            left = [r for r in router.routes if r not in given]
+            routes = checked_routes([*left, *given]) if added else left
+            if added:
+                await refuse_unconnected(tx, router, given)
+            if routes != router.routes:
+                router = await ROUTERS.revise(tx, router, routes=routes)
+        await wake(ctx.runtime, {router.host})
+        return await self.one(ctx, router)
 
     @operation("PUT", "/routers/{router_id}/add_router_interface", "add_router_interface")
     async def add_interface(self, ctx: Context, router: Router, body: InterfaceRequest) -> Any:
@@ -234,4 +269,6 @@ def _router(ctx: Context, owner: str, body: CreateRouter) -> Router:
         description=text(body.description, "description"),
         admin_state_up=body.admin_state_up,
         availability_zone_hints=body.availability_zone_hints,
+        ha=body.ha is True,
+        flavor_id=body.flavor_id or "",
     )

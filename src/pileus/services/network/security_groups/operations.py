@@ -18,15 +18,7 @@ from pileus.kernel.world import World
 from ..attributes import Attributes, text
 from ..port import PORTS
 from ..rbac_policy import drop_policies
-from ..resource import (
-    OWNER,
-    READER,
-    NetworkResource,
-    hold,
-    listing,
-    owner_of,
-    projected,
-)
+from ..resource import OWNER, READER, NetworkResource, hold, listing, owner_of, projected
 from ..security_group import (
     DEFAULT,
     GROUPS,

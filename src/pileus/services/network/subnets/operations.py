@@ -138,14 +138,7 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
         "delete_subnet:tags": _CHANGED,
     }
     listing = listing(
-        (
-            "network_id",
-            "cidr",
-            "gateway_ip",
-            "ipv6_ra_mode",
-            "ipv6_address_mode",
-            "subnetpool_id",
-        ),
+        ("network_id", "cidr", "gateway_ip", "ipv6_ra_mode", "ipv6_address_mode", "subnetpool_id"),
         ip_version=Filter(kind=int),
         enable_dhcp=Filter(kind=bool),
         shared=Filter(kind=bool),
