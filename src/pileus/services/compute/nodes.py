@@ -5,7 +5,7 @@ A node is at once what the API calls a service (`os-services`) and a hypervisor 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pileus.kernel.faults import NotFound
@@ -76,17 +76,22 @@ class Place:
         return "" if self.is_up else "down"
 
 
-async def places(runtime: Runtime, hosts: Collection[str] | None = None) -> list[Place]:
-    """Compute nodes by number: those of the hosts, or all."""
-    found: list[Place] = []
-    page = Page({} if hosts is None else {"host": sorted(hosts)}, _BY_NUMBER, limit=_SLICE)
+async def slices(
+    runtime: Runtime, hosts: Collection[str] | None = None, first: int = _SLICE
+) -> AsyncIterator[list[Place]]:
+    """Compute nodes by number, those of the hosts or all, in growing slices."""
+    page = Page({} if hosts is None else {"host": sorted(hosts)}, _BY_NUMBER, limit=first)
     while True:
         nodes = await NODES.list(runtime.store, page)
-        found += await _placed(runtime, nodes)
+        yield await _placed(runtime, nodes)
         if len(nodes) < page.limit:
-            return found
-        page = replace(page, marker=nodes[-1].id)
+            return
+        page = replace(page, marker=nodes[-1].id, limit=min(_SLICE, page.limit * 2))
         await runtime.world.clock.sleep(0)  # others have their turn
+
+
+async def places(runtime: Runtime, hosts: Collection[str] | None = None) -> list[Place]:
+    return [place async for some in slices(runtime, hosts) for place in some]
 
 
 async def place(runtime: Runtime, host: str) -> Place:

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.world import stamp
 from pileus.services.compute import nodes
+from pileus.services.compute.aggregates import zones_of
 from pileus.services.compute.nodes import NODES, Node, Place
 from pileus.services.compute.services import COMPUTE
+from pileus.services.compute.settings import settings_of
 
 _RULE = "os_compute_api:os-availability-zone:"
+_FEW = 16  # hosts looked at first
 
 
-def _available(places: list[Place]) -> dict[str, bool]:
-    """Each zone, and whether it has a host that takes servers."""
+async def _available(runtime: Runtime) -> dict[str, bool]:
+    """Each zone with a host, and whether it has one that takes servers: few are looked at, however many there are."""
+    by_zone: dict[str, list[str]] = defaultdict(list)
+    for host, zone in (await zones_of(runtime.store)).items():
+        by_zone[zone].append(host)
     found: dict[str, bool] = {}
-    for p in places:
-        found[p.zone] = found.get(p.zone, False) or not p.why_not
+    for zone, hosts in by_zone.items():
+        await _look(runtime, zone, hosts, found)
+    await _look(runtime, settings_of(runtime).default_zone, None, found)
     return found
+
+
+async def _look(
+    runtime: Runtime, zone: str, hosts: list[str] | None, found: dict[str, bool]
+) -> None:
+    async for places in nodes.slices(runtime, hosts, _FEW):
+        for p in places:
+            if p.zone == zone:
+                found[zone] = found.get(zone, False) or not p.why_not
+        if found.get(zone):
+            return
 
 
 def _hosts(places: list[Place], zone: str) -> dict[str, Any]:
@@ -45,7 +65,7 @@ class AvailabilityZones(Resource[Node]):
 
     @operation("GET", "/os-availability-zone", _RULE + "list")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        zones = _available(await nodes.places(ctx.runtime))
+        zones = await _available(ctx.runtime)
         found = [
             {"zoneName": zone, "zoneState": {"available": up}, "hosts": None}
             for zone, up in sorted(zones.items(), key=lambda z: (not z[1], z[0]))
@@ -65,7 +85,7 @@ class AvailabilityZones(Resource[Node]):
                 "hosts": control,
             }
         ]
-        for zone, up in sorted(_available(places).items()):
+        for zone, up in sorted((await _available(ctx.runtime)).items()):
             hosts = _hosts(places, zone) if up else None
             found.append({"zoneName": zone, "zoneState": {"available": up}, "hosts": hosts})
         return {"availabilityZoneInfo": found}

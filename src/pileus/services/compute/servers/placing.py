@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Collection
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pileus.kernel.faults import NoCapacity, Stale
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run
-from pileus.kernel.store import Page
+from pileus.kernel.store import Page, Store
 from pileus.services.compute import nodes, scheduling, server_groups
 from pileus.services.compute.aggregates import zones_of
 from pileus.services.compute.scheduling import Ask, Seat
@@ -23,6 +24,9 @@ from pileus.services.placement.contract import PLACEMENT, Demand, Offer, refusal
 
 __all__ = ["demand_of", "find_place", "place", "sit", "unplace", "vacate"]
 log = logging.getLogger(__name__)
+_MOMENT_S = 1.0
+_REMEMBERED = 16  # refusals
+_LATELY: WeakKeyDictionary[Store, dict[str, tuple[float, dict[str, str]]]] = WeakKeyDictionary()
 
 
 async def place(run: Run[Server]) -> Changes:
@@ -119,13 +123,31 @@ async def _among(runtime: Runtime, ask: Ask) -> Collection[str] | None:
 
 
 async def _refused(run: Run[Server], ask: Ask, demand: Demand) -> NoCapacity:
-    """Every host is asked why, one by one."""
-    places = await nodes.places(run.runtime)
-    reasons = {p.node.host: scheduling.why_not(ask, p) for p in places}
-    open_to_it = [host for host, why in reasons.items() if not why]
-    reasons |= await run.peer(PLACEMENT).why_not(demand, open_to_it)
-    log.info("server %s: no valid host: %s", ask.server.id, reasons)
+    """Every host is asked why, one by one; those that ask alike within a moment share the answer."""
+    key = repr(
+        (demand, ask.group, ask.leaving, ask.apart, ask.beside, ask.near, _shape(ask.server))
+    )
+    lately, now = _LATELY.setdefault(run.runtime.store, {}), run.runtime.world.clock.monotonic()
+    if key in lately and now < lately[key][0] + _MOMENT_S:
+        reasons = lately[key][1]
+        log.info("server %s: no valid host, as it was told of another", ask.server.id)
+    else:
+        places = await nodes.places(run.runtime)
+        reasons = {p.node.host: scheduling.why_not(ask, p) for p in places}
+        open_to_it = [host for host, why in reasons.items() if not why]
+        reasons |= await run.peer(PLACEMENT).why_not(demand, open_to_it)
+        log.info("server %s: no valid host: %s", ask.server.id, reasons)
+        if len(lately) >= _REMEMBERED:
+            lately.clear()
+        lately[key] = (now, reasons)
     return refusal(reasons)
+
+
+def _shape(server: Server) -> tuple[object, ...]:
+    """What filters read of a server."""
+    image = server.image.properties if server.image else {}
+    specs = server.flavor.extra_specs
+    return (server.project_id, server.pinned_zone, server.requested_host, image, specs)
 
 
 async def sit(run: Run[Server], server: Server, host: str) -> None:
