@@ -5,8 +5,8 @@ write and own files: whatever names and links say, they lead nowhere else. Impor
 and nothing at all once it is inside. Understands a tar of a root file system, plain or compressed,
 and what `docker save` writes. Refuses by exit code 3 and a sentence.
 
-    python caged_tar.py unpack ARCHIVE TREE FIRST_ID BYTES     prints what the image says is to be run
-    python caged_tar.py pack ARCHIVE TREE FIRST_ID BYTES
+    python caged_tar.py unpack ARCHIVE TREE FIRST_ID BYTES {}  prints what the image says is to be run
+    python caged_tar.py pack ARCHIVE TREE FIRST_ID BYTES COMMAND
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import bz2
 import contextlib
 import ctypes
 import gzip
+import hashlib
 import json
 import lzma
 import os
@@ -176,8 +177,40 @@ def _looked_up(path: str, name: str) -> tuple[int, int]:
     raise Refused(f"it runs as {name!r}, whom its {path} does not know")
 
 
-def pack(archive: BinaryIO, first: int, limit: int) -> None:
-    """The whole tree, as its container sees the owners; sockets are left out."""
+def pack(archive: BinaryIO, first: int, limit: int, command: dict[str, Any]) -> None:
+    """As `docker save` has it: the whole tree as one layer, and what is to be run."""
+    archive.seek(tarfile.BLOCKSIZE)  # of the layer's header, which says how long it is
+    _pack_layer(archive, first, limit)
+    size = archive.tell() - tarfile.BLOCKSIZE
+    archive.seek(tarfile.BLOCKSIZE)
+    digest = hashlib.sha256()
+    while piece := archive.read(1 << 20):
+        digest.update(piece)
+    said = {
+        "Entrypoint": command["args"],
+        "Env": command["env"],
+        "WorkingDir": command["cwd"],
+        "User": f"{command['uid']}:{command['gid']}",
+    }
+    layers = {"type": "layers", "diff_ids": [f"sha256:{digest.hexdigest()}"]}
+    manifest = [{"Config": "config.json", "RepoTags": None, "Layers": ["layer.tar"]}]
+    notes = {"config.json": {"os": "linux", "config": said, "rootfs": layers}}
+    for name, note in {**notes, "manifest.json": manifest}.items():
+        data = json.dumps(note).encode()
+        archive.write(_header(name, len(data)) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+    archive.write(bytes(2 * tarfile.BLOCKSIZE))
+    archive.seek(0)
+    archive.write(_header("layer.tar", size))
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def _pack_layer(archive: BinaryIO, first: int, limit: int) -> None:
+    """As its container sees the owners; sockets are left out."""
     written = 0
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as out:
         for folder, folders, files in os.walk("/"):
@@ -216,13 +249,13 @@ def _capabilities() -> int:
         return next(int(line.split()[1], 16) for line in lines if line.startswith("CapPrm"))
 
 
-def main(verb: str, path: str, folder: str, first: int, limit: int) -> int:
+def main(verb: str, path: str, folder: str, first: int, limit: int, command: dict[str, Any]) -> int:
     os.umask(0o022)
-    with open(path, "rb" if verb == "unpack" else "wb") as archive:
+    with open(path, "rb" if verb == "unpack" else "w+b") as archive:
         enter(folder)
         try:
             if verb == "pack":
-                pack(archive, first, limit)
+                pack(archive, first, limit, command)
                 return 0
             os.chown("/", first, first)
             os.chmod("/", 0o755)
@@ -242,4 +275,5 @@ def _refuse(why: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
+    _verb, _path, _folder, _first, _limit, _command = sys.argv[1:]
+    sys.exit(main(_verb, _path, _folder, int(_first), int(_limit), json.loads(_command)))

@@ -62,18 +62,18 @@ class RootCache(ImageCache):
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-async def pack(tree: Path, archive: Path, room: int) -> None:
-    """A tar of the tree, in at most `room` bytes. Raises Conflict where it has no room."""
+async def pack(tree: Path, command: Command, archive: Path, room: int) -> None:
+    """An image of the tree, in at most `room` bytes. Raises Conflict where it has no room."""
     try:
-        await _caged("pack", archive, tree, room)
+        await _caged("pack", archive, tree, room, msgspec.json.encode(command).decode())
     except ProcessFailed as failed:
         raise _refusal("The file system cannot be copied", failed, Conflict) from failed
 
 
-async def _caged(verb: str, archive: Path, tree: Path, size: int) -> bytes:
+async def _caged(verb: str, archive: Path, tree: Path, size: int, command: str = "{}") -> bytes:
     cage = ["setpriv", "--no-new-privs", f"--bounding-set={_RIGHTS}", "--inh-caps=-all"]
     script: Sequence[str] = (sys.executable, "-I", str(Path(caged_tar.__file__)), verb)
-    words = (str(archive), str(tree), str(FIRST_ID), str(size))
+    words = (str(archive), str(tree), str(FIRST_ID), str(size), command)
     return await run([*cage, *script, *words], limits=_LIMITS, timeout_s=_PATIENCE_S)
 
 

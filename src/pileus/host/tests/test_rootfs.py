@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -184,14 +185,30 @@ def test_a_tree_is_packed_as_its_container_sees_it_and_not_one_link_further(tmp_
     )
     packed = tmp_path / "packed.tar"
     packed.touch()
-    asyncio.run(rootfs.pack(tree, packed, 1 << 30))
-    with tarfile.open(packed) as found:
+    asyncio.run(rootfs.pack(tree, COMMAND, packed, 1 << 30))
+    with layer_of(packed) as found:
         assert sorted(found.getnames()) == ["etc", "etc/name", "out"]
         assert found.getmember("out").issym()
         assert {(m.uid, m.gid) for m in found} == {(0, 0)}
+    again, command = unpacked(tmp_path / "again", packed.read_bytes())
+    assert ((again / "etc/name").read_bytes(), command) == (b"x", COMMAND)
     (tree / "large").write_bytes(bytes(2000))
     with pytest.raises(Conflict, match="more than 1000 bytes"):
-        asyncio.run(rootfs.pack(tree, packed, 1000))
+        asyncio.run(rootfs.pack(tree, COMMAND, packed, 1000))
+
+
+COMMAND = Command(args=["/bin/web", "-x"], env=["A=b"], cwd="/etc", uid=33, gid=44)
+
+
+def layer_of(packed: Path) -> tarfile.TarFile:
+    """The layer, whose digest the configuration tells."""
+    with tarfile.open(packed) as outer:
+        read = {m.name: io.BytesIO((outer.extractfile(m) or io.BytesIO()).read()) for m in outer}
+    assert read.keys() == {"layer.tar", "config.json", "manifest.json"}
+    config = json.loads(read["config.json"].getvalue())
+    digest = hashlib.sha256(read["layer.tar"].getvalue()).hexdigest()
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{digest}"]
+    return tarfile.open(fileobj=read["layer.tar"])
 
 
 def test_the_cage_runs_no_code_of_the_tree_and_cannot_leave_it(tmp_path: Path) -> None:
@@ -205,6 +222,6 @@ def test_the_cage_runs_no_code_of_the_tree_and_cannot_leave_it(tmp_path: Path) -
     tree, _ = unpacked(tmp_path, archive(*evil))
     packed = tmp_path / "packed.tar"
     packed.touch()
-    asyncio.run(rootfs.pack(tree, packed, 1 << 30))
-    with tarfile.open(packed) as found:
+    asyncio.run(rootfs.pack(tree, COMMAND, packed, 1 << 30))
+    with layer_of(packed) as found:
         assert {"bz2.py", "etc/nsswitch.conf"} <= set(found.getnames())

@@ -397,13 +397,14 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             return
         part = path.with_name(path.name + files.PART)
         await self._mount(resident)
+        command = self._images.command(await self._base_of(_image_of(resident.spec)))
         runs = resident.power_state == RUNNING
         try:
             part.touch(0o600)
             if runs:
                 await self._runc.hold(folder.guest_id)
             free = await asyncio.to_thread(shutil.disk_usage, folder.path)
-            await rootfs.pack(folder.tree, part, free.free // 2)
+            await rootfs.pack(folder.tree, command, part, free.free // 2)
             await asyncio.to_thread(_settle, part, folder, name)
         finally:
             if runs:

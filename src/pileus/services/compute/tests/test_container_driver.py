@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -87,7 +88,8 @@ def netns() -> Iterator[str]:
 
 async def power_off_inside(driver: ComputeDriver, guest_id: str) -> None:
     assert isinstance(driver, ContainerComputeDriver)
-    await driver._runc.execute(guest_id, "kill", "-PWR", "1")
+    with suppress(Conflict):  # it is killed itself
+        await driver._runc.execute(guest_id, "kill", "-PWR", "1")
 
 
 @pytest.fixture
