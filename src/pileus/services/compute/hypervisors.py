@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pileus.kernel.faults import Invalid, NotFound
+from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.query import boolean, next_link
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Page
@@ -97,6 +97,16 @@ def _full(ctx: Context, p: Place, load: Load) -> dict[str, Any]:
     return found | _figures(p, load) | {"cpu_info": info}
 
 
+async def _uptime(ctx: Context, p: Place) -> str | None:
+    """None of a host that does not answer. Lists leave it out: they ask no hosts."""
+    if not p.is_up:
+        return None
+    try:
+        return await ctx.runtime.agents.proxy(COMPUTE_HOST, p.node.host).uptime()
+    except Unavailable:
+        return None
+
+
 def _names(load: Load) -> list[dict[str, str]]:
     return [{"name": instance_name(s), "uuid": s.id} for s in load.servers]
 
@@ -145,14 +155,16 @@ class Hypervisors(Resource[Node]):
         found = _full(ctx, place, load)
         if _with_servers(ctx) and (load.servers or ctx.version >= (2, 75)):
             found["servers"] = _names(load)
+        if ctx.version >= (2, 88):
+            found["uptime"] = await _uptime(ctx, place)
         return {"hypervisor": found}
 
     @operation("GET", _PATH + "/{hypervisor_id}/uptime", _RULE + "uptime", until="2.88")
     async def uptime(self, ctx: Context, node: Node) -> dict[str, Any]:
-        place = next(p for p in await nodes.places(ctx.runtime) if p.node.id == node.id)
-        if not place.is_up:
+        place = await nodes.place(ctx.runtime, node.host)
+        said = await _uptime(ctx, place)
+        if said is None:
             raise Invalid(f"Compute host {node.host} is down; it must be up to be asked.")
-        said = await ctx.runtime.agents.proxy(COMPUTE_HOST, node.host).uptime()
         return {"hypervisor": _brief(ctx, place) | {"uptime": said}}
 
     @operation("GET", _PATH + "/{pattern}/search", _RULE + "search", until=_MOVED)
