@@ -20,7 +20,7 @@ from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import RUNNING, SHUTDOWN
 from pileus.services.compute.server import SERVERS, ImageCopy, Server, Snapshot
-from pileus.services.compute.servers import creation, images, noting, states
+from pileus.services.compute.servers import creation, images, moving, noting, states
 from pileus.services.compute.servers.operations import (
     ADMIN,
     MEMBER,
@@ -31,10 +31,10 @@ from pileus.services.compute.servers.operations import (
     unmoved,
 )
 from pileus.services.compute.servers.placing import demand_of, place, sit, unplace, vacate
-from pileus.services.compute.servers.sagas import destroy, failed, guest_ref, power_on, spec_of
+from pileus.services.compute.servers.sagas import destroy, failed, power_on, spec_of
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
-from pileus.services.network.contract import NETWORK, NicInfo, NicRequest
+from pileus.services.network.contract import NETWORK
 from pileus.services.placement.contract import PLACEMENT
 
 log = logging.getLogger(__name__)
@@ -102,16 +102,14 @@ async def come_back(run: Run[Server]) -> None:
     server = run.record
     if not _leaves(run):
         return
-    demand = demand_of(server.flavor)
+    demand = demand_of(server.flavor, server.image)
     project, user = server.project_id, server.user_id
     await run.peer(PLACEMENT).claim(server.id, demand, [server.host], project, user)
     await sit(run, server, server.host)
-    if server.nics:
-        await _bind(run)
-    if not await nodes.is_up(run.runtime, server.host):
+    is_up = await nodes.is_up(run.runtime, server.host)
+    await moving.bind(run, server.host, wired=is_up)
+    if not is_up:
         return
-    if server.nics:
-        await run.peer(NETWORK).plug(server.id, server.host)
     spec = await spec_of(run, disk=await _disk(run, run.becoming))
     host = await run.agent(COMPUTE_HOST, on=server.host)
     await host.spawn(spec)
@@ -161,15 +159,10 @@ async def give_place_back(run: Run[Server]) -> None:
     await (unplace(run) if _is_away(run) else noting.failure(run))
 
 
-async def _bind(run: Run[Server]) -> list[NicInfo]:
-    server = run.record
-    guest = guest_ref(server, settings_of(run.runtime).default_zone)
-    ports = [NicRequest(port_id=nic.port_id) for nic in server.nics]
-    return await run.peer(NETWORK).attach(run.caller, guest, ports, [])
-
-
 async def bind(run: Run[Server]) -> Changes:
-    return {"nics": await _bind(run)} if _is_away(run) and run.record.nics else {}
+    if not _is_away(run):
+        return {}
+    return {"nics": await moving.bind(run, run.record.host, wired=False)}
 
 
 async def unbind_again(run: Run[Server]) -> None:
