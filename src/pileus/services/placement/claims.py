@@ -42,10 +42,15 @@ class Claims:
             if changes := _changes(known, inventories, traits):
                 await revise(tx, known, **changes)
 
-    def offers(
+    async def offers(
         self, demand: Demand, *, among: Collection[str] | None = None, stack: bool = False
     ) -> AsyncIterator[list[Offer]]:
-        return offers(self.runtime.store, self.ahead, demand, among, stack=stack)
+        """Twice where nothing was taken: what others gave back a moment ago can be read by then."""
+        store = self.runtime.store
+        for _ in range(2):
+            async for some in offers(store, self.ahead, demand, among, stack=stack):
+                yield some
+            await store.visible()
 
     async def take(
         self, consumer_id: str, offers: Sequence[Offer], project_id: str, user_id: str

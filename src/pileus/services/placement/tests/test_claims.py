@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import Any
 
 import pytest
 
 from pileus.kernel.faults import Invalid, NoCapacity
 from pileus.services.placement import SERVICE
-from pileus.services.placement.contract import Demand, Inventory
+from pileus.services.placement.contract import Demand, Group, Inventory
+from pileus.services.placement.fit import Stock
 from pileus.services.placement.ledger import CONSUMERS
-from pileus.services.placement.providers import PROVIDERS
+from pileus.services.placement.providers import PROVIDERS, ResourceProvider
 from pileus.services.placement.tests.given import ONE, SMALL, check_books, placement_of
-from pileus.testing.alone import alone, in_loop
+from pileus.testing.alone import Alone, alone, in_loop
 
 NODE = frozenset({"COMPUTE_NODE"})
 
@@ -227,4 +230,79 @@ async def test_the_same_consumer_claimed_twice_at_once_holds_once() -> None:
             *(placement.claim("c", ONE, among, "p", "u") for _ in range(10))
         )
         assert len(set(results)) == 1
+        await check_books(cloud)
+
+
+async def card(cloud: Alone, host: str, **changes: Any) -> str:
+    """A provider below a host, with one VGPU."""
+    async with cloud.runtime.store.tx() as tx:
+        root = await PROVIDERS.one(tx, name=host)
+        assert root is not None
+        id = f"{host}-card"
+        stock = {"VGPU": Stock(total=1)}
+        below = ResourceProvider(
+            id=id, name=id, parent_id=root.id, root_id=root.id, inventories=stock, **changes
+        )
+        await PROVIDERS.insert(tx, below)
+    return id
+
+
+@in_loop
+async def test_a_group_is_served_by_a_nested_provider_and_given_back() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, among = placement_of(cloud), ["plain", "slow", "fast"]
+        for name in among:
+            await placement.report(name, SMALL, NODE)
+        await card(cloud, "slow")
+        fast = await card(cloud, "fast", traits=["CUSTOM_FAST"], aggregates=["rack"])
+        wants = Group(
+            resources={"VGPU": 1},
+            required=frozenset({"CUSTOM_FAST"}),
+            member_of=(frozenset({"rack", "other"}),),
+        )
+        demand = Demand(resources=ONE.resources, groups={"1": wants})
+        assert await placement.claim("c", demand, among, "p", "u") == "fast"
+        await cloud.runtime.store.sync()
+        held = await CONSUMERS.get(cloud.runtime.store, "c")
+        assert held.allocations[fast] == {"VGPU": 1} and len(held.allocations) == 2
+        await check_books(cloud)
+        with pytest.raises(NoCapacity) as caught:
+            await placement.claim("d", demand, among, "p", "u")
+        assert "it has no VGPU: plain" in caught.value.internal
+        assert "too little VGPU: fast (1 asked, 0 of 1 free)" in caught.value.internal
+        await placement.release("c")
+        assert await placement.claim("d", demand, among, "p", "u") == "fast"
+
+
+@in_loop
+async def test_offers_begin_with_the_emptiest_host_or_where_stacked_the_fullest() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, names = placement_of(cloud), ["one", "two", "three"]
+        for name, held in zip(names, (2, 0, 4), strict=True):
+            await placement.report(name, SMALL, NODE)
+            for n in range(held):
+                await placement.claim(f"{name}-{n}", ONE, [name], "p", "u")
+        await cloud.runtime.store.sync()
+
+        async def order(*, stack: bool) -> list[str]:
+            return [o.host for o in await anext(aiter(placement.offers(ONE, stack=stack)))]
+
+        assert await order(stack=False) == ["two", "one", "three"]
+        assert await order(stack=True) == ["three", "one", "two"]
+
+
+@in_loop
+async def test_of_offers_that_changed_meanwhile_the_one_with_most_room_is_taken() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, names = placement_of(cloud), ["one", "two"]
+        for name in names:
+            await placement.report(name, SMALL, NODE)
+
+        before = await anext(aiter(placement.offers(ONE)))
+        first, second = (o.host for o in before)
+        taken = [await placement.take(f"c{n}", before, "p", "u") for n in range(6)]
+        assert taken[:2] == [first, second], "whoever is second takes what is as it was seen"
+        assert Counter(taken) == {first: 3, second: 3}
+        left = [await placement.take(f"d{n}", before, "p", "u") for n in range(11)]
+        assert Counter(left) == {first: 5, second: 5, "": 1}, "eight fit on each"
         await check_books(cloud)
