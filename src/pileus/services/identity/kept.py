@@ -143,8 +143,7 @@ class Kept(Noun[R]):
         fields = {"id": chosen or ctx.runtime.world.new_hex()}
         fields |= await self.fields(ctx, given, None)
         if "extra" in self.table.kind.__struct_fields__:
-            sent = extras(ctx, body)
-            fields["extra"] = {k: v for k, v in sent.items() if k not in self.hidden}
+            fields["extra"] = self._extra(extras(ctx, body))
         async with ctx.runtime.store.tx() as tx:
             if chosen and await self.table.find(tx, chosen) is not None:
                 raise Conflict(
@@ -171,6 +170,8 @@ class Kept(Noun[R]):
             raise Invalid(f"Invalid input for field '{body.root}': it changes nothing.")
         given = changes_of(ctx, record, body) if hasattr(record, "extra") else body.given()
         fields = await self.fields(ctx, given, record)
+        if "extra" in fields:
+            fields["extra"] = self._extra(fields["extra"])
         async with ctx.runtime.store.tx() as tx:
             new = await self.table.change(tx, record, **fields)
             await changed(tx, self.kind(), new.id, "updated")
@@ -182,6 +183,10 @@ class Kept(Noun[R]):
         await self.ask(ctx, "delete", record)
         async with ctx.runtime.store.tx() as tx:
             await self.remove(ctx, tx, record)
+
+    def _extra(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys nobody declared; but what no view shows nobody is made to believe either."""
+        return {k: v for k, v in sent.items() if k not in self.hidden}
 
     async def _revise(self, tx: Tx) -> None:
         if self.revises:
@@ -273,7 +278,7 @@ def changing(creates: type[Body], *but: str) -> type[Body]:
     kind = msgspec.defstruct(
         creates.__name__.replace("Create", "Update"),
         [(name, hints[name] | UnsetType, UNSET) for name in names],
-        bases=(Body,),
+        bases=creates.__bases__,  # discreet if that is
         namespace={"root": creates.root, "unknown": creates.unknown, "lax": creates.lax},
         module=creates.__module__,
         kw_only=True,

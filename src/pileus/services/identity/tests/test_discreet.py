@@ -11,6 +11,7 @@ from pileus.host.ldap import LdapAddress
 from pileus.kernel.auth import Caller
 from pileus.services.identity import SERVICE
 from pileus.services.identity.auth_methods import PasswordUser
+from pileus.services.identity.credentials import Credentials
 from pileus.services.identity.users import User
 
 SECRETS = frozenset(
@@ -50,5 +51,9 @@ def test_only_the_kind_is_told() -> None:
     user = User(id="u", name="n", domain_id="d", password_hash="hush", former_hashes=["hush"])
     asked = PasswordUser(id="u", password="hush")
     assert [repr(user), f"{asked}"] == ["User(...)", "PasswordUser(...)"]
-    for kept in (Caller(user_id="u", token="hush"), LdapAddress(("ldap://x",), password="hush")):
+    for kept in (
+        Caller(user_id="u", token="hush"),
+        LdapAddress(("ldap://x",), password="hush"),
+        Credentials.updates.take({"blob": "hush"}),
+    ):
         assert "hush" not in repr(kept)
