@@ -170,8 +170,7 @@ class Runc:
 
         runc keeps its own words out of the console: they stand in `runc.log` of the bundle.
         """
-        if (self._folder / id).exists():  # of a dead process
-            await self.delete(id)
+        await self.delete(id)  # what a dead process left
         words, pid = bundle / "runc.log", bundle / "pid"
         argv = [*self._command, "--log", str(words), "create", "--bundle", str(bundle)]
         argv += ["--pid-file", str(pid), id]
@@ -204,7 +203,8 @@ class Runc:
 
     async def delete(self, id: str) -> None:
         """Kill it if it lives, and forget it. Absent is fine."""
-        await self._ask("delete", "--force", id)
+        if (self._folder / id).exists():
+            await self._ask("delete", "--force", id)
 
     async def execute(self, id: str, *argv: str, stdin: bytes = b"") -> bytes:
         """What a program in the container says. Raises Conflict with its last words."""

@@ -46,7 +46,11 @@ from pileus.services.compute.driver import (
 from pileus.services.compute.drivers import container_wires as wires
 from pileus.services.compute.drivers import guest_folder, guest_numbers, guest_sizes
 from pileus.services.compute.drivers.container_folder import ContainerFolder
-from pileus.services.compute.drivers.container_residents import ContainerResidents, Resident
+from pileus.services.compute.drivers.container_residents import (
+    ContainerResidents,
+    Resident,
+    held,
+)
 from pileus.services.compute.drivers.settled import Settled
 
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot kills it
@@ -355,13 +359,12 @@ class ContainerComputeDriver(ContainerResidents, Settled):
     async def _make(self, spec: GuestSpec) -> None:
         """Folder, disk, container: whatever of it is missing."""
         await self._at_home(partial(wires.require, spec.nics))  # to fail before an image is fetched
-        resident = Resident(spec, self._folder(spec.id), is_in_hand=True)
-        self._residents[spec.id] = resident
-        await asyncio.to_thread(resident.folder.create, spec)
-        await asyncio.gather(self._base_of(_image_of(spec)), resident.folder.make_disk(spec))
-        await self._launch(resident)
-        await asyncio.to_thread(resident.folder.finish)
-        resident.is_in_hand = False
+        resident = self._residents[spec.id] = Resident(spec, self._folder(spec.id))
+        with held(resident):
+            await asyncio.to_thread(resident.folder.create, spec)
+            await asyncio.gather(self._base_of(_image_of(spec)), resident.folder.make_disk(spec))
+            await self._launch(resident)
+            await asyncio.to_thread(resident.folder.finish)
 
     async def _powered(self, resident: Resident, run: bool) -> Guest:
         if run and resident.life is None:
@@ -381,12 +384,11 @@ class ContainerComputeDriver(ContainerResidents, Settled):
     async def _destroy(self, guest_id: str) -> None:
         resident = self._residents.get(guest_id)
         if resident:
-            resident.is_in_hand = True
-            await self._power_off(resident, 0)
+            with held(resident):
+                await self._power_off(resident, 0)
             del self._residents[guest_id]
-        else:
-            self._strays.discard(guest_id)
-            await self._runc.delete(guest_id)
+        self._strays.discard(guest_id)
+        await self._runc.delete(guest_id)
         await asyncio.to_thread(self._folder(guest_id).remove)
 
     async def _copy(self, resident: Resident, name: str) -> None:

@@ -8,8 +8,8 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,11 +113,8 @@ class ContainerResidents:
     async def _in_hand(self, guest_id: str) -> AsyncIterator[Resident]:
         async with self._turns.of(guest_id):
             resident = self._find(guest_id)
-            resident.is_in_hand = True
-            try:
+            with held(resident):
                 yield resident
-            finally:
-                resident.is_in_hand = False
 
     def _find(self, guest_id: str) -> Resident:
         try:
@@ -185,15 +182,14 @@ class ContainerResidents:
         bundle = msgspec.json.encode(container.bundle())
         await asyncio.to_thread((folder.path / "config.json").write_bytes, bundle)
         await asyncio.to_thread(folder.open_console)
-        life = Life(await self._runc.create(spec.id, folder.path, folder.console_log))
-        try:
+        async with AsyncExitStack() as undo:
+            life = Life(await self._runc.create(spec.id, folder.path, folder.console_log))
+            undo.callback(life.close)
+            undo.push_async_callback(self._clear, resident)
             for n, nic in enumerate(spec.nics):
                 await self._wire(life.pid, nic, f"eth{n}")
             await self._runc.start(spec.id)
-        except (Fault, OSError):
-            await self._clear(resident)
-            life.close()
-            raise
+            undo.pop_all()
         self._begin(resident, life)
 
     def _command(self, image: ImageSource, base: CachedImage) -> Command:
@@ -274,7 +270,10 @@ class ContainerResidents:
                 continue
             resident = Resident(spec, folder, SHUTDOWN if folder.is_made else NO_STATE)
             self._residents[spec.id] = resident
-            await asyncio.to_thread(folder.mount_disk)
+            try:
+                await asyncio.to_thread(folder.mount_disk)
+            except (Unavailable, OSError) as reason:  # the others are none the worse
+                log.warning("the disk of guest %s cannot be mounted: %s", spec.id, reason)
             if container := held.pop(spec.id, None):
                 await self._adopt_one(resident, container)
         self._strays = set(held)
@@ -293,6 +292,15 @@ class ContainerResidents:
             await self._runc.release(resident.spec.id)
             resident.power_state = RUNNING
         resident.folder.finish()
+
+
+@contextmanager
+def held(resident: Resident) -> Iterator[None]:
+    resident.is_in_hand = True
+    try:
+        yield
+    finally:
+        resident.is_in_hand = False
 
 
 def _quits_at(folder: ContainerFolder) -> signal.Signals:
