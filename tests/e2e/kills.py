@@ -20,15 +20,13 @@ from pileus.cli.client import ApiError, Client, Unreachable
 from pileus.kernel.world import Clock
 from pileus.testing.places import Place
 from pileus.testing.running import RunningCloud, free_port, start
+from tests.e2e.guests import forget
 from tests.e2e.sweep import Scope, sweep
 
 MICROVERSION = {"X-OpenStack-Nova-API-Version": "2.60", "OpenStack-API-Version": "compute 2.60"}
 SETTLE_S = 60
-ROUND_CREATES = 8
-WINDOW_S = 0.4
-# Real guests take seconds to be made, and two processors are soon busy with them.
-QEMU_CREATES = 2
-QEMU_WINDOW_S = 4.0
+# Servers of a round, and the seconds in which it is killed. Real guests take longer, and two processors are soon busy.
+ROUNDS = {"fake": (8, 0.4), "container": (4, 1.5), "qemu": (2, 4.0)}
 
 
 @dataclass
@@ -42,8 +40,11 @@ class Ledger:
 
 
 class Killer:
-    def __init__(self, state: Path, seed: int, outside: Place | None = None) -> None:
-        """`outside`: with real guests, whose outer network is there."""
+    def __init__(
+        self, state: Path, seed: int, outside: Place | None = None, driver: str = "qemu"
+    ) -> None:
+        """`outside`: with real guests, of that driver, whose outer network is there."""
+        self.driver = "fake" if outside is None else driver
         self.state, self.outside, self.port = state, outside, free_port()
         self.random = random.Random(seed)
         self.ledger = Ledger()
@@ -57,7 +58,7 @@ class Killer:
             self.cloud = start(self.state, port=self.port)
         else:
             options, address = self.outside.options, self.outside.near
-            self.cloud = start(self.state, "qemu", options, self.port, address)
+            self.cloud = start(self.state, self.driver, options, self.port, address)
         self.client = self.cloud.client()
         return self.client
 
@@ -87,9 +88,7 @@ class Killer:
     def round(self) -> None:
         """Make and delete servers until the kill falls, then start again."""
         assert self.cloud is not None
-        creates, window_s = ROUND_CREATES, WINDOW_S
-        if self.outside is not None:
-            creates, window_s = QEMU_CREATES, QEMU_WINDOW_S
+        creates, window_s = ROUNDS[self.driver]
         kill = threading.Timer(self.random.uniform(0.0, window_s), self.cloud.kill)
         kill.start()
         try:
@@ -191,12 +190,16 @@ class Killer:
     def end(self) -> None:
         if self.cloud is not None and self.cloud.process.poll() is None:
             self.cloud.stop()
+        if self.driver == "container":
+            forget(self.state)
         background.kill_leftovers(self.state)
 
 
-def survive(state: Path, seed: int, rounds: int, outside: Place | None = None) -> Ledger:
+def survive(
+    state: Path, seed: int, rounds: int, outside: Place | None = None, driver: str = "qemu"
+) -> Ledger:
     """So many kills at seeded moments; everything holds after each and at the end."""
-    killer = Killer(state, seed, outside)
+    killer = Killer(state, seed, outside, driver)
     try:
         killer.prepare()
         for _ in range(rounds):

@@ -22,3 +22,13 @@ def test_a_cloud_killed_while_real_guests_boot_and_go_loses_and_leaves_nothing(
     with place() as outside:
         ledger = survive(tmp_path / "state", seed=2, rounds=3, outside=outside)
     assert ledger.kills == 3 and ledger.created
+
+
+@pytest.mark.e2e
+def test_a_cloud_killed_while_containers_start_and_go_loses_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    need_root()
+    with place() as outside:
+        ledger = survive(tmp_path / "state", 3, rounds=3, outside=outside, driver="container")
+    assert ledger.kills == 3 and ledger.created
