@@ -36,6 +36,10 @@ class Ask:
         """How many others of its group each host has."""
         return server_groups.seats_of(self.group, self.server.id) if self.group else Counter()
 
+    @property
+    def likes_company(self) -> bool:
+        return self.group is not None and self.group.policy == "soft-affinity"
+
 
 @dataclass(frozen=True)
 class Seat:

@@ -81,8 +81,12 @@ async def _hosts_of(runtime: Runtime, server: Server, ids: list[str]) -> frozens
 
 
 async def _took(run: Run[Server], ask: Ask, demand: Demand) -> str:
-    """The host whose room was taken, "" if there is none. A step that runs again finds what it took before."""
+    """The host whose room was taken, "" if there is none. A step that runs again finds what it took before.
+
+    Of several that are placed at once each takes another host, but where they shall share one.
+    """
     server, stack = ask.server, settings_of(run.runtime).stack
+    shares = stack or ask.likes_company
     take = partial(run.peer(PLACEMENT).take, server.id)
     async for offers in _offers(run, ask, demand):
         by_host = {offer.host: offer for offer in offers}
@@ -91,17 +95,17 @@ async def _took(run: Run[Server], ask: Ask, demand: Demand) -> str:
             Seat(p, by_host[p.node.host].room) for p in places if not scheduling.why_not(ask, p)
         ]
         best = [by_host[s.place.node.host] for s in scheduling.ranked(ask, seats, stack=stack)]
-        if best and (host := await take(best, server.project_id, server.user_id)):
-            return host
+        for some in [[offer] for offer in best] if shares else [best]:
+            if some and (host := await take(some, server.project_id, server.user_id)):
+                return host
     return await take((), server.project_id, server.user_id)
 
 
 async def _offers(run: Run[Server], ask: Ask, demand: Demand) -> AsyncIterator[list[Offer]]:
     """Of few hosts, where it is known who they must be; first of those where a soft policy has company."""
     placement, stack = run.peer(PLACEMENT), settings_of(run.runtime).stack
-    company = set(ask.seats) if ask.group and ask.group.policy == "soft-affinity" else set()
-    if company:
-        async for offers in placement.offers(demand, among=company, stack=stack):
+    if ask.likes_company and ask.seats:
+        async for offers in placement.offers(demand, among=set(ask.seats), stack=stack):
             yield offers
     async for offers in placement.offers(demand, among=await _among(run.runtime, ask), stack=stack):
         yield offers
