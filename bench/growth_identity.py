@@ -1,6 +1,6 @@
 """What identity costs as users and role assignments grow; writes a table and a curve.
 
-    python -m bench.growth_identity [--cells 1,10,100] [--runs 5]
+    python -m bench.growth_identity [--cells 1,10,100] [--runs 7]
 
 A cell is 100 users, 100 projects, 10 groups of 20 users and 1,000 assignments, all in the domain Default: every user
 can go to 29 projects, every project is open to 29 users, and no cell shares anything with another. So each answer is
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,7 +30,6 @@ from argon2 import PasswordHasher
 from bench import measure, page
 from bench.clouds import Bench, Burst, one_process
 from bench.curve import drawn
-from bench.measure import Figure
 from pileus.kernel import auth
 from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.store import Tx
@@ -46,6 +46,7 @@ CHEAP = ["--set", "identity.password_hash_memory_kib=8", "--set", "identity.pass
 USERS_OF_CELL, ASSIGNMENTS_OF_CELL = 100, 1_000
 FLAT = 2.0  # the last step over the first, which is a hundredth: trees grow a level, and outgrow the database's cache
 Asked = tuple[str, str, dict[str, str], object]
+Steps = dict[int, dict[str, list[float]]]  # cells -> case -> a value of each run
 
 
 def id_of(kind: str, cell: int, number: int) -> str:
@@ -217,25 +218,41 @@ def _token(head: bytes) -> str:
     return next(v.decode() for k, _, v in lines if k.lower() == b"x-subject-token")
 
 
-def step(state: Path, cells: int, runs: int) -> dict[str, list[float]]:
-    """All figures of a cloud of so many cells. The first run is not counted: statements are compiled in it."""
-    found: dict[str, list[float]] = {}
-    with one_process(state, "fake", CHEAP) as bench:
-        visit = Visit(bench, cells)
+def filled(folder: Path, cells: int) -> Path:
+    """The state of a cloud that is down, with so many cells."""
+    state = folder / str(cells)
+    with one_process(state, "fake", CHEAP):
+        pass
+    asyncio.run(fill(state, range(cells)))
+    return state
+
+
+def measured(folder: Path, sizes: Sequence[int], runs: int) -> Steps:
+    """All figures of clouds of so many cells.
+
+    They run beside each other and are asked in turns, so that whatever else goes on on the machine is shared alike.
+    The first run is not counted: statements are compiled in it.
+    """
+    found: Steps = {cells: {} for cells in sizes}
+    states = [filled(folder, cells) for cells in sizes]
+    with ExitStack() as stack:
+        clouds = [stack.enter_context(one_process(state, "fake", CHEAP)) for state in states]
+        visits = [Visit(cloud, cells) for cloud, cells in zip(clouds, sizes, strict=True)]
         for run in range(runs + 1):
-            for name, spent in one_run(visit):
-                if run:
-                    found.setdefault(name, []).append(spent)
-        visit.burst.close()
+            for visit in visits:
+                for name, spent in one_run(visit):
+                    if run:
+                        found[visit.cells].setdefault(name, []).append(spent)
+            print(f"run {run} of {runs}", flush=True)
+        for visit in visits:
+            visit.burst.close()
     return found
 
 
 # -- telling -------------------------------------------------------------------------------------
 
 
-def table(
-    steps: dict[int, dict[str, list[float]]], heads: Sequence[str], growing: Sequence[str] = ()
-) -> list[str]:
+def table(steps: Steps, heads: Sequence[str], growing: Sequence[str] = ()) -> list[str]:
     """A row for each figure, a column for each size, and whether it is flat, but for what must grow."""
     lines = [
         "| CPU us | " + " | ".join(heads) + " | last / first | |",
@@ -260,13 +277,13 @@ def growth(known: Sequence[Sequence[float]]) -> float:
     return there[-1] / there[0]
 
 
-def text(steps: dict[int, dict[str, list[float]]], args: argparse.Namespace, began: str) -> str:
+def text(steps: Steps, args: argparse.Namespace, began: str) -> str:
     command = f"python -m bench.growth_identity --cells {args.cells} --runs {args.runs}"
     what = (
         "driver fake, one process, SQLite with synchronous=FULL; every acknowledged write is on disk; argon2id of 8 KiB, "
         "one pass, as what is asked is all but the hash"
     )
-    spread = f"CPU of the server, min / median / max of {args.runs} runs, eight requests at a time"
+    spread = f"CPU of the server, min / median / max of {args.runs} runs in turns, eight requests at a time"
     heads = [f"{c * USERS_OF_CELL:,} users, {c * ASSIGNMENTS_OF_CELL:,} assignments" for c in steps]
     return "\n".join(
         [
@@ -285,7 +302,7 @@ def text(steps: dict[int, dict[str, list[float]]], args: argparse.Namespace, beg
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", default="1,10,100", help="of 100 users and 1,000 assignments")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--page", type=Path, default=page.PAGE)
     parser.add_argument("--curve", type=Path, default=CURVE)
     return parser.parse_args()
@@ -293,21 +310,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args, began = arguments(), measure.load()
-    steps: dict[int, dict[str, list[float]]] = {}
+    sizes = [int(cells) for cells in args.cells.split(",")]
     with tempfile.TemporaryDirectory(prefix="pileus-growth-") as folder:
-        state, there = Path(folder) / "state", 0
-        with one_process(state, "fake", CHEAP):
-            pass
-        for cells in map(int, args.cells.split(",")):
-            asyncio.run(fill(state, range(there, cells)))
-            there = cells
-            steps[cells] = step(state, cells, args.runs)
-            for name, values in steps[cells].items():
-                print(Figure(f"{cells} cells: {name}", "us", values).row(), flush=True)
-    page.write("growth identity", text(steps, args, began), args.page)
+        steps = measured(Path(folder), sizes, args.runs)
+    told = text(steps, args, began)
+    page.write("growth identity", told, args.page)
     points = {c * USERS_OF_CELL: {n: min(v) for n, v in f.items()} for c, f in steps.items()}
     args.curve.write_text(drawn(points, "users (ten assignments each)", "CPU us"))
-    print(f"wrote {args.page} and {args.curve}")
+    print(f"{told}\nwrote {args.page} and {args.curve}")
     known = [[f.get(name, []) for f in steps.values()] for name in list(steps.values())[-1]]
     return int(any(growth(values) > FLAT for values in known))
 
