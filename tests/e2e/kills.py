@@ -1,4 +1,4 @@
-"""Kill a cloud without warning while servers are made and deleted, start it again, and see that nothing was lost or left.
+"""Kill a cloud without warning while servers are made, moved and deleted; started again, nothing was lost or left.
 
 Acknowledged means committed: a create that was answered 202 ends ACTIVE or in ERROR with a reason, a delete that was
 answered 204 ends gone, and when all servers are deleted nothing that served them is left.
@@ -96,6 +96,8 @@ class Killer:
                 self._create()
                 if self.random.random() < 0.4:
                     self._delete()
+                if self.outside is None and self.random.random() < 0.4:
+                    self._move()
         except Unreachable:
             pass  # the kill fell; what was not answered is not acknowledged
         kill.join()
@@ -122,6 +124,18 @@ class Killer:
             assert e.status == 404, e
         self.ledger.doubtful.discard(server)
         self.ledger.deleted.add(server)
+
+    def _move(self) -> None:
+        """To another host, while it runs or not. What is being made or deleted refuses."""
+        assert self.client is not None
+        left = sorted(self.ledger.created - self.ledger.deleted)
+        live = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
+        server, body = self.random.choice(left), self.random.choice([live, {"migrate": None}])
+        url = f"{self.client.catalog['compute'].rstrip('/')}/servers/{server}/action"
+        try:
+            self.client.send("POST", url, body, MICROVERSION)
+        except ApiError as e:
+            assert e.status in (404, 409), e
 
     # -- what must hold --------------------------------------------------------------------------
 
@@ -154,8 +168,8 @@ class Killer:
         lost = self.ledger.created - self.ledger.deleted - self.ledger.doubtful - rows.keys()
         assert not lost, f"acknowledged and lost: {sorted(lost)}"
         for id, row in rows.items():
-            assert row["status"] in ("ACTIVE", "ERROR"), (id, row["status"])
-            assert row["status"] == "ACTIVE" or row["fault"]["message"], id
+            assert row["status"] in ("ACTIVE", "VERIFY_RESIZE", "ERROR"), (id, row["status"])
+            assert row["status"] != "ERROR" or row["fault"]["message"], id
         self.sweep()
 
     def sweep(self) -> None:

@@ -27,6 +27,7 @@ _CHUNK = 1 << 20
 _BLOCK = 1 << 16  # zeros of that length are left out where they are written
 _PATIENCE_S = 60  # without a byte
 _ZEROS = bytes(_BLOCK)
+_AT_ONCE = 64  # connections served; others wait
 _HEAD = 4096  # bytes of a request or an answer before its body
 log = logging.getLogger(__name__)
 
@@ -41,20 +42,21 @@ class _Offer:
 
 
 class Handover:
-    """Listens at `address` as soon as there is something to hand over."""
+    """Listens as soon as there is something to hand over: at this machine's address on the way to `control_url`."""
 
-    def __init__(self, address: str = "") -> None:
-        self._address = address or "127.0.0.1"
+    def __init__(self, control_url: str = "") -> None:
+        self._control_url = control_url
         self._server: socket.socket | None = None
         self._offers: dict[str, _Offer] = {}
+        self._places = threading.BoundedSemaphore(_AT_ONCE)
 
-    def lend(self, key: str, files: Mapping[str, Path]) -> str:
+    async def lend(self, key: str, files: Mapping[str, Path]) -> str:
         """A URL, to which `/name` is added; what was offered for the key before is offered no longer."""
-        return self._offer(key, _Offer(secrets.token_urlsafe(32), files=files))
+        return await self._offer(key, _Offer(secrets.token_urlsafe(32), files=files))
 
-    def take(self, key: str, streams: Mapping[str, Taker]) -> str:
+    async def take(self, key: str, streams: Mapping[str, Taker]) -> str:
         """The same for streams. A taker is called in a thread of its own, and owns the connection."""
-        return self._offer(key, _Offer(secrets.token_urlsafe(32), streams=streams))
+        return await self._offer(key, _Offer(secrets.token_urlsafe(32), streams=streams))
 
     def withdraw(self, key: str) -> None:
         self._offers.pop(key, None)
@@ -67,21 +69,22 @@ class Handover:
             self._server.close()
             self._server = None
 
-    def _offer(self, key: str, offer: _Offer) -> str:
+    async def _offer(self, key: str, offer: _Offer) -> str:
         if self._server is None:
-            self._server = _listening(self._address)
-            threading.Thread(
-                target=self._accept, args=(self._server,), name="handover", daemon=True
-            ).start()
+            server = self._server = await asyncio.to_thread(_listening, self._control_url)
+            accepting = threading.Thread(target=self._accept, args=(server,), daemon=True)
+            accepting.start()
         self._offers[key] = offer
-        host = f"[{self._address}]" if ":" in self._address else self._address
-        return f"http://{host}:{self._server.getsockname()[1]}/{offer.ticket}"
+        host, port = self._server.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/{offer.ticket}"
 
     def _accept(self, server: socket.socket) -> None:
         while True:
+            self._places.acquire()
             try:
                 plug, _ = server.accept()
             except OSError:
+                self._places.release()
                 return  # closed
             threading.Thread(target=self._serve, args=(plug,), name="handover", daemon=True).start()
 
@@ -104,6 +107,8 @@ class Handover:
         except (OSError, ValueError) as broken:
             log.info("a handover broke off: %r", broken)
             plug.close()
+        finally:
+            self._places.release()
 
     def _found(self, ticket: str) -> _Offer | None:
         for offer in list(self._offers.values()):
@@ -112,18 +117,21 @@ class Handover:
         return None
 
 
-def _listening(address: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    server = socket.socket(family, socket.SOCK_STREAM)
-    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
+def _listening(control_url: str) -> socket.socket:
+    """Raises Unavailable."""
+    parts = urlsplit(control_url or "http://127.0.0.1:80")
     try:
-        server.bind((address, 0))
-        server.listen(64)
+        found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)
+        family, way = found[0][0], found[0][4]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(way)  # sends nothing
+            address = probe.getsockname()[0]
+        server = socket.create_server((address, 0), family=family)
     except OSError as reason:
-        server.close()
         raise Unavailable(
-            "This host cannot be reached by others at its address.", internal=f"{address}: {reason}"
+            "This host cannot be reached by others.", internal=f"{control_url}: {reason}"
         ) from None
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
     return server
 
 

@@ -64,16 +64,16 @@ async def send(
         await emulator.execute("cont")
     for node, sync in disks.items():
         await _mirror(emulator, node, sync, connect)
-    await _all_ready(emulator, disks, clock)
-    stopped_at = clock.monotonic()
-    if stop_first:
-        await emulator.execute("stop")
     with await connect("memory") as plug:
         await emulator.give("memory", plug.fileno())
     pausing = {"capability": "pause-before-switchover", "state": True}
     await emulator.execute("migrate-set-capabilities", capabilities=[pausing])
     limits = {"downtime-limit": _DOWNTIME_MS, "max-bandwidth": _SPEED}
     await emulator.execute("migrate-set-parameters", **limits)
+    await _all_ready(emulator, disks, clock)
+    stopped_at = clock.monotonic()
+    if stop_first:
+        await emulator.execute("stop")
     await emulator.execute("migrate", uri="fd:memory")
     await _reach(emulator, "pre-switchover", clock)
     if not stop_first:

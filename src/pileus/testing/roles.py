@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +88,11 @@ class Host:
 
 @dataclass
 class TwoRoles:
-    """`cloud` is the control's."""
+    """`cloud` is the control's; `more` makes another host out of its folder, options and machine, and does not start it."""
 
     cloud: RunningCloud
     host: Host
+    more: Callable[[Path, Sequence[str], Place | None], Host]
 
 
 @contextmanager
@@ -122,11 +123,17 @@ def two_roles(
         stack.callback(_end, process)
         (state / "pileus.pid").write_text(str(process.pid))
         url, ready_ms = asyncio.run(background.ready(state, Clock()))
-        command = ["host", "--state", str(host_state), "--bus", nats.url, "--control-url", url]
-        host = Host(host_state, [*command, *host_options], machine)
-        stack.callback(host.stop)
+
+        def more(state: Path, options: Sequence[str], machine: Place | None) -> Host:
+            state.mkdir(exist_ok=True)
+            command = ["host", "--state", str(state), "--bus", nats.url, "--control-url", url]
+            host = Host(state, [*command, *options], machine)
+            stack.callback(host.stop)
+            return host
+
+        host = more(host_state, host_options, machine)
         host.start()
-        yield TwoRoles(RunningCloud(state, url, process, ready_ms), host)
+        yield TwoRoles(RunningCloud(state, url, process, ready_ms), host, more)
 
 
 def _open_to_ordinary_user(folder: Path, state: Path) -> None:

@@ -50,7 +50,7 @@ def _one_driver(host: HostRuntime, name: str) -> ComputeDriver:
     if name == "qemu":
         from pileus.services.compute.drivers.qemu import QemuComputeDriver
 
-        return QemuComputeDriver(folder, clock=host.world.clock, address=host.address)
+        return QemuComputeDriver(folder, clock=host.world.clock, control_url=host.control_url)
     if name == "container":
         from pileus.services.compute.drivers.container import ContainerComputeDriver
 

@@ -73,9 +73,16 @@ async def record(tx: Tx, ctx: Context, server: Server, verb: str, id: str = "") 
 
 
 async def finish(
-    runtime: Runtime, saga_id: str, event: str, host: str, *, error: str = "", detail: str = ""
+    runtime: Runtime,
+    saga_id: str,
+    event: str,
+    host: str,
+    *,
+    error: str = "",
+    detail: str = "",
+    note: str = "",
 ) -> None:
-    """Notes how the saga's action went; again for the same saga changes nothing."""
+    """Notes how the saga's action went, and what else administrators may want to know; once for each saga."""
     async with runtime.store.tx(wait=False) as tx:
         action = await ACTIONS.find(tx, saga_id)
         if action is None or action.events:
@@ -86,7 +93,7 @@ async def finish(
             finish_time=tx.now,
             result="Error" if error else "Success",
             host=host,
-            details=error,
+            details=error or note,
             traceback=detail,
         )
         await ACTIONS.change(tx, action, events=[one], message="Error" if error else "")

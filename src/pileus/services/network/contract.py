@@ -56,13 +56,14 @@ class Dress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuestRef(msgspec.Struct, frozen=True, kw_only=True):
-    """For whom ports are made or bound."""
+    """For whom ports are made or bound. `also`: another host that wires them, which the guest is about to leave."""
 
     id: str
     name: str
     project_id: str
     host: str
     zone: str = "nova"
+    also: str = ""
 
 
 class SecurityGroupRule(msgspec.Struct, frozen=True, kw_only=True):

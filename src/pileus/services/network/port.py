@@ -55,7 +55,7 @@ class Port(Noun, kw_only=True, frozen=True):
     allowed_address_pairs: list[AddressPairing] = []
     extra_dhcp_opts: list[ExtraDhcpOpt] = []
     host: str = ""
-    next_host: str = ""  # where it is wired already, for a guest that is on its way there
+    next_host: str = ""  # where it is wired too, for a guest that is on its way there or from there
     vnic_type: str = "normal"
     profile: dict[str, object] = {}
     dns_name: str = ""

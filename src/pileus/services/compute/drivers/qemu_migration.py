@@ -37,6 +37,7 @@ from pileus.services.compute.drivers.residents import Resident, Residents, held
 
 _ROOT, _CONFIG = "disk.qcow2", "config.iso"
 _WHOLE = (_ROOT, "ephemeral.raw", "swap.raw", _CONFIG)
+_WAITS = "waits"  # a file in the folder of a guest that has not arrived
 _BASE = "base"  # how the image below the root disk is asked for
 
 
@@ -52,10 +53,10 @@ class _Lent(msgspec.Struct, frozen=True, kw_only=True):
 class Travellers(Residents):
     """The moves of a `QemuComputeDriver`."""
 
-    def __init__(self, state_dir: Path, *, address: str = "", **more: Any) -> None:
-        """`address`: where other hosts reach this one."""
+    def __init__(self, state_dir: Path, *, control_url: str = "", **more: Any) -> None:
+        """`control_url`: where control is; other hosts are on the same side of this one."""
         super().__init__(state_dir, **more)
-        self._handover = Handover(address)
+        self._handover = Handover(control_url)
         self._underway = Underway()
         self._lent: dict[str, Parcel] = {}
         self._expected: dict[str, tuple[Parcel, Parcel]] = {}  # what is lent, and where to send it
@@ -72,7 +73,7 @@ class Travellers(Residents):
                 offered = {name: offered[name] for name in offered if name == _CONFIG}
             if base is not None:
                 offered[_BASE] = self._images.path(base)
-            url = self._handover.lend(f"lend {guest_id}", offered)
+            url = await self._handover.lend(f"lend {guest_id}", offered)
             parcel = self._lent[guest_id] = Parcel(url=url, note=note)
             return parcel
 
@@ -129,6 +130,7 @@ class Travellers(Residents):
             if known == parcel and resident is not None and resident.emulator is not None:
                 return there
             resident = await self._new(spec, lent, parcel)
+            (resident.folder.path / _WAITS).touch()
             with held(resident):
                 if _CONFIG in lent.files:
                     await _fetch(resident.folder, parcel, _CONFIG)
@@ -136,11 +138,11 @@ class Travellers(Residents):
                 await self._launch(resident, lent.layout)
                 assert resident.emulator is not None, "a launched guest has its QEMU"
                 await qemu_transfer.export(resident.emulator, list(self._sent_disks(resident)))
-                there = self._await(resident, resident.emulator)
+                there = await self._await(resident, resident.emulator)
                 self._expected[spec.id] = (parcel, there)
             return there
 
-    def _await(self, resident: Resident, emulator: Emulator) -> Parcel:
+    async def _await(self, resident: Resident, emulator: Emulator) -> Parcel:
         """Where to send to: both streams end in the QEMU that waits."""
         loop = asyncio.get_running_loop()
 
@@ -156,7 +158,7 @@ class Travellers(Residents):
             handover.relay(plug, resident.folder.path / qemu_transfer.NBD_SOCKET)
 
         streams = {"memory": memory, "nbd": disks}
-        return Parcel(url=self._handover.take(f"take {resident.spec.id}", streams))
+        return Parcel(url=await self._handover.take(f"take {resident.spec.id}", streams))
 
     def _sent_disks(self, resident: Resident) -> dict[str, str]:
         """The disks that a guest writes to, by QEMU's name, and what of each is copied."""
@@ -219,13 +221,15 @@ class Travellers(Residents):
 
     async def arrive(self, guest_id: str, run: bool) -> Guest:
         async with self._in_hand(guest_id) as resident:
-            if resident.emulator is None and not resident.folder.is_made:
+            waits = resident.folder.path / _WAITS
+            if resident.emulator is None and waits.exists():
                 raise Conflict(f"Guest {guest_id} ended while it waited for its memory.")
             if resident.emulator is not None:
                 await qemu_transfer.taken(resident.emulator, self._clock)
                 await qemu_transfer.stop_exporting(resident.emulator)
                 await self._go_on(resident, run)
             await asyncio.to_thread(resident.folder.finish)
+            waits.unlink(missing_ok=True)
             self._forget_move(guest_id)
             return self._seen(resident)
 

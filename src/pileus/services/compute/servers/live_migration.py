@@ -20,7 +20,7 @@ from pileus.kernel.schema import Body, since, until
 from pileus.services.compute import checks, migrations, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.checks import Flag
-from pileus.services.compute.migrations import MIGRATIONS
+from pileus.services.compute.migrations import MIGRATIONS, Migration
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.moving import (
@@ -28,7 +28,6 @@ from pileus.services.compute.servers.moving import (
     bind,
     choose_target,
     forget_target,
-    is_cancelled,
     is_there,
     known_host,
     move_of,
@@ -72,14 +71,17 @@ async def unwire_target(run: Run[Server]) -> None:
 async def transfer(run: Run[Server]) -> None:
     """Everything is there in the end, and the guest stands still on both hosts."""
     server, move = run.record, move_of(run.record)
-    await _refuse_cancelled(run)
+    _refuse_cancelled(await MIGRATIONS.get(run.runtime.store, move.id))
     source = await run.agent(COMPUTE_HOST, on=move.source)
     target = await run.agent(COMPUTE_HOST, on=move.target)
     there = await target.expect(await spec_of(run, server), await source.lend(server.id))
     await went(run, migrations.RUNNING)
     stood_s = await source.send(server.id, there)
-    await _refuse_cancelled(run)
-    await went(run, migrations.POST_MIGRATING, downtime_ms=round(stood_s * 1000))
+    async with run.runtime.store.tx(wait=False) as tx:  # nobody can give it up from here on
+        migration = await MIGRATIONS.get(tx, move.id)
+        _refuse_cancelled(migration)
+        stood_ms = round(stood_s * 1000)
+        await migrations.went(tx, move.id, migrations.POST_MIGRATING, downtime_ms=stood_ms)
 
 
 async def stay(run: Run[Server]) -> None:
@@ -99,18 +101,19 @@ def _runs(server: Server) -> bool:
 
 async def switch(run: Run[Server]) -> Changes:
     """The ports are its new host's, and it goes on there."""
-    server, target = run.record, move_of(run.record).target
+    server, move = run.record, move_of(run.record)
     clock = run.runtime.world.clock
     began = clock.monotonic()
-    nics = await bind(run, target, wired=False)
-    host = await run.agent(COMPUTE_HOST, on=target)
+    # What the guest has open here stays, so that it could go on here.
+    nics = await bind(run, move.target, wired=False, also=move.source)
+    host = await run.agent(COMPUTE_HOST, on=move.target)
     guest = await host.arrive(server.id, _runs(server))
     stood_ms = round((clock.monotonic() - began) * 1000)
     if nics:
-        await run.peer(NETWORK).plug(server.id, target)
+        await run.peer(NETWORK).plug(server.id, move.target)
     await _add_downtime(run, stood_ms)
-    zone = await nodes.zone_of(run.runtime, target)
-    return {"host": target, "zone": zone, "power_state": guest.power_state}
+    zone = await nodes.zone_of(run.runtime, move.target)
+    return {"host": move.target, "zone": zone, "power_state": guest.power_state}
 
 
 async def switch_back(run: Run[Server]) -> None:
@@ -124,9 +127,13 @@ async def switch_back(run: Run[Server]) -> None:
 async def leave_source(run: Run[Server]) -> Changes:
     move = move_of(run.record)
     await destroy_on(run, move.source)
+    if run.record.nics:
+        await run.peer(NETWORK).expect(run.record.id, "")
     await run.peer(PLACEMENT).release(move.id)
     await went(run, migrations.COMPLETED)
-    await noting.success(run)
+    await run.runtime.store.visible()
+    migration = await MIGRATIONS.get(run.runtime.store, move.id)
+    await noting.success(run, f"The guest stood still for {migration.downtime_ms} ms.")
     return {"move": None}
 
 
@@ -136,9 +143,9 @@ async def _add_downtime(run: Run[Server], more_ms: int) -> None:
         await MIGRATIONS.change(tx, migration, downtime_ms=migration.downtime_ms + more_ms)
 
 
-async def _refuse_cancelled(run: Run[Server]) -> None:
-    """Raises Conflict."""
-    if await is_cancelled(run):
+def _refuse_cancelled(migration: Migration) -> None:
+    """Raises Conflict where somebody has asked for its end."""
+    if migration.cancelled:
         raise Conflict("The live migration was aborted.")
 
 
@@ -155,7 +162,7 @@ LIVE_MIGRATE = Saga(
     Step(choose_target, forget_target),
     Step(wire_target, unwire_target),
     Step(transfer, stay, timeout_s=3600),
-    Step(switch, switch_back),
+    Step(switch, switch_back, patience_s=25),  # a little longer than a dead host's lease
     Step(leave_source),
     failed=_not_migrated,
     done=healed,

@@ -95,9 +95,9 @@ class ServerMigrations(OfServer):
         if found is None:
             raise NotFound(f"Migration {migration_id} not found for instance {server.id}")
         early = ("queued", PREPARING) if ctx.version >= (2, 65) else ()
-        _in_state(found, "abort live migration", (RUNNING, *early))
         async with ctx.runtime.store.tx() as tx:
             fresh = await MIGRATIONS.get(tx, found.id)
+            _in_state(fresh, "abort live migration", (RUNNING, *early))
             await MIGRATIONS.change(tx, fresh, cancelled=True)
             await instance_actions.record(tx, ctx, server, "live_migration_cancel")
         # If the sending has not begun it will not; if it has just ended, the end sees that it was for nothing.

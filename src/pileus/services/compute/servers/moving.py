@@ -136,6 +136,7 @@ async def forget_target(run: Run[Server]) -> None:
     else:
         move = move_of(run.record)
         await destroy_on(run, move.source)
+        await run.peer(NETWORK).expect(run.record.id, "")
         await run.peer(PLACEMENT).release(move.id)
         await went(run, migrations.FAILED)
         await noting.failure(run)
@@ -191,13 +192,14 @@ async def bind_back(run: Run[Server]) -> None:
         await bind(run, move.source, wired=await nodes.is_up(run.runtime, move.source))
 
 
-async def bind(run: Run[Server], name: str, *, wired: bool = True) -> list[NicInfo]:
-    """The server's ports are on that host, and wired there."""
+async def bind(run: Run[Server], name: str, *, wired: bool = True, also: str = "") -> list[NicInfo]:
+    """The server's ports are on that host, and wired there; `also`: as they stay elsewhere."""
     server = run.record
     if not server.nics:
         return []
     zone = await nodes.zone_of(run.runtime, name)
     guest = guest_ref(msgspec.structs.replace(server, host=name, zone=zone), zone)
+    guest = msgspec.structs.replace(guest, also=also)
     requests = [NicRequest(port_id=nic.port_id) for nic in server.nics]
     network = run.peer(NETWORK)
     nics = await network.attach(run.caller, guest, requests, [])

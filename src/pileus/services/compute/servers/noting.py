@@ -40,8 +40,8 @@ _EVENTS = {
 _GIVEN_UP = "It was given up."
 
 
-async def success(run: Run[Server]) -> None:
-    await instance_actions.finish(run.runtime, run.id, event_of(run), run.record.host)
+async def success(run: Run[Server], note: str = "") -> None:
+    await instance_actions.finish(run.runtime, run.id, event_of(run), run.record.host, note=note)
 
 
 async def failure(run: Run[Server]) -> None:

@@ -228,6 +228,12 @@ def test_a_running_server_moves_to_another_host_and_goes_on(stage: Stage, is_pau
         assert (await s.get(f"/servers/{id}/migrations", "2.23", s.admin)).json["migrations"] == []
         gone = await s.get(f"/servers/{id}/migrations/{noted['id']}", "2.23", s.admin)
         assert gone.status == 404 and "is not in progress" in gone.json["itemNotFound"]["message"]
+        actions = (await s.get(f"/servers/{id}/os-instance-actions", "2.84", s.admin)).json
+        last = actions["instanceActions"][0]
+        assert last["action"] == "live-migration"
+        path = f"/servers/{id}/os-instance-actions/{last['request_id']}"
+        (event,) = (await s.get(path, "2.84", s.admin)).json["instanceAction"]["events"]
+        assert event["details"].startswith("The guest stood still for ")
 
     play(stage, story)
 

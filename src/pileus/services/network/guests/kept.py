@@ -108,7 +108,7 @@ class KeptNetwork:
             "device_id": guest.id,
             "device_owner": COMPUTE_OWNER + guest.zone,
             "host": guest.host,
-            "next_host": "",
+            "next_host": guest.also,
             "order": order,
             "nic_tag": request.tag or port.nic_tag,
             "dns_name": port.dns_name or hostname(guest.name),

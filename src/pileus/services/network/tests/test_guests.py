@@ -70,6 +70,34 @@ def test_asked_again_attach_gives_the_same_ports_and_follows_the_guest() -> None
     run(body, hosts=2)
 
 
+def test_a_guest_on_its_way_is_wired_on_both_hosts_and_bound_on_one() -> None:
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        (nic,) = await b.boot("one", "guest", network["id"])
+        request = [NicRequest(port_id=nic.port_id)]
+
+        async def wired() -> list[str]:
+            await b.settle()
+            return [h for h in ("fake-1", "fake-2") if b.driver(h).port(nic.port_id) is not None]
+
+        async def bound() -> str:
+            port = (await b.admin.get(f"/ports/{nic.port_id}")).json["port"]
+            return str(port["binding:host_id"])
+
+        await b.contract.expect("guest", "fake-2")
+        await b.contract.plug("guest", "fake-2")
+        assert (await wired(), await bound()) == (["fake-1", "fake-2"], "fake-1")
+        await b.contract.expect("guest", "")
+        assert (await wired(), await bound()) == (["fake-1"], "fake-1")
+        there = msgspec.structs.replace(_guest(host="fake-2"), also="fake-1")
+        await b.contract.attach(_caller(), there, request, [])
+        assert (await wired(), await bound()) == (["fake-1", "fake-2"], "fake-2")
+        await b.contract.expect("guest", "")
+        assert (await wired(), await bound()) == (["fake-2"], "fake-2")
+
+    run(body, hosts=2)
+
+
 def test_a_users_port_survives_its_guest() -> None:
     async def body(b: Bench) -> None:
         api = b.as_("one")
