@@ -13,6 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -55,6 +56,8 @@ JOURNAL_SLACK = 4 << 20  # bytes
 
 Deliver = Callable[[str, bytes], Awaitable[None]]
 Probe = Callable[[ImageSource], Awaitable[ImageFacts]]
+# Of images by id and checksum: hosts that are one machine's pretence look into each once.
+_FACTS: WeakKeyDictionary[Probe, dict[tuple[str, str], ImageFacts]] = WeakKeyDictionary()
 
 _BOOT_LOG = """\
 [    0.000000] Linux version 6.1.0-fake (pileus)
@@ -133,7 +136,7 @@ class FakeComputeDriver:
         self._guests: dict[str, FakeGuest] = {}
         self.turns = Turns()
         self._underway = Underway()
-        self._facts: dict[tuple[str, str], ImageFacts] = {}
+        self._facts = _FACTS.setdefault(probe, {}) if probe else {}
         self._watchers: list[Watcher] = []
 
     async def start_up(self) -> None:
