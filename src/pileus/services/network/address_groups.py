@@ -63,7 +63,7 @@ class CreateAddressGroup(Attributes):
 
 
 class GroupAddresses(Attributes):
-    root: ClassVar[str] = "address_group"
+    root: ClassVar[str] = ""
     creates = False
 
     addresses: list[str]

@@ -139,7 +139,7 @@ async def _facts(memory: Memory, host: str) -> _Facts:
         facts.networks = {n.id: n for n in await memory.rows(NETWORKS, id=network_ids)}
         subnets = await memory.rows(SUBNETS, network_id=network_ids)
         facts.subnets = {s.id: s for s in subnets}
-        inner = [n.id for n in facts.networks.values() if not n.external]
+        inner = [n.id for n in facts.networks.values() if not n.is_outer]
         others = await memory.rows(PORTS, network_id=inner) if inner else []
         facts.remote = [p for p in others if p.host and p.host != host]
     await _groups(memory, facts)
@@ -209,9 +209,9 @@ def _sorted(networks: Iterable[Network]) -> list[Network]:
 def _network(facts: _Facts, n: Network) -> NetworkSpec:
     return NetworkSpec(
         id=n.id,
-        segment=0 if n.external else n.segmentation_id,
+        segment=0 if n.is_outer else n.segmentation_id,
         mtu=n.mtu,
-        external=n.external,
+        external=n.is_outer,
         admin_up=n.admin_state_up,
         dns_domain=(n.dns_domain or facts.domain).rstrip("."),
         subnets=tuple(_subnet(s) for s in facts.subnets.values() if s.network_id == n.id),
@@ -315,6 +315,7 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
                 network_id=p.network_id,
                 mac=p.mac_address,
                 addresses=_addresses(facts, p),
+                scopes=_scopes(facts.networks[p.network_id]),
             )
             for p in inner
         ),
@@ -358,7 +359,12 @@ def _gateway(facts: _Facts, p: Port, policy: str) -> RouterGateway:
         addresses=_addresses(facts, p),
         nexthops=tuple(s.gateway_ip for s in subnets if s.gateway_ip),
         limits=facts.limits(policy),
+        scope=facts.networks[p.network_id].ipv4_address_scope,
     )
+
+
+def _scopes(n: Network) -> tuple[str, str]:
+    return n.ipv4_address_scope, n.ipv6_address_scope
 
 
 def _addresses(facts: _Facts, p: Port) -> tuple[str, ...]:

@@ -155,6 +155,7 @@ class RouterInterface(Spec, frozen=True, kw_only=True):
     network_id: str
     mac: str
     addresses: tuple[str, ...]  # ip/prefix
+    scopes: tuple[str, str] = ("", "")  # its address scopes, of IPv4 and IPv6
 
 
 class RouterGateway(Spec, frozen=True, kw_only=True):
@@ -164,6 +165,7 @@ class RouterGateway(Spec, frozen=True, kw_only=True):
     addresses: tuple[str, ...]  # ip/prefix; the first of each version is the SNAT address
     nexthops: tuple[str, ...] = ()  # the external subnets' gateways
     limits: tuple[Limit, ...] = ()  # of what has no floating address
+    scope: str = ""  # of IPv4: what is of the same goes in and out as it is
 
 
 class FloatingSpec(Spec, frozen=True, kw_only=True):

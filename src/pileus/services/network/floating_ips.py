@@ -146,7 +146,7 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         raw = ctx.document["floatingip"]
         self.guard(ctx, "create", raw, {"project_id": owner}, CreateFloatingIp)
         network = await Networks().visible(ctx, body.floating_network_id)
-        if not network.external:
+        if not network.is_outer:
             raise _bad(f"Network {network.id} is not a valid external network")
         if body.fixed_ip_address and not body.port_id:
             raise _bad("fixed_ip_address cannot be specified without a port_id")

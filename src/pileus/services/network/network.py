@@ -41,6 +41,11 @@ class Network(Shared, kw_only=True, frozen=True):
     ipv4_address_scope: str = ""
     ipv6_address_scope: str = ""
 
+    @property
+    def is_outer(self) -> bool:
+        """Is it the outside for anybody?"""
+        return self.external or bool(self.external_to)
+
     def is_external_to(self, project_id: str) -> bool:
         return self.external or project_id in self.external_to
 

@@ -171,7 +171,7 @@ class Networks(NetworkResource[Network], path="/networks"):
             "status": "ACTIVE",
             "subnets": n.subnets,
             "shared": n.is_shared_to(asker),
-            "router:external": n.is_external_to(asker),
+            "router:external": n.is_outer,
             "is_default": n.is_default,
             "mtu": n.mtu,
             "port_security_enabled": n.port_security_enabled,

@@ -98,17 +98,20 @@ class Quotas(Resource[Any]):
             found.append(own | await _limits(store, project))
         return {"quotas": found}
 
-    @operation("GET", "/quotas/{project_id}", "get_quota")
+    @operation("GET", "/quotas/{project_id}", "regular_user")
     async def show(self, ctx: Context, project_id: str) -> Any:
+        _own(ctx, project_id)
         return {"quota": await _limits(ctx.runtime.store, project_id)}
 
-    @operation("GET", "/quotas/{project_id}/default", "get_quota")
+    @operation("GET", "/quotas/{project_id}/default", "regular_user")
     async def default(self, ctx: Context, project_id: str) -> Any:
+        _own(ctx, project_id)
         return {"quota": await _limits(ctx.runtime.store, DEFAULTS)}
 
-    @operation("GET", "/quotas/{project_id}/details", "get_quota")
-    @operation("GET", "/quotas/{project_id}/details.json", "get_quota")
+    @operation("GET", "/quotas/{project_id}/details", "regular_user")
+    @operation("GET", "/quotas/{project_id}/details.json", "regular_user")
     async def details(self, ctx: Context, project_id: str) -> Any:
+        _own(ctx, project_id)
         store = ctx.runtime.store
         used = await usage(store, _SERVICE, project_id)
         allowed = await _limits(store, project_id)
@@ -147,6 +150,12 @@ class Quotas(Resource[Any]):
             )
         async with store.tx() as tx:
             await clear_limits(tx, _SERVICE, project_id)
+
+
+def _own(ctx: Context, project_id: str) -> None:
+    """One's own project's need no rule. Raises Forbidden."""
+    if project_id != ctx.caller.project_id:
+        ctx.require("get_quota", {"project_id": project_id})
 
 
 async def _projects(db: Reader) -> list[str]:

@@ -14,7 +14,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Table, Tx
 
 from .address_groups import AddressGroups
-from .address_scopes import AddressScopes
+from .address_scopes import ADDRESS_SCOPES, AddressScopes
 from .attributes import Attributes, changes_of
 from .floating_ip import FLOATING_IPS
 from .network import NETWORKS
@@ -29,7 +29,7 @@ from .router import ROUTERS
 from .security_group import RULES
 from .security_groups.operations import SecurityGroups
 from .subnet import SUBNETS
-from .subnetpool import SUBNETPOOLS
+from .subnetpool import SUBNETPOOLS, SubnetPool
 from .subnetpools import SubnetPools
 
 Uses = tuple[
@@ -111,7 +111,6 @@ class RbacPolicies(
         found = {n: getattr(record, n) for n in ("id", "object_type", "object_id", "action")}
         owner, target = record.project_id, record.target_project
         return found | {
-            "target_project": target,
             "target_tenant": target,
             "project_id": owner,
             "tenant_id": owner,
@@ -144,6 +143,12 @@ class RbacPolicies(
         thing = await kind.resource().visible(ctx, id)
         if thing.project_id != ctx.caller.project_id and not sees_all(ctx):
             raise bad_input("Only admins can manipulate policies on objects they do not own")
+        if action == EXTERNAL and not sees_all(
+            ctx
+        ):  # hosts join such a network to their own outside
+            raise bad_input("Only admins can make networks external")
+        if target is not None and isinstance(thing, SubnetPool) and thing.address_scope_id:
+            await _sees_scope(ctx, thing.address_scope_id, target)
         return found if old is not None else {**found, "object_type": object_type}
 
     async def enter(self, tx: Tx, new: RbacPolicy, old: RbacPolicy | None) -> RbacPolicy:
@@ -157,6 +162,13 @@ class RbacPolicies(
     async def leave(self, tx: Tx, record: RbacPolicy) -> None:
         await _unneeded(tx, record)
         await _reflect(tx, record, False)
+
+
+async def _sees_scope(ctx: Context, scope_id: str, target: str) -> None:
+    """A pool is shown only to whom its address scope is shown. Raises Invalid."""
+    scope = await ADDRESS_SCOPES.get(ctx.runtime.store, scope_id)
+    if target != scope.project_id and not scope.is_shared_to(target):
+        raise bad_input(f"Address scope {scope_id} is not shared with project {target}")
 
 
 def _target(given: Mapping[str, Any]) -> str | None:
@@ -189,6 +201,8 @@ async def _unneeded(tx: Tx, policy: RbacPolicy) -> None:
     """Raises Conflict if a project that the policy lets in needs the object and no other policy lets it in."""
     kind = KINDS[policy.object_type]
     record = await kind.resource.table.get(tx, policy.object_id)
+    if policy.action == EXTERNAL and policy.target_project == EVERYBODY and record.is_default:
+        raise _needed(policy, "it is the default external network")
     others = await RBAC_POLICIES.all(tx, object_id=policy.object_id, action=policy.action)
     admitted = {p.target_project for p in others if p.id != policy.id}
     if EVERYBODY in admitted:
@@ -199,8 +213,12 @@ async def _unneeded(tx: Tx, policy: RbacPolicy) -> None:
             project = user.project_id
             let_in = policy.target_project in (EVERYBODY, project)
             if let_in and project not in {"", record.project_id, *admitted}:
-                raise Conflict(
-                    f"RBAC policy on object {policy.object_id} cannot be removed because other "
-                    f"objects depend on it.\nDetails: project_id={project}",
-                    code="RbacPolicyInUse",
-                )
+                raise _needed(policy, f"project_id={project}")
+
+
+def _needed(policy: RbacPolicy, why: str) -> Conflict:
+    return Conflict(
+        f"RBAC policy on object {policy.object_id} cannot be removed because other objects depend "
+        f"on it.\nDetails: {why}",
+        code="RbacPolicyInUse",
+    )

@@ -35,7 +35,9 @@ RBAC_POLICIES = Nouns(
             "DuplicateRbacPolicy",
         ),
     ),
-    quotas=(Quota("network", "rbac_policy", default=10),),
+    quotas=(
+        Quota("network", "rbac_policy", default=10, of=lambda p: p.target_project != EVERYBODY),
+    ),
     indexes=(("object_id",), ("project_id", "created_at", "id")),
     noun="RBAC policy",
 ).worded("RbacPolicyNotFound", "RBAC policy of type None with ID {id} not found")

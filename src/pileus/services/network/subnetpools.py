@@ -281,7 +281,7 @@ def _illegal(why: str) -> Invalid:
 def _bounds(version: int, least: int, most: int, usual: int) -> None:
     """Raises Invalid."""
     absolute = _MOST[version]
-    if least < _LEAST[version]:
+    if least < 0:
         raise Invalid(
             f"Prefix '{least}' not supported in IPv{version} pool.",
             code="UnsupportedMinSubnetPoolPrefix",

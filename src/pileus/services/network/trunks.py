@@ -102,12 +102,11 @@ class Trunks(
         self, ctx: Context, given: dict[str, Any], old: Trunk | None
     ) -> dict[str, Any]:
         if old is None:
-            parent = await _own_port(ctx, given["port_id"])
-            asked = await self._asked(ctx, given.get("sub_ports", []), parent)
-            tags = [s.segmentation_id for s in asked]
+            tags = [s.segmentation_id for s in given.get("sub_ports", [])]
             if len(set(tags)) != len(tags):
                 raise bad_input("segmentation_id values of sub_ports must differ")
-            given["sub_ports"] = asked
+            parent = await _own_port(ctx, given["port_id"])
+            given["sub_ports"] = await self._asked(ctx, given.get("sub_ports", []), parent)
         return given
 
     async def _asked(

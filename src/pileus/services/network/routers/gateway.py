@@ -36,7 +36,7 @@ async def set_gateway(
 
 async def _make(tx: Tx, world: World, router: Router, asked: GatewayRequest) -> Gateway:
     network = await NETWORKS.get(tx, asked.network_id or "")
-    if not network.external:
+    if not network.is_outer:
         raise bad_router(f"Network {network.id} is not an external network")
     if not network.subnets:
         raise bad_router(f"No IPs available for external network {network.id}")

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pileus.services.network.driver import GroupSpec, Limit, RuleSpec
-from pileus.services.network.tests.linux_bench import LinuxBench, udp_frame
+from pileus.services.network.driver import FixedIP, GroupSpec, Limit, RouterInterface, RuleSpec
+from pileus.services.network.tests.linux_bench import LinuxBench, run, udp_frame
 from pileus.testing.drivers.network import (
     CLOSED,
     DB,
@@ -30,6 +30,7 @@ from pileus.testing.drivers.network import (
     network,
     public,
     router,
+    subnet,
     uuid,
 )
 
@@ -65,14 +66,14 @@ def play(tmp_path: Path) -> Callable[[Callable[[LinuxBench], Awaitable[None]]], 
         finally:
             await bench.close()
 
-    def run(scenario: Callable[[LinuxBench], Awaitable[None]]) -> None:
+    def play_it(scenario: Callable[[LinuxBench], Awaitable[None]]) -> None:
         async def whole() -> None:
             async with opened() as bench:
                 await scenario(bench)
 
         asyncio.run(whole())
 
-    return run
+    return play_it
 
 
 Play = Callable[[Callable[[LinuxBench], Awaitable[None]]], None]
@@ -140,6 +141,46 @@ def test_a_floating_address_has_a_limit_of_its_own(play: Play) -> None:
         assert await bench.reaches(DB, OUTSIDE_IP, "tcp", 80)
         answers = [await bench.reaches(WEB, OUTSIDE_IP, "icmp", 8) for _ in range(4)]
         assert not all(answers)
+
+    play(scenario)
+
+
+def test_address_scopes_meet_only_their_like(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        far = network(id=OTHER_NET, segment=102, subnets=(subnet(2, "10.0.5.0/24", "10.0.5.1"),))
+        there = guest(
+            REMOTE,
+            "10.0.5.31",
+            network_id=OTHER_NET,
+            fixed_ips=(FixedIP(subnet_id=uuid(5, 2), ip="10.0.5.31"),),
+        )
+        near = router().interfaces[0]
+        leg = RouterInterface(
+            port_id=uuid(2, 0x23), network_id=OTHER_NET, mac="fa:16:3e:00:00:05",
+            addresses=("10.0.5.1/24",), scopes=("a", ""),
+        )  # fmt: skip
+
+        async def apply(own: str, outer: str, revision: int) -> None:
+            gateway = router().gateway
+            assert gateway is not None
+            routed = router(
+                interfaces=(msgspec.structs.replace(near, scopes=(own, "")), leg),
+                gateway=msgspec.structs.replace(gateway, scope=outer),
+            )
+            nets, ports = (network(), far, public()), (guest(WEB, "10.0.0.11"), there)
+            wanted = document(*ports, networks=nets, routers=(routed,), revision=revision)
+            assert (await bench.apply(wanted)).errors == {}
+
+        await apply("a", "", 1)
+        assert await bench.reaches(WEB, "10.0.5.31", "tcp", 80)
+        assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80)
+        space = bench.name("h1")
+        await run("ip", "-n", space, "route", "add", "10.0.5.0/24", "via", "172.24.4.2")
+        assert not await bench.reaches("", "10.0.5.31", "tcp", 80)
+        await apply("b", "a", 2)
+        assert not await bench.reaches(WEB, "10.0.5.31", "tcp", 80)
+        assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80)
+        assert await bench.reaches("", "10.0.5.31", "tcp", 80)
 
     play(scenario)
 

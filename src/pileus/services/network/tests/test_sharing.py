@@ -15,7 +15,7 @@ def test_a_network_is_shown_to_one_project_while_a_policy_says_so() -> None:
         assert (await two.get(path)).status == 404
         asked = {"object_type": "network", "object_id": network["id"], "action": "access_as_shared"}
         policy = await one.make("rbac_policy", "/rbac-policies", **asked, target_tenant=TWO)
-        assert policy["target_project"] == TWO
+        assert policy["target_tenant"] == TWO
         twin = {"rbac_policy": {**asked, "target_tenant": TWO}}
         assert said(await one.post("/rbac-policies", twin)) == (409, "DuplicateRbacPolicy")
         everybody = {"rbac_policy": {**asked, "target_tenant": "*"}}
@@ -133,7 +133,7 @@ def test_rules_name_address_groups_whose_changes_reach_the_hosts() -> None:
 
         assert members() == ("10.7.0.0/24",)
         path = f"/address-groups/{addresses['id']}"
-        more = {"address_group": {"addresses": ["192.0.2.7"]}}
+        more = {"addresses": ["192.0.2.7"]}
         assert (await one.put(f"{path}/add_addresses", more)).status == 200
         await b.settle()
         assert members() == ("10.7.0.0/24", "192.0.2.7/32")

@@ -210,7 +210,7 @@ def translation(routing: Routing) -> Table:
     With source translation on, the outside can begin nothing but connections to floating addresses.
     """
     router = routing.router
-    forward = ["ip daddr 169.254.0.0/16 drop", "ip saddr 169.254.0.0/16 drop"]
+    forward = ["ip daddr 169.254.0.0/16 drop", "ip saddr 169.254.0.0/16 drop", *_apart(router)]
     chains: dict[str, tuple[str, ...]] = {}
     if router.gateway and router.admin_up:
         outer = nft.interface(outer_device(router.gateway.port_id))
@@ -219,6 +219,10 @@ def translation(routing: Routing) -> Table:
         after = ["ip saddr map @floating_of"]
         source = [f"oifname {outer} snat ip to {rule}" for rule in after]
         inside = _inside(router)
+        plain = _as_they_are(router)
+        if plain:
+            source.append(f"oifname {outer} ip saddr {plain} accept")
+            forward.append(f"iifname {outer} ip daddr {plain} accept")
         if own and router.snat:
             source.append(f"oifname {outer} meta nfproto ipv4 snat ip to {own}")
             forward += [
@@ -250,6 +254,28 @@ def translation(routing: Routing) -> Table:
         },
         chains=chains,
     )
+
+
+def _apart(router: RouterSpec) -> list[str]:
+    """Networks of different address scopes do not meet."""
+    words = []
+    for one in router.interfaces:
+        for other in router.interfaces:
+            for family, a, b in zip(("ipv4", "ipv6"), one.scopes, other.scopes, strict=True):
+                if a != b:
+                    ends = (nft.interface(inner_device(e.port_id)) for e in (one, other))
+                    came, leaves = ends
+                    words.append(f"iifname {came} oifname {leaves} meta nfproto {family} drop")
+    return words
+
+
+def _as_they_are(router: RouterSpec) -> str:
+    """The inner subnets that are of the gateway's address scope, as nft's set; "" if there are none."""
+    scope = router.gateway.scope if router.gateway else ""
+    same = [i for i in router.interfaces if scope and i.scopes[0] == scope]
+    networks = [ip_interface(a).network for i in same for a in i.addresses]
+    blocks = sorted({nft.block(str(n)) for n in networks if n.version == 4})
+    return f"{{ {', '.join(blocks)} }}" if blocks else ""
 
 
 def _limits(router: RouterSpec, outer: str) -> list[str]:
