@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ class Places:
     """`server`: the URL of PostgreSQL's maintenance database; without one, SQLite."""
 
     server = ""
+    _empty = b""
     _compiled: Statements | None = None  # for all clouds: they have the same tables
 
     @asynccontextmanager
@@ -30,9 +32,9 @@ class Places:
     ) -> AsyncIterator[Store]:
         """The same rows for the same folder; `keep` leaves them there for the next."""
         if not self.server:
-            sqlite = SqliteStore(str(folder / "cloud.sqlite"), world)
-            sqlite.statements = self._compiled = self._compiled or sqlite.statements
-            yield sqlite
+            if not (path := folder / "cloud.sqlite").exists():
+                path.write_bytes(await self._shaped(world))
+            yield self._sqlite(path, world)
             return
         name = "t" + hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         await self._make(name, world)
@@ -41,6 +43,21 @@ class Places:
         finally:
             if not keep:
                 await self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _sqlite(self, path: Path, world: World) -> SqliteStore:
+        store = SqliteStore(str(path), world)
+        store.statements = self._compiled = self._compiled or store.statements
+        return store
+
+    async def _shaped(self, world: World) -> bytes:
+        """A file of empty tables, which were shaped once."""
+        if not self._empty:
+            with tempfile.TemporaryDirectory() as folder:
+                store = self._sqlite(path := Path(folder) / "empty", world)
+                await store.start()
+                await store.stop()
+                self._empty = path.read_bytes()
+        return self._empty
 
     async def _make(self, name: str, world: World) -> None:
         """From a template, which was shaped once: some 30 ms instead of 500."""
