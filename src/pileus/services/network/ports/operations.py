@@ -10,7 +10,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from pileus.kernel.faults import Conflict, Invalid
-from pileus.kernel.query import Filter
+from pileus.kernel.query import Filter, Query
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Match, Page, Tx
@@ -122,10 +122,16 @@ class Ports(NetworkResource[Port], path="/ports"):
             parts = "|".join(map(re.escape, wanted))
             page = Page({"ip": Match("regex", parts)}, (("id", False),), limit=1 << 30)
             found = await ALLOCATIONS.page(ctx.runtime.store, page, select=("port_id",))
-            kept = [(k, v) for k, v in ctx.query.pairs if _SUBSTRING not in v]
-            ctx.query.pairs[:] = kept
             fixed["id"] = sorted({row[0] for row in found})
         return await super().listed(ctx, **fixed)
+
+    def page(self, ctx: Context, **fixed: Any) -> Page:
+        whole, ctx.query = ctx.query, Query("")  # links to other pages keep the parts
+        ctx.query.pairs = [(k, v) for k, v in whole.pairs if _SUBSTRING not in v]
+        try:
+            return super().page(ctx, **fixed)
+        finally:
+            ctx.query = whole
 
     async def rendered(self, ctx: Context, records: Sequence[Port]) -> list[dict[str, Any]]:
         """With what their networks put them under."""
