@@ -18,7 +18,6 @@ import socket
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 
@@ -41,22 +40,15 @@ from pileus.services.compute.driver import (
     check_growth,
     check_nic,
     check_spec,
-    last_lines,
 )
 from pileus.services.compute.drivers import container_wires as wires
 from pileus.services.compute.drivers import guest_folder, guest_numbers, guest_sizes
 from pileus.services.compute.drivers.container_folder import ContainerFolder
-from pileus.services.compute.drivers.container_residents import (
-    ContainerResidents,
-    Resident,
-    held,
-)
+from pileus.services.compute.drivers.container_residents import ContainerResidents, Resident
+from pileus.services.compute.drivers.population import held, is_uuid
 from pileus.services.compute.drivers.settled import Settled
 
-SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot kills it
 TRIM_S = 5  # between two looks at the logs
-IMAGES_S = 600  # between two looks for images that no guest needs
-IMAGE_KEPT_S = 86_400  # of an image without a guest: another server of it may follow
 FORMAT = "raw"  # of a snapshot: a tar is no disk format
 _TRAITS = ("COMPUTE_NODE", CONTAINER_TRAIT)
 log = logging.getLogger(__name__)
@@ -116,7 +108,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             return self._seen(self._residents[spec.id])
 
     async def destroy(self, guest_id: str) -> None:
-        if _is_uuid(guest_id):  # no other guest can be here
+        if is_uuid(guest_id):  # no other guest can be here
             self._stop_copying(guest_id)
             async with self._turns.of(guest_id):
                 await self._destroy(guest_id)
@@ -127,19 +119,6 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 await self._launch(resident)
             elif resident.power_state == PAUSED:
                 await self._go_on(resident)
-            return self._seen(resident)
-
-    async def stop(self, guest_id: str, timeout_s: float) -> Guest:
-        async with self._in_hand(guest_id) as resident:
-            await self._power_off(resident, timeout_s)
-            return self._seen(resident)
-
-    async def reboot(self, guest_id: str, hard: bool) -> Guest:
-        async with self._in_hand(guest_id) as resident:
-            await self._power_off(resident, 0 if hard else SOFT_REBOOT_S)
-            if hard:
-                await asyncio.to_thread(resident.folder.drop_rescue)
-            await self._launch(resident)
             return self._seen(resident)
 
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
@@ -245,13 +224,6 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             await self._launch(resident)
             return self._seen(resident)
 
-    async def unrescue(self, guest_id: str, run: bool) -> Guest:
-        async with self._in_hand(guest_id) as resident:
-            if await asyncio.to_thread(resident.folder.read_rescue):
-                await self._power_off(resident, 0)
-                await asyncio.to_thread(resident.folder.drop_rescue)
-            return await self._powered(resident, run)
-
     async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
         _check(spec)
         async with self._in_hand(spec.id) as resident:
@@ -267,10 +239,6 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 await self._respec(resident, spec)
             return await self._powered(resident, run)
 
-    async def confirm_resize(self, guest_id: str) -> None:
-        async with self._in_hand(guest_id) as resident:
-            await asyncio.to_thread(guest_sizes.forget, resident.folder)
-
     async def revert_resize(self, guest_id: str, run: bool) -> Guest:
         async with self._in_hand(guest_id) as resident:
             old = await asyncio.to_thread(guest_sizes.before, resident.folder)
@@ -284,33 +252,9 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 await asyncio.to_thread(guest_sizes.restore, resident.folder, old)
             return await self._powered(resident, run)
 
-    async def changed(self) -> list[str]:
-        folders = [resident.folder for resident in self._residents.values()]
-
-        def look() -> list[str]:
-            return [f.guest_id for f in folders if f.read_rescue() or guest_sizes.before(f)]
-
-        return await asyncio.to_thread(look)
-
-    async def restore(self, guest_id: str) -> Guest:
-        resident = self._find(guest_id)
-        run = resident.power_state in (RUNNING, PAUSED)
-        if await asyncio.to_thread(resident.folder.read_rescue):
-            await self.unrescue(guest_id, run)
-        return await self.revert_resize(guest_id, run)
-
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._in_hand(guest_id) as resident:
-            self._copying[guest_id] = copying = asyncio.create_task(self._copy(resident, name))
-            copying.add_done_callback(lambda done: self._copying.pop(guest_id, None))
-            try:
-                await asyncio.wait([copying])
-            finally:
-                copying.cancel()
-                await asyncio.wait([copying])
-            if copying.cancelled():
-                raise Conflict(f"The copy of guest {guest_id} was given up.")
-            await copying
+            await self._copied(guest_id, self._copy(resident, name))
             return FORMAT
 
     async def send_snapshot(self, guest_id: str, name: str, url: str) -> None:
@@ -326,15 +270,8 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             if resident := self._residents.get(guest_id):
                 resident.folder.snapshot(name).unlink(missing_ok=True)
 
-    async def console_log(self, guest_id: str, lines: int | None) -> str:
-        folder = self._find(guest_id).folder
-        return last_lines(await asyncio.to_thread(folder.console), lines)
-
     async def console(self, guest_id: str, kind: str) -> socket.socket:
         raise Conflict(f"Guest {guest_id} is a container, which has no {kind} console.")
-
-    async def guests(self) -> list[Guest]:
-        return [self._seen(self._residents[guest_id]) for guest_id in sorted(self._residents)]
 
     async def inventory(self) -> Inventory:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -350,7 +287,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
         )
 
     async def sweep(self, keep: set[str]) -> list[str]:
-        found = {name for name in os.listdir(self._guests_dir) if _is_uuid(name)}
+        found = {name for name in os.listdir(self._guests_dir) if is_uuid(name)}
         orphans = sorted((found | self._residents.keys() | self._strays) - keep)
         for guest_id in orphans:
             await self.destroy(guest_id)
@@ -413,23 +350,6 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 await self._runc.release(folder.guest_id)
             part.unlink(missing_ok=True)
 
-    def _stop_copying(self, guest_id: str) -> None:
-        """Nobody waits for a copy that is not wanted any more."""
-        if copying := self._copying.get(guest_id):
-            copying.cancel()
-
-    async def drop_images(self) -> list[str]:
-        """Forget the images that no guest has needed for a day; their ids."""
-        images = [r.spec.image for r in self._residents.values()]
-        images += [r.folder.read_rescue() for r in self._residents.values()]
-        return await self._images.forget(IMAGE_KEPT_S, {i.id for i in images if i})
-
-    async def _drop_images(self) -> None:
-        while True:
-            await self._clock.sleep(IMAGES_S)
-            for image_id in await self.drop_images():
-                log.info("image %s was dropped: no guest needs it", image_id)
-
     async def _trim_logs(self) -> None:
         while True:
             await self._clock.sleep(TRIM_S)
@@ -441,7 +361,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
 def _check(spec: GuestSpec) -> None:
     """Raise Invalid for what a container cannot be."""
     check_spec(spec)
-    if not _is_uuid(spec.id):
+    if not is_uuid(spec.id):
         raise Invalid(f"Guest id {spec.id!r} is not a UUID with dashes; a container needs one.")
     if spec.ephemeral_gib or spec.swap_mib:
         raise Invalid(
@@ -474,10 +394,3 @@ def _disk_numbers(reads: int, read: int, writes: int, written: int) -> DiskNumbe
 def _settle(part: Path, folder: ContainerFolder, name: str) -> None:
     files.sync_file(part)
     files.settle(part, folder.snapshot(name))
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

@@ -8,8 +8,8 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from pileus.host import process, runc
 from pileus.host.image_cache import CachedImage
 from pileus.host.netns import Namespaces
 from pileus.host.rootfs import Command, RootCache
-from pileus.kernel.faults import Conflict, Fault, NotFound, Unavailable
+from pileus.kernel.faults import Conflict, Fault, Unavailable
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
     CRASHED,
@@ -29,15 +29,13 @@ from pileus.services.compute.driver import (
     RUNNING,
     SHUTDOWN,
     Guest,
-    GuestSpec,
     ImageSource,
     Nic,
-    Turns,
-    Watcher,
     check_running,
 )
 from pileus.services.compute.drivers import container_wires as wires
 from pileus.services.compute.drivers.container_folder import ContainerFolder
+from pileus.services.compute.drivers.population import Inhabitant, Population
 
 MOUNTS = Path("/run/pileus")
 _INIT = ("/sbin/init",)
@@ -67,18 +65,16 @@ class Life:
 
 
 @dataclass
-class Resident:
+class Resident(Inhabitant[ContainerFolder]):
     """A guest of this host and, while it runs, its life."""
 
-    spec: GuestSpec
-    folder: ContainerFolder
-    power_state: int = NO_STATE
     life: Life | None = None
-    is_in_hand: bool = False  # a verb is at work; what happens now is no news
 
 
-class ContainerResidents:
-    """The guests of this host. `netns` names the namespace of the taps, `""` for our own."""
+class ContainerResidents(Population[Resident]):
+    """The containers of this host."""
+
+    _images: RootCache
 
     def __init__(
         self,
@@ -88,39 +84,13 @@ class ContainerResidents:
         netns: str = "",
         clock: Clock | None = None,
     ) -> None:
-        self._state_dir = state_dir
+        super().__init__(state_dir, namespaces=namespaces, netns=netns, clock=clock)
         self._guests_dir = state_dir / "containers"
         own = hashlib.sha256(str(state_dir.absolute()).encode()).hexdigest()[:12]
         self._places = MOUNTS / own
         self._runc = runc.Runc(self._places / "runc")
-        self._namespaces = namespaces or Namespaces()
-        self._netns = netns
-        self._clock = clock or Clock()
         self._images = RootCache(state_dir / "roots", self._clock)
-        self._residents: dict[str, Resident] = {}
         self._strays: set[str] = set()  # containers without a folder
-        self._turns = Turns()
-        self._copying: dict[str, asyncio.Task[None]] = {}  # guest id -> the snapshot being taken
-        self._watchers: list[Watcher] = []
-        self._version = 0
-        self._chores: list[asyncio.Task[None]] = []
-
-    def watch(self, callback: Watcher) -> None:
-        if callback not in self._watchers:
-            self._watchers.append(callback)
-
-    @asynccontextmanager
-    async def _in_hand(self, guest_id: str) -> AsyncIterator[Resident]:
-        async with self._turns.of(guest_id):
-            resident = self._find(guest_id)
-            with held(resident):
-                yield resident
-
-    def _find(self, guest_id: str) -> Resident:
-        try:
-            return self._residents[guest_id]
-        except KeyError:
-            raise NotFound(f"Guest {guest_id} is not on this host.") from None
 
     def _seen(self, resident: Resident) -> Guest:
         spec = resident.spec
@@ -137,11 +107,6 @@ class ContainerResidents:
 
     def _folder(self, guest_id: str) -> ContainerFolder:
         return ContainerFolder(self._guests_dir, guest_id, self._places)
-
-    async def _base_of(self, image: ImageSource) -> CachedImage:
-        return await self._images.get(
-            image.id, image.url, image.disk_format, image.checksum_sha512, image.size
-        )
 
     async def _image(self, resident: Resident) -> ImageSource:
         """What it starts from now. Raises Conflict for a guest that was made of nothing."""
@@ -236,17 +201,6 @@ class ContainerResidents:
         for nic in resident.spec.nics:
             await self._at_home(partial(wires.unplug, nic))
 
-    def _tell(self, resident: Resident) -> None:
-        if self._residents.get(resident.spec.id) is resident:
-            for callback in self._watchers:
-                callback(self._seen(resident))
-
-    async def _rewrite(self, resident: Resident, nics: tuple[Nic, ...]) -> None:
-        """Remember the NICs for the next start."""
-        if nics != resident.spec.nics:
-            resident.spec = msgspec.structs.replace(resident.spec, nics=nics)
-            await asyncio.to_thread(resident.folder.write_spec, resident.spec)
-
     async def _power_off(self, resident: Resident, timeout_s: float) -> None:
         """Ask, wait, kill. The state is SHUTDOWN after, however it went."""
         life = resident.life
@@ -292,15 +246,6 @@ class ContainerResidents:
             await self._runc.release(resident.spec.id)
             resident.power_state = RUNNING
         resident.folder.finish()
-
-
-@contextmanager
-def held(resident: Resident) -> Iterator[None]:
-    resident.is_in_hand = True
-    try:
-        yield
-    finally:
-        resident.is_in_hand = False
 
 
 def _quits_at(folder: ContainerFolder) -> signal.Signals:

@@ -19,13 +19,12 @@ import platform
 import shutil
 import socket
 from contextlib import AsyncExitStack, ExitStack
-from uuid import UUID
 
 import msgspec
 
 from pileus.host import qemu, qemu_memory, uploads
 from pileus.host.process import ProcessFailed
-from pileus.kernel.faults import Conflict, Invalid, NotFound, Unavailable
+from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.services.compute.driver import (
     NO_STATE,
     PAUSED,
@@ -43,7 +42,6 @@ from pileus.services.compute.driver import (
     check_running,
     check_settled,
     check_spec,
-    last_lines,
 )
 from pileus.services.compute.drivers import (
     acceleration,
@@ -53,13 +51,11 @@ from pileus.services.compute.drivers import (
     guest_snapshots,
 )
 from pileus.services.compute.drivers.guest_folder import GuestFolder
+from pileus.services.compute.drivers.population import held, is_uuid
 from pileus.services.compute.drivers.qemu_migration import Travellers
-from pileus.services.compute.drivers.residents import Resident, card_of, held, making
+from pileus.services.compute.drivers.residents import Resident, card_of, making
 
-SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot pulls the plug
 TRIM_S = 5  # between two looks at the logs
-IMAGES_S = 600  # between two looks for images that no guest needs
-IMAGE_KEPT_S = 86_400  # of an image without a guest: another server of it may follow
 
 _TRAITS = (
     "COMPUTE_NODE",
@@ -120,7 +116,7 @@ class QemuComputeDriver(Travellers):
 
     async def spawn(self, spec: GuestSpec) -> Guest:
         check_spec(spec)
-        if not _is_uuid(spec.id):
+        if not is_uuid(spec.id):
             raise Invalid(f"Guest id {spec.id!r} is not a UUID with dashes; QEMU needs one.")
         async with self._turns.of(spec.id), AsyncExitStack() as undo:
             known = self._residents.get(spec.id)
@@ -133,7 +129,7 @@ class QemuComputeDriver(Travellers):
             return self._seen(self._residents[spec.id])
 
     async def destroy(self, guest_id: str) -> None:
-        if _is_uuid(guest_id):  # no other guest can be here
+        if is_uuid(guest_id):  # no other guest can be here
             self._stop_copying(guest_id)
             await self.abandon(guest_id)
             async with self._turns.of(guest_id):
@@ -148,19 +144,6 @@ class QemuComputeDriver(Travellers):
                 await self._launch(resident)
             elif resident.power_state == PAUSED:
                 await self._command(resident, "cont", RUNNING)
-            return self._seen(resident)
-
-    async def stop(self, guest_id: str, timeout_s: float) -> Guest:
-        async with self._in_hand(guest_id) as resident:
-            await self._power_off(resident, timeout_s)
-            return self._seen(resident)
-
-    async def reboot(self, guest_id: str, hard: bool) -> Guest:
-        async with self._in_hand(guest_id) as resident:
-            await self._power_off(resident, 0 if hard else SOFT_REBOOT_S)
-            if hard:
-                await asyncio.to_thread(resident.folder.drop_rescue)
-            await self._launch(resident)
             return self._seen(resident)
 
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
@@ -266,13 +249,6 @@ class QemuComputeDriver(Travellers):
             await self._launch(resident)
             return self._seen(resident)
 
-    async def unrescue(self, guest_id: str, run: bool) -> Guest:
-        async with self._in_hand(guest_id) as resident:
-            if await asyncio.to_thread(resident.folder.read_rescue):
-                await self._power_off(resident, 0)
-                await asyncio.to_thread(resident.folder.drop_rescue)
-            return await self._powered(resident, run)
-
     async def resize(self, spec: GuestSpec, timeout_s: float, run: bool) -> Guest:
         check_spec(spec)
         async with self._in_hand(spec.id) as resident:
@@ -288,10 +264,6 @@ class QemuComputeDriver(Travellers):
             await self._make_disks(resident, await self._base(spec))
             return await self._powered(resident, run)
 
-    async def confirm_resize(self, guest_id: str) -> None:
-        async with self._in_hand(guest_id) as resident:
-            await asyncio.to_thread(guest_sizes.forget, resident.folder)
-
     async def revert_resize(self, guest_id: str, run: bool) -> Guest:
         async with self._in_hand(guest_id) as resident:
             old = await asyncio.to_thread(guest_sizes.before, resident.folder)
@@ -305,34 +277,10 @@ class QemuComputeDriver(Travellers):
                 await self._make_disks(resident, await self._base(old))
             return await self._powered(resident, run)
 
-    async def changed(self) -> list[str]:
-        folders = [resident.folder for resident in self._residents.values()]
-
-        def look() -> list[str]:
-            return [f.guest_id for f in folders if f.read_rescue() or guest_sizes.before(f)]
-
-        return await asyncio.to_thread(look)
-
-    async def restore(self, guest_id: str) -> Guest:
-        resident = self._find(guest_id)
-        run = resident.power_state in (RUNNING, PAUSED)
-        if await asyncio.to_thread(resident.folder.read_rescue):
-            await self.unrescue(guest_id, run)
-        return await self.revert_resize(guest_id, run)
-
     async def snapshot(self, guest_id: str, name: str) -> str:
         async with self._in_hand(guest_id) as resident:
             taking = guest_snapshots.take(resident.folder, resident.emulator, name, self._clock)
-            self._copying[guest_id] = copying = asyncio.create_task(taking)
-            copying.add_done_callback(lambda done: self._copying.pop(guest_id, None))
-            try:
-                await asyncio.wait([copying])
-            finally:
-                copying.cancel()
-                await asyncio.wait([copying])
-            if copying.cancelled():
-                raise Conflict(f"The copy of guest {guest_id} was given up.")
-            await copying
+            await self._copied(guest_id, taking)
             return guest_snapshots.FORMAT
 
     async def send_snapshot(self, guest_id: str, name: str, url: str) -> None:
@@ -348,23 +296,11 @@ class QemuComputeDriver(Travellers):
             if resident := self._residents.get(guest_id):
                 await guest_snapshots.drop(resident.folder, resident.emulator, name, self._clock)
 
-    def _stop_copying(self, guest_id: str) -> None:
-        """Nobody waits for a copy that is not wanted any more."""
-        if copying := self._copying.get(guest_id):
-            copying.cancel()
-
-    async def console_log(self, guest_id: str, lines: int | None) -> str:
-        folder = self._find(guest_id).folder
-        return last_lines(await asyncio.to_thread(folder.console), lines)
-
     async def console(self, guest_id: str, kind: str) -> socket.socket:
         resident = self._find(guest_id)
         check_running(guest_id, resident.power_state)
         sockets = {"vnc": resident.folder.vnc_socket, "serial": resident.folder.serial_socket}
         return qemu.connected(sockets[kind])
-
-    async def guests(self) -> list[Guest]:
-        return [self._seen(self._residents[guest_id]) for guest_id in sorted(self._residents)]
 
     async def inventory(self) -> Inventory:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -380,7 +316,7 @@ class QemuComputeDriver(Travellers):
         )
 
     async def sweep(self, keep: set[str]) -> list[str]:
-        found = {name for name in os.listdir(self._guests_dir) if _is_uuid(name)}
+        found = {name for name in os.listdir(self._guests_dir) if is_uuid(name)}
         orphans = sorted((found | self._residents.keys() | self._strays.keys()) - keep)
         for guest_id in orphans:
             await self.destroy(guest_id)
@@ -412,28 +348,9 @@ class QemuComputeDriver(Travellers):
             await self._power_off(resident, 0)
         return self._seen(resident)
 
-    async def drop_images(self) -> list[str]:
-        """Forget the images that no guest has needed for a day; their ids."""
-        images = [r.spec.image for r in self._residents.values()]
-        images += [r.folder.read_rescue() for r in self._residents.values()]
-        return await self._images.forget(IMAGE_KEPT_S, {i.id for i in images if i})
-
-    async def _drop_images(self) -> None:
-        while True:
-            await self._clock.sleep(IMAGES_S)
-            for image_id in await self.drop_images():
-                log.info("image %s was dropped: no guest needs it", image_id)
-
     async def _trim_logs(self) -> None:
         while True:
             await self._clock.sleep(TRIM_S)
             for resident in list(self._residents.values()):
                 if resident.emulator:
                     await asyncio.to_thread(resident.folder.trim_logs)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

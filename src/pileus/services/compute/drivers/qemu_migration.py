@@ -33,7 +33,8 @@ from pileus.services.compute.driver import (
 )
 from pileus.services.compute.drivers import guest_sizes
 from pileus.services.compute.drivers.guest_folder import GuestFolder
-from pileus.services.compute.drivers.residents import Resident, Residents, held
+from pileus.services.compute.drivers.population import held
+from pileus.services.compute.drivers.residents import Resident, Residents
 
 _ROOT, _CONFIG = "disk.qcow2", "config.iso"
 _WHOLE = (_ROOT, "ephemeral.raw", "swap.raw", _CONFIG)

@@ -6,18 +6,16 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
 
 from pileus.host import qemu, qemu_memory
 from pileus.host.image_cache import CachedImage, ImageCache
 from pileus.host.netns import Namespaces
 from pileus.host.process import ProcessFailed, kill
-from pileus.kernel.faults import Conflict, NotFound, Unavailable
+from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
     CRASHED,
@@ -28,16 +26,14 @@ from pileus.services.compute.driver import (
     SUSPENDED,
     Guest,
     GuestSpec,
-    ImageSource,
     Nic,
-    Turns,
-    Watcher,
     check_running,
 )
 from pileus.services.compute.drivers import (
     acceleration,
 )
 from pileus.services.compute.drivers.guest_folder import GuestFolder
+from pileus.services.compute.drivers.population import Inhabitant, Population, held
 
 BUTTON_S = 10  # between two presses of the power button: a guest that boots does not hear the first
 
@@ -47,18 +43,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Resident:
+class Resident(Inhabitant[GuestFolder]):
     """A guest of this host and, while it has one, its QEMU."""
 
-    spec: GuestSpec
-    folder: GuestFolder
-    power_state: int = NO_STATE
     emulator: qemu.Emulator | None = None
     follower: asyncio.Task[None] | None = None
-    is_in_hand: bool = False  # a verb is at work; what happens now is no news
 
 
-class Residents:
+class Residents(Population[Resident]):
     """The guests of this host and their QEMUs: started, found, followed to their ends."""
 
     def __init__(
@@ -70,38 +62,12 @@ class Residents:
         clock: Clock | None = None,
         accelerator: str = "",
     ) -> None:
+        super().__init__(state_dir, namespaces=namespaces, netns=netns, clock=clock)
         self.accelerator = accelerator
-        self._state_dir = state_dir
         self._guests_dir = state_dir / "guests"
-        self._namespaces = namespaces or Namespaces()
-        self._netns = netns
-        self._clock = clock or Clock()
         self._owner = qemu.UNPRIVILEGED if os.geteuid() == 0 else None
         self._images = ImageCache(state_dir / "images", self._clock)
-        self._residents: dict[str, Resident] = {}
         self._strays: dict[str, int] = {}  # QEMUs in folders that say nothing: id -> pid
-        self._turns = Turns()
-        self._copying: dict[str, asyncio.Task[None]] = {}  # guest id -> the snapshot being taken
-        self._watchers: list[Watcher] = []
-        self._version = 0
-        self._chores: list[asyncio.Task[None]] = []
-
-    def watch(self, callback: Watcher) -> None:
-        if callback not in self._watchers:
-            self._watchers.append(callback)
-
-    @asynccontextmanager
-    async def _in_hand(self, guest_id: str) -> AsyncIterator[Resident]:
-        async with self._turns.of(guest_id):
-            resident = self._find(guest_id)
-            with held(resident):
-                yield resident
-
-    def _find(self, guest_id: str) -> Resident:
-        try:
-            return self._residents[guest_id]
-        except KeyError:
-            raise NotFound(f"Guest {guest_id} is not on this host.") from None
 
     def _seen(self, resident: Resident) -> Guest:
         spec = resident.spec
@@ -121,11 +87,6 @@ class Residents:
 
     async def _base(self, spec: GuestSpec) -> CachedImage | None:
         return await self._base_of(spec.image) if spec.image else None
-
-    async def _base_of(self, image: ImageSource) -> CachedImage:
-        return await self._images.get(
-            image.id, image.url, image.disk_format, image.checksum_sha512, image.size
-        )
 
     def _running(self, resident: Resident) -> qemu.Emulator:
         check_running(resident.spec.id, resident.power_state)
@@ -221,17 +182,6 @@ class Residents:
         if resident.power_state != state and not resident.emulator.was_asked_off:
             resident.power_state = state
             self._tell(resident)
-
-    def _tell(self, resident: Resident) -> None:
-        if self._residents.get(resident.spec.id) is resident:
-            for callback in self._watchers:
-                callback(self._seen(resident))
-
-    async def _rewrite(self, resident: Resident, nics: tuple[Nic, ...]) -> None:
-        """Remember the NICs for the next start."""
-        if nics != resident.spec.nics:
-            resident.spec = msgspec.structs.replace(resident.spec, nics=nics)
-            await asyncio.to_thread(resident.folder.write_spec, resident.spec)
 
     async def _command(self, resident: Resident, command: str, state: int) -> None:
         if resident.emulator:
@@ -331,15 +281,6 @@ def making(guest_id: str) -> Iterator[None]:
 
 def card_of(nic: Nic, tap: int, port: int = 0) -> qemu.Card:
     return qemu.Card(nic.port_id, nic.mac, nic.mtu, tap, port)
-
-
-@contextmanager
-def held(resident: Resident) -> Iterator[None]:
-    resident.is_in_hand = True
-    try:
-        yield
-    finally:
-        resident.is_in_hand = False
 
 
 @contextmanager
