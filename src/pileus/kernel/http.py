@@ -29,7 +29,6 @@ from .versions import UNVERSIONED, Negotiated
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _PARAM = re.compile(r"{(\w+)}")
-_JSON = "application/json"
 
 
 def application(runtime: Runtime) -> Any:
@@ -127,7 +126,7 @@ def _responder(
         sent["x-openstack-request-id"] = request_id
         if extra_id:
             sent[extra_id] = request_id
-        sent["content-type"] = _JSON
+        sent["content-type"] = "application/json"
         try:
             at = _negotiate(service, headers, legacy)
             sent.update(at.headers)

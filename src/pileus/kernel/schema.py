@@ -191,7 +191,8 @@ def bulk(cls: type[B], document: Any, at: Version = NO_VERSION) -> Bulk[B]:
             raise Invalid(
                 f"Unable to find '{cls.plural}' in request body: it must be a list of at least one object."
             )
-        items = [i[cls.root] if isinstance(i, dict) and i.keys() == {cls.root} else i for i in items]
+        root = cls.root
+        items = [i[root] if isinstance(i, dict) and i.keys() == {root} else i for i in items]
         return Bulk([cls.take(i, at) for i in items], items, single=False)
     inner = unwrap(cls, document)
     return Bulk([cls.take(inner, at)], [inner], single=True)
