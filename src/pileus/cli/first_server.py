@@ -157,7 +157,8 @@ class Tour:
             path = "/v2/images?status=active&visibility=public"
             images = self._call("GET", "image", path)["images"]
             if images:
-                return dict(min(images, key=_preferred))
+                preferred: Record = min(images, key=_preferred)
+                return preferred
             await self._clock.sleep(0.3)
         raise Failed(
             f"no public image became active in {BOOT_PATIENCE_S} s; `make setup` builds the test image, "

@@ -251,8 +251,8 @@ class NetworkDriverSuite:
             rule = RuleSpec(direction="ingress", protocol="tcp", remote_group=listed)
             addresses = GroupSpec(id=listed, members=("10.0.0.8/29", "10.0.0.8/30", "192.0.2.7/32"))
             groups = (*GROUPS[:3], GroupSpec(id=FROM_WEB, rules=(*_OUT, rule)), addresses)
-            ports = (guest(WEB, "10.0.0.11"), guest(STRANGER, "10.0.0.21"))
-            ports += (guest(DB, "10.0.0.12", FROM_WEB),)
+            there = (guest(WEB, "10.0.0.11"), guest(STRANGER, "10.0.0.21"))
+            ports = (*there, guest(DB, "10.0.0.12", FROM_WEB))
             assert (await bench.apply(document(*ports, groups=groups))).errors == {}
             assert await bench.reaches(WEB, "10.0.0.12", "tcp", 80)
             assert not await bench.reaches(STRANGER, "10.0.0.12", "tcp", 80)
