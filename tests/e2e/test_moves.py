@@ -6,6 +6,7 @@ From outside it is reached at the same floating IP throughout. Host processes ar
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,11 +32,12 @@ MOVE_S = 240
 
 @dataclass
 class Pair:
-    """`here` is the guest's world, seen from where the first host's outer network is."""
+    """`here` is the guest's world, seen from the outer network of the host that its router is on."""
 
     here: World
     hosts: dict[str, Host]
     scopes: dict[str, Scope]
+    outsides: dict[str, Place]
 
     @property
     def host(self) -> str:
@@ -78,6 +80,19 @@ class Pair:
         asyncio.run(until(f"nothing runs but on {on}", gone, MOVE_S))
         assert processes(self.scopes[on])
 
+    def follow_router(self) -> None:
+        """It leaves a lost host too, and each host has an outer network of its own here."""
+
+        def answers() -> bool:
+            for outside in self.outsides.values():
+                line = outside.inside(["ping", "-c1", "-W1", self.here.guest.floating_ip])
+                if subprocess.run(line, capture_output=True, check=False).returncode == 0:
+                    self.here.outside = outside
+                    return True
+            return False
+
+        asyncio.run(until("the guest answers somewhere", answers, MOVE_S))
+
     def uptime(self) -> float:
         return float(self.here.log_in("cat /proc/uptime").split()[0])
 
@@ -102,7 +117,8 @@ def pair(folder: Path) -> Iterator[Pair]:
         here = with_guest(roles.cloud, one_outside, scopes["one"])
         second = roles.more(folder / "second", _options("two", two, two_outside), two)
         second.start()
-        found = Pair(here, {"one": roles.host, "two": second}, scopes)
+        outsides = {"one": one_outside, "two": two_outside}
+        found = Pair(here, {"one": roles.host, "two": second}, scopes, outsides)
         yield found
         asyncio.run(background.delete_servers(here.client, Clock()))
         tear_down(here)
@@ -172,4 +188,5 @@ def is_lost(both: Pair) -> None:
     both.hosts[lost].start()
     both.force_down(lost, down=False)
     both.alone(on=new)
+    both.follow_router()
     both.settled("ACTIVE", on=new)

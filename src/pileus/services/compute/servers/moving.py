@@ -20,6 +20,7 @@ from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.kernel.schema import Body, since
 from pileus.services.compute import migrations, nodes, server_groups
 from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.driver import RUNNING, SHUTDOWN
 from pileus.services.compute.migrations import MIGRATIONS
 from pileus.services.compute.nodes import NODES
 from pileus.services.compute.server import SERVERS, Move, Server
@@ -136,7 +137,8 @@ async def forget_target(run: Run[Server]) -> None:
     else:
         move = move_of(run.record)
         await destroy_on(run, move.source)
-        await run.peer(NETWORK).expect(run.record.id, "")
+        if run.record.nics:
+            await run.peer(NETWORK).expect(run.record.id, "")
         await run.peer(PLACEMENT).release(move.id)
         await went(run, migrations.FAILED)
         await noting.failure(run)
@@ -253,7 +255,8 @@ def not_moved(server: Server, failure: Failure) -> Changes:
     found = dict(failed(server, failure))
     move = server.move
     if move is not None and move.target:
-        found |= {"host": move.source, "zone": move.zone}
+        power = SHUTDOWN if move.was_off else RUNNING
+        found |= {"host": move.source, "zone": move.zone, "power_state": power}
     return found | {"move": None}
 
 

@@ -159,7 +159,7 @@ def test_a_resize_that_does_not_fit_on_its_host_goes_to_another_and_comes_back(
 
 @pytest.mark.parametrize(
     ("action", "trouble"),
-    [(MIGRATE, verb) for verb in ("lend", "receive", "stop")]
+    [(MIGRATE, verb) for verb in ("lend", "receive", "stop", "start")]
     + [(live(), verb) for verb in ("lend", "expect", "send", "arrive")],
 )
 def test_a_move_that_fails_leaves_the_server_where_it_was_and_as_it_was(
