@@ -23,7 +23,7 @@ from .port_forwarding import PORT_FORWARDINGS, forwarding_view, forwards_from
 from .ports.bodies import FixedRequest
 from .ports.lifecycle import add_port, remove_port
 from .ports.operations import Ports
-from .qos.users import network_policies, usable_policy
+from .qos.users import hold_policies, network_policies, usable_policy
 from .refusals import missing
 from .resource import (
     OWNER,
@@ -166,6 +166,7 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         port = await self._port(ctx, fip, body.port_id)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id, *([port.network_id] if port else []))
+            await hold_policies(tx, fip.qos_policy_id)
             fip = await _holding(tx, world, fip, network, body)
             if port is not None:
                 fip = await _with_port(tx, fip, port.id, body.fixed_ip_address or "")
@@ -204,6 +205,7 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
             await hold(
                 tx, "networks", fip.floating_network_id, *([port.network_id] if port else [])
             )
+            await hold_policies(tx, plain.get("qos_policy_id", ""))
             fip = before
             if plain:
                 fip = await FLOATING_IPS.change(tx, fip, **plain)

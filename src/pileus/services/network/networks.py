@@ -20,7 +20,7 @@ from .attributes import Attributes, domain_name, text
 from .floating_ip import FLOATING_IPS, tell_floating
 from .network import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
 from .port import PORTS
-from .qos.users import policy_of_project, usable_policy
+from .qos.users import hold_policies, policy_of_project, usable_policy
 from .rbac_policy import drop_policies, follow_flags
 from .refusals import bad_input, network_in_use
 from .resource import (
@@ -199,6 +199,7 @@ class Networks(NetworkResource[Network], path="/networks"):
             network = _network(ctx.runtime, item, owner)
             wanted.append(replace(network, qos_policy_id=policy))
         async with ctx.runtime.store.tx() as tx:
+            await hold_policies(tx, *(n.qos_policy_id for n in wanted))
             made = [await add_network(tx, ctx.runtime.world, n) for n in wanted]
         return await self.made(ctx, made, body.single)
 
@@ -218,6 +219,7 @@ class Networks(NetworkResource[Network], path="/networks"):
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id)
             network = await NETWORKS.get(tx, network.id)
+            await hold_policies(tx, changes.get("qos_policy_id", ""))
             await _visibility(tx, network, changes)
             if "mtu" in changes:
                 versions = [s.ip_version for s in await SUBNETS.all(tx, network_id=network.id)]

@@ -19,7 +19,7 @@ from ..attributes import domain_name
 from ..network import NETWORKS, Network
 from ..networks import Networks
 from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, port_target
-from ..qos.users import network_policies, usable_policy
+from ..qos.users import hold_policies, network_policies, usable_policy
 from ..refusals import service_port_in_use
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all, standard
 from ..router import ROUTERS
@@ -155,6 +155,7 @@ class Ports(NetworkResource[Port], path="/ports"):
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", *(i.network_id for i in body.items))
             await hold(tx, "security_groups", *(g for p in wanted for g in p.security_groups))
+            await hold_policies(tx, *(p.qos_policy_id for p in wanted))
             for item, port in zip(body.items, wanted, strict=True):
                 network = await NETWORKS.get(tx, item.network_id)
                 await _groups_stay(tx, port.security_groups)
@@ -215,6 +216,7 @@ class Ports(NetworkResource[Port], path="/ports"):
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", port.network_id)
             await hold(tx, "security_groups", *changes.get("security_groups", ()))
+            await hold_policies(tx, changes.get("qos_policy_id", ""))
             new = await PORTS.get(tx, port.id)
             await _groups_stay(tx, changes.get("security_groups", ()))
             if changes.get("mac_address", "") is None:

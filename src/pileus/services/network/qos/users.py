@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from pileus.kernel.faults import Conflict
 from pileus.kernel.resources import Context
-from pileus.kernel.store import Page, Reader
+from pileus.kernel.store import Page, Reader, Tx
 
 from ..network import NETWORKS
 from ..qos_policy import QOS_POLICIES, unsupported
+from ..resource import hold
 
 
 async def usable_policy(ctx: Context, id: str | None) -> str:
@@ -26,6 +27,14 @@ async def usable_policy(ctx: Context, id: str | None) -> str:
             code="QosRuleNotSupported",
         )
     return id
+
+
+async def hold_policies(tx: Tx, *ids: str) -> None:
+    """They stay until the transaction ends. Raises NotFound for one that went meanwhile."""
+    wanted = sorted(set(ids) - {""})
+    await hold(tx, "qos_policies", *wanted)
+    for id in wanted:
+        await QOS_POLICIES.get(tx, id)
 
 
 async def policy_of_project(db: Reader, project_id: str) -> str:

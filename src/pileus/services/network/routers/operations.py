@@ -19,7 +19,7 @@ from ..flavors import FLAVORS
 from ..networks import Networks
 from ..port import ROUTER_INTERFACE, Port, port_target
 from ..ports.operations import Ports
-from ..qos.users import usable_policy
+from ..qos.users import hold_policies, usable_policy
 from ..refusals import router_in_use
 from ..resource import (
     ADMIN,
@@ -119,6 +119,7 @@ class Routers(NetworkResource[Router], path="/routers"):
         world, made = ctx.runtime.world, []
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", *(a.network_id or "" for _, a in wanted if a))
+            await hold_policies(tx, *(r.qos_policy_id for r, _ in wanted))
             for router, asked in wanted:
                 host = await choose_host(tx, world.clock.time())
                 router = await ROUTERS.insert(tx, replace(router, host=host))
@@ -147,6 +148,7 @@ class Routers(NetworkResource[Router], path="/routers"):
             changes["routes"] = checked_routes(changes["routes"] or [])
         async with ctx.runtime.store.tx() as tx:
             await self._hold(tx, router, asked.network_id if asked else None)
+            await hold_policies(tx, changes.get("qos_policy_id", ""))
             router = await ROUTERS.get(tx, router.id)
             if given is not UNSET:
                 changes["gateway"] = await set_gateway(tx, ctx.runtime.world, router, asked)
