@@ -106,7 +106,8 @@ def _in_turn(some: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Candi
             for one in found:
                 yield tree, one
                 if one is not None:
-                    still.append((tree, found))
+                    if not tree.is_lone:
+                        still.append((tree, found))
                     break
         going = still
 

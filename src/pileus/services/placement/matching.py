@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pileus.kernel.faults import Invalid
@@ -57,15 +58,22 @@ class Wanted:
     def in_forbidden(self, provider: ResourceProvider) -> bool:
         return bool(self.not_member_of) and not self.not_member_of.isdisjoint(provider.aggregates)
 
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Whether it is asked for resources only."""
+        return not (self.required or self.forbidden or self.member_of or self.not_member_of)
+
     def meets(self, provider: ResourceProvider) -> bool:
         """Whether the provider by itself is what is asked."""
+        return self.has_room(provider) and (self._is_plain or self._suits(provider))
+
+    def _suits(self, provider: ResourceProvider) -> bool:
         traits = provider.traits
         return (
             all(not one.isdisjoint(traits) for one in self.required)
             and self.forbidden.isdisjoint(traits)
             and self.in_aggregates(provider)
             and not self.in_forbidden(provider)
-            and self.has_room(provider)
         )
 
     def has_room(self, provider: ResourceProvider) -> bool:

@@ -22,13 +22,18 @@ TURN = 500  # choices tried before others get a turn of the loop
 Choice = tuple[ResourceProvider, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: thousands are made for one answer
 class Tree:
     """A root provider with all below it, and the providers that share with one of them."""
 
     root: ResourceProvider
     members: tuple[ResourceProvider, ...]
     sharing: tuple[ResourceProvider, ...] = ()
+
+    @property
+    def is_lone(self) -> bool:
+        """The usual host: it has one candidate or none."""
+        return len(self.members) == 1 and not self.sharing
 
     @cached_property
     def all(self) -> tuple[ResourceProvider, ...]:
@@ -57,7 +62,7 @@ class Pick:
     options: Sequence[ResourceProvider]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Candidate:
     """`allocations`: provider -> class -> amount. `mappings`: suffix -> the providers that serve it."""
 
@@ -91,7 +96,7 @@ def candidates(tree: Tree, asked: Demands) -> Iterator[Candidate | None]:
     traits = tree.root.traits
     if not asked.root_required.issubset(traits) or not asked.root_forbidden.isdisjoint(traits):
         return iter(())
-    if len(tree.members) == 1 and not tree.sharing:
+    if tree.is_lone:
         one = _alone(tree.root, asked)
         return iter(()) if one is None else iter((one,))
     return _of_several(tree, asked)
