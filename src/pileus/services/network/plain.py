@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from pileus.kernel.events import emit
+from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
@@ -93,8 +94,14 @@ def _texts(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _defaulted(kind: type[msgspec.Struct], changes: dict[str, Any]) -> dict[str, Any]:
-    """Null is what the attribute is worth when nobody sets it."""
-    usual = {f.name: f.default for f in msgspec.structs.fields(kind)}
+    """Null is what the attribute is worth when nobody sets it. Raises Invalid for one that must be set."""
+    usual: dict[str, Any] = {}
+    for f in msgspec.structs.fields(kind):
+        if not f.required:
+            is_plain = f.default_factory is msgspec.NODEFAULT
+            usual[f.name] = f.default if is_plain else f.default_factory()
+        elif changes.get(f.name, ...) is None:
+            raise Invalid(f"Invalid input for {f.encode_name}. Reason: it must not be null.")
     return {n: usual.get(n) if v is None else v for n, v in changes.items()}
 
 

@@ -171,3 +171,17 @@ def test_a_subnet_pool_grows_only_and_may_limit_each_project() -> None:
             assert (await api.post("/subnets", {"subnet": asked})).status == status
 
     run(body, hosts=0)
+
+
+def test_null_is_refused_where_an_attribute_has_no_value_of_its_own() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        pool = await api.make("subnetpool", name="p", prefixes=["10.8.0.0/24"])
+        path = f"/subnetpools/{pool['id']}"
+        for name in ("min_prefixlen", "max_prefixlen", "default_prefixlen", "prefixes"):
+            refused = await api.put(path, {"subnetpool": {name: None}})
+            assert said(refused) == (400, "HTTPBadRequest"), name
+        emptied = await api.put(path, {"subnetpool": {"default_quota": None}})
+        assert emptied.json["subnetpool"]["default_quota"] is None
+
+    run(body, hosts=0)
