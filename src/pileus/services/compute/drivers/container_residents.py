@@ -210,7 +210,8 @@ class ContainerResidents(Population[Resident]):
             elif timeout_s:
                 runc.kill(life.pidfd, await asyncio.to_thread(_quits_at, resident.folder))
                 await process.ended(life.pidfd, timeout_s)
-            runc.kill(life.pidfd, signal.SIGKILL)
+            if resident.life is life:  # it has not ended meanwhile
+                runc.kill(life.pidfd, signal.SIGKILL)
             await life.follower
         resident.power_state = SHUTDOWN
 
