@@ -48,10 +48,11 @@ class Limits:
     file_size: int | None = None
 
     def prefix(self) -> list[str]:
+        """glibc would reserve 64 MiB of address space for each of the threads that qemu-img takes for a slow disk."""
         argv = ["prlimit", f"--as={self.address_space}", f"--cpu={self.cpu_s}", "--core=0"]
         if self.file_size is not None:
             argv.append(f"--fsize={self.file_size}")
-        return argv
+        return [*argv, "env", "MALLOC_ARENA_MAX=1"]
 
 
 def masked(text: str) -> str:

@@ -50,6 +50,11 @@ def test_limits_hold() -> None:
         asyncio.run(run(["dd", "if=/dev/zero", "of=/dev/null"], limits=Limits(cpu_s=1)))
 
 
+def test_threads_of_a_limited_command_share_one_arena_of_its_address_space() -> None:
+    """Those of qemu-img on a slow disk took more than the limit between them, and it died in the middle of a copy."""
+    assert asyncio.run(run(["printenv", "MALLOC_ARENA_MAX"], limits=Limits())) == b"1\n"
+
+
 PRINTED = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\"'")
 
 
