@@ -19,7 +19,7 @@ from .floating_ip import FLOATING_IPS, FloatingIp, pair_taken, release, tell_flo
 from .network import NETWORKS, Network
 from .networks import Networks
 from .port import FLOATING_IP, PORTS, ROUTER_INTERFACE, Port
-from .port_forwarding import PORT_FORWARDINGS, forwarding_view, forwards_from
+from .port_forwarding import PORT_FORWARDINGS, forwarding_in_brief, forwards_from
 from .ports.bodies import FixedRequest
 from .ports.lifecycle import add_port, remove_port
 from .ports.operations import Ports
@@ -135,7 +135,7 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         views = []
         for f in found:
             view = _view(f, ports.get(f.port_id), under)
-            mine = [forwarding_view(p) for p in forwardings if p.floatingip_id == f.id]
+            mine = [forwarding_in_brief(p) for p in forwardings if p.floatingip_id == f.id]
             views.append(projected(ctx, view | {"port_forwardings": mine}))
         return views
 

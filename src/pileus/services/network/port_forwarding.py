@@ -59,3 +59,12 @@ def forwarding_view(f: PortForwarding) -> dict[str, Any]:
     if f.external_port == f.external_last:
         found |= {"external_port": f.external_port, "internal_port": f.internal_port}
     return found
+
+
+def forwarding_in_brief(f: PortForwarding) -> dict[str, Any]:
+    """As its floating IP shows it: ranges only where they are such."""
+    found = forwarding_view(f)
+    left_out = {"description"}
+    if "external_port" in found:
+        left_out |= {"external_port_range", "internal_port_range"}
+    return {name: value for name, value in found.items() if name not in left_out}

@@ -29,7 +29,9 @@ def test_ports_of_a_floating_ip_lead_to_ports_and_bind_what_they_need() -> None:
             ),
         )
         shown = (await one.get(f"/floatingips/{fip['id']}")).json["floatingip"]
-        assert (shown["router_id"], shown["port_forwardings"]) == (router["id"], [made])
+        assert shown["router_id"] == router["id"]
+        brief = {n: v for n, v in made.items() if n != "description" and "range" not in n}
+        assert shown["port_forwardings"] == [brief]
         twin = {"port_forwarding": {**asked, "external_port": 80, "internal_port": 22}}
         assert said(await one.post(path, twin)) == (400, "BadRequest")
         uneven = {**asked, "external_port_range": "90:99", "internal_port_range": "90:91"}
