@@ -59,7 +59,6 @@ ALIASES = {
     "member": "project_id",
     "member_id": "project_id",
     "parent_provider_uuid": "provider_id",
-    "resource_provider_generation": "generation",
     "trustee_user_id": "user_id",
     "implied_role_id": "role_id",
     "remote_group_id": "security_group_id",
