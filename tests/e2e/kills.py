@@ -129,6 +129,8 @@ class Killer:
         """To another host, while it runs or not. What is being made or deleted refuses."""
         assert self.client is not None
         left = sorted(self.ledger.created - self.ledger.deleted)
+        if not left:
+            return
         live = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
         server, body = self.random.choice(left), self.random.choice([live, {"migrate": None}])
         url = f"{self.client.catalog['compute'].rstrip('/')}/servers/{server}/action"

@@ -311,6 +311,21 @@ def test_a_live_migration_is_seen_while_it_runs_and_can_be_given_up(stage: Stage
     play(stage, story)
 
 
+def test_ossa_2015_015_a_server_deleted_while_it_is_sent_leaves_nothing_on_either_host(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        running = await begun(s, id)
+        hasten(s)
+        assert (await s.delete(id)).status == 204
+        assert (await s.get(f"/servers/{id}")).status == 404
+        assert await powers(s, id) == {} and not await s.ports(id)
+        assert not await s.held(id) and not await s.held(running["uuid"])
+
+    play(stage, story)
+
+
 def test_a_live_migration_can_be_forced_to_its_end(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         id = await s.boot()
