@@ -28,6 +28,7 @@ from pileus.services.compute.servers.moving import (
     bind_there,
     choose_target,
     forget_target,
+    gone_from,
     is_there,
     move_of,
     new_move,
@@ -74,7 +75,7 @@ async def make_anew(run: Run[Server]) -> Changes:
 
 async def unmake(run: Run[Server]) -> None:
     if not is_there(run):
-        await destroy_on(run, move_of(run.record).target)
+        await gone_from(run, move_of(run.record).target)
 
 
 async def forget_lost(run: Run[Server]) -> Changes:

@@ -9,11 +9,12 @@ says that it is there, the old host can let it go on as if nothing had been; fro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, ClassVar
 
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.faults import Conflict, Invalid, Unavailable
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.kernel.schema import Body, since, until
@@ -28,6 +29,7 @@ from pileus.services.compute.servers.moving import (
     bind,
     choose_target,
     forget_target,
+    gone_from,
     is_there,
     known_host,
     move_of,
@@ -85,11 +87,12 @@ async def transfer(run: Run[Server]) -> None:
 
 
 async def stay(run: Run[Server]) -> None:
-    """It is gone there for certain before it goes on here."""
+    """It goes on here. It never ran there, so a host that does not answer may destroy it when it joins again."""
     server, move = run.record, move_of(run.record)
     if is_there(run):
         return
-    await destroy_on(run, move.target)
+    with suppress(Unavailable):
+        await destroy_on(run, move.target)
     if await nodes.is_up(run.runtime, move.source):
         source = await run.agent(COMPUTE_HOST, on=move.source)
         await source.stay(server.id, _runs(server))
@@ -120,7 +123,7 @@ async def switch_back(run: Run[Server]) -> None:
     """Before its ports are bound here again it is gone there."""
     move = move_of(run.record)
     if not is_there(run):
-        await destroy_on(run, move.target)
+        await gone_from(run, move.target)
         await bind(run, move.source, wired=await nodes.is_up(run.runtime, move.source))
 
 

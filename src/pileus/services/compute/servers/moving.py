@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.faults import Conflict, Invalid, NoCapacity
+from pileus.kernel.faults import Conflict, Invalid, NoCapacity, Unavailable
+from pileus.kernel.hosts import LEASE_S
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.kernel.schema import Body, since
@@ -226,13 +227,26 @@ async def move_guest(run: Run[Server]) -> Changes:
     return {"host": move.target, "zone": zone, "power_state": guest.power_state}
 
 
+async def gone_from(run: Run[Server], name: str) -> None:
+    """Returns when the guest is gone there, or its host is known to be down: one that just died still seems up."""
+    clock = run.runtime.world.clock
+    end = clock.monotonic() + LEASE_S + 5
+    while True:
+        try:
+            return await destroy_on(run, name)
+        except Unavailable:
+            if clock.monotonic() > end:
+                raise
+        await clock.sleep(1)
+
+
 async def guest_back(run: Run[Server]) -> None:
     """What is left there of it goes first: it must not run on two hosts."""
     server, move = run.record, run.record.move
     if move is None or not move.target:
         return
     if move.is_elsewhere:
-        await destroy_on(run, move.target)
+        await gone_from(run, move.target)
     elif await nodes.is_up(run.runtime, server.host):
         host = await run.agent(COMPUTE_HOST, on=server.host)
         await host.revert_resize(server.id, not move.was_off)

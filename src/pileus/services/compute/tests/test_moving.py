@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.hosts import HOSTS
 from pileus.services.compute.driver import PAUSED, RUNNING, SHUTDOWN
+from pileus.services.compute.drivers.fake import FakeComputeDriver
 from pileus.services.compute.servers.due import end_what_is_due
 from pileus.services.compute.settings import Settings
 from pileus.services.compute.tests.scene import Scene, Stage, Story
@@ -307,6 +308,23 @@ def test_a_live_migration_is_seen_while_it_runs_and_can_be_given_up(stage: Stage
         late = await s.admin.delete(url, openstack_api_version="compute 2.24")
         message = late.json["conflictingRequest"]["message"]
         assert late.status == 409 and "'abort live migration'" in message
+
+    play(stage, story)
+
+
+def test_a_target_that_dies_and_does_not_answer_costs_the_server_nothing(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        old = await host_of(s, id)
+        there = s.agents()[other(s, old)].driver
+        assert isinstance(there, FakeComputeDriver)
+        silent = [Unavailable("Nobody is there.") for _ in range(20)]
+        there.trouble.failures |= {"expect": [Conflict("It is gone.")], "destroy": silent}
+        await move(s, id, live())
+        there.trouble.failures.clear()
+        assert (await s.server(id))["status"] == "ACTIVE"
+        assert len(silent) == 19, "it is asked once, and told when it joins again"
+        await lives_on(s, id, old)
 
     play(stage, story)
 
