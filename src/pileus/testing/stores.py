@@ -33,6 +33,7 @@ class Places:
         """The same rows for the same folder; `keep` leaves them there for the next."""
         if not self.server:
             if not (path := folder / "cloud.sqlite").exists():
+                path.touch(mode=0o600)
                 path.write_bytes(await self._shaped(world))
             yield self._sqlite(path, world)
             return
