@@ -317,7 +317,7 @@ def test_a_target_that_dies_and_does_not_answer_costs_the_server_nothing(stage: 
         id = await s.boot()
         old = await host_of(s, id)
         there = s.agents()[other(s, old)].driver
-        silent: list[Exception] = [Unavailable("Nobody is there.") for _ in range(20)]
+        assert isinstance(there, FakeComputeDriver)
         silent: list[Exception] = [Unavailable("Nobody is there.") for _ in range(20)]
         there.trouble.failures |= {"expect": [Conflict("It is gone.")], "destroy": silent}
         await move(s, id, live())
