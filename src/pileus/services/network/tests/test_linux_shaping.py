@@ -185,8 +185,9 @@ def test_address_scopes_meet_only_their_like(play: Play) -> None:
     play(scenario)
 
 
-@pytest.mark.skipif(not _has_vlans(), reason="this kernel has no VLANs (8021q)")
 def test_a_trunk_carries_another_network_under_a_tag(play: Play) -> None:
+    """Where the kernel has no VLANs (8021q): the subport says so, and what it stands over goes on."""
+
     async def scenario(bench: LinuxBench) -> None:
         second = network(id=OTHER_NET, segment=102)
         carried = guest(
@@ -200,9 +201,11 @@ def test_a_trunk_carries_another_network_under_a_tag(play: Play) -> None:
         peer = guest(STRANGER, "10.0.0.32", network_id=OTHER_NET)
         ports = (carried, guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"), peer)
         seen = await bench.apply(document(*ports, networks=(network(), second)))
-        assert (seen.errors, seen.ports[REMOTE]) == ({}, True)
         assert await bench.reaches(WEB, "10.0.0.12", "tcp", 80)
         assert not await bench.reaches(WEB, "10.0.0.32", "tcp", 80)
+        assert (bool(seen.errors), seen.ports[REMOTE]) == (not _has_vlans(), _has_vlans())
+        if seen.errors:
+            return
         for command in (
             f"ip link add link eth0 name eth0.7 address {carried.mac} type vlan id 7",
             "ip address add 10.0.0.31/24 dev eth0.7",
