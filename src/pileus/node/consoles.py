@@ -17,11 +17,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pileus.host import caches
+from pileus.host.consoles_contract import CONSOLES, PAGE, SOCKET
 from pileus.kernel.faults import Fault
 from pileus.kernel.query import Query
 from pileus.kernel.runtime import Runtime
-from pileus.services.compute.agent_contract import COMPUTE_HOST
-from pileus.services.compute.consoles import CONSOLES, PAGE, SOCKET
 
 log = logging.getLogger(__name__)
 _FRONT, _HOSTS = "/console/", "/console/hosts/"
@@ -101,18 +100,16 @@ class Consoles:
         if not contracts.has(CONSOLES):
             return None
         token = Query(scope["query_string"].decode("latin-1")).get("token")
-        console = await contracts.get(CONSOLES).redeem(token)
         ticket = f"{self.runtime.world.random.getrandbits(256):064x}"
         expected: asyncio.Future[_Side] = asyncio.get_running_loop().create_future()
         self._expected[ticket] = expected
-        host = self.runtime.agents.proxy(COMPUTE_HOST, console.host)
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                await host.open_console(console.server_id, console.protocol, _HOSTS + ticket)
+                await contracts.get(CONSOLES).open(token, _HOSTS + ticket)
                 guest: _Side = await expected
                 return guest
         except TimeoutError:
-            log.warning("host %s did not call for a console in time", console.host)
+            log.warning("the host of a guest did not call for its console in time")
             return None
         finally:
             del self._expected[ticket]

@@ -1,5 +1,6 @@
 """Compute: servers, and what they are made of."""
 
+from pileus.host.consoles_contract import CONSOLES
 from pileus.kernel.events import Watch
 from pileus.kernel.faults import NOVA
 from pileus.kernel.hosts import AgentSpec
@@ -11,7 +12,7 @@ from .agent import ComputeAgent
 from .agent_contract import COMPUTE_CONTROL, COMPUTE_HOST
 from .aggregates import Aggregates
 from .bootstrap import bootstrap
-from .consoles import CONSOLES, ConsoleAuthTokens, KeptConsoles, ServerConsoles
+from .consoles import ConsoleAuthTokens, KeptConsoles, ServerConsoles
 from .extensions import Extensions
 from .external_events import AssistedVolumeSnapshots, ServerExternalEvents
 from .flavor_access import FlavorAccess

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import msgspec
 
-from pileus.kernel.contracts import Contract
+from pileus.host.consoles_contract import PAGE, SOCKET
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.runtime import Runtime
@@ -21,12 +21,12 @@ from pileus.kernel.schema import Body
 from pileus.kernel.store import Match, Page, Record, Table
 from pileus.kernel.world import stamp
 from pileus.services.compute import checks
+from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import PAUSED, RUNNING
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.operations import ADMIN, MEMBER, PATH, OfServer
 
 _RULE, _TOKENS = "os_compute_api:os-remote-consoles", "os_compute_api:os-console-auth-tokens"
-PAGE, SOCKET = "/console/vnc_lite.html", "/console/websocket"
 GOOD_S = 600
 _OLD_END = "2.6"
 _VNC, _SERIAL = ("vnc", "novnc"), ("serial", "serial")
@@ -65,16 +65,6 @@ class GuestConsole(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
 
 
-class Consoles(Protocol):
-    """Asked by the part of control that browsers connect to."""
-
-    async def redeem(self, token: str) -> GuestConsole:
-        """What the token opens, this once. Raises NotFound, also where the server is elsewhere by now."""
-
-
-CONSOLES = Contract("consoles", Consoles)  # type: ignore[type-abstract]
-
-
 class CreateConsole(Body):
     root: ClassVar[str] = "remote_console"
     protocol: str
@@ -102,7 +92,13 @@ class KeptConsoles:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
+    async def open(self, token: str, path: str) -> None:
+        found = await self.redeem(token)
+        host = self.runtime.agents.proxy(COMPUTE_HOST, found.host)
+        await host.open_console(found.server_id, found.protocol, path)
+
     async def redeem(self, token: str) -> GuestConsole:
+        """What the token opens, this once. Raises NotFound."""
         async with self.runtime.store.tx() as tx:
             found = await CONSOLE_TOKENS.find(tx, _hash(token))
             if found is None:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from pileus.kernel.faults import NotFound
-from pileus.services.compute.consoles import CONSOLE_TOKENS, CONSOLES
+from pileus.services.compute.consoles import CONSOLE_TOKENS, KeptConsoles
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
 
 
@@ -76,7 +76,7 @@ def test_a_token_is_shown_to_administrators_and_used_up_by_its_console(stage: St
         assert (await s.get(path, "2.30", s.admin)).status == 400
         assert (await s.get(path + "0", "2.31", s.admin)).status == 404
         assert await CONSOLE_TOKENS.find(s.cloud.runtime.store, token) is None, "only its hash is"
-        consoles = s.cloud.runtime.contracts.get(CONSOLES)
+        consoles = KeptConsoles(s.cloud.runtime)
         opened = await consoles.redeem(token)
         assert (opened.server_id, opened.host, opened.protocol) == (id, host, "vnc")
         with pytest.raises(NotFound):
@@ -88,7 +88,7 @@ def test_a_token_is_shown_to_administrators_and_used_up_by_its_console(stage: St
 
 def test_a_token_that_is_too_old_or_of_a_server_elsewhere_opens_nothing(stage: Stage) -> None:
     async def story(s: Scene) -> None:
-        consoles = s.cloud.runtime.contracts.get(CONSOLES)
+        consoles = KeptConsoles(s.cloud.runtime)
         store = s.cloud.runtime.store
         for change in ({"expires_at": "2026-01-01T00:00:00.000000Z"}, {"host": "elsewhere"}):
             id = await s.boot()
