@@ -63,6 +63,7 @@ class LinuxBench:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._tag = f"t{os.getpid() % 1000000}"
+        self.sending_s = 0.0  # the last time that frames were sent
         self.spaces = Namespaces()
         self.drivers: dict[str, LinuxNetworkDriver] = {}
         self.options: dict[str, Any] = {}
@@ -236,8 +237,10 @@ class LinuxBench:
         loop = asyncio.get_running_loop()
         seen: set[bytes] = set()
         with ears, mouth:
+            begun = loop.time()
             for frame in frames:
                 mouth.send(frame)
+            self.sending_s = loop.time() - begun
             with contextlib.suppress(TimeoutError):
                 while seen != wanted:
                     async with asyncio.timeout(0.25):
