@@ -67,7 +67,7 @@ clean: ## stop it and forget its state
 format: .venv/.synced ## let ruff write its format
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
 
-check: .venv/.synced ## format, lint, types, contracts, unit and generated tests (< 2 minutes)
+check: .venv/.synced ## format, lint, types, contracts, unit and generated tests (3 minutes)
 	@$(SAY) "format";    $(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
 	@$(SAY) "lint";      $(BIN)/ruff check --quiet .
 	@$(SAY) "types";     $(BIN)/mypy
@@ -75,7 +75,7 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 	@$(SAY) "tests";     TMPDIR=$(MEMORY) $(BIN)/pytest --floor check -n auto --dist loadfile \
 		-m "not e2e and not slow" src tests/architecture tests/generated
 
-test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (< 20 minutes)
+test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (25 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"
 	@$(BIN)/pytest --floor drivers -m "e2e and not slow" --durations 5 src
 	@$(SAY) "conformance, simulation, end to end"
