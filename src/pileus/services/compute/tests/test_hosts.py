@@ -138,7 +138,8 @@ def test_a_host_that_comes_back_takes_back_what_was_given_up_while_it_was_away(
         for agent in s.agents().values():
             await agent.start()
         changed = {id for driver in s.drivers() for id in await driver.changed()}
-        assert changed == {rescued, resized}, "their servers stand for that"
+        own = {*plain, rescued, resized}  # other tests' servers share the stage
+        assert changed & own == {rescued, resized}, "their servers stand for that"
         sizes = {g.id: g.ram_mib for driver in s.drivers() for g in await driver.guests()}
         assert [sizes[id] for id in (*plain, rescued, resized)] == [128, 128, 128, 192]
         for id in plain:
