@@ -80,6 +80,13 @@ class Noun(Resource[R]):
             return {self.listed_as: ctx.caller.domain_id}
         return dict(params)
 
+    async def index_of(
+        self, ctx: Context, key: str, view: Callable[[Context, R], dict[str, Any]], **fixed: Any
+    ) -> dict[str, Any]:
+        """The list that the query asks for, with `fixed` filters that it cannot widen."""
+        asked = page(self.listing, ctx.query, **fixed)
+        return await rows_listed(ctx, key, self.table, asked, lambda one: view(ctx, one))
+
 
 def listing(default: Mapping[str, Filter] | None = None) -> Listing:
     """Lists in order of creation, unlimited as far as a client can tell."""
@@ -281,3 +288,9 @@ def changes_of(ctx: Context, record: Any, body: Body) -> dict[str, Any]:
     if "domain_id" in changes and (changes.pop("domain_id") or "") != record.domain_id:
         raise Invalid("Cannot change Domain ID")
     return {**changes, "extra": {**record.extra, **extras(ctx, body)}}
+
+
+def tidied(changes: dict[str, Any], *blank: str) -> dict[str, Any]:
+    """As they are stored: names without spaces around them, and "" for null in those that are `blank` then."""
+    found = {k: v or "" if k in blank else v for k, v in changes.items()}
+    return {**found, "name": found["name"].strip()} if "name" in found else found
