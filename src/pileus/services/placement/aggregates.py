@@ -31,7 +31,7 @@ def _view(ctx: Context, provider: ResourceProvider) -> Any:
 
 
 def _checked(ids: list[str]) -> list[str]:
-    found = [as_uuid(i, "aggregate") for i in ids]
+    found = [as_uuid(i) for i in ids]
     if len(set(found)) != len(found):
         raise Invalid(f"JSON does not validate: {ids} has non-unique elements")
     return found

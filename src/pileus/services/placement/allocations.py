@@ -11,13 +11,14 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pileus.kernel.faults import Invalid, NotFound
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import KEEP, Body, since
 from pileus.kernel.store import Match, Page
 
 from . import answers
 from .answers import answer, as_uuid, consumer_uuid
 from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil
+from .media_types import JsonResource
 from .providers import PROVIDERS, OfProvider, ResourceProvider
 
 Amount = Annotated[int, Meta(ge=1)]
@@ -78,9 +79,7 @@ def wish_of(ctx: Context, consumer_id: str, body: NewAllocations, *, emptying: b
             raise Invalid(f"JSON does not validate: '{name}' is a required property")
     if not body.allocations and not emptying:
         raise Invalid("JSON does not validate: {} does not have enough properties: 'allocations'")
-    allocations = {
-        as_uuid(p, "resource provider"): one.resources for p, one in body.allocations.items()
-    }
+    allocations = {as_uuid(p): one.resources for p, one in body.allocations.items()}
     for amounts in allocations.values():
         answers.class_names(amounts)
     kind = body.consumer_type or ""
@@ -124,7 +123,7 @@ class ProviderAllocations(OfProvider):
         return answer(ctx, {"allocations": shown, "resource_provider_generation": generation})
 
 
-class Allocations(Resource[Consumer]):
+class Allocations(JsonResource[Consumer]):
     table = CONSUMERS
     rules = {
         f"placement:allocations:{verb}": "rule:admin_or_service_api"
@@ -165,7 +164,7 @@ class Allocations(Resource[Consumer]):
         allocations: dict[str, dict[str, int]] = defaultdict(dict)
         for one in body.allocations:
             answers.class_names(one.resources)
-            allocations[as_uuid(one.resource_provider.uuid, "resource provider")] |= one.resources
+            allocations[as_uuid(one.resource_provider.uuid)] |= one.resources
         wish = Wish(
             consumer_id=consumer_uuid(consumer_id),
             allocations=allocations,

@@ -53,18 +53,18 @@ def only(ctx: Context, *known: str) -> None:
             )
 
 
-def as_uuid(text: str, name: str) -> str:
-    """A UUID in its canonical spelling. Raises Invalid."""
+def as_uuid(text: str, where: str = "JSON does not validate") -> str:
+    """A UUID in its canonical spelling. Raises Invalid; `where` says in whose words."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise Invalid(f"Invalid {name}: '{text}' is not a 'uuid'") from None
+        raise Invalid(f"{where}: '{text}' is not a 'uuid'") from None
 
 
 def consumer_uuid(text: str) -> str:
     """A UUID in its canonical spelling. Raises Invalid."""
     try:
-        return as_uuid(text, "consumer_uuid")
+        return as_uuid(text)
     except Invalid:
         raise Invalid(f"Malformed consumer_uuid: '{text}' is not a UUID.") from None
 

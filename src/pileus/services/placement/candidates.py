@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 
 from pileus.kernel.faults import Invalid
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page, Reader
 
 from .answers import answer
 from .demands import Demands, demands
 from .known import Entry, known
+from .media_types import JsonResource
 from .providers import PROVIDERS, ResourceProvider
 from .search import SHARES, TURN, Candidate, Tree, candidates
 from .trees import trees
@@ -46,7 +47,7 @@ class Found:
             self.known[provider.id] = provider
 
 
-class AllocationCandidates(Resource[ResourceProvider]):
+class AllocationCandidates(JsonResource[ResourceProvider]):
     table = PROVIDERS
     rules = {"placement:allocation_candidates:list": "rule:admin_or_service_api"}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
 
 from .contract import Demand, Inventory, Offer, refusal
 from .fit import Stock
-from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil
+from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil, nothing_for
 from .names import make_missing
 from .offers import Ahead, best_now, offers, whys
 from .providers import PROVIDERS, ResourceProvider, revise
@@ -98,14 +99,14 @@ class Claims:
             await tx.lock("placement.allocations")
             held = await CONSUMERS.find(tx, consumer_id)
             if held is not None and await CONSUMERS.find(tx, aside_id) is None:
-                await fulfil(tx, [_nothing_for(held), _held_by(aside_id, held, _MIGRATION)])
+                await fulfil(tx, [nothing_for(held), _held_by(aside_id, held, _MIGRATION)])
 
     async def take_back(self, consumer_id: str, aside_id: str) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
             await tx.lock("placement.allocations")
             aside = await CONSUMERS.find(tx, aside_id)
             if aside is not None:
-                await fulfil(tx, [_nothing_for(aside), _held_by(consumer_id, aside, _INSTANCE)])
+                await fulfil(tx, [nothing_for(aside), _held_by(consumer_id, aside, _INSTANCE)])
 
     async def release(self, consumer_id: str) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
@@ -124,15 +125,6 @@ def _held_by(id: str, of: Consumer, kind: str) -> Wish:
     )
 
 
-def _nothing_for(consumer: Consumer) -> Wish:
-    return Wish(
-        consumer_id=consumer.id,
-        allocations={},
-        project_id=consumer.project_id,
-        user_id=consumer.user_id,
-    )
-
-
 async def _host_of(tx: Tx, consumer: Consumer) -> str:
     """The root provider's name of what the consumer holds."""
     provider = await PROVIDERS.get(tx, next(iter(consumer.allocations)))
@@ -143,14 +135,14 @@ async def _host_of(tx: Tx, consumer: Consumer) -> str:
 
 def _changes(
     provider: ResourceProvider, inventories: Mapping[str, Inventory], traits: frozenset[str]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What a report changes of a provider: what others said of it (traits, usage) stays."""
     stocks = {c: _stock(i, provider.inventories.get(c)) for c, i in inventories.items()}
     for gone in provider.inventories.keys() - stocks.keys():
         if provider.inventories[gone].used:  # it can't go while somebody holds some of it
             stocks[gone] = provider.inventories[gone]
     others = set(provider.traits) - set(provider.reported_traits)
-    wanted: dict[str, object] = {
+    wanted: dict[str, Any] = {
         "inventories": stocks,
         "traits": sorted(traits | others),
         "reported_traits": sorted(traits),

@@ -87,14 +87,16 @@ def _all(ctx: Context, provider: ResourceProvider) -> Answer:
     return answer(ctx, body, changed_at=provider.updated_at or provider.created_at)
 
 
-def check_reserved(provider_id: str, stocks: Mapping[str, Stock], at: Version) -> None:
+def check_reserved(
+    provider_id: str, stocks: Mapping[str, Stock], at: Version, verb: str = "update"
+) -> None:
     """Raises Invalid for a reservation of more than there is (before 1.26: of all there is)."""
     lowest = 0 if at >= (1, 26) else 1
     for resource_class, stock in stocks.items():
         if stock.capacity < lowest:
             word = "greater than" if lowest == 0 else "greater than or equal to"
             raise Invalid(
-                f"Unable to update inventory for resource provider {provider_id}: Invalid "
+                f"Unable to {verb} inventory for resource provider {provider_id}: Invalid "
                 f"inventory for '{resource_class}' on resource provider '{provider_id}'. "
                 f"The reserved value is {word} total."
             )
@@ -132,7 +134,7 @@ class Inventories(OfProvider):
         async with ctx.runtime.store.tx() as tx:
             provider = await PROVIDERS.get(tx, provider.id)
             await require_classes(tx, (name,), where)
-            check_reserved(provider.id, {name: stock}, ctx.version)
+            check_reserved(provider.id, {name: stock}, ctx.version, "create")
             if name in provider.inventories:
                 raise answers.concurrent(
                     f"Update conflict: provider {provider.id} has an inventory of {name} already."
@@ -193,8 +195,8 @@ class Inventories(OfProvider):
             known = provider.inventories.get(resource_class)
             if known is None:
                 raise Invalid(
-                    f"Unable to update inventory: No inventory record with resource class "
-                    f"{resource_class} on resource provider {provider.id}."
+                    f"Unable to update inventory for resource provider {provider.id}: "
+                    f"No inventory record with resource class {resource_class}."
                 )
             stock = body.stock(known.used)
             check_reserved(provider.id, {resource_class: stock}, ctx.version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -53,12 +54,17 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def fulfil(
-    tx: Tx, wishes: Sequence[Wish], reshaped: Mapping[str, Mapping[str, Stock]] | None = None
+    tx: Tx,
+    wishes: Sequence[Wish],
+    reshaped: Mapping[str, Mapping[str, Stock]] | None = None,
+    *,
+    counted: bool = True,
 ) -> None:
     """All of them, or none. Raises Invalid, and Conflict where there is no room or a generation is not the one said.
 
     `reshaped`: the whole new inventories of some providers, which exist. The allocations may be of what was there and
-    of what will be; then what is not in the new inventories goes, and must not be in use.
+    of what will be; then what is not in the new inventories goes, and must not be in use. `counted`: whether the
+    providers' public generations grow.
     """
     await tx.lock("placement.allocations")
     reshaped = reshaped or {}
@@ -72,6 +78,7 @@ async def fulfil(
     }
     for allocations in held:
         _add(changed, allocations, -1)
+    steps = _steps(wishes, known, reshaped) if counted else Counter[str]()
     for wish in wishes:
         _check_units(changed, wish.allocations)
         _add(changed, wish.allocations, 1)
@@ -79,9 +86,29 @@ async def fulfil(
         _check_capacity(providers[id], inventories)
         if id in reshaped:
             inventories = _final(id, inventories, reshaped[id])
-        await revise(tx, providers[id], inventories=inventories)
+        await revise(tx, providers[id], by=steps[id], inventories=inventories)
     for wish in wishes:
         await _keep(tx, wish, known[wish.consumer_id])
+
+
+def _steps(
+    wishes: Sequence[Wish],
+    known: Mapping[str, Consumer | None],
+    reshaped: Mapping[str, Mapping[str, Stock]],
+) -> Counter[str]:
+    """By how much each public generation grows. Clients that do sums with it expect upstream's:
+
+    one for a provider that some consumer shall hold something of, or that one held who shall hold nothing (what a
+    consumer merely lets go of is not counted); in a reshape one for each time that the inventories are set.
+    """
+    steps = Counter[str]()
+    touched = set[str]()
+    for wish in wishes:
+        before = known[wish.consumer_id]
+        touched.update(wish.allocations or (before.allocations if before else ()))
+    steps.update(touched)
+    steps.update({id: 2 if stocks else 1 for id, stocks in reshaped.items()})
+    return steps
 
 
 def _with_usage(stocks: Mapping[str, Stock], provider: ResourceProvider) -> dict[str, Stock]:
@@ -103,14 +130,18 @@ def _final(id: str, interim: Mapping[str, Stock], wanted: Mapping[str, Stock]) -
 
 
 async def drop(tx: Tx, consumer: Consumer) -> None:
-    """Gives back all that the consumer holds; it goes."""
-    gone = Wish(
+    """Gives back all that the consumer holds; it goes. Upstream does not count it, so no provider's writer is late."""
+    await fulfil(tx, [nothing_for(consumer)], counted=False)
+
+
+def nothing_for(consumer: Consumer) -> Wish:
+    """The wish that makes it go."""
+    return Wish(
         consumer_id=consumer.id,
         allocations={},
         project_id=consumer.project_id,
         user_id=consumer.user_id,
     )
-    await fulfil(tx, [gone])
 
 
 async def rename_held(tx: Tx, old: str, new: str) -> None:
@@ -146,7 +177,8 @@ async def _providers(
             raise Invalid(f"Allocation for resource provider '{id}' that does not exist.")
         found[id] = provider
     classes = {c for w in wishes for amounts in w.allocations.values() for c in amounts}
-    await require_classes(tx, classes, "Unable to allocate inventory")
+    who = ", ".join(w.consumer_id for w in wishes)
+    await require_classes(tx, classes, f"Unable to allocate inventory for consumer {who}")
     return found
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .providers import ResourceProvider
 
 
+_QUERY, _ANY = "Invalid query string parameters", "in:HW_CPU_X86_VMX,CUSTOM_MAGIC"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """`required` and `member_of` are lists of alternatives: one of each must be there."""
@@ -120,7 +123,7 @@ async def wanted(ctx: Context, table: Table[ResourceProvider], suffix: str = "")
         not_member_of,
         root_id,
         q.get("name") if q.has("name") else None,
-        as_uuid(q.get("uuid"), "uuid") if q.has("uuid") else None,
+        as_uuid(q.get("uuid"), _QUERY) if q.has("uuid") else None,
     )
 
 
@@ -133,7 +136,7 @@ async def require_known(db: Reader, groups: Collection[Wanted]) -> None:
 
 def _in_tree(text: str) -> str:
     try:
-        return as_uuid(text.strip(), "in_tree")
+        return as_uuid(text.strip())
     except Invalid:
         raise Invalid(
             "Invalid query string parameters: Expected 'in_tree' parameter to be a format of uuid. "
@@ -149,7 +152,7 @@ def resources_of(text: str) -> dict[str, int]:
         if not colon or not name:
             raise Invalid(
                 "Badly formed resources parameter. Expected resources query string parameter in "
-                f"form: ?resources=VCPU:2,MEMORY_MB:1024. Got: {part or 'empty string'}."
+                f"form: ?resources=VCPU:2,MEMORY_MB:1024. Got: {part if text else 'empty string'}."
             )
         amount = amount.strip()
         if not re.fullmatch(r"-?[0-9]{1,10}", amount):
@@ -173,15 +176,19 @@ def traits_of(
         without = {n.lstrip("!") for n in names if n.startswith("!")}
         wrong = not all(n.lstrip("!") for n in names) or (without and not forbidding)
         if value.startswith("in:"):
-            wrong = wrong or without or not any_of
+            wrong = wrong or without
             required.append(frozenset(names))
         else:
             required += [frozenset((n,)) for n in names if not n.startswith("!")]
             forbidden |= without
+        if value.startswith("in:") and not any_of:
+            raise Invalid(f"{_QUERY}: The format '{_ANY}' only supported since microversion 1.39.")
         if wrong:
+            form = f"HW_CPU_X86_VMX,{'!' if forbidding else ''}CUSTOM_MAGIC"
+            more = f" Or '{_ANY}'." if any_of else ""
             raise Invalid(
-                "Invalid query string parameters: Expected 'required' parameter value of the form: "
-                f"HW_CPU_X86_VMX,!CUSTOM_MAGIC (! since 1.22) or in:A,B (since 1.39). Got: {value}"
+                f"{_QUERY}: Expected 'required' parameter value of the form: {form}. "
+                f"Got: {value}.{more}"
             )
     return tuple(required), frozenset(forbidden)
 
@@ -231,7 +238,7 @@ def _aggregates(
 
 def _aggregate(text: str) -> str:
     try:
-        return as_uuid(text, "member_of")
+        return as_uuid(text)
     except Invalid:
         raise Invalid(
             "Invalid query string parameters: Expected 'member_of' parameter to contain valid "

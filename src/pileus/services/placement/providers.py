@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from pileus.kernel.faults import Conflict, Invalid, NotFound
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body, since
 from pileus.kernel.store import Column, Many, Record, Table, Tx, Unique
 
@@ -19,6 +19,7 @@ from . import answers
 from .answers import answer, as_uuid
 from .fit import NOTHING, Stock
 from .matching import every_provider, require_known, wanted
+from .media_types import JsonResource
 
 MEMORY = "MEMORY_MB"
 Name = Annotated[str, Meta(max_length=200)]
@@ -77,9 +78,11 @@ PROVIDERS = Table(
 )
 
 
-async def revise(tx: Tx, provider: ResourceProvider, **changes: Any) -> ResourceProvider:
+async def revise(
+    tx: Tx, provider: ResourceProvider, *, by: int = 1, **changes: Any
+) -> ResourceProvider:
     """A write that the public generation counts."""
-    following = provider.provider_generation + 1
+    following = provider.provider_generation + by
     return await PROVIDERS.change(tx, provider, provider_generation=following, **changes)
 
 
@@ -87,8 +90,8 @@ def refuse_stale(provider: ResourceProvider, said: int) -> None:
     """Raises Conflict unless the caller knows the provider as it is."""
     if provider.provider_generation != said:
         raise answers.concurrent(
-            f"resource provider generation conflict: {provider.id} is at generation "
-            f"{provider.provider_generation}, not {said}; read it again and retry."
+            f"resource provider generation conflict for {provider.id}: "
+            f"actual: {provider.provider_generation}, given: {said}; read it again and retry."
         )
 
 
@@ -127,7 +130,7 @@ class UpdateProvider(Body):
     parent_provider_uuid: Annotated[str | UnsetType | None, since("1.14")] = UNSET
 
 
-class OfProvider(Resource[ResourceProvider]):
+class OfProvider(JsonResource[ResourceProvider]):
     """What stands below one provider's URL."""
 
     table = PROVIDERS
@@ -167,7 +170,7 @@ class ResourceProviders(OfProvider):
     async def create(self, ctx: Context, body: CreateProvider) -> Any:
         if not body.name:
             raise Invalid("Unable to create resource provider: a name is required.")
-        id = as_uuid(body.uuid, "uuid") if body.uuid else ctx.runtime.world.new_id()
+        id = as_uuid(body.uuid) if body.uuid else ctx.runtime.world.new_id()
         async with ctx.runtime.store.tx() as tx:
             if await PROVIDERS.find(tx, id) is not None:
                 raise Conflict(
@@ -231,12 +234,12 @@ class ResourceProviders(OfProvider):
 async def _parent(tx: Tx, id: str, of: str) -> ResourceProvider | None:
     if not id:
         return None
-    wanted_id = as_uuid(id, "parent_provider_uuid")
+    wanted_id = as_uuid(id)
     found = await PROVIDERS.find(tx, wanted_id)
     if wanted_id == of and found is None:
         raise Invalid(
-            "Unable to create resource provider: parent provider UUID cannot be same as UUID. "
-            f"{id} can't be its own parent."
+            f"Unable to create resource provider {of}: parent provider UUID cannot be same as "
+            "UUID. A provider can't be its own parent."
         )
     if found is None:
         raise Invalid(

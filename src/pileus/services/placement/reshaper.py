@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from pileus.kernel.faults import Invalid
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 
@@ -21,6 +21,7 @@ from .answers import as_uuid
 from .fit import Stock
 from .inventories import ListedInventory, check_reserved
 from .ledger import fulfil
+from .media_types import JsonResource
 from .names import require_classes
 from .providers import PROVIDERS, ResourceProvider, refuse_stale
 
@@ -40,7 +41,7 @@ class Reshape(Body):
     allocations: dict[str, Any]
 
 
-class Reshaper(Resource[ResourceProvider]):
+class Reshaper(JsonResource[ResourceProvider]):
     table = PROVIDERS
     rules = {"placement:reshaper:reshape": "rule:service_api"}
 
@@ -52,7 +53,7 @@ class Reshaper(Resource[ResourceProvider]):
         ]
         async with ctx.runtime.store.tx() as tx:
             stocks = {
-                as_uuid(id, "resource provider"): await _stocks(ctx, tx, id, given)
+                as_uuid(id): await _stocks(ctx, tx, id, given)
                 for id, given in body.inventories.items()
             }
             await fulfil(tx, wishes, stocks)

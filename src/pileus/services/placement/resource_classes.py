@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pileus.kernel.faults import Conflict, Invalid, NotFound
-from pileus.kernel.resources import Answer, Context, Resource, operation
+from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Match, Page
 
 from .answers import answer, is_custom
 from .ledger import rename_held
+from .media_types import JsonResource
 from .names import RESOURCE_CLASSES, CustomName, standard_resource_classes, unknown_classes
 from .providers import PROVIDERS
 
@@ -38,7 +39,7 @@ def _require_custom(name: str) -> None:
         raise Invalid(f"JSON does not validate: '{name}' does not match '^CUSTOM_[A-Z0-9_]+$'")
 
 
-class ResourceClasses(Resource[CustomName]):
+class ResourceClasses(JsonResource[CustomName]):
     table = RESOURCE_CLASSES
     rules = {
         f"placement:resource_classes:{verb}": "rule:admin_or_service_api"

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from pileus.kernel.faults import Conflict, Invalid, NotFound
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Match, Page, Reader
 
 from . import answers
 from .answers import answer, is_custom
+from .media_types import JsonResource
 from .names import TRAITS, CustomName, standard_traits, unknown_traits
 from .providers import PROVIDERS, OfProvider, ResourceProvider, refuse_stale, revise
 
@@ -35,7 +36,7 @@ def _missing(name: str) -> NotFound:
     return NotFound(f"No such trait(s): {name}.")
 
 
-class Traits(Resource[CustomName]):
+class Traits(JsonResource[CustomName]):
     table = TRAITS
     rules = {
         f"placement:traits:{verb}": "rule:admin_or_service_api"

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pileus.kernel.faults import Invalid
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page
 
 from .answers import answer, only
 from .ledger import CONSUMERS, UNKNOWN_TYPE, Consumer
+from .media_types import JsonResource
 from .providers import OfProvider, ResourceProvider
 
 _SLICE = 200
@@ -33,7 +34,7 @@ class ProviderUsages(OfProvider):
         return answer(ctx, body)
 
 
-class Usages(Resource[Consumer]):
+class Usages(JsonResource[Consumer]):
     table = CONSUMERS
     rules = {"placement:usages": _PROJECT_USAGES}
 

@@ -2,7 +2,8 @@
 
 A story has a sentence (`story`), what is there (`given`) and `steps`. `given` has a line for each provider, indented
 below its parent: `name CLASS=total +TRAIT @aggregate`; a total may be followed by `(max_unit=2,min_unit=1)`. A step asks
-(`do`, at version `at`, sending `send`) and says what comes: `status` (else any 2xx), the `code` and a part of the text
+(`do`, at version `at`, sending `send`, text as it is, with the headers `with`) or lets a consumer `take` what it shall
+hold (`of`, as `host VCPU=1 + disk DISK_GB=2`), who is at `generation`, and says what comes: `status` (else any 2xx), the `code` and a part of the text
 of an error (`says`), a part of the `body`, `headers`, and for allocation candidates all of them (`candidates`, as
 `host VCPU=1 + disk DISK_GB=2`), which groups their providers serve (`served`) and whose summaries are shown
 (`summaries`). `$name` is the UUID that goes by that name.
@@ -68,16 +69,41 @@ async def tell(story: dict[str, Any]) -> None:
         client = cloud.introduce("ops", operator)
         await _prepare(client, story.get("given", ""))
         for n, step in enumerate(story["steps"], 1):
-            reply = await _ask(client, step)
-            _check(f"step {n}, {step['do']}: {reply}", reply, step)
+            reply = await (_take(client, step) if "take" in step else _ask(client, step))
+            _check(f"step {n}, {step.get('do') or step['take']}: {reply}", reply, step)
         await check_books(cloud)
 
 
 async def _ask(client: Client, step: dict[str, Any]) -> Reply:
     method, url = step["do"].split(" ", 1)
-    version = {"openstack-api-version": f"placement {step.get('at', _LATEST)}"}
+    headers = {"openstack-api-version": f"placement {step.get('at', _LATEST)}"}
+    headers |= step.get("with", {})
     sent = _known(step["send"]) if "send" in step else None
-    return await client.request(method, f"/placement{_known(url)}", sent, headers=version)
+    raw = sent.encode() if isinstance(sent, str) else None
+    path = f"/placement{_known(url)}"
+    return await client.request(method, path, sent, headers=headers, raw=raw)
+
+
+async def _take(client: Client, step: dict[str, Any]) -> Reply:
+    """Says all that the version asks for, and no more."""
+    at, held = step.get("at", _LATEST), _told(step["of"]) if step["of"] else {}
+    minor = int(at.removeprefix("1."))
+    body: dict[str, Any] = {"allocations": {id: {"resources": a} for id, a in held.items()}}
+    if minor < 12:
+        body["allocations"] = [
+            {"resource_provider": {"uuid": id}, "resources": a} for id, a in held.items()
+        ]
+    for since, key, value in (
+        (8, "project_id", "p"),
+        (8, "user_id", "u"),
+        (28, "consumer_generation", step.get("generation")),
+        (38, "consumer_type", "INSTANCE"),
+    ):
+        if minor >= since:
+            body[key] = value
+    url = f"/placement/allocations/{id_of(step['take'])}"
+    headers = {"openstack-api-version": f"placement {at}"}
+    return await client.request("PUT", url, body, headers=headers)
 
 
 async def _prepare(client: Client, given: str) -> None:
