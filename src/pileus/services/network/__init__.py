@@ -11,6 +11,7 @@ from .address_groups import AddressGroups
 from .address_scopes import AddressScopes
 from .agent import NetworkAgent
 from .agents import Agents, AvailabilityZones
+from .auto_topology import AutoTopologies
 from .bootstrap import bootstrap
 from .contract import NETWORK
 from .control import KeptControl
@@ -31,6 +32,7 @@ from .rbac_policies import RbacPolicies
 from .routers.operations import Routers
 from .routers.placement import PERIOD_S, RECONCILER, place_routers
 from .rules import BASE_RULES
+from .schedules import SCHEDULES
 from .security_groups.operations import SecurityGroups
 from .security_groups.rules import SecurityGroupRules
 from .settings import NetworkSettings
@@ -64,6 +66,8 @@ SERVICE = Service(
         Quotas,
         Agents,
         AvailabilityZones,
+        AutoTopologies,
+        *SCHEDULES,
         AddressGroups,
         AddressScopes,
         Policies,

@@ -14,15 +14,17 @@ from pileus.kernel.store import Record, Table
 from pileus.kernel.world import stamp
 
 from .attributes import Attributes, text
-from .resource import ADMIN, projected
+from .resource import ADMIN, projected, sifted
 from .wiring import NETWORK_HOST
 
-AGENT_TYPE = "Pileus network agent"
+AGENT_TYPE, ROUTERS_TYPE = "Pileus network agent", "L3 agent"
+# One process does it all. What routers live on has upstream's name too, by which clients look for it.
+_KINDS = {AGENT_TYPE: ("pileus-host", ""), ROUTERS_TYPE: ("neutron-l3-agent", "l3-agent/")}
 _SPACE = uuid.UUID("6f1f6f1c-27f4-4a3e-9e53-7d3c0d6a3d10")
 
 
-def agent_id(host: str) -> str:
-    return str(uuid.uuid5(_SPACE, host))
+def agent_id(host: str, kind: str = AGENT_TYPE) -> str:
+    return str(uuid.uuid5(_SPACE, _KINDS[kind][1] + host))
 
 
 class AgentNote(Record, kw_only=True, frozen=True):
@@ -34,6 +36,19 @@ class AgentNote(Record, kw_only=True, frozen=True):
 NOTES = Table("network_agent_notes", AgentNote, noun="Agent")
 
 
+_FILTERS = (
+    "id",
+    "host",
+    "agent_type",
+    "binary",
+    "topic",
+    "availability_zone",
+    "alive",
+    "admin_state_up",
+    "description",
+)
+
+
 class UpdateAgent(Attributes):
     root: ClassVar[str] = "agent"
     creates = False
@@ -42,12 +57,12 @@ class UpdateAgent(Attributes):
     admin_state_up: bool | UnsetType = UNSET
 
 
-def _view(host: Host, note: AgentNote | None, now: float) -> dict[str, Any]:
+def _view(host: Host, kind: str, note: AgentNote | None, now: float) -> dict[str, Any]:
     started = host.created_at[:19].replace("T", " ")
     return {
-        "id": agent_id(host.id),
-        "agent_type": AGENT_TYPE,
-        "binary": "pileus-host",
+        "id": agent_id(host.id, kind),
+        "agent_type": kind,
+        "binary": _KINDS[kind][0],
         "host": host.id,
         "topic": "N/A",
         "admin_state_up": True,
@@ -62,41 +77,39 @@ def _view(host: Host, note: AgentNote | None, now: float) -> dict[str, Any]:
     }
 
 
+async def agents_of(ctx: Context) -> list[dict[str, Any]]:
+    """Every agent, as it is shown."""
+    runtime = ctx.runtime
+    now = runtime.world.clock.time()
+    notes = {n.id: n for n in await NOTES.all(runtime.store)}
+    hosts = await hosts_of(runtime.store, NETWORK_HOST)
+    return [_view(h, k, notes.get(agent_id(h.id, k)), now) for h in hosts for k in _KINDS]
+
+
+async def agent_of(ctx: Context, id: str) -> dict[str, Any]:
+    """Raises NotFound."""
+    for agent in await agents_of(ctx):
+        if agent["id"] == id:
+            return agent
+    raise NotFound(f"Agent {id} could not be found.", code="AgentNotFound")
+
+
 class Agents(Resource[Any]):
     rules = {"get_agent": ADMIN, "update_agent": ADMIN, "delete_agent": ADMIN}
 
-    async def _all(self, ctx: Context) -> list[dict[str, Any]]:
-        runtime = ctx.runtime
-        now = runtime.world.clock.time()
-        notes = {n.id: n for n in await NOTES.all(runtime.store)}
-        hosts = await hosts_of(runtime.store, NETWORK_HOST)
-        return [_view(h, notes.get(agent_id(h.id)), now) for h in hosts]
-
     @operation("GET", "/agents", "regular_user")
     async def index(self, ctx: Context) -> Any:
-        found = await self._all(ctx) if ctx.allows("get_agent") else []
-        for name in ("id", "host", "agent_type", "binary", "availability_zone"):
-            if wanted := ctx.query.all(name):
-                found = [a for a in found if a[name] in wanted]
-        for name in ("alive", "admin_state_up"):
-            if ctx.query.has(name):
-                found = [a for a in found if a[name] == ctx.query.flag(name)]
-        return {"agents": [projected(ctx, a) for a in found]}
+        found = await agents_of(ctx) if ctx.allows("get_agent") else []
+        return {"agents": sifted(ctx, found, *_FILTERS)}
 
     @operation("GET", "/agents/{agent_id}", "get_agent")
     async def show(self, ctx: Context, agent_id: str) -> Any:
-        return {"agent": projected(ctx, await self._one(ctx, agent_id))}
-
-    async def _one(self, ctx: Context, id: str) -> dict[str, Any]:
-        for agent in await self._all(ctx):
-            if agent["id"] == id:
-                return agent
-        raise NotFound(f"Agent {id} could not be found.", code="AgentNotFound")
+        return {"agent": projected(ctx, await agent_of(ctx, agent_id))}
 
     @operation("PUT", "/agents/{agent_id}", "update_agent")
     async def update(self, ctx: Context, agent_id: str, body: UpdateAgent) -> Any:
         """Raises NotFound, Conflict for what an agent cannot be: down, while its host is there."""
-        await self._one(ctx, agent_id)
+        await agent_of(ctx, agent_id)
         if body.admin_state_up is False:
             raise Conflict(
                 f"Agent {agent_id} is the network part of a host: disable the host's compute service "
@@ -110,12 +123,12 @@ class Agents(Resource[Any]):
             note = await NOTES.find(tx, agent_id)
             note = note or await NOTES.insert(tx, AgentNote(id=agent_id))
             await NOTES.change(tx, note, **changes)
-        return {"agent": await self._one(ctx, agent_id)}
+        return {"agent": await agent_of(ctx, agent_id)}
 
     @operation("DELETE", "/agents/{agent_id}", "delete_agent")
     async def delete(self, ctx: Context, agent_id: str) -> None:
         """Hosts come and go by themselves (`pileus host`). Raises NotFound, Conflict."""
-        await self._one(ctx, agent_id)
+        await agent_of(ctx, agent_id)
         raise Conflict(
             f"Agent {agent_id} is the network part of a host, and goes when the host is removed.",
             code="AgentInUse",
@@ -131,4 +144,4 @@ class AvailabilityZones(Resource[Any]):
             {"name": "nova", "resource": kind, "state": "available"}
             for kind in ("network", "router")
         ]
-        return {"availability_zones": zones}
+        return {"availability_zones": sifted(ctx, zones, "name", "resource", "state")}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pileus.kernel.runtime import Runtime
 from pileus.services.identity.contract import IDENTITY
 
-from .addressing import address, block, checked_pools
+from .addressing import Block, address, block, checked_pools
 from .network import FLAT, NETWORKS, Network, add_network
 from .security_group import DEFAULT_RULES, seed_default_rules
 from .settings import settings_of
 from .subnet import SUBNETS, Subnet, of_network, pools_of
+from .subnetpool import SUBNETPOOLS, SubnetPool
 
 PHYSICAL_NETWORK = "public"
 
@@ -51,6 +52,26 @@ async def bootstrap(runtime: Runtime) -> None:
         **of_network(network),
     )
     async with store.tx() as tx:
+        if chosen.default_pool:
+            await SUBNETPOOLS.insert(
+                tx, _default_pool(runtime, owner.id, block(chosen.default_pool))
+            )
         network = await add_network(tx, world, network)
         await SUBNETS.insert(tx, subnet)
         await NETWORKS.change(tx, network, subnets=[subnet.id])
+
+
+def _default_pool(runtime: Runtime, owner: str, of: Block) -> SubnetPool:
+    """What auto-allocated topologies are cut from, under DevStack's name and with its lengths."""
+    return SubnetPool(
+        id=runtime.world.new_id(),
+        project_id=owner,
+        name=f"shared-default-subnetpool-v{of.version}",
+        prefixes=[str(of)],
+        ip_version=of.version,
+        min_prefixlen=8,
+        max_prefixlen=of.max_prefixlen,
+        default_prefixlen=26,
+        shared=True,
+        is_default=True,
+    )

@@ -96,6 +96,12 @@ class Network(Protocol):
         OverQuota if the ports to be made would pass the quota.
         """
 
+    async def auto_network(self, caller: Caller) -> str:
+        """The id of the network that leads out, made for the caller's project if it has none.
+
+        Raises Conflict, saying what is missing; OverQuota.
+        """
+
     async def attach(
         self, caller: Caller, guest: GuestRef, requests: list[NicRequest], groups: list[str]
     ) -> list[NicInfo]:

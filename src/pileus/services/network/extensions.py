@@ -90,6 +90,15 @@ EXTENSIONS = {
     "subnet-dns-publish-fixed-ip": ("Subnet DNS publish fixed IP", "Indicates whether fixed IP addresses are to be published in DNS."),
     "subnet-external-network": ("Subnet belongs to an external network", "Informs if the subnet belongs to an external network"),
     "subnet-service-types": ("Subnet service types", "Provides ability to set the subnet service_types field"),
+    "aap-reject-multicast": ("Allowed address pairs reject multicast extension", "Reject multicast addresses in Allowed Address Pairs"),
+    "auto-allocated-topology": ("Auto Allocated Topology Services", "Auto Allocated Topology Services."),
+    "availability_zone_filter": ("Availability Zone Filter Extension", "Add filter parameters to AvailabilityZone resource"),
+    "dhcp_agent_scheduler": ("DHCP Agent Scheduler", "Which hosts serve a network's DHCP."),
+    "empty-string-filtering": ("Empty String Filtering Extension", "Allow filtering by attributes with empty string value"),
+    "filter-validation": ("Filter parameters validation", "Provides validation on filter parameters."),
+    "ip_allocation": ("IP Allocation", "IP allocation extension."),
+    "l3_agent_scheduler": ("L3 Agent Scheduler", "Schedule routers among l3 agents"),
+    "router-enable-snat": ("Exposes the router \"enable_snat\" read-only configuration flag", "Whether a router's gateway translates sources."),
     "subnet_allocation": ("Subnet Allocation", "Enables allocation of subnets from a subnet pool"),
 }  # fmt: skip
 

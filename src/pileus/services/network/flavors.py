@@ -14,7 +14,7 @@ from pileus.kernel.store import Tx
 from .attributes import Attributes, changes_of
 from .plain import Plain
 from .refusals import missing
-from .resource import ADMIN, COLUMNS, Noun, Nouns, kept_by, listing
+from .resource import ADMIN, COLUMNS, Noun, Nouns, kept_by, listing, sifted
 from .router import ROUTERS
 
 ROUTER_SERVICE = "L3_ROUTER_NAT"
@@ -184,8 +184,4 @@ class ServiceProviders(Resource[Any]):
 
     @operation("GET", "/service-providers", "get_service_provider")
     async def index(self, ctx: Context) -> Any:
-        found = [PROVIDER]
-        for name in ("service_type", "name"):
-            if wanted := ctx.query.all(name):
-                found = [p for p in found if p[name] in wanted]
-        return {"service_providers": found}
+        return {"service_providers": sifted(ctx, [PROVIDER], "service_type", "name", "default")}

@@ -113,10 +113,22 @@ async def add_network(tx: Tx, world: World, network: Network) -> Network:
     if network.network_type == VXLAN and not network.segmentation_id:
         segment = await _free_segment(tx, world)
         network = msgspec.structs.replace(network, segmentation_id=segment)
+    await refuse_second_default(tx, network)
     await follow_flags(tx, world, "network", None, network)
     network = await NETWORKS.insert(tx, network)
     await emit(tx, "network.create.end", network.project_id, id=network.id)
     return network
+
+
+async def refuse_second_default(tx: Reader, network: Network) -> None:
+    """There is one default outside, or it would be unclear which is meant. Raises Conflict."""
+    if network.external and network.is_default:
+        other = await NETWORKS.one(tx, external=1, is_default=1)
+        if other is not None and other.id != network.id:
+            raise Conflict(
+                f"A default external network already exists: {other.id}.",
+                code="DefaultExternalNetworkExists",
+            )
 
 
 async def _free_segment(tx: Reader, world: World) -> int:

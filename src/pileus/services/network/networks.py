@@ -18,7 +18,16 @@ from pileus.kernel.store import Page, Tx
 
 from .attributes import Attributes, domain_name, text
 from .floating_ip import FLOATING_IPS, tell_floating
-from .network import FLAT, LAST_SEGMENT, NETWORKS, VXLAN, Network, add_network, network_target
+from .network import (
+    FLAT,
+    LAST_SEGMENT,
+    NETWORKS,
+    VXLAN,
+    Network,
+    add_network,
+    network_target,
+    refuse_second_default,
+)
 from .port import PORTS
 from .qos.users import hold_policies, policy_of_project, usable_policy
 from .rbac_policy import drop_policies, follow_flags
@@ -224,9 +233,9 @@ class Networks(NetworkResource[Network], path="/networks"):
             if "mtu" in changes:
                 versions = [s.ip_version for s in await SUBNETS.all(tx, network_id=network.id)]
                 refuse_small_mtu(network.id, changes["mtu"], versions)
-            await follow_flags(
-                tx, ctx.runtime.world, "network", network, replace(network, **changes)
-            )
+            wanted = replace(network, **changes)
+            await refuse_second_default(tx, wanted)
+            await follow_flags(tx, ctx.runtime.world, "network", network, wanted)
             network = await NETWORKS.revise(tx, network, **changes)
             await emit(tx, "network.update.end", network.project_id, id=network.id)
         await wake_networks(ctx.runtime, network.id)
@@ -237,15 +246,20 @@ class Networks(NetworkResource[Network], path="/networks"):
         self.match(ctx, network)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id)
-            network = await NETWORKS.get(tx, network.id)
-            await drop_unused(tx, network.id)
-            if await PORTS.one(tx, network_id=network.id) is not None:
-                raise network_in_use(network.id)
-            for subnet in await SUBNETS.all(tx, network_id=network.id):
-                await release_subnet(tx, subnet)
-            await drop_policies(tx, network.id)
-            await NETWORKS.delete(tx, network)
-            await emit(tx, "network.delete.end", network.project_id, id=network.id)
+            await drop_network(tx, network.id)
+
+
+async def drop_network(tx: Tx, id: str) -> None:
+    """With its subnets. The network is held. Raises NotFound, Conflict while it has ports."""
+    network = await NETWORKS.get(tx, id)
+    await drop_unused(tx, id)
+    if await PORTS.one(tx, network_id=id) is not None:
+        raise network_in_use(id)
+    for subnet in await SUBNETS.all(tx, network_id=id):
+        await release_subnet(tx, subnet)
+    await drop_policies(tx, id)
+    await NETWORKS.delete(tx, network)
+    await emit(tx, "network.delete.end", network.project_id, id=id)
 
 
 def external_scopes(ctx: Context) -> tuple[Mapping[str, Any], ...]:

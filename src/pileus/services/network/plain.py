@@ -20,7 +20,7 @@ from pileus.kernel.store import Tx
 
 from .attributes import Attributes, text
 from .rbac_policy import drop_policies, follow_flags
-from .resource import N, NetworkResource, declare, owner_of
+from .resource import N, NetworkResource, declare, owner_of, refuse_unknown
 
 
 class Plain(NetworkResource[N]):
@@ -215,6 +215,7 @@ def _declare_child(
     async def index(self: Child[Any], ctx: Context, parent_id: str) -> Any:
         await self.held_by(ctx, parent_id, "get")
         fixed: dict[str, Any] = {self.parent_field: parent_id}
+        refuse_unknown(ctx.query, self.listing.filters)
         page = self.listing.parse(ctx.query, **fixed)
         records = await self.table.list(ctx.runtime.store, page)
         return {self.plural: await self.rendered(ctx, records)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pileus.kernel.quota import Quota
-from pileus.kernel.store import Many, Unique
+from pileus.kernel.store import Column, Many, Unique
 
 from .resource import COLUMNS, Noun, Nouns
 
@@ -50,6 +50,7 @@ class Port(Noun, kw_only=True, frozen=True):
     device_id: str = ""
     device_owner: str = ""
     fixed_ips: list[Fixed] = []
+    bare: bool = False  # was asked to have no address
     security_groups: list[str] = []
     port_security_enabled: bool = True
     allowed_address_pairs: list[AddressPairing] = []
@@ -75,6 +76,10 @@ def _addresses(p: Port) -> list[str]:
     ]
 
 
+def ip_allocation(p: Port) -> str:
+    return "none" if p.bare else "immediate"
+
+
 PORTS = Nouns(
     "network_ports",
     Port,
@@ -94,6 +99,7 @@ PORTS = Nouns(
         "vnic_type",
         "dns_name",
         "qos_policy_id",
+        Column("ip_allocation", ip_allocation),
     ),
     unique=(
         Unique(

@@ -11,7 +11,7 @@ import msgspec
 
 from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Invalid, NotFound, PreconditionFailed
-from pileus.kernel.query import TAG_FILTERS, Filter, Listing
+from pileus.kernel.query import TAG_FILTERS, Filter, Listing, Query
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Many, Page, Record, Table, Tx
 
@@ -182,6 +182,7 @@ class NetworkResource(Resource[N]):
 
     def page(self, ctx: Context, **fixed: Any) -> Page:
         declared = self.listing
+        refuse_unknown(ctx.query, declared.filters)
         secret = [n for n in self.hidden if n in declared.filters]
         if secret and ctx.query.pairs:
             kept = [
@@ -241,6 +242,26 @@ def declare(
     """Makes an operation of the class; `types` are those of the call's parameters that differ from class to class."""
     call.__annotations__ |= types
     setattr(kind, call.__name__, operation(method, path, rule, status=status)(call))
+
+
+_ASKED = frozenset(("fields", "limit", "marker", "page_reverse", "sort_dir", "sort_key"))
+
+
+def refuse_unknown(query: Query, known: Iterable[str]) -> None:
+    """A filter that is none would list what was not asked for. Raises Invalid."""
+    if query.pairs:
+        unknown = sorted({k for k, _ in query.pairs} - _ASKED - set(known))
+        if unknown:
+            raise Invalid(f"{unknown} is invalid attribute for filtering", code="HTTPBadRequest")
+
+
+def sifted(ctx: Context, views: Sequence[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """Of a list that no table holds, what is asked for by these attributes. Raises Invalid."""
+    refuse_unknown(ctx.query, names)
+    for name in names:
+        if wanted := [v.lower() for v in ctx.query.all(name)]:
+            views = [v for v in views if str(v[name]).lower() in wanted]
+    return [projected(ctx, v) for v in views]
 
 
 def without(declared: Listing, filters: Mapping[str, Filter]) -> Listing:

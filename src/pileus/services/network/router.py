@@ -32,11 +32,16 @@ class Router(Noun, kw_only=True, frozen=True):
     gateway: Gateway | None = None
     routes: list[Route] = []
     host: str = ""
+    parked: bool = False  # taken from its host by an administrator, who is to name another
     flavor_id: str = ""
     availability_zone_hints: list[str] = []
     error: str = ""
     ha: bool = False
     qos_policy_id: str = ""  # of its gateway
+
+    @property
+    def enable_snat(self) -> bool:
+        return self.gateway is None or self.gateway.enable_snat
 
 
 ROUTERS = Nouns(
@@ -46,9 +51,11 @@ ROUTERS = Nouns(
         *COLUMNS,
         "admin_state_up",
         "host",
+        "parked",
         "qos_policy_id",
         "flavor_id",
         Column("status", lambda r: "ACTIVE"),
+        Column("enable_snat", lambda r: int(r.enable_snat), int),
         Column("gateway_network_id", lambda r: r.gateway.network_id if r.gateway else ""),
     ),
     many=(Many("tags", lambda r: r.tags),),

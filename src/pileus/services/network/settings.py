@@ -15,6 +15,9 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     public_gateway: str = "172.24.4.1"  # the host's own address on the outer network
     public_pool_start: str = "172.24.4.10"  # below it, addresses for what is not of this cloud
     public_pool_end: str = "172.24.4.250"
+    default_pool: str = (
+        "10.0.0.0/16"  # of subnets that ask for no addresses of their own; "" makes none
+    )
     underlay_mtu: int = 1500  # what hosts can send each other
     vxlan_overhead: int = 50  # what VXLAN takes of it, so guests get 1450
     dns_domain: str = "openstacklocal."  # of ports on networks that name none

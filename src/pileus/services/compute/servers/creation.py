@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from pileus.kernel.faults import Forbidden, Invalid, NotFound, OverQuota
+from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, OverQuota
 from pileus.kernel.quota import limit_of, usage
 from pileus.kernel.resources import Context
 from pileus.kernel.sagas import Journal
@@ -310,18 +310,28 @@ async def _networks(
         _check_many(requests, most)
     try:
         found = await ctx.peer(NETWORK).resolve(ctx.caller, requests, groups)
+        if asked == "auto" and not found:
+            found = await _auto(ctx, groups)
     except NotFound as e:
         raise Invalid(e.message) from None
     except OverQuota as e:
         raise Forbidden(
             f"Maximum number of ports exceeded: {e.asked} asked, {e.used} of {e.limit} used."
         ) from None
-    if asked == "auto" and not found:
+    return found, groups
+
+
+async def _auto(ctx: Context, groups: list[str]) -> list[NicRequest]:
+    """A network made for a project that has none. Raises Invalid where there is nothing to make it of."""
+    network = ctx.peer(NETWORK)
+    try:
+        made = await network.auto_network(ctx.caller)
+    except Conflict as e:
         raise Invalid(
             "Unable to automatically allocate a network for project "
-            f"{ctx.caller.project_id}: it has none; create one."
-        )
-    return found, groups
+            f"{ctx.caller.project_id}: {e.message}"
+        ) from None
+    return await network.resolve(ctx.caller, [NicRequest(network_id=made)], groups)
 
 
 def _nic(asked: AskedNetwork) -> NicRequest:

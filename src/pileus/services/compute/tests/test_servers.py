@@ -405,3 +405,19 @@ def test_the_console_is_the_guests(stage: Stage) -> None:
         assert id in everything.json["output"]
 
     stage.play(story)
+
+
+def test_who_has_no_network_and_asks_for_any_gets_one_that_leads_out(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        newcomer = await s.other()
+        made = [await s.create("2.37", newcomer, networks="auto") for _ in range(2)]
+        assert [reply.status for reply in made] == [202, 202]
+        await s.cloud.settle()
+        for reply in made:
+            shown = await s.server(reply.json["server"]["id"], client=newcomer)
+            assert shown["status"] == "ACTIVE"
+            assert list(shown["addresses"]) == ["auto_allocated_network"]
+        (router,) = (await newcomer.get("/network/v2.0/routers")).json["routers"]
+        assert router["external_gateway_info"]["external_fixed_ips"]
+
+    stage.play(story)

@@ -16,6 +16,7 @@ from pileus.kernel.store import Page, Reader, Tx
 
 from .. import security_group as groups_record
 from ..addressing import address
+from ..auto_topology import auto_topology
 from ..contract import (
     Dress,
     FixedIp,
@@ -56,6 +57,9 @@ class KeptNetwork:
     ) -> list[NicRequest]:
         await group_ids(self.runtime.store, caller.project_id, groups)
         return await settled(Acting(self.runtime, caller), requests)
+
+    async def auto_network(self, caller: Caller) -> str:
+        return (await auto_topology(self.runtime, caller.project_id)).network_id
 
     async def attach(
         self, caller: Caller, guest: GuestRef, requests: list[NicRequest], groups: list[str]

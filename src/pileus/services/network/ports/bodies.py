@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from typing import Any, ClassVar
 
 import msgspec
@@ -19,6 +19,7 @@ from ..refusals import bad_input
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
 _MOST_PAIRS = 10  # upstream's max_allowed_address_pair
 _MOST_OPTIONS = 32
+_MULTICAST: Any = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 VNIC_TYPES = (
     "normal",
     "direct",
@@ -62,6 +63,7 @@ _FIXED = frozenset(
         "dns_assignment",
         "qos_network_policy_id",
         "resource_request",
+        "ip_allocation",
         "binding:vif_type",
         "binding:vif_details",
     ]
@@ -154,12 +156,18 @@ def address_pairs(given: Sequence[PairRequest], mac: str) -> list[AddressPairing
     found: list[AddressPairing] = []
     for pair in given:
         try:
-            ip_interface(pair.ip_address[:64])
+            outside = ip_interface(pair.ip_address[:64]).network
         except ValueError:
             raise Invalid(
                 f"Invalid input for allowed_address_pairs. Reason: '{pair.ip_address[:64]}' "
                 "is not a valid IP address or subnet."
             ) from None
+        multicast = _MULTICAST[outside.version]
+        if outside.prefixlen and outside.overlaps(multicast):
+            raise Invalid(
+                f"Invalid input for allowed_address_pairs. Reason: Subnet {outside} overlaps with "
+                f"multicast range {multicast}, which is not supported."
+            )
         own = mac_address(pair.mac_address) if pair.mac_address else mac
         made = AddressPairing(mac_address=own, ip_address=pair.ip_address)
         if made in found:

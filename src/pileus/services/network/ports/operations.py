@@ -18,7 +18,7 @@ from pileus.kernel.store import Match, Page, Tx
 from ..attributes import domain_name
 from ..network import NETWORKS, Network
 from ..networks import Networks
-from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, port_target
+from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, ip_allocation, port_target
 from ..qos.users import hold_policies, network_policies, usable_policy
 from ..refusals import service_port_in_use
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all, standard
@@ -65,6 +65,7 @@ class Ports(NetworkResource[Port], path="/ports"):
             "device_owner",
             "dns_name",
             "qos_policy_id",
+            "ip_allocation",
         ),
         admin_state_up=Filter(kind=bool),
         port_security_enabled=Filter(kind=bool),
@@ -100,6 +101,7 @@ class Ports(NetworkResource[Port], path="/ports"):
             "device_id": p.device_id,
             "device_owner": p.device_owner,
             "fixed_ips": p.fixed_ips,
+            "ip_allocation": ip_allocation(p),
             "security_groups": p.security_groups,
             "port_security_enabled": p.port_security_enabled,
             "allowed_address_pairs": p.allowed_address_pairs,
@@ -325,6 +327,7 @@ def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[
         admin_state_up=body.admin_state_up,
         device_id=device_id,
         device_owner=device_owner,
+        bare=body.fixed_ips == [],
         security_groups=groups,
         port_security_enabled=bool(security),
         allowed_address_pairs=pairs,

@@ -15,7 +15,7 @@ from ..attributes import Attributes
 from ..network import NETWORKS
 from ..port import PORTS
 from ..qos_policy import MOST, PARAMETERS, QOS_POLICIES, SUPPORTED, Parameter, QosPolicy, Rule
-from ..resource import declare, hold, projected
+from ..resource import declare, hold, projected, sifted
 from .policies import rule_view, wake_users
 
 _GET = "(rule:admin_only) or (role:reader and rule:ext_parent_owner)"
@@ -84,10 +84,7 @@ def _declare_several(rules: type[Resource[Any]], kind: str, path: str) -> None:
 
     async def index(self: Any, ctx: Context, policy: QosPolicy) -> Any:
         found = [rule_view(r) for r in policy.rules if r.type == kind]
-        for name in ("id", *PARAMETERS[kind]):
-            if wanted := ctx.query.all(name):
-                found = [r for r in found if str(r[name]) in wanted]
-        return {f"{noun}s": [projected(ctx, r) for r in found]}
+        return {f"{noun}s": sifted(ctx, found, "id", *PARAMETERS[kind])}
 
     async def create(self: Any, ctx: Context, policy: QosPolicy, body: Any) -> Any:
         rule = Rule(id=ctx.runtime.world.new_id(), type=kind, values=body.complete())

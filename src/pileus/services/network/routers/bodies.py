@@ -17,7 +17,16 @@ from ..subnet import Route
 
 _MOST_ROUTES = 30  # upstream's max_routes
 _FIXED = frozenset(
-    ["id", "status", "created_at", "updated_at", "revision_number", "tags", "availability_zones"]
+    [
+        "id",
+        "status",
+        "created_at",
+        "updated_at",
+        "revision_number",
+        "tags",
+        "availability_zones",
+        "enable_snat",
+    ]
 )
 
 

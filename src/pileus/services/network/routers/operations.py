@@ -87,7 +87,11 @@ class Routers(NetworkResource[Router], path="/routers"):
         "add_router_interface": OWNER,
         "remove_router_interface": OWNER,
     }
-    listing = listing(("status",), admin_state_up=Filter(kind=bool))
+    listing = listing(
+        ("status", "flavor_id"),
+        admin_state_up=Filter(kind=bool),
+        enable_snat=Filter(kind=bool),
+    )
 
     def view(self, ctx: Context, record: Router) -> dict[str, Any]:
         r = record
@@ -96,6 +100,7 @@ class Routers(NetworkResource[Router], path="/routers"):
             "status": "ACTIVE",
             "external_gateway_info": gateway_view(r.gateway, r.qos_policy_id),
             "routes": r.routes,
+            "enable_snat": r.enable_snat,
             "ha": r.ha,
             "flavor_id": r.flavor_id or None,
             "availability_zone_hints": r.availability_zone_hints,
@@ -170,11 +175,7 @@ class Routers(NetworkResource[Router], path="/routers"):
         async with ctx.runtime.store.tx() as tx:
             await self._hold(tx, router)
             router = await ROUTERS.get(tx, router.id)
-            if any(p.device_owner == ROUTER_INTERFACE for p in await legs(tx, router.id)):
-                raise router_in_use(router.id)
-            await drop_gateway(tx, router)
-            await ROUTERS.delete(tx, router)
-            await emit(tx, "router.delete.end", router.project_id, id=router.id)
+            await drop_router(tx, router)
         await wake(ctx.runtime, {router.host})
 
     @operation("PUT", "/routers/{router_id}/add_extraroutes", "add_extraroutes")
@@ -250,6 +251,15 @@ class Routers(NetworkResource[Router], path="/routers"):
         await wake(ctx.runtime, {router.host})
         await wake_networks(ctx.runtime, port.network_id)
         return interface_view(router, port)
+
+
+async def drop_router(tx: Tx, router: Router) -> None:
+    """The networks and the router are held. Raises Conflict while it has interfaces or is needed."""
+    if any(p.device_owner == ROUTER_INTERFACE for p in await legs(tx, router.id)):
+        raise router_in_use(router.id)
+    await drop_gateway(tx, router)
+    await ROUTERS.delete(tx, router)
+    await emit(tx, "router.delete.end", router.project_id, id=router.id)
 
 
 async def _policy(ctx: Context, asked: GatewayRequest | None) -> dict[str, str]:

@@ -57,18 +57,27 @@ async def place_routers(runtime: Runtime, key: str) -> None:
     gone = set(used) - await _up(store, now, used) if used else set()
     if not gone or not await choose_host(store, now):
         return
-    stray = Page({"host": sorted(gone)}, limit=100)  # the next run takes the rest
+    stray = Page({"host": sorted(gone), "parked": 0}, limit=100)  # the next run takes the rest
     for router in await ROUTERS.list(store, stray):
         async with store.tx() as tx:
-            moved = await _move(tx, await ROUTERS.get(tx, router.id), now)
-            networks = {p.network_id for p in await legs(tx, router.id)}
-        log.info("router %s moves from %r to %s", router.id, router.host, moved.host)
-        await wake(runtime, {router.host, moved.host})
-        await wake_networks(runtime, *networks)
+            router = await ROUTERS.get(tx, router.id)
+            host = await choose_host(tx, now)
+            if router.parked or not host:
+                continue
+            await move(tx, router, host)
+        log.info("router %s moves from %r to %s", router.id, router.host, host)
+        await wake_moved(runtime, router, host)
 
 
-async def _move(tx: Tx, router: Router, now: float) -> Router:
-    host = await choose_host(tx, now)
+async def move(tx: Tx, router: Router, host: str) -> None:
+    """Places the router and its ports; "": nowhere, until somebody places it."""
     for port in await legs(tx, router.id):
         await PORTS.change(tx, port, host=host, status=DOWN)
-    return await ROUTERS.change(tx, router, host=host)
+    await ROUTERS.change(tx, router, host=host, parked=not host)
+
+
+async def wake_moved(runtime: Runtime, router: Router, host: str) -> None:
+    """Those that it left and came to, and its networks' others, whose frames go elsewhere now."""
+    await wake(runtime, {router.host, host})
+    networks = {p.network_id for p in await legs(runtime.store, router.id)}
+    await wake_networks(runtime, *networks)

@@ -120,7 +120,12 @@ def test_metadata_is_asked_by_port_and_what_a_guest_says_of_itself_is_ignored() 
 def test_agents_and_zones_are_listed() -> None:
     async def body(b: Bench) -> None:
         found = await b.admin.rows("/agents")
-        assert [(a["host"], a["alive"]) for a in found] == [("fake-1", True)]
+        kinds = {a["agent_type"] for a in found}
+        assert {(a["host"], a["alive"]) for a in found} == {("fake-1", True)}
+        assert kinds == {"Pileus network agent", "L3 agent"} and len(found) == 2
+        assert [a["agent_type"] for a in await b.admin.rows("/agents?binary=pileus-host")] == [
+            "Pileus network agent"
+        ]
         one = await b.admin.get(f"/agents/{found[0]['id']}")
         assert one.json["agent"]["host"] == "fake-1"
         assert (await b.admin.get("/agents/nothing")).status == 404
@@ -129,5 +134,7 @@ def test_agents_and_zones_are_listed() -> None:
         assert await b.admin.rows("/agents?alive=false") == []
         zones = await b.as_("one").rows("/availability_zones")
         assert {z["resource"] for z in zones} == {"network", "router"}
+        zones = await b.as_("one").rows("/availability_zones?resource=router&state=available")
+        assert [z["resource"] for z in zones] == ["router"]
 
     run(body)

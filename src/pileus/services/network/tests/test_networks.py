@@ -218,3 +218,21 @@ def test_discovery_says_what_is_there() -> None:
         assert (await api.get("/extensions/l2-gateway")).status == 404
 
     run(body)
+
+
+def test_a_filter_that_is_none_is_refused_and_an_empty_one_finds_what_has_nothing() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        await api.make("network", name="named")
+        await api.make("network", name="")
+        for path in ("/networks", "/ports", "/agents", "/availability_zones"):
+            reply = await api.get(f"{path}?no_such=1&limit=1&fields=id")
+            assert said(reply) == (400, "HTTPBadRequest"), path
+            assert "['no_such'] is invalid attribute for filtering" in str(reply.json)
+        mine = await api.rows("/networks?name=&router:external=False")
+        assert [n["name"] for n in mine] == [""]
+        assert (
+            await api.get("/networks?fields=id&limit=1&sort_key=name&sort_dir=asc")
+        ).status == 200
+
+    run(body, hosts=0)

@@ -279,3 +279,24 @@ def test_quota_details_count_what_is_there() -> None:
         assert (await b.admin.put("/quotas/one", {"quota": {"port": -2}})).status == 400
 
     run(body, hosts=0)
+
+
+def test_a_port_says_how_it_got_its_addresses_and_claims_no_multicast_ones() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network, _ = await api.network()
+        usual = await api.make("port", network_id=network["id"])
+        bare = await api.make("port", network_id=network["id"], fixed_ips=[])
+        assert (usual["ip_allocation"], bare["ip_allocation"]) == ("immediate", "none")
+        found = await api.rows("/ports?ip_allocation=none")
+        assert [p["id"] for p in found] == [bare["id"]]
+        for ip, status in (
+            ("224.0.0.5", 400),
+            ("192.0.0.0/1", 400),
+            ("ff02::1", 400),
+            ("0.0.0.0/0", 200),
+        ):
+            pairs = {"port": {"allowed_address_pairs": [{"ip_address": ip}]}}
+            assert (await api.put(f"/ports/{usual['id']}", pairs)).status == status, ip
+
+    run(body, hosts=0)

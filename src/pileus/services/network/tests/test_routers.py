@@ -49,8 +49,9 @@ def test_only_administrators_choose_snat_and_outer_addresses() -> None:
             assert (await b.as_("one").post("/routers", asked)).status == 403
             made = (await b.admin.post("/routers", asked)).json["router"]
             info = made["external_gateway_info"]
-            assert info["enable_snat"] == more.get("enable_snat", True)
+            assert info["enable_snat"] == made["enable_snat"] == more.get("enable_snat", True)
         assert info["external_fixed_ips"][0]["ip_address"] == "172.24.4.252"
+        assert len(await b.admin.rows("/routers?enable_snat=False")) == 1
         inner = await b.as_("one").make("network")
         wrong = {"router": {"external_gateway_info": {"network_id": inner["id"]}}}
         assert said(await b.as_("one").post("/routers", wrong)) == (400, "BadRequest")

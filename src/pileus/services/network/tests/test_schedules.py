@@ -1,0 +1,76 @@
+"""Which agent has which router and network, and moving routers by hand."""
+
+from __future__ import annotations
+
+from pileus.services.network.routers.placement import place_routers
+
+from .bench import Bench, Row, run, said
+
+
+async def _routers_agents(b: Bench) -> dict[str, str]:
+    found = await b.admin.rows("/agents?agent_type=l3%20agent")
+    return {a["host"]: a["id"] for a in found}
+
+
+async def _home(b: Bench, router: Row) -> list[str]:
+    found = (await b.admin.get(f"/routers/{router['id']}/l3-agents")).json["agents"]
+    return [a["host"] for a in found]
+
+
+def test_a_router_taken_from_its_host_is_on_none_until_it_is_given_to_another() -> None:
+    async def body(b: Bench) -> None:
+        network, _, router = await b.as_("one").routed()
+        await b.boot("one", "guest", network["id"])
+        agents = await _routers_agents(b)
+        assert sorted(agents) == ["fake-1", "fake-2"]
+        (home,) = await _home(b, router)
+        (other,) = set(agents) - {home}
+        at_home, at_other = (f"/agents/{agents[h]}/l3-routers" for h in (home, other))
+        assert [r["id"] for r in await _rows(b, at_home)] == [router["id"]]
+        wish = {"router_id": router["id"]}
+        assert said(await b.admin.post(at_other, wish)) == (409, "RouterHostedByL3Agent")
+        assert (await b.admin.post(at_home, wish)).status == 201, "there already"
+        wrong = await b.admin.delete(f"{at_other}/{router['id']}")
+        assert said(wrong) == (409, "RouterNotHostedByL3Agent")
+
+        assert (await b.admin.delete(f"{at_home}/{router['id']}")).status == 204
+        await b.settle()
+        await place_routers(b.control.runtime, "")
+        await b.settle()
+        assert await _home(b, router) == []
+        assert b.driver(home).routers() == b.driver(other).routers() == []
+
+        assert (await b.admin.post(at_other, wish)).status == 201
+        await b.settle()
+        assert await _home(b, router) == [other]
+        assert [r.id for r in b.driver(other).routers()] == [router["id"]]
+        assert b.driver(home).routers() == []
+        legs = await b.admin.rows(f"/ports?device_id={router['id']}")
+        assert {(p["binding:host_id"], p["status"]) for p in legs} == {(other, "ACTIVE")}
+
+    run(body, hosts=2)
+
+
+async def _rows(b: Bench, path: str) -> list[Row]:
+    reply = await b.admin.get(path)
+    assert reply.status == 200, reply
+    (found,) = reply.json.values()
+    return list(found)
+
+
+def test_dhcp_is_where_the_networks_guests_are_and_cannot_be_moved() -> None:
+    async def body(b: Bench) -> None:
+        network, _ = await b.as_("one").network()
+        path = f"/networks/{network['id']}/dhcp-agents"
+        assert await _rows(b, path) == []
+        await b.boot("one", "guest", network["id"], host="fake-2")
+        (agent,) = await _rows(b, path)
+        assert agent["host"] == "fake-2"
+        served = f"/agents/{agent['id']}/dhcp-networks"
+        assert [n["id"] for n in await _rows(b, served)] == [network["id"]]
+        refused = await b.admin.post(served, {"network_id": network["id"]})
+        assert said(refused) == (409, "NetworkNotMovable")
+        assert said(await b.admin.delete(f"{served}/{network['id']}")) == (409, "NetworkNotMovable")
+        assert (await b.as_("one").get(path)).status == 403
+
+    run(body, hosts=2)
