@@ -79,7 +79,7 @@ def play(tmp_path: Path) -> Callable[[Callable[[LinuxBench], Awaitable[None]]], 
 Play = Callable[[Callable[[LinuxBench], Awaitable[None]]], None]
 
 
-async def _arrived(bench: LinuxBench, source: str, target: str, count: int = 100) -> int:
+async def arrived(bench: LinuxBench, source: str, target: str, count: int = 100) -> int:
     """How many of so many datagrams of 1000 bytes arrive; `bench.sending_s` says how long the sending took."""
     here, there = bench._guests[source].port, bench._guests[target].port
     frames = [
@@ -95,13 +95,13 @@ def test_what_is_beyond_a_bandwidth_limit_is_dropped_either_way(play: Play) -> N
         limit = Limit(direction="egress", rate=1000, burst=20_000)
         ports = (guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12"))
         assert (await bench.apply(document(*ports))).errors == {}
-        assert 15 <= await _arrived(bench, WEB, DB) <= 25 + 125 * bench.sending_s
-        assert await _arrived(bench, DB, WEB) == 100
+        assert 15 <= await arrived(bench, WEB, DB) <= 25 + 125 * bench.sending_s
+        assert await arrived(bench, DB, WEB) == 100
         inward = msgspec.structs.replace(limit, direction="ingress")
         ports = (guest(WEB, "10.0.0.11", limits=(inward,)), guest(DB, "10.0.0.12"))
         await bench.apply(document(*ports, revision=2))
-        assert await _arrived(bench, WEB, DB) == 100
-        assert 15 <= await _arrived(bench, DB, WEB) <= 25 + 125 * bench.sending_s
+        assert await arrived(bench, WEB, DB) == 100
+        assert 15 <= await arrived(bench, DB, WEB) <= 25 + 125 * bench.sending_s
 
     play(scenario)
 
@@ -111,7 +111,7 @@ def test_a_packet_rate_limit_counts_packets(play: Play) -> None:
         limit = Limit(direction="egress", rate=1, burst=10, packets=True)
         ports = (guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12"))
         assert (await bench.apply(document(*ports))).errors == {}
-        arrived = await _arrived(bench, WEB, DB)  # what its kernel says of itself counts too
+        arrived = await arrived(bench, WEB, DB)  # what its kernel says of itself counts too
         assert 3 <= arrived <= 12 + 1000 * bench.sending_s
 
     play(scenario)
