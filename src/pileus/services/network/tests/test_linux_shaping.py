@@ -111,8 +111,8 @@ def test_a_packet_rate_limit_counts_packets(play: Play) -> None:
         limit = Limit(direction="egress", rate=1, burst=10, packets=True)
         ports = (guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12"))
         assert (await bench.apply(document(*ports))).errors == {}
-        arrived = await arrived(bench, WEB, DB)  # what its kernel says of itself counts too
-        assert 3 <= arrived <= 12 + 1000 * bench.sending_s
+        found = await arrived(bench, WEB, DB)  # what its kernel says of itself counts too
+        assert 3 <= found <= 12 + 1000 * bench.sending_s
 
     play(scenario)
 
