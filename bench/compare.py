@@ -36,12 +36,13 @@ REAL = {
 # Which real services a suite makes work, by the beginnings of their names in PEERS_HOME/run.
 INVOLVED = {
     "keystone": ("keystone", "mariadb", "memcached"),
+    "placement": ("placement", "keystone", "mariadb", "memcached"),
     "nova": (
         *("nova", "neutron", "ovn", "keystone", "placement", "glance"),
         *("mariadb", "memcached", "rabbitmq"),
     ),
 }
-NAMES = {"keystone": "Keystone", "nova": "Nova"}
+NAMES = {"keystone": "Keystone", "nova": "Nova", "placement": "Placement"}
 Row = dict[str, Any]
 
 
