@@ -1,209 +1,229 @@
-"""HTTP on Falcon: routes out of declarations; authenticate, negotiate, call, render.
+"""HTTP: an ASGI application out of declarations; route, authenticate, negotiate, call, render.
 
-Parameter names are numbered by depth for the router, which refuses two names at one place, and given back their
-declared names at the call. Operations that share a method and path differ by version or by the body's action key.
+A body is read when its operation is known, and by whom it is asked; what nobody asks for is never read.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from functools import lru_cache, partial
+from collections.abc import AsyncIterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-import falcon.asgi
 import msgspec
-from falcon.asgi import Request, Response
 
 from . import faults
 from .access_rules import permits
 from .auth import NOBODY, NOT_AUTHENTICATED, Caller
-from .faults import Bug, Dialect, Fault, Invalid, NotFound, TooLarge, Unauthenticated
+from .faults import Dialect, Fault, Invalid, NotFound, TooLarge, Unauthenticated
 from .query import NO_QUERY, Query
-from .resources import Answer, Context, Operation, Resource, Service, Stream
+from .resources import Answer, Context, Operation, Service, Stream
+from .routes import Found, Route, Routes
 from .runtime import Runtime
 from .schema import parse
-from .versions import UNVERSIONED, Negotiated
+from .versions import UNVERSIONED
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
-_PARAM = re.compile(r"{(\w+)}")
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_NOT_FOUND = "The resource could not be found."
 
 
-def application(runtime: Runtime) -> Any:
-    """The ASGI application of every enabled service."""
-    app = falcon.asgi.App(request_type=_requests(runtime.services), response_type=Response)
-    app.req_options.strip_url_path_trailing_slash = True
-    app.req_options.auto_parse_form_urlencoded = False
-    endpoints: dict[str, _Endpoint] = {}
-    for service in runtime.services:
-        for resource, op in service.operations():
-            names = _PARAM.findall(op.path)
-            route = _numbered(op.path)
-            endpoint = endpoints.setdefault(route, _Endpoint(runtime, service))
-            endpoint.add(op, resource, names)
-    for route, endpoint in endpoints.items():
-        app.add_route(route or "/", endpoint.finish())
-    app.add_error_handler(falcon.HTTPError, _Unrouted(runtime).answer)
-    return app
+class Application:
+    """ASGI: every operation of the enabled services.
 
-
-def _requests(services: Iterable[Service]) -> type[Request]:
-    """What Falcon makes of a request here.
-
-    `/{project_id}` is taken out of its path where it may stand, so that every route is declared once. And its body
-    ends only where the client ended it: Falcon takes a broken connection for the end.
+    `/{project_id}` is taken out of a path where it may stand, so that every route is declared once.
     """
-    fronts = [re.escape(s.prefix + s.api) for s in services if s.optional_project]
-    match = re.compile(f"({'|'.join(fronts or ['(?!)'])})/[0-9a-f]{{32}}(?=/)").match
 
-    class Whole(Request):
-        def __init__(self, scope: dict[str, Any], receive: Any, *args: Any, **more: Any) -> None:
-            super().__init__(scope, partial(_unbroken, receive), *args, **more)
-            self.whole_path = self.path
-            if m := match(self.path):
-                self.path = m[1] + self.path[m.end() :]
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime, self.routes = runtime, Routes()
+        for service in runtime.services:
+            for resource, op in service.operations():
+                self.routes.add(service, resource, op)
+        fronts = [re.escape(s.prefix + s.api) for s in runtime.services if s.optional_project]
+        self._project = re.compile(f"({'|'.join(fronts or ['(?!)'])})/[0-9a-f]{{32}}(?=/)").match
 
-    return Whole
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":  # no websocket is declared
+            await send({"type": "websocket.close"})
+            return
+        request, values = _Request(scope, receive), list[str]()
+        reply = _Reply(self.runtime.world.new_request_id())
+        if m := self._project(request.path):
+            request.path = m[1] + request.path[m.end() :]
+        routes = self.routes.find(request.path.split("/"), values)
+        method = request.method
+        route = routes.get(method) or (routes.get("GET") if method == "HEAD" else None)
+        if route is None:
+            self._unrouted(request, reply, routes)
+        else:
+            await _respond(self.runtime, route, request, reply, values)
+        await _send(request, reply, send)
 
-
-async def _unbroken(receive: Any) -> Any:
-    event = await receive()
-    if event["type"] == "http.disconnect":
-        raise Invalid("The connection broke before the end of the request's body.")
-    return event
-
-
-def _numbered(path: str) -> str:
-    parts = path.split("/")
-    return "/".join(f"{{p{n}}}" if p.startswith("{") else p for n, p in enumerate(parts))
-
-
-class _Endpoint:
-    """All operations of one path: what Falcon calls a resource."""
-
-    def __init__(self, runtime: Runtime, service: Service) -> None:
-        self.runtime, self.service = runtime, service
-        self.by_method: dict[str, list[tuple[Operation, Resource[Any], list[str]]]] = {}
-
-    def add(self, op: Operation, resource: Resource[Any], names: list[str]) -> None:
-        self.by_method.setdefault(op.method, []).append((op, resource, names))
-
-    def finish(self) -> _Endpoint:
-        for method, found in self.by_method.items():
-            responder = _responder(self.runtime, self.service, found)
-            setattr(self, "on_" + method.lower(), responder)
-            if method == "GET" and "HEAD" not in self.by_method:
-                self.on_head = _without_body(responder)
-        return self
-
-
-def _without_body(responder: Callable[..., Any]) -> Callable[..., Any]:
-    async def on_head(req: Request, resp: Response, **params: str) -> None:
-        await responder(req, resp, **params)
-        if resp.status == 200 and resp.data is not None:
-            resp.set_header("content-length", str(len(resp.data)))
-        resp.data = None
-        resp.stream = None
-
-    return on_head
+    def _unrouted(self, request: _Request, reply: _Reply, routes: Mapping[str, Route]) -> None:
+        """No such path, or not this method: in the dialect of the service whose prefix it has."""
+        fault: Fault = NotFound(_NOT_FOUND)
+        if request.method not in _METHODS:
+            fault = Invalid(f"There is no method {request.method}.")
+        elif routes and not request.slash:  # with the slash an id is missing: nothing has that path
+            allow = ", ".join(sorted({"OPTIONS", *routes, *(["HEAD"] if "GET" in routes else ())}))
+            if request.method == "OPTIONS":
+                reply.headers["allow"] = allow
+                return
+            text = f"{request.method} is not for this path; {allow} are."
+            fault = faults.MethodNotAllowed(text, headers={"allow": allow})
+        path, services = request.path, self.runtime.services
+        owner = next((s for s in services if path.startswith(s.prefix + "/")), None)
+        _refuse(self.runtime, owner.dialect if owner else faults.NOVA, reply, fault)
 
 
-def _responder(
-    runtime: Runtime, service: Service, found: list[tuple[Operation, Resource[Any], list[str]]]
-) -> Callable[..., Any]:
-    legacy = service.versions.legacy.lower().encode() if service.versions else b""
-    extra_id = service.request_id_header
-    dialect, public = service.dialect, all(not op.rule for op, _, _ in found)
-    streaming = any(op.stream_param for op, _, _ in found)
-    most = max(op.max_body for op, _, _ in found) or service.max_body
+class _Request:
+    """`path` ends in no slash; `whole` has the project's id too that `path` is without."""
 
-    async def respond(req: Request, resp: Response, **params: str) -> None:
-        headers: dict[bytes, bytes] = req._asgi_headers  # get_header() decodes at every call
-        request_id = runtime.world.new_request_id()
-        sent: dict[str, str] = resp._headers  # set_header() checks what is known
-        sent["x-openstack-request-id"] = request_id
-        if extra_id:
-            sent[extra_id] = request_id
-        sent["content-type"] = "application/json"
-        try:
-            at = _negotiate(service, headers, legacy)
-            sent.update(at.headers)
-            caller = NOBODY
-            if not public:
-                caller = await _caller(runtime, service, req, headers)
-            asked: bytes = req.scope["query_string"]
-            query = Query(asked.decode("latin-1")) if asked else NO_QUERY
-            root, known = _root(runtime, req, headers), _Headers(headers)
-            ctx = Context(
-                runtime, service, caller, at, query, request_id, root, known, req.method, req.path
-            )
-            raw = b""
-            if not streaming and (
-                req.method not in ("GET", "HEAD", "DELETE") or headers.get(b"content-length")
-            ):
-                raw = await _read(req, most)
-            op, resource, names = _choose(found, ctx, raw)
-            if streaming and op.body is not None:  # another version's operation takes the stream
-                raw = await _read(req, most)
-            stream = _stream(req, headers) if op.stream_param else None
-            values = dict(zip(names, params.values(), strict=True))
-            answer = await resource.call(ctx, op, values, raw, stream)
-            _render(resp, op, answer)
-        except Fault as e:
-            _refuse(runtime, dialect, resp, e, request_id)
-        except falcon.HTTPError:  # a header that Falcon cannot read
-            raise
-        except Exception:  # one of the three places
-            log.exception("%s %s %s", request_id, req.method, req.path)
-            _refuse(runtime, dialect, resp, _bug(service, request_id), request_id)
+    __slots__ = ("headers", "is_read", "method", "path", "receive", "scope", "slash", "whole")
 
-    return respond
+    def __init__(self, scope: dict[str, Any], receive: Any) -> None:
+        self.scope, self.receive, self.is_read = scope, receive, False
+        self.method: str = scope["method"]
+        path: str = scope["path"]
+        self.slash = path[-1:] == "/" != path
+        self.path = self.whole = path[:-1] if self.slash else path
+        self.headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            before = self.headers.get(key)  # a header that came in several lines is one list
+            self.headers[key] = text if before is None else f"{before},{text}"
+
+    @property
+    def may_have_body(self) -> bool:
+        return self.method not in ("GET", "HEAD", "DELETE") or "content-length" in self.headers
+
+    @property
+    def length(self) -> int:
+        """Content-Length, or -1. Raises Invalid."""
+        text = self.headers.get("content-length", "")
+        if text and not (text.isascii() and text.isdecimal() and len(text) < 20):
+            raise Invalid("Content-Length is not a number of bytes.")
+        return int(text) if text else -1
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        self.is_read, more = True, True
+        while more:
+            event = await self.receive()
+            if event["type"] == "http.disconnect":
+                raise Invalid("The connection broke before the end of the request's body.")
+            if event.get("body"):
+                yield event["body"]
+            more = event.get("more_body", False)
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. Raises TooLarge."""
+        if (length := self.length) > limit:
+            raise TooLarge(f"Request is too large: the body may have {limit} bytes, not {length}.")
+        parts, size = [], 0
+        async for chunk in self.chunks():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"Request is too large: the body may have {limit} bytes.")
+            parts.append(chunk)
+        return b"".join(parts)
 
 
-async def _caller(
-    runtime: Runtime, service: Service, req: Request, headers: dict[bytes, bytes]
-) -> Caller:
+class _Reply(msgspec.Struct):
+    request_id: str
+    headers: dict[str, str] = {}
+    cookies: list[str] = []
+    status: int = 200
+    data: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+
+
+async def _send(request: _Request, reply: _Reply, send: Any) -> None:
+    sent, data, stream = reply.headers, reply.data, reply.stream
+    sent["x-openstack-request-id"] = reply.request_id
+    if reply.status != 204 and stream is None:
+        sent["content-length"] = str(len(data))
+    if not request.is_read and "expect" in request.headers:
+        sent["connection"] = "close"  # whether the body still comes, nobody knows
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in sent.items()]
+    headers += [(b"set-cookie", cookie.encode("latin-1")) for cookie in reply.cookies]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    if request.method == "HEAD":
+        data, stream = b"", None
+    if stream is not None:
+        async for chunk in stream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def _respond(
+    runtime: Runtime, route: Route, request: _Request, reply: _Reply, values: list[str]
+) -> None:
+    service, headers = route.service, request.headers
+    if service.request_id_header:
+        reply.headers[service.request_id_header] = reply.request_id
+    reply.headers["content-type"] = "application/json"
+    try:
+        at, versions = UNVERSIONED, service.versions
+        if versions is not None:
+            legacy = headers.get(versions.legacy.lower(), "")
+            at = versions.negotiate(headers.get("openstack-api-version", ""), legacy)
+        reply.headers.update(at.headers)
+        caller = NOBODY if route.is_public else await _caller(runtime, service, request)
+        asked: bytes = request.scope["query_string"]
+        query = Query(asked.decode("latin-1")) if asked else NO_QUERY
+        root, method, path = _root(runtime, request), request.method, request.path
+        ctx = Context(
+            runtime, service, caller, at, query, reply.request_id, root, headers, method, path
+        )
+        raw, stream, most = b"", None, route.max_body or service.max_body
+        if request.may_have_body and not route.takes_stream:
+            raw = await request.read(most)
+        op, resource, names = _choose(route.found, ctx, raw)
+        if op.stream_param:
+            stream = Stream(request.chunks(), request.length, headers.get("content-type", ""))
+        elif route.takes_stream and op.body is not None:  # the stream is another version's
+            raw = await request.read(most)
+        answer = await resource.call(ctx, op, dict(zip(names, values, strict=True)), raw, stream)
+        _render(reply, op, answer)
+    except Fault as e:
+        _refuse(runtime, service.dialect, reply, e)
+    except Exception:  # one of the three places
+        log.exception("%s %s %s", reply.request_id, request.method, request.path)
+        _refuse(runtime, service.dialect, reply, _bug(service, reply.request_id))
+
+
+async def _caller(runtime: Runtime, service: Service, request: _Request) -> Caller:
     """Raises Unauthenticated, also where an access rule is wanting."""
-    token = _text(headers.get(b"x-auth-token")) or _bearer(headers)
-    also = _text(headers.get(b"x-service-token"))
-    caller = await runtime.callers.of(token, also)
+    headers, method = request.headers, request.method
+    token = headers.get("x-auth-token") or _bearer(headers)
+    caller = await runtime.callers.of(token, headers.get("x-service-token", ""))
     if caller.access_rules is not None and "service" not in caller.service_roles:
-        whole: str = req.whole_path  # type: ignore[attr-defined]
-        path = whole.removeprefix(service.prefix)
-        ruled = f"{req.method} {path.removeprefix(service.api)}" not in service.unruled
+        path = request.whole.removeprefix(service.prefix)
+        ruled = f"{method} {path.removeprefix(service.api)}" not in service.unruled
         types = (service.type, *service.aliases)
-        if ruled and not permits(caller.access_rules, types, req.method, (path, whole)):
+        if ruled and not permits(caller.access_rules, types, method, (path, request.whole)):
             raise Unauthenticated(
-                NOT_AUTHENTICATED, internal=f"no access rule permits {req.method} {whole}"
+                NOT_AUTHENTICATED, internal=f"no access rule permits {method} {request.whole}"
             )
     return caller
 
 
-def _bearer(headers: dict[bytes, bytes]) -> str:
+def _bearer(headers: Mapping[str, str]) -> str:
     """The token where OAuth 2.0 clients send it."""
-    kind, _, token = _text(headers.get(b"authorization")).partition(" ")
+    kind, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else ""
 
 
-def _bug(service: Service, request_id: str) -> Bug:
-    return Bug(
+def _bug(service: Service, request_id: str) -> Fault:
+    return faults.Bug(
         "Unexpected API Error. Please report this with the request's id to whoever runs this cloud. "
         f"({service.name} {request_id})"
     )
 
 
-def _negotiate(service: Service, headers: dict[bytes, bytes], legacy: bytes) -> Negotiated:
-    if service.versions is None:
-        return UNVERSIONED
-    common = _text(headers.get(b"openstack-api-version"))
-    return service.versions.negotiate(common, _text(headers.get(legacy)) if legacy else "")
-
-
-def _choose(
-    found: list[tuple[Operation, Resource[Any], list[str]]], ctx: Context, raw: bytes
-) -> tuple[Operation, Resource[Any], list[str]]:
+def _choose(found: list[Found], ctx: Context, raw: bytes) -> Found:
     """The operation for this version and, where the body's key decides, this action."""
     op = found[0][0]
     if len(found) == 1 and not op.action and op.exists(ctx.version):
@@ -211,7 +231,7 @@ def _choose(
     here = [f for f in found if f[0].exists(ctx.version)]
     if not op.action:
         if not here:
-            raise NotFound("The resource could not be found.")
+            raise NotFound(_NOT_FOUND)
         return here[0]
     ctx.document = parse(raw)
     if not isinstance(ctx.document, dict) or not ctx.document:
@@ -228,128 +248,52 @@ def _choose(
     raise Invalid(f"There is no such action: {next(iter(ctx.document))}.")
 
 
-async def _read(req: Request, limit: int) -> bytes:
-    length = req.content_length
-    if length is not None and length > limit:
-        raise TooLarge(f"Request is too large: the body may have {limit} bytes, not {length}.")
-    parts, size = [], 0
-    async for chunk in req.stream:
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"Request is too large: the body may have {limit} bytes.")
-        parts.append(chunk)
-    return b"".join(parts)
-
-
-def _stream(req: Request, headers: Mapping[bytes, bytes]) -> Stream:
-    async def chunks() -> AsyncIterator[bytes]:
-        async for chunk in req.stream:
-            if chunk:
-                yield chunk
-
-    length = req.content_length
-    return Stream(chunks(), -1 if length is None else length, _text(headers.get(b"content-type")))
-
-
-def _render(resp: Response, op: Operation, answer: Any) -> None:
-    status, sent = op.status, resp._headers
+def _render(reply: _Reply, op: Operation, answer: Any) -> None:
+    status, sent = op.status, reply.headers
     if isinstance(answer, Answer):
         status = answer.status or status
         for name, value in answer.headers.items():
             if name == "set-cookie":
-                resp.append_header(name, value)
+                reply.cookies.append(value)
             else:
                 sent[name.lower()] = value
         if answer.content_type:
             sent["content-type"] = answer.content_type
-        resp.stream, answer = answer.stream, answer.body
+        reply.stream, answer = answer.stream, answer.body
     if answer is not None:
-        resp.data = answer if isinstance(answer, bytes) else _encode(answer)
-    resp.status = status or (204 if answer is None and resp.stream is None else 200)
-    if resp.status == 204:
+        reply.data = answer if isinstance(answer, bytes) else _encode(answer)
+    reply.status = status or (204 if answer is None and reply.stream is None else 200)
+    if reply.status == 204:
         del sent["content-type"]
 
 
-def _refuse(
-    runtime: Runtime, dialect: Dialect, resp: Response, fault: Fault, request_id: str
-) -> None:
-    status = dialect.status(fault)
+def _refuse(runtime: Runtime, dialect: Dialect, reply: _Reply, fault: Fault) -> None:
+    status, sent = dialect.status(fault), reply.headers
     if fault.internal:
-        log.info("%s answered %d: %s", request_id, status, fault.internal)
-    resp.stream = None
-    resp.status, resp.content_type = status, dialect.content_type
-    resp.data = dialect.encode(fault, status, request_id)
+        log.info("%s answered %d: %s", reply.request_id, status, fault.internal)
+    reply.status, reply.stream = status, None
+    reply.data = dialect.encode(fault, status, reply.request_id)
+    sent["content-type"] = dialect.content_type
     if status == 401:
-        resp.set_header("www-authenticate", f'Keystone uri="{runtime.public_url}/identity"')
+        sent["www-authenticate"] = f'Keystone uri="{runtime.public_url}/identity"'
     if status in (413, 429, 503):
-        resp.set_header("retry-after", "0")
-    for name, value in fault.headers.items():
-        resp.set_header(name, value)
+        sent["retry-after"] = "0"
+    sent.update({name.lower(): value for name, value in fault.headers.items()})
 
 
-def _root(runtime: Runtime, req: Request, headers: Mapping[bytes, bytes]) -> str:
+def _root(runtime: Runtime, request: _Request) -> str:
     """The cloud's URL as this client spells it: what it was asked by, unless a public URL is set."""
-    host = headers.get(b"x-forwarded-host") or headers.get(b"host")
-    found = _spelled(host, headers.get(b"x-forwarded-proto"), req.scope.get("scheme", "http"))
-    return found or runtime.public_url
+    headers, scheme = request.headers, request.scope.get("scheme", "http")
+    host = headers.get("x-forwarded-host") or headers.get("host", "")
+    return _spelled(host, headers.get("x-forwarded-proto", ""), scheme) or runtime.public_url
 
 
 @lru_cache(256)
-def _spelled(host: bytes | None, proto: bytes | None, scheme: str) -> str:
-    if host is None or not _HOST.fullmatch(host):
+def _spelled(host: str, proto: str, scheme: str) -> str:
+    if not _HOST.fullmatch(host):
         return ""
-    scheme = _text(proto) or scheme
-    return f"{scheme if scheme in ('http', 'https') else 'http'}://{_text(host)}"
+    scheme = proto or scheme
+    return f"{scheme if scheme in ('http', 'https') else 'http'}://{host}"
 
 
-_HOST = re.compile(rb"[A-Za-z0-9._\-\[\]:]{1,255}")
-
-
-def _text(value: bytes | None) -> str:
-    return value.decode("latin-1") if value is not None else ""
-
-
-class _Headers(Mapping[str, str]):
-    """Request headers by lower-case name."""
-
-    def __init__(self, raw: Mapping[bytes, bytes]) -> None:
-        self._raw = raw
-
-    def __getitem__(self, name: str) -> str:
-        return self._raw[name.lower().encode()].decode("latin-1")
-
-    def __iter__(self) -> Any:
-        return (k.decode("latin-1") for k in self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-
-class _Unrouted:
-    """What Falcon itself refuses (no such path, wrong method), in the dialect of the service whose prefix it has."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-
-    async def answer(
-        self, req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]
-    ) -> None:
-        request_id = self.runtime.world.new_request_id()
-        dialect = next(
-            (s.dialect for s in self.runtime.services if req.path.startswith(s.prefix + "/")),
-            faults.NOVA,
-        )
-        status, text = error.status_code, error.description or error.title or ""
-        if status == 405 and req.scope["path"].endswith("/"):
-            status = 404  # an id is missing: nothing has that path
-        if status == 404:
-            text = "The resource could not be found."
-        kind = next((f for f in Fault.__subclasses__() if f.status == status), Invalid)
-        if status == 401:
-            kind, text = Unauthenticated, NOT_AUTHENTICATED
-        fault = kind.__new__(kind)
-        Fault.__init__(fault, text)
-        resp.set_header("x-openstack-request-id", request_id)
-        for name, value in dict(error.headers or {}).items():
-            resp.set_header(name, value)
-        _refuse(self.runtime, dialect, resp, fault, request_id)
+_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}")

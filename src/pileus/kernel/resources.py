@@ -181,17 +181,12 @@ class Resource(Generic[R]):
     id_param: ClassVar[str] = ""
     see: ClassVar[str] = ""  # the rule without which a record is as if it were not there
     rules: ClassVar[Mapping[str, str]] = {}
-    discloses: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # rules that tell an unknown id to whom they deny it
-    scopes: ClassVar[
-        Mapping[str, tuple[str, ...]]
-    ] = {}  # rules whose scope types are not the service's
+    # rules that tell an unknown id to whom they deny it; rules whose scope types are not the service's
+    discloses: ClassVar[frozenset[str]] = frozenset()
+    scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     sagas: ClassVar[tuple[Saga[Any], ...]] = ()
     listing: ClassVar[Listing] = Listing()
-    api: ClassVar[str | None] = (
-        None  # instead of the service's versioned part ("" for version documents)
-    )
+    api: ClassVar[str | None] = None  # instead of the service's ("" for version documents)
 
     def target(self, ctx: Context, record: R) -> Mapping[str, object]:
         """What policy may ask of a record."""
@@ -342,9 +337,7 @@ class Service:
     bootstrap: Callable[[Runtime], Awaitable[None]] = _nothing
     settings: Callable[[], Any] = dict
     hides_unknown: bool = False
-    unruled: frozenset[str] = (
-        frozenset()
-    )  # `METHOD /path` below `api` that access rules do not narrow
+    unruled: frozenset[str] = frozenset()  # `METHOD /path` that access rules do not narrow
     optional_project: bool = False  # the project's id may stand in front of every path
     request_id_header: str = ""
     max_body: int = 114_688

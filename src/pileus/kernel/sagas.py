@@ -152,9 +152,8 @@ class Sagas:
     me: str
     known: dict[str, Saga[Any]] = field(default_factory=dict)
     _live: dict[str, _Live] = field(default_factory=dict)
-    _ended: dict[str, asyncio.Event] = field(
-        default_factory=dict
-    )  # those that another saga waits for
+    # those that another saga waits for
+    _ended: dict[str, asyncio.Event] = field(default_factory=dict)
     _stopping: bool = False
 
     def register(self, *sagas: Saga[Any]) -> None:

@@ -181,10 +181,8 @@ class Page:
     """
 
     filters: Mapping[str, Any] = field(default_factory=dict)
-    sorts: tuple[tuple[str, bool], ...] = (
-        ("created_at", True),
-        ("id", True),
-    )  # (column, descending)
+    # (column, descending)
+    sorts: tuple[tuple[str, bool], ...] = (("created_at", True), ("id", True))
     limit: int = 1000
     marker: str = ""
     scopes: tuple[Mapping[str, Any], ...] = ()

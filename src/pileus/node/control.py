@@ -87,7 +87,7 @@ class Control:
                 self.settings.get(service.type) or service.settings()
             )
             self.runtime.sagas.register(*service.all_sagas())
-        self.app = http.application(self.runtime)
+        self.app = http.Application(self.runtime)
         watches = [w for s in self.services for w in s.watches]
         self._outbox = events.Outbox(self.runtime, watches)
 

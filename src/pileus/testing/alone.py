@@ -113,7 +113,7 @@ async def alone(
         runtime.callers = Callers(store, world, tokens)
         runtime.sagas.register(*service.all_sagas())
         try:
-            yield Alone(runtime, Client(http.application(runtime)), tokens)
+            yield Alone(runtime, Client(http.Application(runtime)), tokens)
         finally:
             await runtime.sagas.stop()
             await store.stop()

@@ -49,7 +49,7 @@ class Parts(Resource[Record]):
             "size": sum(map(len, parts)),
             "length": data.length,
             "type": data.content_type,
-            "token": ctx.headers.get("X-Auth-Token"),
+            "token": ctx.headers.get("x-auth-token"),
         }
 
     @operation("GET", "/bytes", "parts")
@@ -93,7 +93,7 @@ class Parts(Resource[Record]):
 
     @operation("GET", "/headers", "parts")
     async def headers(self, ctx: Context) -> Any:
-        return {"names": sorted(ctx.headers), "count": len(ctx.headers)}
+        return {"names": list(ctx.headers), "count": len(ctx.headers)}
 
     @operation("GET", "/secret", "parts:secret")
     async def secret(self, ctx: Context) -> Any:
@@ -119,7 +119,7 @@ async def site() -> AsyncIterator[tuple[Runtime, Client]]:
     async with toy() as (r, _):
         r.services = (SERVICE, PARTS)
         r.policies["parts"] = PolicyFile(r.world, PARTS.all_rules())
-        yield r, Client(http.application(r), MEMBER)
+        yield r, Client(http.Application(r), MEMBER)
 
 
 def message(reply: Reply) -> str:

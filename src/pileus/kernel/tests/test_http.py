@@ -67,7 +67,7 @@ async def test_what_one_may_not_see_is_not_there() -> None:
 async def test_a_service_that_hides_the_unknown_says_403_to_whom_the_rule_denies() -> None:
     async with site() as (r, _):
         r.services = (replace(SERVICE, hides_unknown=True),)
-        hiding = http.application(r)
+        hiding = http.Application(r)
         assert (await Client(hiding, READER).delete("/toy/v1/things/x")).status == 403
         assert (await Client(hiding, MEMBER).delete("/toy/v1/things/x")).status == 404
 
@@ -379,6 +379,49 @@ async def test_streams_go_in_and_out() -> None:
         out = await c.get("/parts/v1/bytes")
         assert (out.status, out.body) == (200, b"abcd")
         assert out.headers["content-type"] == "application/x-part" and out.headers["etag"] == "e"
+
+
+async def test_a_body_is_not_asked_for_before_its_sender_is_known() -> None:
+    async with site() as (_, c):
+        asked = 0
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            async def counted() -> Any:
+                nonlocal asked
+                asked += 1
+                return await receive()
+
+            await c.app(scope, counted, send)
+
+        waits = {"expect": "100-continue"}
+        reply = await Client(app).request("PUT", "/parts/v1/bytes", raw=b"x", headers=waits)
+        assert (reply.status, reply.headers["connection"], asked) == (401, "close", 0)
+        known = Client(app, c.headers)
+        reply = await known.request("PUT", "/parts/v1/bytes", raw=b"x", headers=waits)
+        assert reply.status == 201 and asked and "connection" not in reply.headers
+
+
+async def test_a_header_in_several_lines_is_one_list() -> None:
+    async with site() as (_, c):
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            name = b"openstack-api-version"
+            scope["headers"] += [(name, b"other 7.7"), (name, b"toy 1.2")]
+            await c.app(scope, receive, send)
+
+        reply = await Client(app, c.headers).get("/toy/v1/things")
+        assert reply.headers["openstack-api-version"] == "toy 1.2"
+
+
+async def test_a_websocket_that_nobody_declared_is_closed() -> None:
+    async with site() as (_, c):
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await c.app({"type": "websocket", "path": "/toy/v1/things", "headers": []}, None, send)
+        assert sent == [{"type": "websocket.close"}]
 
 
 async def test_ossa_2017_001_a_crash_is_500_in_the_dialect_with_nothing_of_the_inside(

@@ -46,7 +46,7 @@ async def narrowed(token: str = "p1:member,reader!", **more: Any) -> AsyncIterat
     async with toy() as (r, _):
         r.callers = Callers(r.store, r.world, Narrowed())
         r.services = (replace(SERVICE, resources=(Things, Jars), aliases=("alias",), **more),)
-        yield Client(http.application(r), {"x-auth-token": token} if token else {})
+        yield Client(http.Application(r), {"x-auth-token": token} if token else {})
 
 
 @pytest.mark.parametrize(

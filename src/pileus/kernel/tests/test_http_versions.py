@@ -74,7 +74,7 @@ async def lamps() -> AsyncIterator[Client]:
     async with toy() as (r, _):
         r.services = (service,)
         r.policies["toy"] = PolicyFile(r.world, service.all_rules())
-        yield Client(http.application(r), MEMBER)
+        yield Client(http.Application(r), MEMBER)
 
 
 async def at(c: Client, version: str, url: str) -> tuple[int, Any]:
@@ -131,7 +131,7 @@ async def test_head_is_there_where_get_is_and_may_have_an_answer_of_its_own() ->
         assert (await c.request("HEAD", "/toy/v1/bulbs")).status == 299
         assert (await c.request("HEAD", "/toy/v1/away")).status == 503
         reply = await c.request("HEAD", "/toy/v1/shades/make")
-        assert reply.status == 405 and reply.headers["allow"] == "POST, OPTIONS"
+        assert reply.status == 405 and reply.headers["allow"] == "OPTIONS, POST"
 
 
 async def test_what_is_away_says_when_to_come_back_and_what_is_wrong_does_not() -> None:

@@ -246,7 +246,7 @@ async def toy(
         runtime.sagas.register(*SERVICE.all_sagas())
         await runtime.sagas.adopt(frozenset({runtime.sagas.me}))
         try:
-            yield runtime, Client(http.application(runtime), MEMBER)
+            yield runtime, Client(http.Application(runtime), MEMBER)
         finally:
             await runtime.sagas.stop()
             await kept.stop()
