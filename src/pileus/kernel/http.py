@@ -143,7 +143,7 @@ async def _send(request: _Request, reply: _Reply, send: Any) -> None:
     sent, data, stream = reply.headers, reply.data, reply.stream
     sent["x-openstack-request-id"] = reply.request_id
     if reply.status != 204 and stream is None:
-        sent["content-length"] = str(len(data))
+        sent.setdefault("content-length", str(len(data)))  # a HEAD may know it by itself
     if not request.is_read and "expect" in request.headers:
         sent["connection"] = "close"  # whether the body still comes, nobody knows
     headers = [(name.encode(), value.encode("latin-1")) for name, value in sent.items()]
@@ -273,6 +273,7 @@ def _refuse(runtime: Runtime, dialect: Dialect, reply: _Reply, fault: Fault) -> 
         log.info("%s answered %d: %s", reply.request_id, status, fault.internal)
     reply.status, reply.stream = status, None
     reply.data = dialect.encode(fault, status, reply.request_id)
+    sent.pop("content-length", None)
     sent["content-type"] = dialect.content_type
     if status == 401:
         sent["www-authenticate"] = f'Keystone uri="{runtime.public_url}/identity"'
