@@ -16,6 +16,7 @@ import msgspec
 from pileus.kernel.faults import Invalid
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page, Reader
+from pileus.kernel.versions import Version
 
 from .answers import answer
 from .demands import Demands, demands
@@ -57,9 +58,9 @@ class AllocationCandidates(JsonResource[ResourceProvider]):
     async def index(self, ctx: Context) -> Any:
         asked = await demands(ctx)
         found = await search_all(ctx.runtime.store, asked)
-        requests = []
+        at, requests = ctx.version, []
         for n, one in enumerate(found.candidates):
-            requests.append(_request(ctx, one))
+            requests.append(_request(one, at))
             if n % _SHOWN == _SHOWN - 1:
                 await asyncio.sleep(0)
         summaries = await _summaries(ctx, found, asked)
@@ -113,15 +114,15 @@ def _in_turn(some: Iterable[Tree], asked: Demands) -> Iterator[tuple[Tree, Candi
         going = still
 
 
-def _request(ctx: Context, found: Candidate) -> dict[str, Any]:
+def _request(found: Candidate, at: Version) -> dict[str, Any]:
     taken = found.allocations
-    if ctx.version < (1, 12):
+    if at < (1, 12):
         listed = [
             {"resource_provider": {"uuid": p}, "resources": amounts} for p, amounts in taken.items()
         ]
         return {"allocations": listed}
     shown: dict[str, Any] = {"allocations": {p: {"resources": a} for p, a in taken.items()}}
-    if ctx.version >= (1, 34):
+    if at >= (1, 34):
         shown["mappings"] = found.mappings
     return shown
 

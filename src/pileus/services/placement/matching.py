@@ -68,13 +68,14 @@ class Wanted:
 
     def meets(self, provider: ResourceProvider) -> bool:
         """Whether the provider by itself is what is asked."""
-        return self.has_room(provider) and (self._is_plain or self._suits(provider))
+        return (self._is_plain or self._suits(provider)) and self.has_room(provider)
 
     def _suits(self, provider: ResourceProvider) -> bool:
-        traits = provider.traits
+        for one in self.required:  # no generator: a search asks it of every provider
+            if one.isdisjoint(provider.traits):
+                return False
         return (
-            all(not one.isdisjoint(traits) for one in self.required)
-            and self.forbidden.isdisjoint(traits)
+            self.forbidden.isdisjoint(provider.traits)
             and self.in_aggregates(provider)
             and not self.in_forbidden(provider)
         )
