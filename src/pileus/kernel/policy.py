@@ -22,6 +22,7 @@ import ast
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -98,7 +99,7 @@ class Rules:
         scopes: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._texts = {**defaults, **(overrides or {})}
-        self._checks = _Checks(_Compiler(self._texts).compile())
+        self._checks = _Checks(_compiled(tuple(self._texts.items())))
         for name, allowed in (scopes or {}).items():
             if allowed and name in self._checks:
                 self._checks[name] = _scoped(frozenset(allowed), self._checks[name])
@@ -109,11 +110,6 @@ class Rules:
 
     def allows(self, name: str, creds: Credentials, target: Target) -> bool:
         return self._checks[name](creds, target)
-
-    def text(self, name: str) -> str:
-        """The rule as it was written, defaults and overrides merged."""
-        self.check(name)
-        return self._texts[name]
 
     def names(self) -> list[str]:
         return list(self._texts)
@@ -126,6 +122,11 @@ class _Checks(dict[str, Check]):
 
 class _Unreadable(Exception):
     """What is wrong with a rule, before its name is known."""
+
+
+@lru_cache(64)
+def _compiled(texts: tuple[tuple[str, str], ...]) -> Mapping[str, Check]:
+    return _Compiler(dict(texts)).compile()
 
 
 class _Compiler:
@@ -224,10 +225,9 @@ class _Parser:
         return _leaf(word, self._resolve)
 
     def _take(self, word: str) -> bool:
-        if self._at < len(self._tokens) and self._tokens[self._at].lower() == word:
-            self._at += 1
-            return True
-        return False
+        found = self._at < len(self._tokens) and self._tokens[self._at].lower() == word
+        self._at += found
+        return found
 
     def _unexpected(self) -> _Unreadable:
         if self._at >= len(self._tokens):
