@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pileus.cli.background import environment
 from pileus.cli.client import ApiError, Client, Credentials, Unreachable
+from pileus.host import socks
+from pileus.kernel.faults import Unavailable
 from pileus.kernel.world import Clock
 
 NAME = "first"
@@ -212,11 +215,11 @@ class Tour:
         made = self._network("floatingips", "floatingip", query, wanted)
         return str(made["floating_ip_address"])
 
-    async def wait_for_ssh(self, address: str) -> float:
-        """Seconds until port 22 of `address` greeted."""
+    async def wait_for_ssh(self, address: str, state: Path) -> float:
+        """Seconds until port 22 of `address` greeted, by the way that `pileus connect` goes."""
         begun = self._clock.monotonic()
         while self._clock.monotonic() < begun + SSH_PATIENCE_S:
-            if (await _greeting(address)).startswith(b"SSH-"):
+            if (await asyncio.to_thread(_greeting, state, address)).startswith(b"SSH-"):
                 return self._clock.monotonic() - begun
             await self._clock.sleep(0.5)
         raise Failed(
@@ -229,15 +232,12 @@ def _preferred(image: Record) -> tuple[bool, int]:
     return image["container_format"] == "docker", image["size"] or 0
 
 
-async def _greeting(address: str) -> bytes:
+def _greeting(state: Path, address: str) -> bytes:
     try:
-        async with asyncio.timeout(3):
-            reader, writer = await asyncio.open_connection(address, 22)
-            try:
-                return await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
+        with socks.connected(state.absolute(), address, 22) as far:
+            far.settimeout(3)
+            return far.recv(255)
+    except (OSError, Unavailable):
         return b""
 
 
@@ -254,6 +254,10 @@ async def boot(client: Client, clock: Clock, key: Path, say: Say) -> FirstServer
 
 def summary(credentials: Credentials, state: Path, first: FirstServer) -> str:
     ssh = f"ssh -i {first.key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    if os.geteuid():  # his guests' network is not the machine's
+        ssh += (
+            f' -o ProxyCommand="{sys.executable} -m pileus.cli.main connect --state {state} %h %p"'
+        )
     return f"""
   URL       {credentials.auth_url}
   user      {credentials.username}   project {credentials.project}   domain {credentials.user_domain}
@@ -275,7 +279,7 @@ async def run(credentials: Credentials, state: Path, driver: str) -> None:
     if driver == "fake":
         say("ACTIVE; the fake driver has no packets, so ssh is not tried")
     else:
-        took = await Tour(client, clock, say).wait_for_ssh(first.floating_ip)
+        took = await Tour(client, clock, say).wait_for_ssh(first.floating_ip, state)
         say(f"ssh answers on {first.floating_ip} after {took:.1f} s")
     click.echo(summary(credentials, state, first))
 

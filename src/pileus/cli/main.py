@@ -40,7 +40,7 @@ def _options(*names: str) -> Callable[[F], F]:
             type=click.Choice(["qemu", "container", "qemu,container", "fake"]),
             default="qemu",
             show_default=True,
-            help="What the hosts are made of. `fake` needs no privileges.",
+            help="What the hosts are made of. `fake` needs nothing of the machine.",
         ),
         "store": click.option(
             "--store", default="", help="postgresql://... (default: SQLite in the state folder)"
@@ -123,7 +123,7 @@ def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    from pileus.kernel.faults import Invalid
+    from pileus.kernel.faults import Invalid, Unavailable
     from pileus.node.run import Options, run
 
     given["off"] = tuple(given.get("off", ()))
@@ -132,7 +132,7 @@ def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
     given["state"] = given["state"].absolute()
     try:
         run(Options(began=_BEGAN, **given), control=control, host=host)
-    except Invalid as e:
+    except (Invalid, Unavailable) as e:
         raise click.ClickException(e.message) from e
     except OSError as e:
         raise click.ClickException(
@@ -156,16 +156,52 @@ def down(state: Path) -> None:
 
 @main.command()
 @_STATE
+@click.option("--socks", default="", metavar="HOST:PORT", help="Serve SOCKS 5 there instead.")
+@click.argument("host", default="")
+@click.argument("port", type=click.IntRange(1, 65535), default=22)
+def connect(state: Path, socks: str, host: str, port: int) -> None:
+    """Reach a floating IP from outside the cloud's network, as ssh's ProxyCommand.
+
+    \b
+    ssh -o ProxyCommand="pileus connect --state DIR %h %p" cirros@172.24.4.10
+    pileus connect --socks 127.0.0.1:1080 &  curl -x socks5://127.0.0.1:1080 ...
+    """
+    import asyncio
+
+    from pileus.host import socks as proxy
+    from pileus.kernel.faults import Fault
+
+    if bool(host) == bool(socks):
+        raise click.UsageError("either the floating IP to connect to, or --socks HOST:PORT")
+    try:
+        if host:
+            proxy.join_standard_streams(proxy.connected(state.absolute(), host, port))
+        else:
+            asyncio.run(
+                proxy.forward(state.absolute(), socks, lambda at: click.echo(f"socks {at}"))
+            )
+    except Fault as e:
+        raise click.ClickException(e.message) from e
+    except KeyboardInterrupt:
+        return
+
+
+@main.command()
+@_STATE
 def forget(state: Path) -> None:
     """Remove what a stopped cloud left on this machine: guests, devices, namespaces, rules. The folder stays."""
     from pileus.cli import background
+    from pileus.kernel.faults import Unavailable
     from pileus.node import run
 
     found = _cloud(state)
     if background.pid_of(state) is not None:
         raise click.ClickException(f"it is running; stop it first: pileus down --state {state}")
     kept = {n: found[n] for n in ("driver", "host_name", "underlay", "prefix", "hosts")}
-    run.forget(run.Options(state=state.absolute(), **kept))
+    try:
+        run.forget(run.Options(state=state.absolute(), **kept))
+    except Unavailable as e:
+        raise click.ClickException(e.message) from e
     click.echo("forgotten")
 
 

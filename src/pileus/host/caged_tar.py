@@ -28,7 +28,7 @@ import zlib
 from typing import Any, BinaryIO
 
 REFUSED = 3
-IDS = 65536  # users and groups that a container has
+IDS = 65535  # users and groups that a container has: 65535 is nobody's, and QEMU's of an ordinary user
 _NOBODY = 65534
 _SYS_CHROOT = 18
 _LOADED = (bz2, gzip)  # by tarfile, when it meets an archive of theirs

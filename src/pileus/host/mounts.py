@@ -1,6 +1,7 @@
 """File systems in files, and trees laid over each other: made, mounted, grown and unmounted.
 
-A mount outlives the process, so whatever is mounted already is found so. Blocking; needs root.
+A mount outlives the process, so whatever is mounted already is found so. Blocking; needs root. In
+an ordinary user's namespace no file's file system is mounted: a disk is a folder there, of no size.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from pileus.host import files
+from pileus.host.netns import is_own_machine
 from pileus.host.process import run
-from pileus.kernel.faults import Unavailable
+from pileus.kernel.faults import Conflict, Unavailable
 
-_NOSUID, _NODEV = 2, 4
+_NOSUID, _NODEV, _BIND = 2, 4, 4096
 _DETACH = 2
 _GET_FREE, _CONFIGURE = 0x4C82, 0x4C0A
 _AUTOCLEAR = 4
@@ -34,6 +37,9 @@ async def make(path: Path, size: int, pattern: Path) -> None:
 
     Copied from `pattern`, which is made by the first call. It is not flushed.
     """
+    if is_own_machine():
+        await asyncio.to_thread(path.mkdir, exist_ok=True)
+        return
     if not await asyncio.to_thread(pattern.exists):
         part = pattern.with_name(f"{path.name}.{pattern.name}{files.PART}")
         await asyncio.to_thread(_blank, part, max(size, _ROOM_MIB << 20))
@@ -46,6 +52,8 @@ async def make(path: Path, size: int, pattern: Path) -> None:
 
 async def grow(path: Path, size: int) -> None:
     """Make the file system in a file, which is not mounted, as large as that; it never shrinks."""
+    if is_own_machine():
+        return
     if os.stat(path).st_size < size:
         os.truncate(path, size)
     await run(["resize2fs", "-f", str(path)], timeout_s=600)
@@ -56,6 +64,8 @@ def mount_file(path: Path, at: Path) -> None:
     at.mkdir(parents=True, exist_ok=True)
     if os.path.ismount(at):
         return
+    if path.is_dir():
+        return _mount(str(path), at, "none", "", _BIND)
     with _opened(path) as file:
         for _ in range(_TRIES):
             with _opened(Path("/dev/loop-control")) as control:
@@ -79,6 +89,7 @@ def mount_over(lower: Path, changes: Path, at: Path) -> None:
         os.chown(changes / name, owner.st_uid, owner.st_gid)
     if not os.path.ismount(at):
         options = f"lowerdir={lower},upperdir={changes / 'upper'},workdir={changes / 'work'}"
+        options += ",userxattr" if is_own_machine() else ""
         _mount("overlay", at, "overlay", options)
 
 
@@ -91,6 +102,14 @@ def unmount(at: Path) -> None:
         at.rmdir()
 
 
+def remove(disk: Path) -> None:
+    """What `make` made. Absent is fine."""
+    if disk.is_dir():
+        shutil.rmtree(disk)
+    else:
+        disk.unlink(missing_ok=True)
+
+
 def device_of(at: Path) -> Path:
     """The loop device that is mounted there."""
     number = os.stat(at).st_dev
@@ -98,7 +117,12 @@ def device_of(at: Path) -> Path:
 
 
 def requests(at: Path) -> tuple[int, int, int, int]:
-    """Read requests, bytes read, write requests and bytes written since it was mounted."""
+    """Read requests, bytes read, write requests and bytes written since it was mounted.
+
+    Raises Conflict for a folder, whose nobody counts.
+    """
+    if is_own_machine():
+        raise Conflict("An ordinary user's containers have disks without numbers.")
     numbers = Path("/sys/block", device_of(at).name, "stat").read_text().split()
     reads, read, writes, written = (int(numbers[n]) for n in (0, 2, 4, 6))
     return reads, read * 512, writes, written * 512
@@ -145,9 +169,9 @@ def _configure(device: int, file: int) -> bool:
     return True
 
 
-def _mount(source: str, at: Path, kind: str, options: str) -> None:
+def _mount(source: str, at: Path, kind: str, options: str, flags: int = 0) -> None:
     words = (os.fsencode(source), os.fsencode(at), kind.encode())
-    if _libc.mount(*words, ctypes.c_ulong(_NOSUID | _NODEV), options.encode()):
+    if _libc.mount(*words, ctypes.c_ulong(flags | _NOSUID | _NODEV), options.encode()):
         raise Unavailable("A disk cannot be mounted.", internal=f"{source} at {at}: {_reason()}")
 
 

@@ -21,24 +21,34 @@ T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000
 _MS_BIND = 4096
 _MNT_DETACH = 2
+# What stands for the machine's network where an ordinary user runs a host (`userns`). Root has the
+# process's own.
+MACHINE = Path("/run/pileus/machine")
+
+
+def is_own_machine() -> bool:
+    """Whether this process is root of a machine of its user's own."""
+    return os.path.exists(MACHINE)
 
 
 class Namespaces:
     """The namespaces named in `directory` (`ip netns` knows those in /run/netns).
 
-    Wherever a name is asked for, `""` is the process's own namespace and an absolute path is
-    itself.
+    Wherever a name is asked for, `""` is the machine's namespace (the process's own, or an ordinary
+    user's `MACHINE`) and an absolute path is itself.
     """
 
     def __init__(self, directory: Path = Path("/run/netns")) -> None:
         self.directory = directory
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="netns")
-        self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._own = os.open(self.path(""), os.O_RDONLY | os.O_CLOEXEC)
+        home = (lambda: self._enter(self._own, "our own")) if is_own_machine() else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="netns", initializer=home)
 
     def path(self, name: str) -> Path:
-        """Where the namespace can be opened; `""` gives the process's own."""
-        return self.directory / name if name else Path("/proc/self/ns/net")
+        """Where the namespace can be opened; `""` gives the machine's."""
+        own = MACHINE if is_own_machine() else Path("/proc/self/ns/net")
+        return self.directory / name if name else own
 
     def exists(self, name: str) -> bool:
         path = self.path(name)
@@ -68,7 +78,7 @@ class Namespaces:
             await self.call("", lambda: self._name(name, fresh=True))
 
     async def attach_own(self, name: str) -> None:
-        """Give the process's own namespace a name."""
+        """Give the machine's namespace a name."""
         if not self.exists(name):
             await self.call("", lambda: self._name(name, fresh=False))
 

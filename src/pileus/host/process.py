@@ -62,9 +62,14 @@ def masked(text: str) -> str:
     return text
 
 
-def as_user(uid: int, groups: Sequence[int] = ()) -> list[str]:
-    """The prefix that makes a command an ordinary user's, for good and without capabilities."""
+def as_user(uid: int, groups: Sequence[int] | None = ()) -> list[str]:
+    """The prefix that makes a command an ordinary user's, for good and without capabilities.
+
+    It keeps our own groups where `groups` is None.
+    """
     chosen = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+    if groups is None:
+        chosen = "--keep-groups"
     return [
         "setpriv",
         f"--reuid={uid}",

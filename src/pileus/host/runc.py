@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from pileus.host import process
+from pileus.host.netns import is_own_machine
 from pileus.host.process import ProcessFailed, run
 from pileus.host.rootfs import FIRST_ID, IDS, Command
 from pileus.kernel.faults import Conflict, Unavailable
@@ -91,6 +92,7 @@ class Container:
         """As the OCI runtime specification 1.0 has it."""
         kinds = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup")
         ids = [{"containerID": 0, "hostID": FIRST_ID, "size": IDS}]
+        limits = {"cgroupsPath": f"{_PARENT}/{self.id}", "resources": self._resources()}
         return {
             "ociVersion": "1.0.2",
             "process": self._process(),
@@ -101,8 +103,7 @@ class Container:
                 "namespaces": [{"type": kind} for kind in kinds],
                 "uidMappings": ids,
                 "gidMappings": ids,
-                "cgroupsPath": f"{_PARENT}/{self.id}",
-                "resources": self._resources(),
+                **({} if is_own_machine() else limits),
                 "sysctl": {"net.ipv4.ping_group_range": f"0 {IDS - 1}"},
                 "maskedPaths": _MASKED,
                 "readonlyPaths": _READ_ONLY,
@@ -130,6 +131,7 @@ class Container:
         mounts = [
             {"destination": at, "type": kind, "source": kind, "options": options.split(",")}
             for at, kind, options in _SYSTEM
+            if kind != "cgroup" or not is_own_machine()
         ]
         for source, at, way in self.binds:
             options = ["bind", "nosuid", "nodev", way]
@@ -196,6 +198,9 @@ class Runc:
             ) from failed
 
     async def hold(self, id: str) -> None:
+        """Raises Conflict where it cannot be."""
+        if is_own_machine():
+            raise Conflict("An ordinary user's containers cannot be paused: it needs root.")
         await self._ask("pause", id)
 
     async def release(self, id: str) -> None:
@@ -247,6 +252,8 @@ def what_lacks() -> str:
     """Why this machine can run no containers as they should be, "" if it can."""
     if os.geteuid() != 0:
         return "only root can mount their disks"
+    if is_own_machine():
+        return ""  # they go without disks of a size and limits
     if not Path("/dev/loop-control").exists():
         return "there are no loop devices for their disks"
     for controller in _CONTROLLERS:
@@ -267,7 +274,9 @@ def was_out_of_memory(id: str) -> bool:
 
 
 def used(id: str) -> tuple[int, int]:
-    """Nanoseconds of processor time and bytes of memory of a running container."""
+    """Nanoseconds of processor time and bytes of memory of a running container. Raises Conflict."""
+    if is_own_machine():
+        raise Conflict("Nobody counts what an ordinary user's containers take: it needs root.")
     inside = Path(_PARENT.lstrip("/")) / id
     if _is_unified():
         group = CGROUPS / inside

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import time
@@ -19,6 +20,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pileus.host import userns
+from pileus.host.socks import Proxy
 from pileus.kernel.agents import Agents
 from pileus.kernel.bus import Bus, MemoryBus
 from pileus.kernel.hosts import HostRuntime
@@ -196,6 +199,10 @@ class Node:
         hosts = Hosts(self._runtimes(agents), find_services(self.options.off))
         await hosts.start()
         stack.push_async_callback(hosts.stop)
+        if self.options.driver != "fake":
+            proxy = Proxy(self.options.state, self.options.underlay)
+            await proxy.start()
+            stack.push_async_callback(proxy.stop)
 
     def _runtimes(self, agents: Agents) -> list[HostRuntime]:
         options = self.options
@@ -250,6 +257,8 @@ def run(options: Options, *, control: bool, host: bool) -> None:
     """Runs until SIGTERM or SIGINT."""
     import uvloop
 
+    if host and _become_able(options):
+        log.warning("run by an ordinary user: %s", userns.DEGRADED)
     _tune_malloc()
     _allow_many_files()
 
@@ -262,4 +271,16 @@ def run(options: Options, *, control: bool, host: bool) -> None:
 
 def forget(options: Options) -> None:
     """Removes what the hosts of a stopped process left on this machine."""
+    is_ordinary = _become_able(options)
     asyncio.run(Node(options, control=False, host=True).forget())
+    if is_ordinary:  # what is left, caches, belongs to users whom only this namespace has
+        shutil.rmtree(options.state / "hosts")
+        userns.leave(options.state)
+
+
+def _become_able(options: Options) -> bool:
+    """Real guests need a machine of one's own, which root has. Whether a user namespace was entered."""
+    if options.driver == "fake" or os.geteuid() == 0:
+        return False
+    userns.enter(options.state)
+    return True

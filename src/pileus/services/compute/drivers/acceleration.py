@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from pileus.host import files, qemu
+from pileus.host.netns import is_own_machine
 from pileus.host.process import as_user
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def prefix(owner: int | None, accelerator: str) -> list[str]:
     if owner is None:
         return []
     groups: list[int] = []
+    if accelerator == "kvm" and is_own_machine():
+        return as_user(owner, None)  # that of /dev/kvm has no number here
     if accelerator == "kvm":
         with contextlib.suppress(FileNotFoundError):
             groups = [os.stat("/dev/kvm").st_gid]

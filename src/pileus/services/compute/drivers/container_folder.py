@@ -144,13 +144,13 @@ class ContainerFolder(GuestFolder):
         mounts.unmount(self.rescue_tree)
         mounts.unmount(self.rescue_at)
         (self.path / "rescue.json").unlink(missing_ok=True)
-        self._rescue_disk.unlink(missing_ok=True)
+        mounts.remove(self._rescue_disk)
 
     def forget_disks(self) -> None:
         """The disk is about to be made anew."""
         self.drop_rescue()
         self.unmount()
-        self.disk.unlink(missing_ok=True)
+        mounts.remove(self.disk)
 
     def snapshot(self, name: str) -> Path:
         """Where a copy lies once it is whole. Raises Invalid for a name that could lead elsewhere."""
