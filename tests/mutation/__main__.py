@@ -42,6 +42,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "postgres": ("postgres", "store", "quota", "outbox"),
     "quota": ("quota", "sagas"),
     "resources": ("resources", "http", "http_versions"),
+    "routes": ("http", "http_versions"),
     "runtime": ("contracts", "http"),
     "sagas": SAGAS,
     "schema": ("schema", "http"),
