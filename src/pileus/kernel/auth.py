@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.sql.base import Executable
 
 from .access_rules import AccessRule
 from .contracts import Contract
@@ -55,8 +54,8 @@ NOBODY = Caller()
 class TokenSource(Protocol):
     """What knows tokens."""
 
-    async def caller(self, token: str) -> Caller:
-        """Raises Unauthenticated for a token that is unknown, expired, revoked, or of somebody disabled."""
+    async def caller(self, token: str, late: bool) -> Caller:
+        """Raises Unauthenticated for one that is unknown, revoked, somebody disabled's, or expired (`late`: long ago)."""
 
 
 TOKENS = Contract("tokens", TokenSource)  # type: ignore[type-abstract]
@@ -69,16 +68,13 @@ _T = sa.Table(
 )
 
 
-def _read() -> Executable:
-    return sa.select(_T.c.name, _T.c.revision)
-
-
 async def revision(db: Reader, name: str) -> int:
     """How often `name` was revised. All are read at once: they are few, and a request asks for several."""
     memo = db.memo
     known: dict[str, int] | None = None if memo is None else memo.get("revisions")
     if known is None:
-        known = {n: int(r) for n, r in await db.rows(db.sql("revisions.read", _read), {})}
+        sql = db.sql("revisions.read", lambda: sa.select(_T.c.name, _T.c.revision))
+        known = {n: int(r) for n, r in await db.rows(sql, {})}
         if memo is not None:
             memo["revisions"] = known
     return known.get(name, 0)
@@ -99,24 +95,25 @@ class Callers:
         self._revision = -1
 
     async def of(self, token: str, service_token: str = "") -> Caller:
-        """The caller with that token. Raises Unauthenticated."""
+        """The caller with that token, with which a service may finish what was begun in time. Raises Unauthenticated."""
         if not token:
             raise Unauthenticated(NOT_AUTHENTICATED)
+        service = await self.of(service_token) if service_token else NOBODY
+        late, time = "service" in service.roles, self.world.clock.time()
         now = await revision(self.store, "auth")
         if now != self._revision:
             self._known.clear()
             self._revision = now
         caller = self._known.get(token)
-        if caller is None:
-            caller = await self.source.caller(token)
+        if caller is None or caller.expires_at < time:
+            caller = await self.source.caller(token, late)
             if len(self._known) >= _LIMIT:
                 self._known.clear()
             if self._revision == now:  # or it may have been revoked while we asked
                 self._known[token] = caller
-        if caller.expires_at < self.world.clock.time():
+        if caller.expires_at < time and not late:
             raise Unauthenticated(NOT_AUTHENTICATED)
         if service_token:
-            service = await self.of(service_token)
             return msgspec.structs.replace(caller, service_roles=service.roles)
         return caller
 

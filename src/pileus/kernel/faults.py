@@ -131,6 +131,7 @@ class Dialect:
     encode: Encode  # (fault, status, request id) -> body
     statuses: Mapping[type[Fault], int] = field(default_factory=dict)
     content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)  # of every answer
     denied: str = "Policy doesn't allow {rule} to be performed."  # the text of a 403
 
     def forbidden(self, rule: str) -> Forbidden:
@@ -231,6 +232,7 @@ KEYSTONE = Dialect(
     "keystone",
     _keystone,
     {OverQuota: 403},
+    headers={"vary": "X-Auth-Token"},
     denied="You are not authorized to perform the requested action: {rule}.",
 )
 NEUTRON = Dialect(

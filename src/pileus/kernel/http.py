@@ -163,7 +163,7 @@ async def _respond(
     service, headers = route.service, request.headers
     if service.request_id_header:
         reply.headers[service.request_id_header] = reply.request_id
-    reply.headers["content-type"] = "application/json"
+    reply.headers |= {"content-type": "application/json", **service.dialect.headers}
     try:
         at, versions = UNVERSIONED, service.versions
         if versions is not None:
@@ -274,7 +274,7 @@ def _refuse(runtime: Runtime, dialect: Dialect, reply: _Reply, fault: Fault) -> 
     reply.status, reply.stream = status, None
     reply.data = dialect.encode(fault, status, reply.request_id)
     sent.pop("content-length", None)
-    sent["content-type"] = dialect.content_type
+    sent |= {"content-type": dialect.content_type, **dialect.headers}
     if status == 401:
         sent["www-authenticate"] = f'Keystone uri="{runtime.public_url}/identity"'
     if status in (413, 429, 503):

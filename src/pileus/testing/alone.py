@@ -38,7 +38,7 @@ class Tokens:
     def __init__(self) -> None:
         self.known: dict[str, Caller] = {}
 
-    async def caller(self, token: str) -> Caller:
+    async def caller(self, token: str, late: bool) -> Caller:
         if token not in self.known:
             raise Unauthenticated()
         return self.known[token]

@@ -23,7 +23,7 @@ class Tokens:
         self.revoked: set[str] = set()
         self.expires_at = 4e9
 
-    async def caller(self, token: str) -> Caller:
+    async def caller(self, token: str, late: bool) -> Caller:
         self.asked.append(token)
         if token in self.revoked or token == "bad":
             raise Unauthenticated(auth.NOT_AUTHENTICATED)
@@ -155,8 +155,8 @@ async def test_a_token_revoked_while_it_is_looked_up_is_not_remembered(database:
             super().__init__()
             self.reached, self.go = asyncio.Event(), asyncio.Event()
 
-        async def caller(self, token: str) -> Caller:
-            found = await super().caller(token)
+        async def caller(self, token: str, late: bool) -> Caller:
+            found = await super().caller(token, late)
             if token == "a":
                 self.reached.set()
                 await self.go.wait()

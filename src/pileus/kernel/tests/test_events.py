@@ -181,7 +181,7 @@ async def test_a_stream_breathes_and_ends_when_its_token_is_revoked(
 class Refusing:
     """Knows no token any more."""
 
-    async def caller(self, token: str) -> Any:
+    async def caller(self, token: str, late: bool) -> Any:
         raise Unauthenticated("revoked")
 
 

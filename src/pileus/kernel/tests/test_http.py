@@ -545,10 +545,10 @@ async def test_revoked_tokens_are_refused_at_the_next_request() -> None:
     class Source(AnyProject):
         revoked = False
 
-        async def caller(self, token: str) -> Any:
+        async def caller(self, token: str, late: bool) -> Any:
             if self.revoked:
                 raise Unauthenticated(NOT_AUTHENTICATED)
-            return await super().caller(token)
+            return await super().caller(token, late)
 
     async with site() as (r, c):
         source = Source()

@@ -28,8 +28,8 @@ RULES = (
 class Narrowed(AnyProject):
     """`PROJECT:ROLES` as ever; a token that ends in `!` is narrowed by the rules."""
 
-    async def caller(self, token: str) -> Caller:
-        caller = await super().caller(token.removesuffix("!"))
+    async def caller(self, token: str, late: bool) -> Caller:
+        caller = await super().caller(token.removesuffix("!"), late)
         if token.endswith("!"):
             caller = msgspec.structs.replace(caller, access_rules=RULES)
         return caller

@@ -206,7 +206,7 @@ SERVICE = Service(
 class AnyProject:
     """Takes `PROJECT:ROLE,ROLE` for a token."""
 
-    async def caller(self, token: str) -> Caller:
+    async def caller(self, token: str, late: bool) -> Caller:
         project, colon, roles = token.partition(":")
         if not colon:
             raise Unauthenticated(NOT_AUTHENTICATED)

@@ -58,7 +58,7 @@ class AuthTokens(Noun[Record]):
         ctx.require(rule, _of(found.user_id))
         if found.has_access_rules:
             _check_rules_are_heeded(ctx)
-        return Answer(found.body, headers={"x-subject-token": token, "vary": "X-Auth-Token"})
+        return Answer(found.body, headers={"x-subject-token": token})
 
     @operation("DELETE", "/auth/tokens", AUTHENTICATED)
     async def revoke(self, ctx: Context) -> None:
@@ -88,7 +88,7 @@ async def answered(ctx: Context, found: Issued | Answer, status: int = 201) -> A
         return found
     catalog = not ctx.query.has("nocatalog")
     body = await ctx.peer(TOKENS_KEPT).written(found.standing, ctx.root, catalog)
-    headers = {"x-subject-token": found.token, "vary": "X-Auth-Token"}
+    headers = {"x-subject-token": found.token}
     return Answer(body, status=status, headers=headers)
 
 

@@ -118,7 +118,7 @@ class Credentials(Kept[Credential]):
             return {"target.credential.user_id": ctx.caller.user_id}
         return dict(params)
 
-    async def index(self, ctx: Context) -> dict[str, Any]:
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
         await forbid_delegated(ctx, "read credentials")
         own = {}
         if not ctx.allows("identity:get_credential", {}):  # sees no one's, so his own only

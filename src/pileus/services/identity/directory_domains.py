@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import Forbidden
 from pileus.kernel.resources import Context
-from pileus.kernel.store import Page
+from pileus.kernel.store import Record, Tx
+
+from .kept import Kept
+from .tree import get_domain
+from .wire import home_domain, own_domain, rows_listed
 
 if TYPE_CHECKING:
     from .users import User
@@ -44,19 +48,56 @@ def public_id(domain_id: str, kind: str, local_id: str) -> str:
     return hashlib.sha256(f"{domain_id}{kind}{local_id}".encode()).hexdigest()
 
 
-async def limited(ctx: Context, asked: Page, domain_id: str) -> Page:
-    """The page, no longer than the domain's configuration says."""
-    limit = await ctx.peer(DIRECTORIES).list_limit(domain_id)
-    return replace(asked, limit=min(limit, asked.limit)) if limit else asked
-
-
 def refuse_entry(entry: str) -> None:
     """What stands in a directory is changed there. Raises Forbidden."""
     if entry:
         raise Forbidden(READ_ONLY)
 
 
-async def refuse_directory(ctx: Context, domain_id: str) -> None:
-    """Nothing is made in a directory from here. Raises Forbidden."""
-    if await ctx.peer(DIRECTORIES).has(domain_id):
-        raise Forbidden(READ_ONLY)
+class Entry(Record, kw_only=True, frozen=True):
+    """A user or group. `entry` is its id in its domain's directory, "" if it stands here."""
+
+    domain_id: str
+    entry: str = ""
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Entries(Kept[E]):
+    """Users or groups, which are a domain's, and its directory's where it has one: nothing there is changed from here."""
+
+    asked_later = frozenset({"create"})
+    goes_with = {"domain": "domain_id"}
+
+    def sought(self, ctx: Context) -> str:
+        """The name of the one user whom a list asks for, if it does."""
+        return ""
+
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        """The list, as fresh as the directory and no longer than the domain's configuration says."""
+        directories, own = ctx.peer(DIRECTORIES), own_domain(ctx)
+        domain_id = own.get("domain_id") or ctx.query.get("domain_id")
+        await directories.look(domain_id, user=self.sought(ctx))
+        asked = self.asked(ctx, **own)
+        if limit := await directories.list_limit(domain_id):
+            asked = replace(asked, limit=min(limit, asked.limit))
+        return await rows_listed(ctx, self.plural(), self.table, asked, self.viewer(ctx))
+
+    async def ask(self, ctx: Context, verb: str, record: E) -> None:
+        if verb != "get":
+            refuse_entry(record.entry)
+
+    async def fields(self, ctx: Context, given: dict[str, Any], old: E | None) -> dict[str, Any]:
+        """Raises Invalid, Forbidden."""
+        if old is None:
+            domain_id = given["domain_id"] = home_domain(ctx, given["domain_id"])
+            ctx.require(self.rule("create"), {f"target.{self.kind()}.domain_id": domain_id})
+            if await ctx.peer(DIRECTORIES).has(domain_id):
+                raise Forbidden(READ_ONLY)
+        return await super().fields(ctx, given, old)
+
+    async def check(self, ctx: Context, tx: Tx, new: E, old: E | None) -> None:
+        """Raises NotFound."""
+        if old is None:
+            await get_domain(tx, new.domain_id)

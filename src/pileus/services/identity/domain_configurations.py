@@ -16,11 +16,10 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record, Table
 
 from . import settings
-from .domains import get_domain
 from .kept import answered_by
 from .keys import CREDENTIAL, KEYRING
 from .ldap_options import LdapOptions
-from .tree import Project
+from .tree import Project, get_domain
 from .wire import ADMIN_OR_SYSTEM_READER, Noun, NounBody, drop_all, dropping
 
 Options = dict[str, dict[str, Any]]  # group -> option -> value

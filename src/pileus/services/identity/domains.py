@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 
 from msgspec import field
 
-from pileus.kernel.faults import NotFound
 from pileus.kernel.query import TAG_FILTERS, Filter
 from pileus.kernel.resources import Context
-from pileus.kernel.store import Reader, Tx
+from pileus.kernel.store import Tx
 
 from .kept import ANY_SCOPE, Kept, changing
-from .tree import PROJECTS, Project, checked_tags, follow_change, refuse_enabled
-from .wire import NAME, NounBody, PlainId, ShortName, listing, own_domain
+from .tree import PROJECTS, Project, checked_tags, follow_change, get_domain, refuse_enabled
+from .wire import NAME, NounBody, PlainId, ShortName, listing
 
 
 class CreateDomain(NounBody, kw_only=True):
@@ -25,14 +24,6 @@ class CreateDomain(NounBody, kw_only=True):
     tags: list[str] = []
     options: dict[str, Any] = {}
     id: PlainId | None = field(default=None, name="explicit_domain_id")
-
-
-async def get_domain(db: Reader, id: str) -> Project:
-    """Raises NotFound, for a project that is no domain too."""
-    found = await PROJECTS.find(db, id)
-    if found is None or not found.is_domain:
-        raise NotFound(f"Could not find domain: {id}.")
-    return found
 
 
 class Domains(Kept[Project]):
@@ -62,9 +53,9 @@ class Domains(Kept[Project]):
     def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
         return {"target.domain.id": record.id}
 
-    async def index(self, ctx: Context) -> dict[str, Any]:
-        own = {"id": ctx.caller.domain_id} if own_domain(ctx) else {}
-        return await self.index_of(ctx, "domains", self.view, is_domain=1, domain_id="", **own)
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        own = {"id": ctx.caller.domain_id} if ctx.caller.domain_id else {}
+        return await super().index(ctx, is_domain=1, domain_id="", **own)
 
     async def fields(
         self, ctx: Context, given: dict[str, Any], old: Project | None

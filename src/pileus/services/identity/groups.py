@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from msgspec import UNSET, UnsetType
-
 from pileus.kernel import auth
 from pileus.kernel.faults import Forbidden, NotFound
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
-from . import users
-from .directory_domains import DIRECTORIES, limited, refuse_directory, refuse_entry
+from .directory_domains import Entries, Entry, refuse_entry
+from .kept import ANY_SCOPE, changing
 from .revocations import revoke
-from .users import USERS, User, check_domain
+from .users import USERS, User, Users, target_of
 from .wire import (
     AUTHENTICATED,
     NAME,
@@ -26,30 +24,18 @@ from .wire import (
     NounTable,
     ShortName,
     changed,
-    changes_of,
     drop_all,
     dropping,
-    extras,
-    home_domain,
-    linked,
-    listed,
     listing,
     own_domain,
-    page,
-    removed,
     rows_listed,
-    tidied,
 )
 
 
-class Group(Record, kw_only=True, frozen=True):
-    """`entry` is its id in the domain's directory, "" if it stands here."""
-
+class Group(Entry, kw_only=True, frozen=True):
     name: str
-    domain_id: str
     description: str = ""
     extra: dict[str, Any] = {}
-    entry: str = ""
 
 
 class Membership(Record, kw_only=True, frozen=True):
@@ -108,42 +94,15 @@ class CreateGroup(NounBody, kw_only=True):
     domain_id: Id | None = None
 
 
-class UpdateGroup(NounBody, kw_only=True):
-    root: ClassVar[str] = "group"
-    name: ShortName | UnsetType = UNSET
-    description: str | UnsetType | None = UNSET
-    domain_id: Id | UnsetType = UNSET
-
-
-def view(ctx: Context, g: Group) -> dict[str, Any]:
-    shown = {
-        **g.extra,
-        "id": g.id,
-        "name": g.name,
-        "domain_id": g.domain_id,
-        "description": g.description,
-    }
-    return linked(ctx, "groups", shown)
-
-
-async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
-    for group in await GROUPS.all(tx, domain_id=domain_id):
-        await _remove(ctx, tx, group)
-
-
-async def _remove(ctx: Context, tx: Tx, group: Group) -> None:
-    for member in await drop_all(tx, MEMBERSHIPS, group_id=group.id):
-        await revoke(tx, "user", member.user_id)
-    await removed(ctx, tx, "group", group.id)
-    await GROUPS.delete(tx, group)
-
-
-class Groups(Noun[Group]):
+class Groups(Entries[Group]):
     table = GROUPS
+    path = "groups"
     id_param = "group_id"
+    creates, updates = CreateGroup, changing(CreateGroup)
+    hidden = ("entry",)
     listed_as = "target.group.domain_id"
     discloses = frozenset({"identity:delete_group"})
-    follows = {"domain": _with_domain, "user": dropping(MEMBERSHIPS, "user_id")}
+    follows = {"user": dropping(MEMBERSHIPS, "user_id")}
     rules = {
         "identity:get_group": _READ,
         "identity:list_groups": _READ,
@@ -158,62 +117,23 @@ class Groups(Noun[Group]):
             "domain_id:%(target.group.domain_id)s and domain_id:%(target.user.domain_id)s)"
         ),
     }
+    scopes = dict.fromkeys(rules, ANY_SCOPE)
     listing = listing({"name": NAME, "domain_id": Filter()})
 
     def target(self, ctx: Context, record: Group) -> Mapping[str, object]:
         return {"target.group.domain_id": record.domain_id}
 
-    @operation("GET", "/groups", "identity:list_groups")
-    async def index(self, ctx: Context) -> dict[str, Any]:
-        own = own_domain(ctx)
-        domain_id = own.get("domain_id") or ctx.query.get("domain_id")
-        await ctx.peer(DIRECTORIES).look(domain_id)
-        asked = await limited(ctx, page(self.listing, ctx.query, **own), domain_id)
-        return await rows_listed(ctx, "groups", GROUPS, asked, lambda g: view(ctx, g))
-
-    @operation("POST", "/groups", AUTHENTICATED, status=201)
-    async def create(self, ctx: Context, body: CreateGroup) -> dict[str, Any]:
-        domain_id = home_domain(ctx, body.domain_id)
-        ctx.require("identity:create_group", {"target.group.domain_id": domain_id})
-        await refuse_directory(ctx, domain_id)
-        group = Group(
-            id=ctx.runtime.world.new_hex(),
-            name=body.name.strip(),
-            domain_id=domain_id,
-            description=body.description or "",
-            extra=extras(ctx, body),
-        )
-        async with ctx.runtime.store.tx() as tx:
-            await check_domain(tx, domain_id)
-            group = await GROUPS.insert(tx, group)
-            await changed(tx, "group", group.id, "created")
-        return {"group": view(ctx, group)}
-
-    @operation("GET", "/groups/{group_id}", "identity:get_group")
-    async def show(self, ctx: Context, group: Group) -> dict[str, Any]:
-        return {"group": view(ctx, group)}
-
-    @operation("PATCH", "/groups/{group_id}", "identity:update_group")
-    async def update(self, ctx: Context, group: Group, body: UpdateGroup) -> dict[str, Any]:
-        refuse_entry(group.entry)
-        changes = tidied(changes_of(ctx, group, body), "description")
-        async with ctx.runtime.store.tx() as tx:
-            group = await GROUPS.change(tx, group, **changes)
-            await changed(tx, "group", group.id, "updated")
-        return {"group": view(ctx, group)}
-
-    @operation("DELETE", "/groups/{group_id}", "identity:delete_group")
-    async def delete(self, ctx: Context, group: Group) -> None:
-        refuse_entry(group.entry)
-        async with ctx.runtime.store.tx() as tx:
-            await _remove(ctx, tx, group)
+    async def remove(self, ctx: Context, tx: Tx, record: Group) -> None:
+        for member in await drop_all(tx, MEMBERSHIPS, group_id=record.id):
+            await revoke(tx, "user", member.user_id)
+        await super().remove(ctx, tx, record)
 
     @operation("GET", "/groups/{group_id}/users", "identity:list_users_in_group")
     async def members(self, ctx: Context, group: Group) -> dict[str, Any]:
         store = ctx.runtime.store
         ids = [m.user_id for m in await MEMBERSHIPS.all(store, group_id=group.id)]
-        asked = users.asked_users(ctx, id=ids)
-        return await rows_listed(ctx, "users", USERS, asked, users.viewer(ctx))
+        asked = Users.asked(ctx, id=ids, **own_domain(ctx))
+        return await rows_listed(ctx, "users", USERS, asked, Users.viewer(ctx))
 
     @operation("PUT", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
     async def add(self, ctx: Context, group_id: str, user_id: str) -> None:
@@ -224,15 +144,16 @@ class Groups(Noun[Group]):
             if await MEMBERSHIPS.find(tx, id) is None:
                 await MEMBERSHIPS.insert(tx, Membership(id=id, group_id=group_id, user_id=user_id))
                 await auth.revise(tx, "auth")
+                await _tell(tx, group_id, user_id, "added")
 
     @operation("GET", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
-    async def check(self, ctx: Context, group_id: str, user_id: str) -> None:
+    async def is_in(self, ctx: Context, group_id: str, user_id: str) -> None:
         await self._pair(ctx, "identity:check_user_in_group", group_id, user_id)
         if await MEMBERSHIPS.find(ctx.runtime.store, f"{group_id}:{user_id}") is None:
             raise _not_in(group_id, user_id)
 
     @operation("DELETE", "/groups/{group_id}/users/{user_id}", AUTHENTICATED)
-    async def remove(self, ctx: Context, group_id: str, user_id: str) -> None:
+    async def leave(self, ctx: Context, group_id: str, user_id: str) -> None:
         group, user = await self._pair(ctx, "identity:remove_user_from_group", group_id, user_id)
         _refuse_membership(group, user)
         async with ctx.runtime.store.tx() as tx:
@@ -241,6 +162,7 @@ class Groups(Noun[Group]):
                 raise _not_in(group_id, user_id)
             await MEMBERSHIPS.delete(tx, known)
             await revoke(tx, "user", user_id)
+            await _tell(tx, group_id, user_id, "removed")
 
     async def _pair(
         self, ctx: Context, rule: str, group_id: str, user_id: str
@@ -250,7 +172,7 @@ class Groups(Noun[Group]):
         group, user = await GROUPS.find(store, group_id), await USERS.find(store, user_id)
         target: dict[str, object] = {"group_id": group_id, "user_id": user_id}
         if group is not None and user is not None:
-            target |= {**self.target(ctx, group), **users.target_of(user)}
+            target |= {**self.target(ctx, group), **target_of(user)}
         ctx.require(rule, target)
         if group is None:
             raise GROUPS.missing(group_id)
@@ -267,6 +189,11 @@ def _refuse_membership(group: Group, user: User) -> None:
             f"{group.id}, user is {user.id}."
         )
     refuse_entry(group.entry)
+
+
+async def _tell(tx: Tx, group_id: str, user_id: str, what: str) -> None:
+    who = {"actor_id": user_id, "actor_type": "user", "actor_operation": what}
+    await changed(tx, "group", group_id, "updated", **who)
 
 
 def _not_in(group_id: str, user_id: str) -> NotFound:
@@ -286,7 +213,7 @@ class UserGroups(Noun[User]):
     }
 
     def target(self, ctx: Context, record: User) -> Mapping[str, object]:
-        return users.target_of(record)
+        return target_of(record)
 
     @operation("GET", "/users/{user_id}/groups", "identity:list_groups_for_user")
     async def groups(self, ctx: Context, user: User) -> dict[str, Any]:
@@ -294,9 +221,10 @@ class UserGroups(Noun[User]):
         memberships = await MEMBERSHIPS.all(store, user_id=user.id)
         until = {m.group_id: m.until for m in memberships if m.until}
         ids = [m.group_id for m in memberships]
-        asked = page(Groups.listing, ctx.query, id=ids, **own_domain(ctx))
-        views = [view(ctx, g) for g in await GROUPS.list(store, asked)]
-        for shown in views:
-            if shown["id"] in until:
-                shown["membership_expires_at"] = until[shown["id"]]
-        return listed(ctx, "groups", views, asked)
+
+        def shown(group: Group) -> dict[str, Any]:
+            ends = {"membership_expires_at": until[group.id]} if group.id in until else {}
+            return {**Groups.view(ctx, group), **ends}
+
+        asked = Groups.asked(ctx, id=ids, **own_domain(ctx))
+        return await rows_listed(ctx, "groups", GROUPS, asked, shown)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import msgspec
@@ -18,7 +18,7 @@ from pileus.kernel import auth
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, Operation
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Record, Table, Tx
+from pileus.kernel.store import Page, Record, Table, Tx
 
 from .wire import (
     ADMIN_OR_SYSTEM_READER,
@@ -30,9 +30,11 @@ from .wire import (
     dropping,
     extras,
     linked,
+    page,
     refuse_immutable,
     removed,
     resource_options,
+    rows_listed,
 )
 
 R = TypeVar("R", bound=Record)
@@ -59,6 +61,8 @@ class Kept(Noun[R]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if not cls.path:  # what several nouns have in common
+            return
         usual = {cls.rule(verb): ADMIN_OR_SYSTEM_READER for verb in ("list", "get")}
         changing = ("create", "update", "delete") if cls.made_by else ("update", "delete")
         usual |= {cls.rule(verb): "rule:admin_required" for verb in changing}
@@ -70,8 +74,11 @@ class Kept(Noun[R]):
 
     @classmethod
     def rule(cls, verb: str) -> str:
-        noun = cls.path.rpartition("/")[2] if verb == "list" else cls.creates.root
-        return f"identity:{verb}_{noun}"
+        return f"identity:{verb}_{cls.plural() if verb == 'list' else cls.creates.root}"
+
+    @classmethod
+    def plural(cls) -> str:
+        return cls.path.rpartition("/")[2]
 
     @classmethod
     def kind(cls) -> str:
@@ -107,14 +114,23 @@ class Kept(Noun[R]):
         """The record's fields that a body gives. Names that no two may have stand without spaces around. Raises Invalid."""
         found = stored(self.table.kind, given)
         if "options" in found:
-            found["options"] = resource_options(getattr(old, "options", {}), found["options"])
+            found["options"] = self.options(getattr(old, "options", {}), found["options"])
         if "name" in found and self.table.unique:
             found["name"] = found["name"].strip()
         return found
 
+    def options(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Its options after a change. Raises Invalid."""
+        return resource_options(old, new)
+
     @classmethod
     def view(cls, ctx: Context, record: R) -> dict[str, Any]:
         return linked(ctx, cls.path, shown(record, *cls.hidden))
+
+    @classmethod
+    def viewer(cls, ctx: Context) -> Callable[[R], dict[str, Any]]:
+        """`view` for a list, of which what is the same for each may be looked up once."""
+        return partial(cls.view, ctx)
 
     async def told(self, ctx: Context, record: R, *, made: bool = False) -> dict[str, Any]:
         """What who asks for this one is told; who just `made` it may be told more."""
@@ -129,8 +145,14 @@ class Kept(Noun[R]):
         await self.table.delete(tx, record)
         await self._revise(tx)
 
-    async def index(self, ctx: Context) -> dict[str, Any]:
-        return await self.index_of(ctx, self.path.rpartition("/")[2], self.view)
+    @classmethod
+    def asked(cls, ctx: Context, **fixed: Any) -> Page:
+        """The page that the query asks for, with `fixed` filters that it cannot widen. Raises Invalid."""
+        return page(cls.listing, ctx.query, **fixed)
+
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        asked = self.asked(ctx, **fixed)
+        return await rows_listed(ctx, self.plural(), self.table, asked, self.viewer(ctx))
 
     async def create(self, ctx: Context, body: Body, **path: str) -> dict[str, Any]:
         given = body.given()

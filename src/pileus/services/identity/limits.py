@@ -106,8 +106,8 @@ class Limits(Kept[Limit]):
         name = of(ctx.runtime).enforcement_model
         return {"model": {"name": name, "description": MODELS[name]}}
 
-    async def index(self, ctx: Context) -> dict[str, Any]:
-        return await self.index_of(ctx, "limits", self.view, scopes=_visible(ctx))
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
+        return await super().index(ctx, scopes=_visible(ctx))
 
     @operation("POST", "/limits", "identity:create_limits", status=201)
     async def create_all(self, ctx: Context, body: CreateLimits) -> dict[str, Any]:

@@ -103,9 +103,9 @@ class Projects(Kept[Project]):
     def target(self, ctx: Context, record: Project) -> Mapping[str, object]:
         return target_of(record)
 
-    async def index(self, ctx: Context) -> dict[str, Any]:
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
         narrowed = {} if ctx.query.has("is_domain") else {"is_domain": 0}
-        return await self.index_of(ctx, "projects", self.view, **narrowed, **own_domain(ctx))
+        return await super().index(ctx, **narrowed, **own_domain(ctx))
 
     async def fields(
         self, ctx: Context, given: dict[str, Any], old: Project | None

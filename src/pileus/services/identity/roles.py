@@ -14,7 +14,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
 from .kept import ANY_SCOPE, Kept, changing
-from .users import check_domain
+from .tree import get_domain
 from .wire import (
     ADMIN_OR_SYSTEM_READER,
     NAME,
@@ -194,10 +194,10 @@ class Roles(Kept[Role]):
     def target(self, ctx: Context, record: Role) -> Mapping[str, object]:
         return {"target.role.name": record.name, "target.role.domain_id": record.domain_id or None}
 
-    async def index(self, ctx: Context) -> dict[str, Any]:
+    async def index(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
         domain_id = ctx.query.get("domain_id")
         ctx.require("identity:list_domain_roles" if domain_id else "identity:list_roles", {})
-        return await self.index_of(ctx, "roles", self.view, domain_id=domain_id)
+        return await super().index(ctx, domain_id=domain_id)
 
     async def ask(self, ctx: Context, verb: str, record: Role) -> None:
         kind = "domain_role" if record.domain_id else "role"
@@ -215,7 +215,7 @@ class Roles(Kept[Role]):
         if old is not None:
             await auth.revise(tx, "auth")
         elif new.domain_id:
-            await check_domain(tx, new.domain_id)
+            await get_domain(tx, new.domain_id)
 
     async def remove(self, ctx: Context, tx: Tx, record: Role) -> None:
         await drop_all(tx, IMPLICATIONS, prior_id=record.id)

@@ -80,12 +80,12 @@ class Tokens:
         """What is written in a token, whatever it is worth; None if it is none of ours."""
         return await opened(self.runtime, token)
 
-    async def caller(self, token: str) -> Caller:
-        claims = await self.open(token)
+    async def caller(self, token: str, late: bool) -> Caller:
+        claims, window_s = await self.open(token), self.settings.expired_window_s if late else 0
         if claims is None:
             raise Unauthenticated(NOT_AUTHENTICATED)
         try:
-            return self.as_caller(token, await self.standing(claims))
+            return self.as_caller(token, await self.standing(claims, window_s))
         except Worthless as why:
             raise Unauthenticated(NOT_AUTHENTICATED, internal=str(why)) from None
 

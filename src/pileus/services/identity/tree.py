@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Forbidden, Invalid
+from pileus.kernel.faults import Forbidden, Invalid, NotFound
 from pileus.kernel.store import Column, Many, Page, Reader, Record, Tx, Unique
 
 from .revocations import revoke
@@ -82,6 +82,14 @@ async def ancestors(db: Reader, project: Project) -> list[Project]:
 async def named(db: Reader, name: str, domain_id: str) -> Project | None:
     """The project of that name in a domain ("" for a domain itself); case doesn't count."""
     return await PROJECTS.one(db, domain_id=domain_id, name_key=name.lower())
+
+
+async def get_domain(db: Reader, id: str) -> Project:
+    """Raises NotFound, for a project that is no domain too."""
+    found = await PROJECTS.find(db, id)
+    if found is None or not found.is_domain:
+        raise NotFound(f"Could not find domain: {id}.")
+    return found
 
 
 async def subtree(db: Reader, project: Project) -> list[Project]:

@@ -32,6 +32,8 @@ from .wire import (
     linked,
     listed,
     listing,
+    page,
+    rows_listed,
 )
 
 _READ = (
@@ -123,7 +125,8 @@ class Trusts(Noun[Trust]):
                 rule, fixed = f"identity:list_trusts_for_{who}", {f"{who}_user_id": user_id}
         ctx.require(rule, {f"target.trust.{name}": id for name, id in fixed.items()})
         await forbid_delegated(ctx, "manage trusts", by_trust=True)
-        return await self.index_of(ctx, "trusts", view, **fixed)
+        asked = page(self.listing, ctx.query, **fixed)
+        return await rows_listed(ctx, "trusts", TRUSTS, asked, lambda t: view(ctx, t))
 
     @operation("POST", "/OS-TRUST/trusts", AUTHENTICATED, status=201)
     async def create(self, ctx: Context, body: CreateTrust) -> dict[str, Any]:

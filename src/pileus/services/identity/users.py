@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-from msgspec import UNSET, Meta, UnsetType, structs
+from msgspec import UNSET, Meta, structs
 
 from pileus.kernel import auth
-from pileus.kernel.faults import Invalid, NotFound
+from pileus.kernel.faults import Invalid
 from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.store import Column, Many, Match, Page, Record, Tx, Unique
+from pileus.kernel.store import Column, Many, Match, Page, Tx, Unique
 from pileus.kernel.world import seconds_of, stamp
 
 from . import settings, vouchers
-from .directory_domains import DIRECTORIES, limited, refuse_directory, refuse_entry
+from .directory_domains import Entries, Entry
 from .discreet import Discreet
+from .kept import ANY_SCOPE, changing
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_strength, is_enabled, replaced, unlocked
 from .tree import PROJECTS
 from .vouchers import VOUCHING, ProviderRef, Voucher
-from .wire import (
-    AUTHENTICATED,
-    NAME,
-    Id,
-    Name,
-    Noun,
-    NounBody,
-    NounTable,
-    changed,
-    changes_of,
-    extras,
-    home_domain,
-    listing,
-    merged,
-    own_domain,
-    page,
-    removed,
-    rows_listed,
-    tidied,
-)
+from .wire import NAME, Id, Name, NounBody, NounTable, changed, listing, merged
 
 
-class User(Discreet, Record, kw_only=True, frozen=True):
-    """`password_hash` "" means no password fits. `entry` is its id in the domain's directory, "" if it stands here."""
+class User(Discreet, Entry, kw_only=True, frozen=True):
+    """`password_hash` "" means no password fits."""
 
     name: str
-    domain_id: str
     enabled: bool = True
     password_hash: str = ""
     password_at: str = ""
@@ -59,7 +40,6 @@ class User(Discreet, Record, kw_only=True, frozen=True):
     failures: int = 0  # wrong passwords in a row, the last at `failed_at`
     failed_at: str = ""
     active_on: str = ""  # the day of his last login
-    entry: str = ""
     is_federated: bool = False  # made by an identity provider's word: his name is only shown
     vouchers: list[Voucher] = []
     default_project_id: str = ""
@@ -126,46 +106,6 @@ class CreateUser(Discreet, NounBody, kw_only=True):
     federated: list[ProviderRef] = []
 
 
-class UpdateUser(Discreet, NounBody, kw_only=True):
-    root: ClassVar[str] = "user"
-    name: Name | UnsetType = UNSET
-    password: Password | UnsetType | None = UNSET
-    domain_id: Id | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
-    default_project_id: str | UnsetType | None = UNSET
-    options: dict[str, Any] | UnsetType = UNSET
-    federated: list[ProviderRef] | UnsetType = UNSET
-
-
-def viewer(ctx: Context) -> Callable[[User], dict[str, Any]]:
-    """What shows users: all that is the same for each of a list is looked up once."""
-    rules, now = settings.of(ctx.runtime), ctx.runtime.world.clock.now()
-    root = f"{ctx.base}/users/"
-
-    def view(u: User) -> dict[str, Any]:
-        shown = {
-            **u.extra,
-            "id": u.id,
-            "name": u.name,
-            "domain_id": u.domain_id,
-            "enabled": is_enabled(u, rules, now),
-            "options": u.options,
-            "password_expires_at": u.password_expires_at[:-1] or None,
-            "links": {"self": root + u.id},
-        }
-        if u.vouchers:
-            shown["federated"] = vouchers.view(u.vouchers)
-        if u.default_project_id:
-            shown["default_project_id"] = u.default_project_id
-        return shown
-
-    return view
-
-
-def view(ctx: Context, u: User) -> dict[str, Any]:
-    return viewer(ctx)(u)
-
-
 def target_of(u: User) -> dict[str, object]:
     return {"user_id": u.id, "target.user.id": u.id, "target.user.domain_id": u.domain_id}
 
@@ -201,13 +141,124 @@ def _are_rules(value: object) -> bool:
 _EXPIRY = {"lt": "lt", "lte": "le", "gt": "gt", "gte": "ge", "eq": "eq", "neq": "ne"}
 
 
-def asked_users(ctx: Context, **fixed: Any) -> Page:
-    """The page of users that a query asks for, `password_expires_at=lt:TIME` included. Raises Invalid."""
-    asked = page(Users.listing, ctx.query, **fixed, **own_domain(ctx))
-    asked = replace(asked, filters={**asked.filters, **vouchers.asked(ctx.query)})
-    text = ctx.query.get("password_expires_at")
-    if not text:
-        return asked
+async def _with_project(ctx: Context, tx: Tx, project_id: str) -> None:
+    for user in await USERS.all(tx, default_project_id=project_id):
+        await USERS.change(tx, user, default_project_id="")
+
+
+class Users(Entries[User]):
+    table = USERS
+    path = "users"
+    id_param = "user_id"
+    creates, updates = CreateUser, changing(CreateUser)
+    listed_as = "target.domain_id"
+    follows = {"project": _with_project}
+    rules = {
+        "identity:get_user": (
+            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
+            "token.domain.id:%(target.user.domain_id)s) or user_id:%(target.user.id)s"
+        ),
+        "identity:list_users": (
+            "(rule:admin_required) or (role:reader and system_scope:all) or "
+            "(role:reader and domain_id:%(target.domain_id)s)"
+        ),
+        "identity:create_user": _WRITE,
+        "identity:update_user": _WRITE,
+        "identity:delete_user": _WRITE,
+        "identity:revoke_tokens_for_user": "rule:admin_or_owner",
+    }
+    scopes = dict.fromkeys(rules, ANY_SCOPE)
+    listing = listing({"name": NAME, "domain_id": Filter(), "enabled": Filter(kind=bool)})
+
+    def target(self, ctx: Context, record: User) -> Mapping[str, object]:
+        return target_of(record)
+
+    def sought(self, ctx: Context) -> str:
+        return ctx.query.get("name")
+
+    @classmethod
+    def asked(cls, ctx: Context, **fixed: Any) -> Page:
+        """`password_expires_at=lt:TIME` and what vouches for them, too."""
+        asked = super().asked(ctx, **fixed)
+        asked = replace(asked, filters={**asked.filters, **vouchers.asked(ctx.query)})
+        text = ctx.query.get("password_expires_at")
+        return _expiring(asked, text) if text else asked
+
+    @classmethod
+    def viewer(cls, ctx: Context) -> Callable[[User], dict[str, Any]]:
+        rules, now = settings.of(ctx.runtime), ctx.runtime.world.clock.now()
+        root = f"{ctx.base}/users/"
+
+        def view(u: User) -> dict[str, Any]:
+            shown = {
+                **u.extra,
+                "id": u.id,
+                "name": u.name,
+                "domain_id": u.domain_id,
+                "enabled": is_enabled(u, rules, now),
+                "options": u.options,
+                "password_expires_at": u.password_expires_at[:-1] or None,
+                "links": {"self": root + u.id},
+            }
+            if u.vouchers:
+                shown["federated"] = vouchers.view(u.vouchers)
+            if u.default_project_id:
+                shown["default_project_id"] = u.default_project_id
+            return shown
+
+        return view
+
+    @classmethod
+    def view(cls, ctx: Context, record: User) -> dict[str, Any]:
+        return cls.viewer(ctx)(record)
+
+    def options(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        return merged(old, checked_options(new))
+
+    async def fields(self, ctx: Context, given: dict[str, Any], old: User | None) -> dict[str, Any]:
+        federated, password = given.pop("federated", []), given.pop("password", UNSET)
+        found = await super().fields(ctx, given, old)
+        if federated:
+            found["vouchers"] = vouchers.vouchers_of(federated)
+        rules, now = settings.of(ctx.runtime), ctx.runtime.world.clock.now()
+        if password is not UNSET:
+            options, hashed = found.get("options", old.options if old else {}), ""
+            if password is not None:
+                check_strength(rules, password)
+                hashed = await ctx.peer(PASSWORDS).hashed(password)
+            found |= replaced(rules, old, hashed, options, now, own=False)
+        if old is not None and found.get("enabled"):
+            found |= unlocked(rules, now)
+        return found
+
+    async def check(self, ctx: Context, tx: Tx, new: User, old: User | None) -> None:
+        """Raises NotFound, Invalid, Forbidden, Conflict."""
+        await super().check(ctx, tx, new, old)
+        known = old or structs.replace(new, default_project_id="", vouchers=[])
+        if new.default_project_id != known.default_project_id:
+            await _check_project(tx, new.default_project_id)
+        if new.vouchers != known.vouchers:
+            peer = ctx.peer(VOUCHING)
+            await peer.check(ctx, tx, new.id, new.domain_id, new.vouchers)
+        ends = known.enabled and not new.enabled
+        if ends or new.password_hash != known.password_hash:
+            await revoke(tx, "user", new.id)
+        if ends:
+            await changed(tx, "user", new.id, "disabled")
+        if old is not None:
+            await auth.revise(tx, "auth")
+
+    @operation("DELETE", "/users/{user_id}/tokens", "identity:revoke_tokens_for_user")
+    async def revoke_tokens(self, ctx: Context, user: User) -> None:
+        async with ctx.runtime.store.tx() as tx:
+            await revoke(tx, "user", user.id)
+
+
+_EXPIRY = {"lt": "lt", "lte": "le", "gt": "gt", "gte": "ge", "eq": "eq", "neq": "ne"}
+
+
+def _expiring(asked: Page, text: str) -> Page:
+    """The page of those whose password ends at a time, before or after it. Raises Invalid."""
     operator, colon, time = text.partition(":")
     if not colon or len(operator) > 3:
         operator, time = "eq", text
@@ -227,143 +278,8 @@ def asked_users(ctx: Context, **fixed: Any) -> Page:
     return replace(asked, filters=filters, scopes=(has_one,))
 
 
-async def _with_domain(ctx: Context, tx: Tx, domain_id: str) -> None:
-    for user in await USERS.all(tx, domain_id=domain_id):
-        await removed(ctx, tx, "user", user.id)
-        await USERS.delete(tx, user)
-
-
-async def _with_project(ctx: Context, tx: Tx, project_id: str) -> None:
-    for user in await USERS.all(tx, default_project_id=project_id):
-        await USERS.change(tx, user, default_project_id="")
-
-
-class Users(Noun[User]):
-    table = USERS
-    id_param = "user_id"
-    listed_as = "target.domain_id"
-    follows = {"domain": _with_domain, "project": _with_project}
-    rules = {
-        "identity:get_user": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-            "token.domain.id:%(target.user.domain_id)s) or user_id:%(target.user.id)s"
-        ),
-        "identity:list_users": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or "
-            "(role:reader and domain_id:%(target.domain_id)s)"
-        ),
-        "identity:create_user": _WRITE,
-        "identity:update_user": _WRITE,
-        "identity:delete_user": _WRITE,
-        "identity:revoke_tokens_for_user": "rule:admin_or_owner",
-    }
-    listing = listing({"name": NAME, "domain_id": Filter(), "enabled": Filter(kind=bool)})
-
-    def target(self, ctx: Context, record: User) -> Mapping[str, object]:
-        return target_of(record)
-
-    @operation("GET", "/users", "identity:list_users")
-    async def index(self, ctx: Context) -> dict[str, Any]:
-        domain_id = own_domain(ctx).get("domain_id") or ctx.query.get("domain_id")
-        await ctx.peer(DIRECTORIES).look(domain_id, user=ctx.query.get("name"))
-        asked = await limited(ctx, asked_users(ctx), domain_id)
-        return await rows_listed(ctx, "users", USERS, asked, viewer(ctx))
-
-    @operation("POST", "/users", AUTHENTICATED, status=201)
-    async def create(self, ctx: Context, body: CreateUser) -> dict[str, Any]:
-        domain_id = home_domain(ctx, body.domain_id)
-        ctx.require("identity:create_user", {"target.user.domain_id": domain_id})
-        await refuse_directory(ctx, domain_id)
-        options = merged({}, checked_options(body.options))
-        user = User(
-            id=ctx.runtime.world.new_hex(),
-            name=body.name.strip(),
-            domain_id=domain_id,
-            enabled=body.enabled,
-            default_project_id=body.default_project_id or "",
-            options=options,
-            extra=extras(ctx, body),
-            **await self._password(ctx, None, body.password, options),
-        )
-        async with ctx.runtime.store.tx() as tx:
-            await check_domain(tx, domain_id)
-            await _check_project(tx, user.default_project_id)
-            user = structs.replace(user, **await _vouched(ctx, tx, user, body.federated))
-            user = await USERS.insert(tx, user)
-            await changed(tx, "user", user.id, "created")
-        return {"user": view(ctx, user)}
-
-    @operation("GET", "/users/{user_id}", "identity:get_user")
-    async def show(self, ctx: Context, user: User) -> dict[str, Any]:
-        return {"user": view(ctx, user)}
-
-    @operation("PATCH", "/users/{user_id}", "identity:update_user")
-    async def update(self, ctx: Context, user: User, body: UpdateUser) -> dict[str, Any]:
-        refuse_entry(user.entry)
-        changes = tidied(changes_of(ctx, user, body), "default_project_id")
-        federated = changes.pop("federated", [])
-        if "options" in changes:
-            changes["options"] = merged(user.options, checked_options(changes["options"]))
-        if "password" in changes:
-            options = changes.get("options", user.options)
-            changes |= await self._password(ctx, user, changes.pop("password"), options)
-        if changes.get("enabled"):
-            changes |= unlocked(settings.of(ctx.runtime), ctx.runtime.world.clock.now())
-        async with ctx.runtime.store.tx() as tx:
-            await _check_project(tx, changes.get("default_project_id", ""))
-            changes |= await _vouched(ctx, tx, user, federated)
-            new = await USERS.change(tx, user, **changes)
-            await changed(tx, "user", new.id, "updated")
-            if "password_hash" in changes or (user.enabled and not new.enabled):
-                await revoke(tx, "user", new.id)
-            if user.enabled and not new.enabled:
-                await changed(tx, "user", new.id, "disabled")
-            await auth.revise(tx, "auth")
-        return {"user": view(ctx, new)}
-
-    async def _password(
-        self, ctx: Context, user: User | None, password: str | None, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The fields of a user who is given that password, or (None) can have none. Raises Invalid."""
-        rules, hashed = settings.of(ctx.runtime), ""
-        if password is not None:
-            check_strength(rules, password)
-            hashed = await ctx.peer(PASSWORDS).hashed(password)
-        return replaced(rules, user, hashed, options, ctx.runtime.world.clock.now(), own=False)
-
-    @operation("DELETE", "/users/{user_id}", "identity:delete_user")
-    async def delete(self, ctx: Context, user: User) -> None:
-        refuse_entry(user.entry)
-        async with ctx.runtime.store.tx() as tx:
-            await removed(ctx, tx, "user", user.id)
-            await USERS.delete(tx, user)
-
-    @operation("DELETE", "/users/{user_id}/tokens", "identity:revoke_tokens_for_user")
-    async def revoke_tokens(self, ctx: Context, user: User) -> None:
-        async with ctx.runtime.store.tx() as tx:
-            await revoke(tx, "user", user.id)
-
-
 async def _check_project(tx: Tx, project_id: str) -> None:
     """A default project need not be there, but a domain is none. Raises Invalid."""
     project = await PROJECTS.find(tx, project_id) if project_id else None
     if project is not None and project.is_domain:
         raise Invalid(f"User's default project ID cannot be a domain ID: {project_id}")
-
-
-async def _vouched(
-    ctx: Context, tx: Tx, user: User, federated: Sequence[ProviderRef]
-) -> dict[str, Any]:
-    """The vouchers of a user for whom some are named. Raises Invalid, Forbidden, Conflict."""
-    if not federated:
-        return {}
-    found = vouchers.vouchers_of(federated)
-    await ctx.peer(VOUCHING).check(ctx, tx, user.id, user.domain_id, found)
-    return {"vouchers": found}
-
-
-async def check_domain(tx: Tx, domain_id: str) -> None:
-    """The domain of a new user or group must be there. Raises NotFound."""
-    domain = await PROJECTS.find(tx, domain_id)
-    if domain is None or not domain.is_domain:
-        raise NotFound(f"Could not find domain: {domain_id}.")

@@ -80,13 +80,6 @@ class Noun(Resource[R]):
             return {self.listed_as: ctx.caller.domain_id}
         return dict(params)
 
-    async def index_of(
-        self, ctx: Context, key: str, view: Callable[[Context, R], dict[str, Any]], **fixed: Any
-    ) -> dict[str, Any]:
-        """The list that the query asks for, with `fixed` filters that it cannot widen."""
-        asked = page(self.listing, ctx.query, **fixed)
-        return await rows_listed(ctx, key, self.table, asked, lambda one: view(ctx, one))
-
 
 def listing(default: Mapping[str, Filter] | None = None) -> Listing:
     """Lists in order of creation, unlimited as far as a client can tell."""
@@ -258,14 +251,14 @@ async def removed(ctx: Context, tx: Tx, kind: str, id: str) -> None:
     for resource in ctx.service.made:
         if isinstance(resource, Noun) and kind in resource.follows:
             await resource.follows[kind](ctx, tx, id)
-    await emit(tx, f"identity.{kind}.deleted", "", resource_info=id)
+    await changed(tx, kind, id, "deleted")
     if kind in ("user", "project", "domain"):
         await revoke(tx, kind, id)
 
 
-async def changed(tx: Tx, kind: str, id: str, what: str) -> None:
+async def changed(tx: Tx, kind: str, id: str, what: str, **more: str) -> None:
     """The notification that a noun was `created`, `updated` or `disabled`."""
-    await emit(tx, f"identity.{kind}.{what}", "", resource_info=id)
+    await emit(tx, f"identity.{kind}.{what}", "", resource_info=id, **more)
 
 
 def own_domain(ctx: Context) -> dict[str, Any]:
@@ -288,9 +281,3 @@ def changes_of(ctx: Context, record: Any, body: Body) -> dict[str, Any]:
     if "domain_id" in changes and (changes.pop("domain_id") or "") != record.domain_id:
         raise Invalid("Cannot change Domain ID")
     return {**changes, "extra": {**record.extra, **extras(ctx, body)}}
-
-
-def tidied(changes: dict[str, Any], *blank: str) -> dict[str, Any]:
-    """As they are stored: names without spaces around them, and "" for null in those that are `blank` then."""
-    found = {k: v or "" if k in blank else v for k, v in changes.items()}
-    return {**found, "name": found["name"].strip()} if "name" in found else found

@@ -13,8 +13,7 @@ from pileus.kernel.schema import Body
 from pileus.kernel.store import Many, Page, Record, Tx
 
 from ..kept import Kept
-from ..tree import PROJECTS, Project
-from ..users import check_domain
+from ..tree import PROJECTS, Project, get_domain
 from ..wire import NounTable, changed, listing
 
 
@@ -96,7 +95,7 @@ class IdentityProviders(Kept[IdentityProvider]):
                     f"Duplicate remote ID: {remote_id}."
                 )
         if old is None and ctx.document["identity_provider"].get("domain_id"):
-            await check_domain(tx, new.domain_id)
+            await get_domain(tx, new.domain_id)
         elif old is None:
             await PROJECTS.insert(tx, _domain_of(new))
             await changed(tx, "domain", new.domain_id, "created")

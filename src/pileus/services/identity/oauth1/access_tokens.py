@@ -25,7 +25,7 @@ from ..proof import refused
 from ..roles import ROLES, RoleBook, RoleRef, role_id, roles_of
 from ..roles import view as role_view
 from ..tree import PROJECTS
-from ..wire import Noun, changed, drop_all, linked, listed, listing
+from ..wire import Noun, changed, drop_all, linked, listed, listing, page, rows_listed
 from .consumers import CONSUMERS, Consumer, NamelessTable
 from .signatures import Signed, check, forget_signatures, signed
 
@@ -201,7 +201,8 @@ class AccessTokens(Noun[AccessToken]):
     @operation("GET", _MANY, "identity:list_access_tokens")
     async def index(self, ctx: Context, user_id: str) -> dict[str, Any]:
         await forbid_delegated(ctx, "list access tokens")
-        return await self.index_of(ctx, "access_tokens", view, user_id=user_id)
+        asked = page(self.listing, ctx.query, user_id=user_id)
+        return await rows_listed(ctx, "access_tokens", ACCESS_TOKENS, asked, lambda t: view(ctx, t))
 
     @operation("GET", _ONE, "identity:get_access_token")
     async def show(self, ctx: Context, user_id: str, access_token_id: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 class _Tokens:
     """`project/role`: a user of that project with that role and those it implies."""
 
-    async def caller(self, token: str) -> Caller:
+    async def caller(self, token: str, late: bool) -> Caller:
         project, _, role = token.partition("/")
         return Caller(
             user_id=f"user-of-{project}", project_id=project, roles=closure(role), expires_at=2e10
@@ -100,7 +100,7 @@ class Bench:
         self, project: str, guest: str, network: str = "", *, host: str = "fake-1", **more: Any
     ) -> list[NicInfo]:
         """Attaches and plugs a guest, as compute does."""
-        caller = await _Tokens().caller(f"{project}/member")
+        caller = await _Tokens().caller(f"{project}/member", False)
         wanted = more.get("requests") or [NicRequest(network_id=network)]
         requests = await self.contract.resolve(caller, wanted, more.get("groups", []))
         ref = GuestRef(id=guest, name=guest, project_id=project, host=host)
