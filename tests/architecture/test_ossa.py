@@ -34,6 +34,10 @@ ANYBODY = {
     "GET /network",
     "GET /network/v2.0",
     "GET /placement",
+    "GET /volume",
+    "GET /volume/v3",
+    "GET /volume/tickets/{ticket}",
+    "PUT /volume/tickets/{ticket}",  # signed for one file, and for an hour
     "POST /identity/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth",
     "POST /identity/v3/OS-OAUTH1/access_token",
     "POST /identity/v3/OS-OAUTH1/request_token",

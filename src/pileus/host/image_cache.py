@@ -212,6 +212,16 @@ async def look(url: str, size: int = 0) -> ImageFacts:
     return await asyncio.get_running_loop().run_in_executor(_LOOKS, _look, url, size)
 
 
+async def fetch(url: str) -> bytes:
+    """The first bytes of a remote file, at most 64 KiB."""
+    return await asyncio.get_running_loop().run_in_executor(_LOOKS, _fetch, url)
+
+
+def _fetch(url: str) -> bytes:
+    with _open(url, {}) as answer:
+        return bytes(answer.read(HEAD))
+
+
 def _look(url: str, size: int) -> ImageFacts:
     with _open(url, {"Range": f"bytes=0-{HEAD - 1}"}) as answer:
         head = answer.read(HEAD)

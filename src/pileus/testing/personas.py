@@ -20,7 +20,7 @@ from importlib import resources
 
 from pileus.kernel.policy import Rules, Target
 
-SERVICES = ("identity", "compute", "network", "image", "placement")
+SERVICES = ("identity", "compute", "network", "image", "placement", "block-storage")
 
 _IMPLIED = ("admin", "manager", "member", "reader")
 
@@ -103,6 +103,7 @@ def target_in(home: str) -> dict[str, object]:
         "visibility": "private",
         "shared": False,
         "user_id": owner,
+        "domain_id": domain,
         "network:project_id": project,
         "ext_parent:project_id": project,
         "security_group:project_id": project,

@@ -29,6 +29,7 @@ def test_personas_are_credentials() -> None:
         ("network", 373, 425),
         ("image", 67, 65),
         ("placement", 38, 35),
+        ("block-storage", 167, 209),
     ],
 )
 def test_the_tables_are_whole_and_compile(service: str, rules: int, operations: int) -> None:

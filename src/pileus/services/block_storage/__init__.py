@@ -1,0 +1,58 @@
+"""Block storage: volumes, which outlive the servers that use them."""
+
+from pileus.kernel.faults import CINDER
+from pileus.kernel.hosts import AgentSpec
+from pileus.kernel.resources import Service
+from pileus.kernel.runtime import Provided
+
+from .agent import VolumeAgent
+from .agent_contract import VOLUME_CONTROL, VOLUME_HOST
+from .attachments import Attachments
+from .bootstrap import bootstrap
+from .contract import VOLUMES
+from .control import KeptVolumes
+from .keeping import Volumes as KeptForServices
+from .messages import Messages
+from .rules import RULES
+from .snapshots import Snapshots
+from .tickets import VolumeTickets
+from .versions import VERSIONS, Versions
+from .volume_types import VolumeTypes
+from .volumes.actions import VolumeActions
+from .volumes.connecting import VolumeConnecting
+from .volumes.moving import ManageableVolumes, VolumeMoving
+from .volumes.operations import Volumes
+
+SERVICE = Service(
+    type="block-storage",
+    name="cinder",
+    prefix="/volume",
+    api="/v3",
+    endpoint="/volume/v3",
+    dialect=CINDER,
+    description="Cinder Block Storage Service",
+    versions=VERSIONS,
+    aliases=("volumev3", "block-store"),
+    resources=(
+        Versions,
+        Volumes,
+        VolumeActions,
+        VolumeConnecting,
+        VolumeMoving,
+        ManageableVolumes,
+        Snapshots,
+        Attachments,
+        VolumeTypes,
+        Messages,
+        VolumeTickets,
+    ),
+    rules=RULES,
+    provides=(
+        Provided(VOLUME_CONTROL, KeptVolumes, remote=True),
+        Provided(VOLUMES, KeptForServices),
+    ),
+    agents=(AgentSpec(VOLUME_HOST, VolumeAgent),),
+    bootstrap=bootstrap,
+    optional_project=True,
+    request_id_header="x-compute-request-id",
+)

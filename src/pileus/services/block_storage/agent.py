@@ -1,0 +1,95 @@
+"""The volume part of a host: owns the driver, keeps VOLUME_HOST, drops what nobody stands for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.agents import CONTROL
+from pileus.kernel.hosts import HostRuntime
+
+from .agent_contract import VOLUME_CONTROL, VolumeHost
+from .driver import ImageBytes, Volume, VolumeDriver, VolumeSpec
+
+log = logging.getLogger(__name__)
+_ASKED = frozenset(name for name in vars(VolumeHost) if not name.startswith("_"))
+_AT_ONCE = 2000  # ids in one call
+
+
+def _driver(host: HostRuntime) -> VolumeDriver:
+    """The back end that goes with the host's other drivers."""
+    from .drivers.fake import FakeVolumeDriver
+
+    return FakeVolumeDriver(host.state / "volumes", host.name, deliver=host.deliver)
+
+
+class VolumeAgent:
+    """Nothing is asked of the driver before control has said which volumes stay."""
+
+    def __init__(self, host: HostRuntime, driver: VolumeDriver | None = None) -> None:
+        self.host = host
+        self.driver = driver or _driver(host)
+        self._joined = asyncio.Event()
+
+    async def start(self) -> dict[str, Any]:
+        """Adopts the volumes, deletes those that nobody knows. May be called again."""
+        self._joined.clear()
+        await self.driver.start_up()
+        ids = [volume.id for volume in await self.driver.volumes()]
+        keep: set[str] = set()
+        control = self.host.agents.proxy(VOLUME_CONTROL, CONTROL)
+        for at in range(0, len(ids), _AT_ONCE):
+            keep.update(await control.keep(self.host.name, ids[at : at + _AT_ONCE]))
+        for gone in await self.driver.sweep(keep):
+            log.warning("%s: deleted volume %s, which nobody stands for", self.host.name, gone)
+        self._joined.set()
+        pools = await self.driver.pools()
+        return {"volume_pools": msgspec.to_builtins(pools)}
+
+    async def stop(self) -> None:
+        await self.driver.close()
+
+    async def forget(self) -> None:
+        """Deletes every volume of this host."""
+        await self.driver.start_up()
+        for volume in await self.driver.volumes():
+            for attachment in volume.exports:
+                await self.driver.withdraw(volume.id, attachment)
+        await self.driver.sweep(set())
+        await self.driver.close()
+
+    # VOLUME_HOST
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """What the driver is asked as control asked it, once the host has joined."""
+        if name not in _ASKED:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+
+        async def asked(*arguments: Any) -> Any:
+            await self._joined.wait()
+            return await getattr(self.driver, name)(*arguments)
+
+        return asked
+
+    async def create(self, spec: VolumeSpec) -> Volume:
+        await self._joined.wait()
+        if isinstance(spec.source, ImageBytes):
+            source = msgspec.structs.replace(spec.source, url=self._url(spec.source.url))
+            spec = msgspec.structs.replace(spec, source=source)
+        return await self.driver.create(spec)
+
+    async def send(self, volume_id: str, snapshot_id: str, disk_format: str, url: str) -> int:
+        await self._joined.wait()
+        return await self.driver.send(volume_id, snapshot_id, disk_format, self._url(url))
+
+    async def receive(self, volume_id: str, url: str, size: int) -> None:
+        await self._joined.wait()
+        await self.driver.receive(volume_id, self._url(url), size)
+
+    def _url(self, path: str) -> str:
+        """Under the cloud's URL; a path stays one where bytes do not go over sockets."""
+        return path if self.host.deliver else self.host.control_url.rstrip("/") + path

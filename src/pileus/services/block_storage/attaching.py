@@ -1,0 +1,155 @@
+"""Attach and detach: who may have a volume, and what its status says of that.
+
+The API of attachments, the older actions and the contract all end here. What a volume is for others is changed in the
+transaction that changes its attachments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pileus.kernel.agents import Fence
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Invalid, Unavailable
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Tx
+
+from . import attachment, qos, states
+from .agent_contract import VOLUME_HOST, VolumeHost
+from .attachment import ATTACHED, ATTACHING, ATTACHMENTS, DETACHING, RESERVED, Attachment
+from .driver import Export
+from .volume import VOLUMES, Volume
+from .volumes.sagas import backend_of
+
+# The status of a volume by what its attachments are; the first that any of them is.
+_STATUSES = {
+    ATTACHED: states.IN_USE,
+    ATTACHING: states.ATTACHING,
+    DETACHING: states.DETACHING,
+    RESERVED: states.RESERVED,
+}
+
+
+def status_of(attachments: Sequence[Attachment]) -> str:
+    """What a volume is that has these attachments."""
+    there = {a.status for a in attachments}
+    return next((s for of, s in _STATUSES.items() if of in there), states.AVAILABLE)
+
+
+async def reserve(tx: Tx, volume_id: str, wanted: Attachment) -> Attachment:
+    """Adds the attachment, if there is none with its id. Raises NotFound, Invalid."""
+    volume = await VOLUMES.get(tx, volume_id)
+    known = await ATTACHMENTS.find(tx, wanted.id)
+    if known is not None:
+        return known
+    others = await attachment.of_volume(tx, volume_id)
+    check_free(volume, others, wanted.server_id)
+    made = await ATTACHMENTS.insert(tx, wanted)
+    await _say(tx, volume, [*others, made])
+    return made
+
+
+def check_free(volume: Volume, others: Sequence[Attachment], server_id: str) -> None:
+    """Raises Invalid unless the volume may have one more attachment."""
+    if "error" in volume.shown:
+        raise Invalid(
+            "Invalid volume: Volume attachments can not be created if the volume is in an error "
+            f"state. The Volume {volume.id} currently has a status of: {volume.shown}"
+        )
+    free = {states.AVAILABLE} | ({states.IN_USE} if volume.is_multiattach else set())
+    moves = bool(server_id) and any(a.server_id == server_id for a in others)
+    if volume.task or not (
+        volume.status in free
+        or (volume.is_multiattach and volume.status in states.ATTACHED_STATES)
+        or (moves and volume.status in (states.IN_USE, states.RESERVED))
+    ):
+        raise Invalid(
+            f"Invalid volume: Volume {volume.id} status must be {' or '.join(sorted(free))} to "
+            f"reserve, but the current status is {volume.shown}."
+        )
+
+
+async def _say(tx: Tx, volume: Volume, attachments: Sequence[Attachment]) -> Volume:
+    """The volume's status follows its attachments, unless an administrator set another."""
+    status = status_of(attachments)
+    if volume.status in (states.ATTACHED_STATES | {states.AVAILABLE}) and volume.status != status:
+        volume = await VOLUMES.change(tx, volume, status=status)
+    return volume
+
+
+async def change(tx: Tx, one: Attachment, **changes: Any) -> Attachment:
+    """Changes an attachment, and the status of its volume with it."""
+    one = await ATTACHMENTS.change(tx, one, **changes)
+    volume = await VOLUMES.get(tx, one.volume_id)
+    await _say(tx, volume, await attachment.of_volume(tx, volume.id))
+    return one
+
+
+async def connect(
+    runtime: Runtime, one: Attachment, connector: dict[str, Any], status: str = ATTACHING
+) -> Attachment:
+    """The host of the volume serves it. Raises Unavailable, Invalid."""
+    volume = await VOLUMES.get(runtime.store, one.volume_id)
+    read_only = one.mode == "ro" or bool(volume.is_read_only)
+    export = await exported(runtime, volume, one.id, read_only)
+    async with runtime.store.tx() as tx:
+        fresh = await ATTACHMENTS.get(tx, one.id)
+        changes: dict[str, Any] = {
+            "export": export,
+            "connector": connector,
+            "host_name": connector.get("host") or fresh.host_name,
+            "device": connector.get("mountpoint") or fresh.device,
+        }
+        if fresh.mode == "null":
+            changes["mode"] = "ro" if read_only else "rw"
+        if fresh.status in (RESERVED, ATTACHING):
+            changes["status"] = status
+            changes["attached_at"] = tx.now if status == ATTACHED else ""
+        return await change(tx, fresh, **changes)
+
+
+async def exported(
+    runtime: Runtime, volume: Volume, attachment_id: str, is_read_only: bool
+) -> Export:
+    limits = await qos.limits_of(runtime.store, volume.volume_type_id)
+    host = await at(runtime, volume)
+    return await host.export(backend_of(volume), attachment_id, is_read_only, limits)
+
+
+async def at(runtime: Runtime, volume: Volume) -> VolumeHost:
+    """The agent where it lies. Raises Unavailable."""
+    if not volume.host:
+        raise Unavailable(f"Volume {volume.id} lies nowhere yet.")
+    await runtime.store.sync()
+    return runtime.agents.proxy(VOLUME_HOST, volume.host, Fence())
+
+
+async def complete(runtime: Runtime, attachment_id: str, **changes: Any) -> Attachment:
+    """It is attached now. Raises NotFound."""
+    async with runtime.store.tx() as tx:
+        one = await ATTACHMENTS.get(tx, attachment_id)
+        at = one.attached_at or tx.now
+        one = await change(tx, one, status=ATTACHED, attached_at=at, **changes)
+        await emit(tx, "volume.attach.end", one.project_id, id=one.volume_id, attachment_id=one.id)
+    return one
+
+
+async def detach(runtime: Runtime, attachment_id: str) -> list[Attachment]:
+    """It is served no longer, and gone; those that the volume has left. An unknown one is detached."""
+    one = await ATTACHMENTS.find(runtime.store, attachment_id)
+    if one is None:
+        return []
+    volume = await VOLUMES.find(runtime.store, one.volume_id)
+    if volume is not None and volume.host and one.export is not None:
+        await (await at(runtime, volume)).withdraw(backend_of(volume), one.id)
+    async with runtime.store.tx() as tx:
+        fresh = await ATTACHMENTS.find(tx, attachment_id)
+        if fresh is not None:
+            await ATTACHMENTS.delete(tx, fresh)
+            await emit(tx, "volume.detach.end", one.project_id, id=one.volume_id)
+        left = await attachment.of_volume(tx, one.volume_id)
+        volume = await VOLUMES.find(tx, one.volume_id)
+        if volume is not None:
+            await _say(tx, volume, left)
+    return left

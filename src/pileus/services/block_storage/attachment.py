@@ -1,0 +1,71 @@
+"""The attachment as it is kept: that a volume is for a server, or a host, and how it gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from pileus.kernel.store import Page, Reader, Record, Table
+
+from .driver import Export
+
+RESERVED, ATTACHING, ATTACHED, DETACHING = "reserved", "attaching", "attached", "detaching"
+
+
+class Attachment(Record, kw_only=True, frozen=True):
+    """`connector` is what the other side said of itself; `export` is there once it may connect."""
+
+    volume_id: str
+    project_id: str
+    server_id: str = ""
+    status: str = RESERVED
+    mode: str = "null"
+    connector: dict[str, Any] = {}
+    export: Export | None = None
+    device: str | None = None
+    host_name: str | None = None
+    attached_at: str = ""
+    is_used: bool = False  # by a server of the compute service, which alone may end it
+
+    @property
+    def connection_info(self) -> dict[str, Any]:
+        """As `os-brick` would read it."""
+        if self.export is None:
+            return {}
+        data = {k: v for k, v in msgspec.to_builtins(self.export).items() if v not in ("", 0)}
+        mode = "ro" if self.export.is_read_only else "rw"
+        return {
+            **data,
+            "driver_volume_type": "nbd",
+            "volume_id": self.volume_id,
+            "attachment_id": self.id,
+            "access_mode": mode,
+            "encrypted": False,
+            "qos_specs": None,
+            "discard": True,
+        }
+
+
+ATTACHMENTS = Table(
+    "block_storage_attachments",
+    Attachment,
+    columns=("volume_id", "project_id", "server_id", "status"),
+    indexes=(("volume_id",), ("server_id",), ("project_id", "created_at", "id")),
+    noun="Volume attachment",
+)
+
+
+async def of_volume(db: Reader, volume_id: str) -> list[Attachment]:
+    return await ATTACHMENTS.all(db, volume_id=volume_id)
+
+
+async def of_volumes(db: Reader, ids: Sequence[str]) -> Mapping[str, list[Attachment]]:
+    """The attachments of several volumes, by volume."""
+    found: dict[str, list[Attachment]] = {id: [] for id in ids}
+    if ids:
+        page = Page({"volume_id": list(ids)}, (("created_at", False), ("id", False)), limit=100_000)
+        for one in await ATTACHMENTS.list(db, page):
+            found[one.volume_id].append(one)
+    return found

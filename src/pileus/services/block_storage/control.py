@@ -1,0 +1,26 @@
+"""Control's ear for hosts of volumes."""
+
+from __future__ import annotations
+
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Page
+
+from .unmanaged import UNMANAGED
+from .volume import VOLUMES
+from .volumes.sagas import backend_of
+
+
+class KeptVolumes:
+    """Keeps VOLUME_CONTROL."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def keep(self, host: str, ids: list[str]) -> list[str]:
+        await self.runtime.store.visible()
+        store, every = self.runtime.store, 1_000_000
+        records = await VOLUMES.list(store, Page({"host": host}, limit=every))
+        records += await VOLUMES.list(store, Page({"status": "migrating"}, limit=every))
+        known = {backend_of(v) for v in records}
+        known.update(u.id for u in await UNMANAGED.all(self.runtime.store, host=host))
+        return [id for id in ids if id in known]

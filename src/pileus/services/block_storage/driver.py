@@ -1,0 +1,177 @@
+"""What a volume back end promises: volumes made, grown, copied, exported to guests' hosts and deleted.
+
+Everything here travels between control and host as msgpack: bytes come from, and go to, a URL with
+a ticket. Sizes are in GiB where a name ends so, in bytes otherwise.
+
+Promises every driver keeps (the suite in `pileus.testing.drivers.volume` asks for each):
+- a call may be repeated with the same arguments: the second one finds the work done;
+- calls for one volume wait for each other, calls for different volumes do not;
+- a process that dies at any point leaves nothing that `start_up` and the repeated call cannot put
+right: half a volume is none;
+- what a guest was told is written is on the disk, whoever dies next;
+- exports outlive the process: `close` leaves them serving and `start_up` finds them again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class ImageBytes(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
+    """Made of an image. `size` in bytes, 0 when unknown; so is an empty checksum."""
+
+    id: str
+    url: str
+    disk_format: str = "raw"
+    checksum_sha512: str = ""
+    size: int = 0
+
+
+class OfVolume(msgspec.Struct, frozen=True, kw_only=True, tag="volume"):
+    """A copy of another volume of this back end, as it is now."""
+
+    volume_id: str
+
+
+class OfSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """A copy of a volume of this back end as a snapshot of it kept it."""
+
+    volume_id: str
+    snapshot_id: str
+
+
+Source = ImageBytes | OfVolume | OfSnapshot
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a volume may do in a second, reads and writes together or each; 0 is without limit."""
+
+    total_bytes_sec: int = 0
+    read_bytes_sec: int = 0
+    write_bytes_sec: int = 0
+    total_iops_sec: int = 0
+    read_iops_sec: int = 0
+    write_iops_sec: int = 0
+
+
+class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume as asked for; blank (all zeros) without a `source`, which is never larger."""
+
+    id: str
+    size_gib: int
+    project_id: str
+    source: Source | None = None
+    passphrase: str = ""  # of a LUKS volume; "" is not encrypted
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume as found. `exports`: the ids of the attachments that it is exported for."""
+
+    id: str
+    size_gib: int
+    snapshots: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attachment reaches its volume.
+
+    `host` is the machine that serves it; a guest there opens `path`, the NBD socket, without going over the
+    network. From elsewhere it is `address`:`port` by TLS with `secret`, a pre-shared key of this attachment alone.
+    The device that a guest sees is the first `size` bytes.
+    """
+
+    attachment_id: str
+    host: str
+    path: str = ""
+    address: str = ""
+    port: int = 0
+    secret: str = ""
+    name: str = ""
+    size: int = 0
+    is_read_only: bool = False
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pool of a back end has, as `os-volume-hosts`' `get_pools` shows it."""
+
+    name: str
+    total_gib: int
+    free_gib: int
+    is_thin: bool = True
+    storage_protocol: str = "nbd"
+
+
+class VolumeDriver(Protocol):
+    """The verbs of a volume back end.
+
+    Each raises NotFound for a volume it does not have, unless it says otherwise.
+    """
+
+    async def start_up(self) -> None:
+        """Make the state folder usable, adopt the exports that still serve. Needed once."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything but the exports."""
+        ...
+
+    async def create(self, spec: VolumeSpec) -> Volume:
+        """Make the volume; one that is there is answered as found.
+
+        Raises Invalid for an image that may not be used (see `pileus.host.images`), Conflict where there is no room.
+        """
+        ...
+
+    async def delete(self, volume_id: str) -> None:
+        """An unknown volume is a deleted one. Raises Conflict while it is exported or has snapshots.
+
+        Copies made of it do not need it any more.
+        """
+        ...
+
+    async def extend(self, volume_id: str, size_gib: int) -> Volume:
+        """Grow the volume, under its exports too, and without a stop. Never shrinks."""
+        ...
+
+    async def snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """Keep the volume as it is now, by that name; what is exported goes on being written."""
+        ...
+
+    async def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        """An unknown snapshot, or one of an unknown volume, is deleted."""
+        ...
+
+    async def revert(self, volume_id: str, snapshot_id: str) -> Volume:
+        """The volume is what it was at its snapshot; its size stays. Raises Conflict while exported."""
+        ...
+
+    async def export(
+        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+    ) -> Export:
+        """Serve the volume for one attachment; asked again, the same export, with these limits now."""
+        ...
+
+    async def withdraw(self, volume_id: str, attachment_id: str) -> None:
+        """Serve it no longer; what was written is on disk by then. An unknown export is withdrawn."""
+        ...
+
+    async def send(self, volume_id: str, snapshot_id: str, disk_format: str, url: str) -> int:
+        """Send a volume, or a snapshot of it where one is named, to a URL in that format; bytes sent."""
+        ...
+
+    async def receive(self, volume_id: str, url: str, size: int) -> None:
+        """Overwrite a volume with raw bytes from a URL, as a backup gives them. Raises Conflict while exported."""
+        ...
+
+    async def volumes(self) -> list[Volume]:
+        """Every volume here, in the order of their ids."""
+        ...
+
+    async def pools(self) -> list[Pool]: ...
+
+    async def sweep(self, keep: set[str]) -> list[str]:
+        """Delete the volumes, whole or half made, that are not in `keep`; the ids deleted."""
+        ...

@@ -1,0 +1,1 @@
+"""Back ends of volumes. Only the agent imports them."""

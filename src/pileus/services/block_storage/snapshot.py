@@ -1,0 +1,54 @@
+"""The snapshot as it is kept."""
+
+from __future__ import annotations
+
+from pileus.kernel.quota import Quota
+from pileus.kernel.store import Many, Page, Reader, Record, Table
+
+from .volume import SERVICE, pairs
+
+
+class Snapshot(Record, kw_only=True, frozen=True):
+    """`size` in GiB is its volume's at that time."""
+
+    project_id: str
+    user_id: str
+    volume_id: str
+    size: int
+    status: str = "creating"
+    name: str | None = None
+    description: str | None = None
+    metadata: dict[str, str] = {}
+    group_snapshot_id: str | None = None
+    backend_id: str = ""
+
+
+SNAPSHOTS = Table(
+    "block_storage_snapshots",
+    Snapshot,
+    columns=(
+        "project_id",
+        "user_id",
+        "volume_id",
+        "status",
+        "name",
+        "size",
+        "group_snapshot_id",
+    ),
+    indexes=(("project_id", "created_at", "id"), ("volume_id",)),
+    many=(Many("metadata", lambda s: pairs(s.metadata)),),
+    quotas=(
+        Quota(SERVICE, "snapshots", 10),
+        Quota(SERVICE, "gigabytes", 1000, of=lambda s: s.size),
+    ),
+    noun="Snapshot",
+)
+
+
+async def count_of(db: Reader, volume_id: str) -> int:
+    """How many snapshots a volume has."""
+    return await SNAPSHOTS.count(db, Page({"volume_id": volume_id}))
+
+
+def backend_name(snapshot: Snapshot) -> str:
+    return snapshot.backend_id or snapshot.id

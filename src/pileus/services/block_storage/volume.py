@@ -1,0 +1,97 @@
+"""The volume as it is kept. https://docs.openstack.org/api-ref/block-storage/v3/#volumes-volumes"""
+
+from __future__ import annotations
+
+from pileus.kernel.quota import Quota
+from pileus.kernel.store import Column, Many, Record, Table
+
+SERVICE = "block-storage"
+BY_TYPE, BY_HOST = SERVICE + ".types", SERVICE + ".hosts"  # usage by other owners than projects
+PER_VOLUME = "per_volume_gigabytes"
+
+
+class Volume(Record, kw_only=True, frozen=True):
+    """`size` in GiB; `status` and `task`: see `states`. `host` is where it lies, "" before that is known.
+
+    `backend_id` is its name there. `image_metadata` is what its image said of guests, None without an image.
+    """
+
+    project_id: str
+    user_id: str
+    size: int
+    status: str = "creating"
+    task: str = ""
+    name: str | None = None
+    description: str | None = None
+    zone: str = "nova"
+    volume_type_id: str = ""
+    host: str = ""
+    backend_id: str = ""
+    snapshot_id: str | None = None
+    source_volid: str | None = None
+    image_id: str = ""
+    backup_id: str | None = None
+    metadata: dict[str, str] = {}
+    image_metadata: dict[str, str] | None = None
+    is_bootable: bool = False
+    is_read_only: bool | None = None
+    is_multiattach: bool = False
+    encryption_key_id: str = ""
+    passphrase: str = ""
+    group_id: str | None = None
+    migration_status: str | None = None
+    wanted_host: str = ""  # that a hint or an administrator named
+
+    @property
+    def shown(self) -> str:
+        """The API's status."""
+        return {"managing": "creating"}.get(self.task, self.task) or self.status
+
+
+def pairs(values: dict[str, str] | None) -> list[str]:
+    return sorted(f"{k}={v}" for k, v in (values or {}).items())
+
+
+VOLUMES = Table(
+    "block_storage_volumes",
+    Volume,
+    columns=(
+        "project_id",
+        "user_id",
+        "name",
+        "size",
+        Column("status", lambda v: v.shown),
+        "zone",
+        "volume_type_id",
+        "host",
+        "group_id",
+        "source_volid",
+        "snapshot_id",
+        "migration_status",
+        "is_bootable",
+        "is_multiattach",
+    ),
+    indexes=(("project_id", "created_at", "id"), ("host",), ("group_id",), ("volume_type_id",)),
+    many=(
+        Many("metadata", lambda v: pairs(v.metadata)),
+        Many("image_metadata", lambda v: pairs(v.image_metadata)),
+    ),
+    quotas=(
+        Quota(SERVICE, "volumes", 10),
+        Quota(SERVICE, "gigabytes", 1000, of=lambda v: v.size),
+        Quota(BY_TYPE, "volumes", project=lambda v: f"{v.project_id}/{v.volume_type_id}"),
+        Quota(
+            BY_TYPE,
+            "gigabytes",
+            of=lambda v: v.size,
+            project=lambda v: f"{v.project_id}/{v.volume_type_id}",
+        ),
+        Quota(
+            BY_HOST,
+            "gigabytes",
+            of=lambda v: v.size if v.host else 0,
+            project=lambda v: v.host,
+        ),
+    ),
+    noun="Volume",
+)

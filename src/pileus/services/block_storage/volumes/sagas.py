@@ -1,0 +1,212 @@
+"""The long work on volumes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pileus.kernel.events import emit
+from pileus.kernel.faults import Conflict, Invalid, NotFound
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.services.image.contract import IMAGES, ImageInfo
+
+from .. import messages, pools, qos
+from ..agent_contract import VOLUME_HOST, VolumeHost
+from ..driver import ImageBytes, OfSnapshot, OfVolume, Source, VolumeSpec
+from ..scheduling import Wanted, choose
+from ..snapshot import SNAPSHOTS, Snapshot, backend_name
+from ..states import ERROR_MANAGING, VOLUME
+from ..volume import VOLUMES, Volume
+from ..volume_type import VOLUME_TYPES
+
+_COPIES_S = 3600  # how long bytes may take
+
+
+def backend_of(volume: Volume) -> str:
+    """Its name at its host."""
+    return volume.backend_id or volume.id
+
+
+async def at_host(run: Run[Volume]) -> VolumeHost:
+    return await run.agent(VOLUME_HOST, on=run.record.host)
+
+
+async def tell_create(run: Run[Volume]) -> None:
+    await messages.tell(run, "VOLUME", "create")
+
+
+async def schedule(run: Run[Volume]) -> Changes:
+    """Chooses the host: where its source lies, or what a pool has. Raises NoCapacity."""
+    volume = run.record
+    if volume.host:
+        return {}
+    return {"host": await chosen(run.runtime, volume, await _source_host(run.runtime, volume))}
+
+
+async def chosen(runtime: Runtime, volume: Volume, only: str = "", never: str = "") -> str:
+    """Raises NoCapacity."""
+    kind = await VOLUME_TYPES.find(runtime.store, volume.volume_type_id)
+    asked = only or volume.wanted_host
+    wanted = Wanted(
+        volume.size,
+        kind.extra_specs if kind else {},
+        volume.zone,
+        frozenset({asked} - {""}),
+        frozenset({never} - {""}),
+    )
+    return choose(await pools.pools(runtime), wanted).host
+
+
+async def _source_host(runtime: Runtime, volume: Volume) -> str:
+    """Copies are made where the original lies, "" if there is none."""
+    origin = volume.source_volid
+    if volume.snapshot_id:
+        origin = (await SNAPSHOTS.get(runtime.store, volume.snapshot_id)).volume_id
+    return (await VOLUMES.get(runtime.store, origin)).host if origin else ""
+
+
+async def build(run: Run[Volume]) -> Changes:
+    """The host makes it, out of its source if it has one."""
+    volume = run.record
+    spec = VolumeSpec(
+        id=backend_of(volume),
+        size_gib=volume.size,
+        project_id=volume.project_id,
+        source=await _source(run),
+        passphrase=volume.passphrase,
+    )
+    await (await at_host(run)).create(spec)
+    return {"wanted_host": ""}
+
+
+async def _source(run: Run[Volume]) -> Source | None:
+    volume, store = run.record, run.runtime.store
+    if volume.snapshot_id:
+        snapshot: Snapshot = await SNAPSHOTS.get(store, volume.snapshot_id)
+        origin = await VOLUMES.get(store, snapshot.volume_id)
+        return OfSnapshot(volume_id=backend_of(origin), snapshot_id=backend_name(snapshot))
+    if volume.source_volid:
+        return OfVolume(volume_id=backend_of(await VOLUMES.get(store, volume.source_volid)))
+    if volume.image_id:
+        return await image_bytes(run, volume.image_id)
+    return None
+
+
+async def image_bytes(run: Run[Volume], image_id: str) -> ImageBytes:
+    """Raises Invalid for an image that nobody may open, NotFound."""
+    images = run.peer(IMAGES)
+    image = await images.image(run.caller, image_id)
+    check_image(image)
+    return ImageBytes(
+        id=image.id,
+        url=await images.ticket(image.id),
+        disk_format=image.disk_format,
+        checksum_sha512=image.sha512,
+        size=image.size,
+    )
+
+
+def check_image(image: ImageInfo) -> None:
+    """Raises Invalid."""
+    if image.status != "active":
+        raise Invalid(f"Image {image.id} is not active: its status is {image.status}.")
+    if image.unsafe:
+        raise Invalid(f"Image {image.id} is unacceptable: {image.unsafe}")
+
+
+async def unbuild(run: Run[Volume]) -> None:
+    if run.record.host:
+        await (await at_host(run)).delete(backend_of(run.record))
+
+
+def _homeless(record: Volume, failure: object) -> Changes:
+    return {"host": "", "wanted_host": ""}
+
+
+async def remove_snapshots(run: Run[Volume]) -> None:
+    """Those that go with it."""
+    store = run.runtime.store
+    for snapshot in await SNAPSHOTS.all(store, volume_id=run.record.id):
+        if run.record.host:
+            host = await at_host(run)
+            await host.delete_snapshot(backend_of(run.record), backend_name(snapshot))
+        async with store.tx() as tx:
+            found = await SNAPSHOTS.find(tx, snapshot.id)
+            if found is not None:
+                await SNAPSHOTS.delete(tx, found)
+                await emit(tx, "snapshot.delete.end", found.project_id, id=found.id)
+
+
+async def remove(run: Run[Volume]) -> None:
+    """One that could not be managed is still its host's."""
+    if run.record.host and run.record.status != ERROR_MANAGING:
+        try:
+            await (await at_host(run)).delete(backend_of(run.record))
+        except NotFound:
+            return
+
+
+async def tell_delete(run: Run[Volume]) -> None:
+    await messages.tell(run, "VOLUME", "delete")
+
+
+async def grow(run: Run[Volume]) -> Changes:
+    await (await at_host(run)).extend(backend_of(run.record), run.becoming.size)
+    return {"size": run.becoming.size}
+
+
+async def tell_extend(run: Run[Volume]) -> None:
+    await messages.tell(run, "VOLUME", "extend")
+
+
+async def turn_back(run: Run[Volume]) -> None:
+    """What it was at its snapshot."""
+    snapshot = await SNAPSHOTS.get(run.runtime.store, run.becoming.snapshot_id or "")
+    await (await at_host(run)).revert(backend_of(run.record), backend_name(snapshot))
+
+
+async def change_type(run: Run[Volume]) -> Changes:
+    """Its limits are those of the new type's at the next connection."""
+    kind = await VOLUME_TYPES.get(run.runtime.store, run.becoming.volume_type_id)
+    if run.becoming.is_multiattach != kind.wants("multiattach"):
+        raise Conflict(f"Volume type {kind.name} has changed meanwhile.")
+    await qos.limits_of(run.runtime.store, kind.id)
+    return {"volume_type_id": kind.id, "is_multiattach": run.becoming.is_multiattach}
+
+
+async def overwrite(run: Run[Volume]) -> Changes:
+    """The image's bytes in the place of its own: made anew under the same name."""
+    source = await image_bytes(run, run.becoming.image_id)
+    volume, host = run.record, await at_host(run)
+    await host.delete(backend_of(volume))
+    spec = VolumeSpec(
+        id=backend_of(volume), size_gib=volume.size, project_id=volume.project_id, source=source
+    )
+    await host.create(spec)
+    return {
+        "image_id": run.becoming.image_id,
+        "image_metadata": run.becoming.image_metadata,
+        "is_bootable": True,
+    }
+
+
+CREATE = Saga(
+    "volume.create",
+    VOLUMES,
+    VOLUME,
+    "create",
+    Step(schedule, tell_create),
+    Step(build, unbuild, timeout_s=_COPIES_S),
+    failed=_homeless,
+)
+DELETE = Saga(
+    "volume.delete", VOLUMES, VOLUME, "delete", Step(remove_snapshots, tell_delete), Step(remove)
+)
+EXTEND = Saga("volume.resize", VOLUMES, VOLUME, "extend", Step(grow, tell_extend))
+REVERT = Saga("volume.revert", VOLUMES, VOLUME, "revert", Step(turn_back))
+RETYPE = Saga("volume.retype", VOLUMES, VOLUME, "retype", Step(change_type))
+REIMAGE = Saga("volume.reimage", VOLUMES, VOLUME, "reimage", Step(overwrite, timeout_s=_COPIES_S))
+
+
+def becoming(volume: Volume, **changes: object) -> Volume:
+    return msgspec.structs.replace(volume, **changes)
