@@ -152,8 +152,8 @@ class Sagas:
     me: str
     known: dict[str, Saga[Any]] = field(default_factory=dict)
     _live: dict[str, _Live] = field(default_factory=dict)
-    # those that another saga waits for
-    _ended: dict[str, asyncio.Event] = field(default_factory=dict)
+    _ended: dict[str, asyncio.Event] = field(default_factory=dict)  # another saga waits for them
+    alive: frozenset[str] = frozenset()  # the controls that live, as last heard
     _stopping: bool = False
 
     def register(self, *sagas: Saga[Any]) -> None:
@@ -247,7 +247,7 @@ class Sagas:
 
     async def adopt(self, alive: frozenset[str]) -> int:
         """Takes over what belongs to no living control; how many."""
-        taken = 0
+        self.alive, taken = alive, 0
         for entry in await JOURNAL.all(self.runtime.store):
             mine = entry.owner == self.me and entry.id in self._live
             if mine or entry.parked or (entry.owner in alive and entry.owner != self.me):

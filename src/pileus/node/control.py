@@ -40,9 +40,10 @@ def find_services(off: Sequence[str] = ()) -> list[Service]:
 
 
 class Lease(Record, kw_only=True, frozen=True):
-    """A control that is alive, by the id under which its sagas run."""
+    """A control that is alive, by the id under which its sagas run. `place`: the machine and folder it runs out of."""
 
     seen_at: float
+    place: str = ""
 
 
 LEASES = Table("controls", Lease)
@@ -105,7 +106,9 @@ class Control:
             await service.bootstrap(runtime)
         self._add_reconcilers()
         await self._outbox.start()
+        await self._succeed()
         await self._adopt("")
+        await self._tell_hosts()
         await runtime.reconcilers.start()
 
     async def stop(self) -> None:
@@ -124,6 +127,18 @@ class Control:
         # Alone, too: a full disk may have lost the end of a saga whose runner is gone.
         add("kernel.adopt", _LEASE_S if self.store.shared else _SWEEP_S, self._adopt)
 
+    @property
+    def _place(self) -> str:
+        return f"{self.name}:{self.data.absolute()}"
+
+    async def _succeed(self) -> None:
+        """Who ran out of this folder before us is dead: nobody waits until its lease has run out."""
+        if self.store.shared:
+            async with self.store.tx() as tx:
+                for lease in await LEASES.all(tx):
+                    if lease.place == self._place:
+                        await LEASES.delete(tx, lease)
+
     async def _adopt(self, key: str) -> None:
         """Renews our lease and takes over the sagas of controls whose lease has run out."""
         now, me = self.world.clock.time(), self.runtime.sagas.me
@@ -132,7 +147,7 @@ class Control:
             async with self.store.tx() as tx:
                 mine = await LEASES.find(tx, me)
                 if mine is None:
-                    await LEASES.insert(tx, Lease(id=me, seen_at=now))
+                    await LEASES.insert(tx, Lease(id=me, seen_at=now, place=self._place))
                 else:
                     await LEASES.change(tx, mine, seen_at=now)
                 for lease in await LEASES.all(tx):
@@ -140,7 +155,14 @@ class Control:
                         alive.add(lease.id)
                     elif now - lease.seen_at > 3600:
                         await LEASES.delete(tx, lease)
+        died = self.runtime.sagas.alive - alive
         await self.runtime.sagas.adopt(frozenset(alive))
+        if died:
+            await self._tell_hosts()
+
+    async def _tell_hosts(self) -> None:
+        """Hosts that wait for an answer of a control that is gone ask again."""
+        await self.agents.hint(HOST_REGISTRY, CONTROL)
 
     async def _sweep(self, key: str) -> None:
         """Drops tombstones and events that have been kept long enough."""

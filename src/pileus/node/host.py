@@ -59,6 +59,9 @@ class Hosts:
                 facts=facts,
                 speaker=self.hosts[0].name if host is not self.hosts[0] else "",
             )
+        if self.hosts:
+            agents = self.hosts[0].agents
+            await agents.on_hint(HOST_REGISTRY, CONTROL, lambda: agents.restarted(CONTROL))
         await self._join()
         self._task = asyncio.create_task(self._beat(), name="heartbeat")
 

@@ -88,10 +88,14 @@ class Host:
 
 @dataclass
 class TwoRoles:
-    """`cloud` is the control's; `more` makes another host out of its folder, options and machine, and does not start it."""
+    """`cloud` is the control's; `again` starts it anew where it was killed.
+
+    `more` makes another host out of its folder, options and machine, and does not start it.
+    """
 
     cloud: RunningCloud
     host: Host
+    again: Callable[[], RunningCloud]
     more: Callable[[Path, Sequence[str], Place | None], Host]
 
 
@@ -119,21 +123,26 @@ def two_roles(
         stack.callback(nats.stop)
         control = ["control", "--state", str(state), "--listen", listen]
         control += ["--store", store, "--bus", nats.url, *control_options]
-        process = _start(control, state / "pileus.log", ordinary=True)
-        stack.callback(_end, process)
-        (state / "pileus.pid").write_text(str(process.pid))
-        url, ready_ms = asyncio.run(background.ready(state, Clock()))
+
+        def again() -> RunningCloud:
+            process = _start(control, state / "pileus.log", ordinary=True)
+            stack.callback(_end, process)
+            (state / "pileus.pid").write_text(str(process.pid))
+            url, ready_ms = asyncio.run(background.ready(state, Clock()))
+            return RunningCloud(state, url, process, ready_ms)
+
+        cloud = again()
 
         def more(state: Path, options: Sequence[str], machine: Place | None) -> Host:
             state.mkdir(exist_ok=True)
-            command = ["host", "--state", str(state), "--bus", nats.url, "--control-url", url]
+            command = ["host", "--state", str(state), "--bus", nats.url, "--control-url", cloud.url]
             host = Host(state, [*command, *options], machine)
             stack.callback(host.stop)
             return host
 
         host = more(host_state, host_options, machine)
         host.start()
-        yield TwoRoles(RunningCloud(state, url, process, ready_ms), host, more)
+        yield TwoRoles(cloud, host, again, more)
 
 
 def _open_to_ordinary_user(folder: Path, state: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from pileus.kernel.agents import Agents
+from pileus.kernel.agents import CONTROL, Agents
 from pileus.kernel.auth import TOKENS
 from pileus.kernel.bus import MemoryBus
 from pileus.kernel.events import after, emit
+from pileus.kernel.hosts import HOST_REGISTRY
 from pileus.kernel.runtime import Provided
 from pileus.kernel.sagas import JOURNAL
 from pileus.kernel.sqlite import SqliteStore
@@ -99,6 +100,33 @@ def test_a_control_whose_lease_ran_out_is_followed_by_another(
             clock.at += 3601
             await b._adopt("")
             assert [lease.id for lease in await LEASES.all(b.store)] == [b.runtime.sagas.me]
+
+    asyncio.run(scene())
+
+
+def test_a_control_follows_at_once_who_ran_out_of_its_folder_and_tells_the_hosts(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async def scene() -> None:
+        database, ground, world = PostgresDatabase(postgres_url), Ground(), World(clock=Set())
+        stores = [await database.store(world), await database.store(world)]
+        async with control(stores[0], world, tmp_path, ground) as dead:
+            await dead.runtime.reconcilers.stop()
+            await begin(dead, "t1")
+            other = control(stores[1], world, tmp_path / "elsewhere", ground)
+            async with other as c:
+                assert c.runtime.sagas.alive == {c.runtime.sagas.me, dead.runtime.sagas.me}
+                told = asyncio.Event()
+                await c.agents.on_hint(HOST_REGISTRY, CONTROL, told.set)
+                again = Control(
+                    world, c.store, c.bus, c.agents, tmp_path, "http://x", services=[TOY]
+                )
+                await again._succeed()
+                await c._adopt("")
+                await c.runtime.sagas.settled()
+                await c.store.sync()
+                assert (await THINGS.get(c.store, "t1")).status == "available"
+                await asyncio.wait_for(told.wait(), 5)
 
     asyncio.run(scene())
 

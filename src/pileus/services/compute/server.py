@@ -60,6 +60,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An image that is being made of the root disk. `keep`: how many backups of that type stay."""
 
     image_id: str
+    name: str = ""
+    metadata: dict[str, str] = {}
     backup_type: str = ""
     keep: int = 0
 

@@ -127,7 +127,7 @@ class ServerEvacuation(OfServer):
                 "one that does not answer can be forced down."
             )
         off = server.vm_state == states.STOPPED or ctx.version >= (2, 95)
-        changes = {
+        changes: dict[str, Any] = {
             "move": new_move(ctx, server),
             "requested_host": host,
             "vm_state": states.STOPPED if off else states.ACTIVE,

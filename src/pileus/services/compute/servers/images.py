@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pileus.kernel.faults import Conflict, Fault, Forbidden
+from pileus.kernel.auth import Caller
+from pileus.kernel.faults import Conflict, Forbidden
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import Body
@@ -57,7 +58,13 @@ def _wanted(run: Run[Server]) -> Snapshot:
     return run.becoming.snapshot
 
 
+async def reserve(run: Run[Server]) -> None:
+    """The image is there, empty: as a rule it is already. Raises Forbidden, OverQuota."""
+    await run.peer(IMAGES).reserve(run.caller, new_image(run.caller, run.record, _wanted(run)))
+
+
 async def begin_snapshot(run: Run[Server]) -> Changes:
+    await reserve(run)
     return {"task_state": _TAKING}
 
 
@@ -118,7 +125,7 @@ async def rotate(run: Run[Server]) -> Changes:
     return {}
 
 
-# The patience is for a control that died while it took the bytes: that is noticed after two minutes.
+# The patience is for a control that died while it took the bytes: that is noticed when its lease has run out.
 _COPY = (
     Step(begin_snapshot, discard),
     Step(take, timeout_s=1800),
@@ -144,10 +151,12 @@ class ServerImages(OfServer):
     @operation("POST", PATH, RULE + "create_image", action="createImage", status=202)
     async def create_image(self, ctx: Context, server: Server, body: CreateImage) -> Any:
         """A lock does not matter: the server stays as it is."""
-        wanted = Snapshot(image_id=ctx.runtime.world.new_id())
-        await make_image(
-            ctx, CREATE_IMAGE, server, wanted, body.name, _metadata(ctx, body.metadata)
+        wanted = Snapshot(
+            image_id=ctx.runtime.world.new_id(),
+            name=checks.name(body.name),
+            metadata=_metadata(ctx, body.metadata),
         )
+        await make_image(ctx, CREATE_IMAGE, server, wanted)
         if ctx.version >= (2, 45):
             return {"image_id": wanted.image_id}
         return Answer(headers={"location": f"{ctx.root}/image/images/{wanted.image_id}"})
@@ -156,12 +165,12 @@ class ServerImages(OfServer):
     async def create_backup(self, ctx: Context, server: Server, body: CreateBackup) -> Any:
         wanted = Snapshot(
             image_id=ctx.runtime.world.new_id(),
+            name=checks.name(body.name),
+            metadata=_metadata(ctx, body.metadata),
             backup_type=body.backup_type,
             keep=_rotation(body.rotation),
         )
-        await make_image(
-            ctx, CREATE_BACKUP, server, wanted, body.name, _metadata(ctx, body.metadata)
-        )
+        await make_image(ctx, CREATE_BACKUP, server, wanted)
         if ctx.version >= (2, 45):
             return {"image_id": wanted.image_id}
         if wanted.keep == 0:
@@ -186,31 +195,18 @@ def _rotation(given: int | str) -> int:
     return number
 
 
-async def make_image(
-    ctx: Context,
-    saga: Saga[Server],
-    server: Server,
-    wanted: Snapshot,
-    name: str,
-    metadata: dict[str, str],
-) -> None:
+async def make_image(ctx: Context, saga: Saga[Server], server: Server, wanted: Snapshot) -> None:
     """The image is there, empty, when this returns. Raises Conflict, Forbidden, OverQuota."""
-    checks.name(name)
     states.LIFECYCLE.check(saga.verb, server)
     launched(server, saga.verb)
-    images = ctx.peer(IMAGES)
-    asked = new_image(ctx, server, wanted, name, metadata)
-    await images.reserve(ctx.caller, asked)
-    try:
-        await begin(ctx, saga, server, saga.verb, snapshot=wanted)
-    except Fault:
-        await images.discard(wanted.image_id)
-        raise
+
+    async def reserve() -> None:
+        await ctx.peer(IMAGES).reserve(ctx.caller, new_image(ctx.caller, server, wanted))
+
+    await begin(ctx, saga, server, saga.verb, first=reserve, snapshot=wanted)
 
 
-def new_image(
-    ctx: Context, server: Server, wanted: Snapshot, name: str, metadata: dict[str, str]
-) -> NewImage:
+def new_image(caller: Caller, server: Server, wanted: Snapshot) -> NewImage:
     """It inherits what its server's image says of guests, and says whose it is."""
     inherited = {
         key: value
@@ -219,7 +215,7 @@ def new_image(
     }
     own = {
         "instance_uuid": server.id,
-        "user_id": ctx.caller.user_id,
+        "user_id": caller.user_id,
         "image_type": "backup" if wanted.backup_type else "snapshot",
         "image_location": "snapshot",
         "image_state": "available",
@@ -229,13 +225,13 @@ def new_image(
         own["base_image_ref"] = server.image.id
     if wanted.backup_type:
         own["backup_type"] = wanted.backup_type
-    foreign = ctx.caller.project_id != server.project_id
+    foreign = caller.project_id != server.project_id
     if foreign:
         own["instance_owner"] = server.project_id
     return NewImage(
         id=wanted.image_id,
-        name=name,
-        properties={**inherited, **own, **metadata},
+        name=wanted.name,
+        properties={**inherited, **own, **wanted.metadata},
         min_disk=server.flavor.disk,
         shared_with=server.project_id if foreign else "",
     )

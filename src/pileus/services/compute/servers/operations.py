@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -55,12 +55,14 @@ async def begin(
     server: Server,
     verb: str,
     now: Mapping[str, Any] | None = None,
+    first: Callable[[], Awaitable[None]] | None = None,
     **becoming: Any,
 ) -> None:
     """One transaction: the state, the saga and the instance action. Raises Conflict.
 
     `becoming`: what of the server shall be otherwise in the end; `now`: what is so at once, come what
-    may. The lock is the caller's to ask for.
+    may; `first`: what the saga does first, done for the caller to see how it goes. The lock is the
+    caller's to ask for.
     """
     sagas = ctx.runtime.sagas
     async with ctx.runtime.store.tx() as tx:
@@ -76,7 +78,11 @@ async def begin(
         if now:
             await SERVERS.change(tx, busy, **now)
         await instance_actions.record(tx, ctx, fresh, verb, entry.id)
-    sagas.launch(entry)
+    try:
+        if first is not None:
+            await first()
+    finally:
+        sagas.launch(entry)
 
 
 async def act(

@@ -54,6 +54,7 @@ class UnshelveServer(Body):
 
 async def shut_down(run: Run[Server]) -> Changes:
     """A suspended guest's disk is at rest already."""
+    await images.reserve(run)
     server = run.record
     if server.vm_state in (states.ACTIVE, states.PAUSED):
         runs = server.vm_state == states.ACTIVE
@@ -274,8 +275,8 @@ class ServerShelving(OfServer):
         unmoved(server, "shelve")
         suffix = "-shelved"
         name = server.name[: _NAME_LIMIT - len(suffix)] + suffix
-        wanted = Snapshot(image_id=ctx.runtime.world.new_id())
-        await images.make_image(ctx, SHELVE, server, wanted, name, {})
+        wanted = Snapshot(image_id=ctx.runtime.world.new_id(), name=name)
+        await images.make_image(ctx, SHELVE, server, wanted)
 
     @operation("POST", PATH, _RULE + "shelve_offload", action="shelveOffload", status=202)
     async def offload(self, ctx: Context, server: Server) -> None:

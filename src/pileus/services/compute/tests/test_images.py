@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
+from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Conflict
+from pileus.services.compute.server import SERVERS as SERVERS_TABLE
+from pileus.services.compute.server import Snapshot
+from pileus.services.compute.servers.images import CREATE_IMAGE
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
 
 IMAGES = "/image/v2/images"
@@ -181,6 +186,27 @@ def test_an_image_is_not_given_what_images_say_of_themselves(stage: Stage) -> No
             assert (await snapshot(s, id, action)).status == 403
         assert await images(s) == []
         assert (await s.server(id))["OS-EXT-STS:task_state"] is None
+
+    stage.play(story)
+
+
+def test_a_control_that_dies_before_the_image_is_there_leaves_a_saga_that_makes_it(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        runtime = s.cloud.runtime
+        wanted = Snapshot(image_id=runtime.world.new_id(), name="snap")
+        server = await SERVERS_TABLE.get(runtime.store, await s.boot())
+        becoming = msgspec.structs.replace(server, snapshot=wanted)
+        caller = Caller(
+            user_id=s.member.user_id, project_id=s.member.project_id, roles=frozenset({"member"})
+        )
+        async with runtime.store.tx() as tx:
+            await runtime.sagas.begin(tx, CREATE_IMAGE, server, becoming=becoming, caller=caller)
+        await runtime.sagas.adopt(frozenset())
+        await s.cloud.settle()
+        (image,) = await images(s)
+        assert (image["id"], image["status"]) == (wanted.image_id, "active")
 
     stage.play(story)
 
