@@ -43,6 +43,10 @@ class NetlinkWire:
     def close(self) -> None:
         self._socket.close()
 
+    def detach(self) -> socket.socket:
+        """For one who goes on by himself."""
+        return self._socket
+
     def do(self, kind: int, flags: int, body: bytes) -> None:
         """A change, acknowledged. Raises Refused."""
         self._send(kind, flags | ACK, body)
@@ -67,12 +71,7 @@ class NetlinkWire:
     def _answers(self) -> Iterator[bytes]:
         """Payloads up to the acknowledgement or the end of the dump."""
         while True:
-            data = self._socket.recv(_LARGEST)
-            at = 0
-            while at + _HEADER.size <= len(data):
-                size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
-                payload = data[at + _HEADER.size : at + size]
-                at += (size + 3) & ~3
+            for kind, sequence, payload in messages(self._socket.recv(_LARGEST)):
                 if sequence != self._sequence:
                     continue  # the rest of a dump that its reader gave up
                 if kind == _DONE:
@@ -83,6 +82,17 @@ class NetlinkWire:
                         raise Refused(code)
                     return
                 yield payload
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Kind, sequence number and payload of each."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size:
+            return
+        yield kind, sequence, data[at + _HEADER.size : at + size]
+        at += (size + 3) & ~3
 
 
 def attribute(kind: int, data: bytes) -> bytes:

@@ -22,7 +22,9 @@ from .flavors import Flavors, ServiceProfiles, ServiceProviders
 from .floating_ips import FloatingIps
 from .guests.kept import KeptNetwork
 from .ip_availability import FloatingIpPools, IpAvailabilities
+from .metering import MeteringLabels, MeteringRules
 from .networks import Networks
+from .packet_logs import LoggableResources, PacketLogs
 from .port_forwardings import PortForwardings
 from .ports.operations import Ports
 from .qos.policies import Policies
@@ -74,6 +76,10 @@ SERVICE = Service(
         *QOS_RESOURCES,
         DefaultRules,
         Flavors,
+        LoggableResources,
+        MeteringLabels,
+        MeteringRules,
+        PacketLogs,
         FloatingIpPools,
         IpAvailabilities,
         RbacPolicies,

@@ -18,11 +18,12 @@ from .contract import GUEST_METADATA
 from .control import decode_document
 from .desired import HostDocument
 from .driver import HostNetwork, NetworkDriver, Observed
-from .wiring import NETWORK_CONTROL, NETWORK_HOST
+from .wiring import NETWORK_CONTROL, NETWORK_HOST, Traffic
 
 log = logging.getLogger(__name__)
 _PERIOD_S = 30.0  # hints may be lost
 _EMPTY_S = 300.0  # of a host with nothing on it, whose first guest asks for itself
+_METERED_S = 60.0
 _GATHER_S = 0.03  # hints come in swarms; whoever cannot wait calls `sync`
 _TRIES = 8
 _AT_ONCE = 2000  # ids in one report
@@ -43,11 +44,13 @@ class NetworkAgent:
         self._loop = Reconcilers(host.world)
         self._started = self._is_hinted = False
         self._looked_at = -_EMPTY_S
+        self._metered_at = host.world.clock.monotonic()
 
     async def start(self) -> dict[str, Any]:
         if not self._started:
             await self.driver.start_up()
             self._loop.add("network", _PERIOD_S, self._run)
+            self._loop.add("network.meters", _METERED_S, self._tell_metered)
             await self.host.agents.on_hint(NETWORK_HOST, self.host.name, self._hint)
             self._started = True
         await self.refresh()
@@ -89,6 +92,17 @@ class NetworkAgent:
         await clock.sleep(_GATHER_S)
         await self.refresh()
         self._looked_at = clock.monotonic()
+
+    async def _tell_metered(self, key: str) -> None:
+        now, since = self.host.world.clock.monotonic(), self._metered_at
+        self._metered_at = now
+        found = await self.driver.metered()
+        told = {
+            id: Traffic(packets=packets, octets=octets, span_s=now - since)
+            for id, (packets, octets) in found.items()
+        }
+        if told:
+            await self.host.agents.proxy(NETWORK_CONTROL, CONTROL).metered(self.host.name, told)
 
     async def refresh(self) -> None:
         """Returns when the host is what control wanted at the time of the call, or later. Calls share the work."""

@@ -14,10 +14,11 @@ from pileus.kernel.store import Page, Tx
 from .desired import HostDocument, host_document
 from .floating_ip import FLOATING_IPS, tell_floating
 from .memory import Memory
+from .metering import tell_metered
 from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
 from .settings import settings_of
-from .wiring import Piece
+from .wiring import Piece, Traffic
 
 _PIECE = 192 * 1024  # a bus message is at most 256 KiB
 _OPEN = 64  # documents being fetched in pieces
@@ -59,6 +60,11 @@ class KeptControl:
             for ids, status in ((up, ACTIVE), (down, DOWN)):
                 await self._ports(tx, host, ids, status)
                 await self._floating(tx, ids, status)
+
+    async def metered(self, host: str, passed: dict[str, Traffic]) -> None:
+        at = self.runtime.world.clock.time()
+        async with self.runtime.store.tx(wait=False) as tx:
+            await tell_metered(tx, host, at, passed)
 
     async def _ports(self, tx: Tx, host: str, ids: Sequence[str], status: str) -> None:
         """A port that moved on meanwhile is another host's to tell of."""

@@ -24,6 +24,9 @@ from .driver import (
     HostNetwork,
     HostRoute,
     Limit,
+    LogSpec,
+    Meter,
+    MeterRule,
     NetworkSpec,
     Peer,
     Pool,
@@ -37,7 +40,9 @@ from .driver import (
 )
 from .floating_ip import FLOATING_IPS, FloatingIp
 from .memory import Memory
+from .metering import LABELS, METERING_RULES, MeteringLabel
 from .network import NETWORKS, Network
+from .packet_log import ACCEPT, DROP, PACKET_LOGS, PacketLog
 from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
 from .port_forwarding import PORT_FORWARDINGS, PortForwarding
 from .qos_policy import QOS_POLICIES, QosPolicy, Rule
@@ -75,6 +80,8 @@ class _Facts:
     floating: list[FloatingIp] = field(default_factory=list)
     outer_of: dict[str, str] = field(default_factory=dict)  # a floating IP's address, by its id
     forwardings: list[PortForwarding] = field(default_factory=list)
+    logs: list[PacketLog] = field(default_factory=list)
+    meters: list[tuple[MeteringLabel, Meter]] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)
     subnets: dict[str, Subnet] = field(default_factory=dict)
     remote: list[Port] = field(default_factory=list)
@@ -134,6 +141,7 @@ async def _facts(memory: Memory, host: str) -> _Facts:
         facts.floating = [f for f in floating if f.port_id]
         facts.outer_of = {f.id: f.floating_ip_address for f in floating}
         facts.forwardings = await memory.rows(PORT_FORWARDINGS, router_id=ids)
+        await _meters(memory, facts)
     network_ids = sorted({p.network_id for p in (*facts.guests, *facts.legs)})
     if network_ids:
         facts.networks = {n.id: n for n in await memory.rows(NETWORKS, id=network_ids)}
@@ -145,6 +153,20 @@ async def _facts(memory: Memory, host: str) -> _Facts:
     await _groups(memory, facts)
     await _policies(memory, facts)
     return facts
+
+
+async def _meters(memory: Memory, facts: _Facts) -> None:
+    """What is to be counted on the routers here."""
+    owners = sorted({r.project_id for r in facts.routers})
+    found = {n.id: n for n in await memory.rows(LABELS, project_id=owners)}
+    found |= {n.id: n for n in await memory.rows(LABELS, shared=1)}
+    rules: dict[str, list[MeterRule]] = {id: [] for id in found}
+    for r in await memory.rows(METERING_RULES, metering_label_id=sorted(found)) if found else ():
+        source, target = r.ends
+        rules[r.metering_label_id].append(
+            MeterRule(direction=r.direction, source=source, destination=target, excluded=r.excluded)
+        )
+    facts.meters = [(found[id], Meter(id=id, rules=tuple(rules[id]))) for id in sorted(found)]
 
 
 async def _trunks(memory: Memory, facts: _Facts, subports: list[Port]) -> None:
@@ -173,6 +195,8 @@ async def _groups(memory: Memory, facts: _Facts) -> None:
     worn = {g for p in facts.guests if p.port_security_enabled for g in p.security_groups}
     if not worn:
         return
+    owners = sorted({p.project_id for p in facts.guests})
+    facts.logs = await memory.rows(PACKET_LOGS, project_id=owners, enabled=1)
     facts.rules = {g: [] for g in worn}
     facts.stateless = {g.id for g in await memory.rows(GROUPS, id=sorted(worn), stateful=0)}
     for rule in await memory.rows(RULES, security_group_id=sorted(worn)):
@@ -281,7 +305,30 @@ def _port(facts: _Facts, p: Port) -> PortSpec:
         dhcp_options=tuple(options),
         limits=facts.limits(policy),
         dscp=facts.mark(policy),
+        logs=_logs(facts, p) if facts.logs and p.port_security_enabled else (),
     )
+
+
+def _logs(facts: _Facts, p: Port) -> tuple[LogSpec, ...]:
+    """Those of the port's project that mean it."""
+    found = []
+    for log in facts.logs:
+        groups = ("", *p.security_groups)
+        if (
+            log.project_id == p.project_id
+            and log.resource_id in groups
+            and log.target_id in ("", p.id)
+        ):
+            found.append(
+                LogSpec(
+                    id=log.id,
+                    project_id=log.project_id,
+                    accepted=log.event != DROP,
+                    dropped=log.event != ACCEPT,
+                    group=log.resource_id,
+                )
+            )
+    return tuple(found)
 
 
 def _group(facts: _Facts, id: str) -> GroupSpec:
@@ -345,6 +392,7 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
             for f in facts.forwardings
             if f.router_id == r.id and gateway and f.floatingip_id in facts.outer_of
         ),
+        meters=tuple(m for n, m in facts.meters if n.shared or n.project_id == r.project_id),
     )
 
 

@@ -103,6 +103,16 @@ class Limit(Spec, frozen=True, kw_only=True):
     packets: bool = False
 
 
+class LogSpec(Spec, frozen=True, kw_only=True):
+    """What is written down of a port: new connections that rules of a group let pass, or all that none does."""
+
+    id: str
+    project_id: str
+    accepted: bool = False
+    dropped: bool = False
+    group: str = ""  # empty: any of the port's
+
+
 class PortSpec(Spec, frozen=True, kw_only=True):
     """A port bound to this host, or the network's DHCP port (every host that has the network serves
     it).
@@ -124,6 +134,7 @@ class PortSpec(Spec, frozen=True, kw_only=True):
     limits: tuple[Limit, ...] = ()
     parent: str = ""  # the guest's port whose trunk carries this one, with this VLAN tag
     vlan: int = 0
+    logs: tuple[LogSpec, ...] = ()
     dscp: int = -1  # the mark of what it sends; -1 leaves the guest's own
 
 
@@ -187,6 +198,22 @@ class ForwardingSpec(Spec, frozen=True, kw_only=True):
     fixed_low: int
 
 
+class MeterRule(Spec, frozen=True, kw_only=True):
+    """Packets through the gateway, and their inner and outer addresses as they are inside."""
+
+    direction: str  # egress: to the outside
+    source: str = ""  # a CIDR; empty: any
+    destination: str = ""
+    excluded: bool = False
+
+
+class Meter(Spec, frozen=True, kw_only=True):
+    """What is counted under a label, whichever routers it passes."""
+
+    id: str
+    rules: tuple[MeterRule, ...] = ()
+
+
 class RouterSpec(Spec, frozen=True, kw_only=True):
     id: str
     interfaces: tuple[RouterInterface, ...] = ()
@@ -196,6 +223,7 @@ class RouterSpec(Spec, frozen=True, kw_only=True):
     routes: tuple[HostRoute, ...] = ()
     floating_ips: tuple[FloatingSpec, ...] = ()
     forwardings: tuple[ForwardingSpec, ...] = ()
+    meters: tuple[Meter, ...] = ()
 
 
 class HostNetwork(Spec, frozen=True, kw_only=True):
@@ -232,6 +260,9 @@ class NetworkDriver(Protocol):
         changed since the last. An object that cannot be made is named in `errors` and retried by
         the next apply; the others are unharmed.
         """
+
+    async def metered(self) -> dict[str, tuple[int, int]]:
+        """Packets and bytes by the labels' ids, counted since this was asked last."""
 
     async def sweep(self) -> None:
         """Remove every namespace, device and rule of ours, on this host, that the last apply did

@@ -98,6 +98,9 @@ EXTENSIONS = {
     "filter-validation": ("Filter parameters validation", "Provides validation on filter parameters."),
     "ip_allocation": ("IP Allocation", "IP allocation extension."),
     "l3_agent_scheduler": ("L3 Agent Scheduler", "Schedule routers among l3 agents"),
+    "logging": ("Logging API Extension", "Provides a logging API for resources such as security group and firewall."),
+    "metering": ("Neutron Metering", "What passes routers is counted by labels."),
+    "metering_source_and_destination_fields": ("Neutron Metering with source and destination filtering", "Rules of labels by source and destination."),
     "router-enable-snat": ("Exposes the router \"enable_snat\" read-only configuration flag", "Whether a router's gateway translates sources."),
     "subnet_allocation": ("Subnet Allocation", "Enables allocation of subnets from a subnet pool"),
 }  # fmt: skip

@@ -37,6 +37,14 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes = b""
 
 
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted under a label within the last `span_s` seconds."""
+
+    packets: int
+    octets: int
+    span_s: float
+
+
 class NetworkControl(Protocol):
     """What hosts ask of control."""
 
@@ -47,6 +55,9 @@ class NetworkControl(Protocol):
     async def observed(self, host: str, up: list[str], down: list[str]) -> None:
         """Tells which ports and floating IPs of the host work, and which do not."""
 
+    async def metered(self, host: str, passed: dict[str, Traffic]) -> None:
+        """Tells what the host's routers let pass since it told last, by metering label."""
+
 
 NETWORK_CONTROL = Contract("network_control", NetworkControl)  # type: ignore[type-abstract]
 
@@ -54,6 +65,10 @@ NETWORK_CONTROL = Contract("network_control", NetworkControl)  # type: ignore[ty
 async def hosts_of_networks(db: Reader, network_ids: Iterable[str]) -> set[str]:
     """The hosts that have a port of any of these networks."""
     return await _hosts(db, "network_id", network_ids)
+
+
+async def hosts_of_projects(db: Reader, project_ids: Iterable[str]) -> set[str]:
+    return await _hosts(db, "project_id", project_ids)
 
 
 async def hosts_of_ports(db: Reader, port_ids: Iterable[str]) -> set[str]:

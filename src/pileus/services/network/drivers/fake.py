@@ -60,6 +60,7 @@ class FakeNetworkDriver:
         self.applied = HostNetwork(host="", revision=0)
         self.observed = Observed(revision=0)
         self.changes = 0
+        self.traffic: dict[str, tuple[int, int]] = {}  # as a test has it: no packet passes here
         self._objects: dict[str, object] = {}
 
     async def start_up(self) -> None:
@@ -79,6 +80,10 @@ class FakeNetworkDriver:
         errors = flaws(desired) | errors
         self.observed = Observed(revision=desired.revision, ports=ports, errors=errors)
         return self.observed
+
+    async def metered(self) -> dict[str, tuple[int, int]]:
+        found, self.traffic = self.traffic, {}
+        return found
 
     async def sweep(self) -> None:
         wanted = {s.id for kind in _kinds(self.applied) for s in kind}

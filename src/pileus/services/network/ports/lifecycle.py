@@ -15,6 +15,7 @@ from ..addressing import address, eui64, usable
 from ..floating_ip import FLOATING_IPS, disassociate
 from ..floating_ip import release as release_floating
 from ..network import Network
+from ..packet_log import drop_logs
 from ..port import PORTS, ROUTER_OWNERS, Fixed, Port
 from ..refusals import bad_input, no_addresses
 from ..security_group import default_group
@@ -69,6 +70,7 @@ async def remove_port(tx: Tx, port: Port) -> bool:
     floated = await disassociate(tx, port.id)
     for fixed in port.fixed_ips:
         await give_back(tx, port.network_id, fixed.ip_address)
+    await drop_logs(tx, target_id=port.id)
     await PORTS.delete(tx, port)
     await tell(tx, "delete", port)
     return bool(floated)

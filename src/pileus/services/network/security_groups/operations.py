@@ -16,6 +16,7 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
 from ..attributes import Attributes, text
+from ..packet_log import drop_logs
 from ..port import PORTS
 from ..rbac_policy import drop_policies
 from ..resource import OWNER, READER, NetworkResource, hold, listing, owner_of, projected
@@ -191,5 +192,6 @@ async def drop_group(tx: Tx, group: SecurityGroup) -> None:
     for rule in gone.values():
         await RULES.delete(tx, rule)
     await drop_policies(tx, group.id)
+    await drop_logs(tx, resource_id=group.id)
     await GROUPS.delete(tx, group)
     await emit(tx, "security_group.delete.end", group.project_id, id=group.id)

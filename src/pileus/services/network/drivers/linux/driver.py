@@ -5,6 +5,7 @@ metadata server.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +16,16 @@ import msgspec
 from pileus.host import conntrack
 from pileus.host.netlink import Netlink
 from pileus.host.netns import Namespaces
+from pileus.host.nflog import LoggedPackets
 from pileus.host.ruleset import LiveTable
 from pileus.kernel.faults import Fault
 from pileus.kernel.world import World
-from pileus.services.network.driver import HostNetwork, Metadata, Observed
+from pileus.services.network.driver import HostNetwork, Metadata, Observed, PortSpec
 from pileus.services.network.drivers.linux import connections, filters, plan, underlay
+from pileus.services.network.drivers.linux.filters import ACCEPTED
 from pileus.services.network.drivers.linux.forwarding import Forwarder
 from pileus.services.network.drivers.linux.machine import Machine
+from pileus.services.network.drivers.linux.metering import Meters
 from pileus.services.network.drivers.linux.names import Names
 from pileus.services.network.drivers.linux.plan import Plan
 from pileus.services.network.drivers.linux.routers import Advertiser, Routing, want_router
@@ -31,6 +35,8 @@ from pileus.services.network.drivers.linux.serving import (
     Offer,
     want_service_namespace,
 )
+
+packet_log = logging.getLogger("pileus.packets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +86,8 @@ class LinuxNetworkDriver:
         self._devices: dict[str, set[str]] = {"home": set(), "underlay": set()}
         self._services: dict[str, NetworkService] = {}
         self._advertisers: dict[str, Advertiser] = {}
+        self._meters = Meters(machine)
+        self._logged: LoggedPackets | None = None
 
     @property
     def changes(self) -> int:
@@ -100,6 +108,7 @@ class LinuxNetworkDriver:
             goal = await self._machine.namespaces.call("", planning)
             self._is_whole = False
             await self._remove(goal)
+            await self._listen(goal)
             await self._write_rules(goal)
             await self._end_connections(goal)
             await self._realise(goal)
@@ -113,6 +122,10 @@ class LinuxNetworkDriver:
             if self._plan is None or not self._plan.segments:
                 await self._remove_rules()
 
+    async def metered(self) -> dict[str, tuple[int, int]]:
+        async with self._lock:
+            return await self._meters.taken()
+
     async def close(self) -> None:
         async with self._lock:
             for service in self._services.values():
@@ -120,6 +133,10 @@ class LinuxNetworkDriver:
             for advertiser in self._advertisers.values():
                 advertiser.close()
             self._services, self._advertisers = {}, {}
+            if self._logged is not None:
+                asyncio.get_running_loop().remove_reader(self._logged.socket)
+                self._logged.close()
+                self._logged = None
             await self._forwarder.close()
             await self._machine.close()
 
@@ -165,6 +182,7 @@ class LinuxNetworkDriver:
             if gone := self._devices[place] - wanted[place]:
                 await visit(partial(_delete_all, gone))
                 self._devices[place] -= gone
+        await self._meters.keep(goal.routings)
         spaces = plan.namespaces(goal, self._names)
         for name in self._machine.namespaces.names() - spaces:
             if self._names.is_our_namespace(name):
@@ -186,6 +204,21 @@ class LinuxNetworkDriver:
         self._is_whole = not refused
         for id in refused:
             goal.guests.pop(id, None)
+
+    async def _listen(self, goal: Plan) -> None:
+        """Before rules that have packets written down there is one who does it."""
+        if self._logged is None and any(p.logs for p in goal.guests.values()):
+            opening = partial(LoggedPackets, self._names.log_group)
+            self._logged = await self._machine.at_home(lambda _: opening())
+            asyncio.get_running_loop().add_reader(self._logged.socket, self._write_down)
+
+    def _write_down(self) -> None:
+        guests = self._plan.guests if self._plan else {}
+        for prefix, packet in self._logged.read() if self._logged else ():
+            decision, _, mark = prefix.partition(" ")
+            port = guests.get(mark[1:].replace("_", "-"))
+            if port is not None:
+                packet_log.info("%s pkt=%s", _heading(decision, port), packet)
 
     async def _end_connections(self, goal: Plan) -> None:
         judgement = connections.judge(self._plan, goal)
@@ -252,6 +285,7 @@ class LinuxNetworkDriver:
     async def _route(self, routing: Routing) -> None:
         await want_router(self._machine, routing)
         router = routing.router
+        await self._meters.want(router)
         before = self._plan.routings.get(router.id) if self._plan else None
         unwanted = connections.lost_floating(before.router if before else None, router)
         if unwanted:
@@ -259,6 +293,14 @@ class LinuxNetworkDriver:
             await self._machine.namespaces.call(namespace, partial(conntrack.forget, unwanted))
         advertiser = self._advertisers.setdefault(router.id, Advertiser())
         await advertiser.replace(self._machine, routing)
+
+
+def _heading(decision: str, port: PortSpec) -> str:
+    """As Neutron's own agents begin such a line."""
+    asked = [n for n in port.logs if (n.accepted if decision == ACCEPTED else n.dropped)]
+    ids = ", ".join(sorted(n.id for n in asked))
+    owner = asked[0].project_id if asked else ""
+    return f"action={decision} project_id={owner} log_resource_ids=[{ids}] vm_port={port.id}"
 
 
 @dataclass(frozen=True)

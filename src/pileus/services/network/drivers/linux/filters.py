@@ -10,7 +10,7 @@ the device joins its bridge. Frames for the host itself are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from pileus.host import nftables as nft
@@ -28,6 +28,8 @@ from pileus.services.network.driver import (
 )
 
 _ESTABLISHED = "0x10000000"
+ACCEPTED, DROPPED = "ACCEPT", "DROP"
+_CHAINS = {"ingress": "gi_", "egress": "go_"}
 _NEIGHBOURS = "{ 133, 135, 136, 143 }"  # router and neighbour solicitation, advertisement, MLDv2
 _INWARD_NEIGHBOURS = "{ 130, 131, 132, 134, 135, 136, 143 }"
 
@@ -150,14 +152,16 @@ def trusted_devices(devices: Iterable[str], vxlan: str, service_mac: str) -> Fra
     return Fragment(elements={"ours": quoted, "trusted": quoted, "local_only": frozenset(local)})
 
 
-def port_filter(port: PortSpec, known_groups: Container[str], service_mac: str) -> Fragment:
+def port_filter(
+    port: PortSpec, groups: Mapping[str, GroupSpec], service_mac: str, log_group: int
+) -> Fragment:
     """A guest's port: who it may be, what it may send and what may reach it."""
     device = nft.interface(tap_name(port.id))
     names = {kind: nft.name(kind, port.id) for kind in ("s_", "o_", "i_")}
     chains = {
         names["s_"]: tuple(_spoofing(port, service_mac)),
-        names["o_"]: tuple(_jumps("go_", port, known_groups)),
-        names["i_"]: tuple(_jumps("gi_", port, known_groups)),
+        names["o_"]: tuple(_judged("egress", port, groups, log_group)),
+        names["i_"]: tuple(_judged("ingress", port, groups, log_group)),
     }
     elements = {"stateless": frozenset({device})} if port.stateless else {}
     for direction, prefix, map_name in (
@@ -206,12 +210,8 @@ def silenced_port(port: PortSpec) -> Fragment:
 def group_filter(group: GroupSpec, known_groups: Container[str]) -> Fragment:
     """A security group's rules, shared by all its ports, and its members as sets."""
     chains: dict[str, tuple[str, ...]] = {}
-    for direction, prefix in (("ingress", "gi_"), ("egress", "go_")):
-        rules = [r for r in group.rules if r.direction == direction]
-        lines = [
-            rule_text(r) for r in rules if not r.remote_group or r.remote_group in known_groups
-        ]
-        chains[nft.name(prefix, group.id)] = tuple(dict.fromkeys(lines))
+    for direction, prefix in _CHAINS.items():
+        chains[nft.name(prefix, group.id)] = tuple(_lines(group, direction, known_groups))
     members = {4: nft.name("m4_", group.id), 6: nft.name("m6_", group.id)}
     blocks = collapsed(group.members)
     kind = " flags interval;" if any("/" in b for b in blocks) else ""
@@ -223,6 +223,13 @@ def group_filter(group: GroupSpec, known_groups: Container[str]) -> Fragment:
             for version, name in members.items()
         },
     )
+
+
+def _lines(group: GroupSpec, direction: str, known_groups: Container[str]) -> Iterable[str]:
+    """The rules one way, each once. Raises Invalid."""
+    rules = [r for r in group.rules if r.direction == direction]
+    known = [r for r in rules if not r.remote_group or r.remote_group in known_groups]
+    return dict.fromkeys(map(rule_text, known))
 
 
 def collapsed(members: Iterable[str]) -> list[str]:
@@ -269,10 +276,33 @@ def _narrowed(rule: RuleSpec, protocol: int | None) -> list[str]:
     return words
 
 
-def _jumps(prefix: str, port: PortSpec, known_groups: Container[str]) -> list[str]:
+def _judged(
+    direction: str, port: PortSpec, groups: Mapping[str, GroupSpec], log_group: int
+) -> list[str]:
+    """The rules of its groups: all ports' chains, or, where what they let pass is logged, lines of its own."""
     if not port.security:
         return ["accept"]
-    return [f"jump {nft.name(prefix, group)}" for group in port.groups if group in known_groups]
+    lines = []
+    for id in port.groups:
+        if id not in groups:
+            continue
+        if not any(log.accepted and log.group in ("", id) for log in port.logs):
+            lines.append(f"jump {nft.name(_CHAINS[direction], id)}")
+            continue
+        note = logged(ACCEPTED, port.id, log_group)
+        for rule in _lines(groups[id], direction, groups):
+            lines += [f"{rule.removesuffix('accept')}{note}", rule]
+    if any(log.dropped for log in port.logs):
+        lines.append(logged(DROPPED, port.id, log_group))
+    return lines
+
+
+def logged(decision: str, port_id: str, log_group: int) -> str:
+    """The words that write a packet down; floods are not worth more than this."""
+    mark = nft.name("p", port_id)
+    return (
+        f'limit rate 100/second burst 25 packets log prefix "{decision} {mark}" group {log_group:d}'
+    )
 
 
 def _spoofing(port: PortSpec, service_mac: str) -> list[str]:

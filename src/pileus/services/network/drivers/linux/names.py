@@ -7,6 +7,7 @@ object's id. Its alias holds the whole id, so that a restarted host knows its ow
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 
 from pileus.kernel.faults import Invalid
@@ -71,6 +72,11 @@ class Names:
     @property
     def underlay_table(self) -> str:
         return f"pileus_{self.prefix}_underlay"
+
+    @property
+    def log_group(self) -> int:
+        """Of the packets that are written down; another for each instance on the machine."""
+        return 5000 + zlib.crc32(self.prefix.encode()) % 50_000
 
     def alias(self, kind: str, id: str, mark: object = "") -> str:
         return f"pileus/{self.prefix}/{kind}/{id}/{mark}"

@@ -128,10 +128,11 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
             fragments[group.id] = filters.group_filter(group, plan.groups)
         except Invalid as fault:
             plan.errors[group.id] = fault.message
+    groups = {g.id: g for g in plan.groups.values() if g.id in fragments}
     for port in plan.guests.values():
         if port.admin_up:
             mac = plan.offers[port.network_id].mac
-            fragments[port.id] = filters.port_filter(port, fragments, mac)
+            fragments[port.id] = filters.port_filter(port, groups, mac, names.log_group)
         else:
             fragments[port.id] = filters.silenced_port(port)
     return fragments
