@@ -19,6 +19,7 @@ from pileus.kernel.schema import Body
 from pileus.kernel.store import Page, Reader, Record, Table, Tx, Unique
 from pileus.services.compute import checks
 from pileus.services.compute.checks import Name
+from pileus.services.compute.mirror import mirror
 
 _RULE = "os_compute_api:os-aggregates:"
 _VERBS = (
@@ -201,6 +202,7 @@ class Aggregates(Resource[Aggregate]):
             await _no_second_zone(tx, aggregate, [body.host], aggregate.metadata.get(ZONE))
             hosts = [*aggregate.hosts, body.host]
             aggregate = await AGGREGATES.change(tx, aggregate, hosts=hosts)
+        await mirror(ctx.runtime, body.host, aggregates={aggregate.uuid: True})
         return {"aggregate": _view(ctx, aggregate)}
 
     @operation("POST", _ONE + "/action", _RULE + "remove_host", action="remove_host", status=200)
@@ -212,6 +214,7 @@ class Aggregates(Resource[Aggregate]):
         async with ctx.runtime.store.tx() as tx:
             hosts = [h for h in aggregate.hosts if h != body.host]
             aggregate = await AGGREGATES.change(tx, aggregate, hosts=hosts)
+        await mirror(ctx.runtime, body.host, aggregates={aggregate.uuid: False})
         return {"aggregate": _view(ctx, aggregate)}
 
     @operation("POST", _ONE + "/action", _RULE + "set_metadata", action="set_metadata", status=200)

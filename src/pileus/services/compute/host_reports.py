@@ -6,6 +6,7 @@ from pileus.kernel.events import emit
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Tx
 from pileus.services.compute.agent_contract import Orders
+from pileus.services.compute.aggregates import aggregates_of
 from pileus.services.compute.driver import (
     CRASHED,
     NO_STATE,
@@ -16,6 +17,7 @@ from pileus.services.compute.driver import (
     Guest,
     Inventory,
 )
+from pileus.services.compute.mirror import mirror
 from pileus.services.compute.nodes import NODES, Node
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
@@ -34,8 +36,8 @@ class HostReports:
 
     async def joined(self, host: str, inventory: Inventory, powers: dict[str, int]) -> Orders:
         """Keeps what servers stand for; a server whose guest is gone is off."""
-        await self._note(host, inventory)
-        await self._report(host, inventory)
+        node = await self._note(host, inventory)
+        await self._report(node)
         resume = settings_of(self.runtime).resume_guests
         keep, start, changing = [], [], []
         page = Page({"host": host}, limit=1_000_000)
@@ -83,16 +85,18 @@ class HostReports:
                 await SERVERS.change(tx, fresh, **changes)
                 await emit(tx, "compute.instance.update", fresh.project_id, id=fresh.id)
 
-    async def _note(self, host: str, inventory: Inventory) -> None:
+    async def _note(self, host: str, inventory: Inventory) -> Node:
         async with self.runtime.store.tx() as tx:
             known = await NODES.one(tx, host=host)
             if known is None:
-                await _insert(tx, self.runtime, host, inventory)
-            elif known.inventory != inventory:
-                await NODES.change(tx, known, inventory=inventory)
+                return await _insert(tx, self.runtime, host, inventory)
+            if known.inventory != inventory:
+                return await NODES.change(tx, known, inventory=inventory)
+            return known
 
-    async def _report(self, host: str, inventory: Inventory) -> None:
-        ratios = settings_of(self.runtime)
+    async def _report(self, node: Node) -> None:
+        """The provider has the hypervisor's UUID, as users expect."""
+        ratios, inventory = settings_of(self.runtime), node.inventory
         amounts = {
             "VCPU": Amount(total=inventory.vcpus, allocation_ratio=ratios.cpu_ratio),
             "MEMORY_MB": Amount(total=inventory.ram_mib, allocation_ratio=ratios.ram_ratio),
@@ -102,7 +106,10 @@ class HostReports:
         if not self.runtime.contracts.has(PLACEMENT):
             return  # switched off: hosts join all the same, and a create says what is missing
         placement = self.runtime.contracts.get(PLACEMENT)
-        await placement.report(host, usable, frozenset(inventory.traits))
+        await placement.report(node.host, usable, frozenset(inventory.traits), id=node.id)
+        own = (await aggregates_of(self.runtime.store)).get(node.host, ())
+        within = {a.uuid: True for a in own}
+        await mirror(self.runtime, node.host, disabled=node.disabled, aggregates=within)
 
 
 # A rescued server whose guest went off stays rescued: its own disk comes back with `unrescue` only.
@@ -122,7 +129,7 @@ def _observed(server: Server, power: int) -> dict[str, object]:
     return changes
 
 
-async def _insert(tx: Tx, runtime: Runtime, host: str, inventory: Inventory) -> None:
+async def _insert(tx: Tx, runtime: Runtime, host: str, inventory: Inventory) -> Node:
     await tx.lock("compute.nodes")
     last = await NODES.list(tx, Page({}, (("number", True),), limit=1))
     node = Node(
@@ -132,4 +139,4 @@ async def _insert(tx: Tx, runtime: Runtime, host: str, inventory: Inventory) -> 
         number=last[0].number + 1 if last else _FIRST_NUMBER,
         inventory=inventory,
     )
-    await NODES.insert(tx, node)
+    return await NODES.insert(tx, node)

@@ -19,7 +19,7 @@ from pileus.kernel.store import Page
 from pileus.services.compute import nodes
 from pileus.services.compute.nodes import NODES, Node
 from pileus.services.compute.server import SERVERS, Server
-from pileus.services.compute.services import OWN
+from pileus.services.compute.services import OWN, change
 
 _RULE, _AUDITS = "os_compute_api:os-hosts:", "os_compute_api:os-instance-usage-audit-log:"
 _END = "2.43"
@@ -105,8 +105,7 @@ class Hosts(Resource[Node]):
         if body.maintenance_mode is not UNSET:
             raise _unsupported()
         disabled = body.status.lower() == "disable" if body.status is not UNSET else False
-        async with ctx.runtime.store.tx() as tx:
-            await NODES.change(tx, node, disabled=disabled, disabled_reason=None)
+        await change(ctx, node, disabled=disabled, disabled_reason=None)
         return {"host": node.host, "status": "disabled" if disabled else "enabled"}
 
     @operation("GET", _PATH + "/{host_name}/startup", _RULE + "start", until=_END)

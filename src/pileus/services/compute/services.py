@@ -17,8 +17,10 @@ from pileus.kernel.store import Page
 from pileus.kernel.world import stamp
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.checks import Flag, Name
+from pileus.services.compute.mirror import mirror
 from pileus.services.compute.nodes import NODES, Node, Place
 from pileus.services.compute.server import SERVERS
+from pileus.services.placement.contract import PLACEMENT
 
 _RULE = "os_compute_api:os-services:"
 COMPUTE = "nova-compute"
@@ -128,7 +130,7 @@ class ComputeServices(Resource[Node]):
             changes["disabled_reason"] = body.disabled_reason
         if body.forced_down is not UNSET:
             changes["forced_down"] = checks.flag(body.forced_down, "forced_down")
-        await self._change(ctx, node, changes)
+        await change(ctx, node, **changes)
         return {"service": await self._shown(ctx, node.host)}
 
     @operation("PUT", "/os-services/{verb}", _RULE + "update", until="2.53")
@@ -137,7 +139,7 @@ class ComputeServices(Resource[Node]):
         node = await NODES.one(ctx.runtime.store, host=body.host)
         if node is None or body.binary != COMPUTE:
             raise NotFound(f"Could not find binary {body.binary} on host {body.host}.")
-        await self._change(ctx, node, changes)
+        await change(ctx, node, **changes)
         found: dict[str, Any] = {"host": body.host, "binary": body.binary}
         if verb == "force-down":
             found["forced_down"] = changes["forced_down"]
@@ -156,14 +158,20 @@ class ComputeServices(Resource[Node]):
                     f"Unable to delete compute service that is hosting instances: {node.host}. "
                     "Migrate or delete the instances first."
                 )
-            await NODES.delete(tx, node)
-
-    async def _change(self, ctx: Context, node: Node, changes: dict[str, Any]) -> None:
+        if ctx.runtime.contracts.has(PLACEMENT):
+            await ctx.runtime.contracts.get(PLACEMENT).forget(node.host)
         async with ctx.runtime.store.tx() as tx:
-            await NODES.change(tx, node, **changes)
+            await NODES.delete(tx, node)
 
     async def _shown(self, ctx: Context, host: str) -> dict[str, Any]:
         return _view(ctx, await nodes.place(ctx.runtime, host))
+
+
+async def change(ctx: Context, node: Node, **changes: Any) -> None:
+    """Writes what an operator says of a host; placement hears of it where it is disabled or enabled."""
+    async with ctx.runtime.store.tx() as tx:
+        await NODES.change(tx, node, **changes)
+    await mirror(ctx.runtime, node.host, disabled=changes.get("disabled"))
 
 
 def _old_changes(verb: str, body: PutByHost, ctx: Context) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pileus.kernel.faults import Conflict
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
 
@@ -28,7 +29,7 @@ class Claims:
     ahead: Ahead = field(default_factory=Ahead)
 
     async def report(
-        self, host: str, inventories: dict[str, Inventory], traits: frozenset[str]
+        self, host: str, inventories: dict[str, Inventory], traits: frozenset[str], *, id: str = ""
     ) -> None:
         await self.runtime.store.sync()  # claims may not be on disk yet, so not to be read
         known = await PROVIDERS.one(self.runtime.store, name=host)
@@ -38,10 +39,34 @@ class Claims:
             await make_missing(tx, traits, inventories)
             known = await PROVIDERS.one(tx, name=host)
             if known is None:
-                id = self.runtime.world.new_id()
+                id = id or self.runtime.world.new_id()
                 known = await PROVIDERS.insert(tx, ResourceProvider(id=id, name=host, root_id=id))
             if changes := _changes(known, inventories, traits):
                 await revise(tx, known, **changes)
+
+    async def describe(
+        self, host: str, traits: Mapping[str, bool], aggregates: Mapping[str, bool]
+    ) -> None:
+        known = await PROVIDERS.one(self.runtime.store, name=host)
+        if known is not None and not _described(known, traits, aggregates):
+            return
+        async with self.runtime.store.tx() as tx:
+            known = await PROVIDERS.one(tx, name=host)
+            if known is not None and (changes := _described(known, traits, aggregates)):
+                await revise(tx, known, **changes)
+
+    async def forget(self, host: str) -> None:
+        async with self.runtime.store.tx() as tx:
+            await tx.lock("placement.allocations")
+            root = await PROVIDERS.one(tx, name=host)
+            tree = await PROVIDERS.all(tx, root_id=root.root_id) if root is not None else []
+            if used := sorted(p.name for p in tree if p.in_use):
+                raise Conflict(
+                    f"Unable to delete resource provider {host}: Resource provider has allocations "
+                    f"({', '.join(used)})."
+                )
+            for provider in tree:
+                await PROVIDERS.delete(tx, provider)
 
     async def offers(
         self, demand: Demand, *, among: Collection[str] | None = None, stack: bool = False
@@ -131,6 +156,22 @@ async def _host_of(tx: Tx, consumer: Consumer) -> str:
     if provider.parent_id:
         provider = await PROVIDERS.get(tx, provider.root_id)
     return provider.name
+
+
+def _described(
+    provider: ResourceProvider, traits: Mapping[str, bool], aggregates: Mapping[str, bool]
+) -> dict[str, Any]:
+    """What others' words change of a provider."""
+    wanted = {
+        "traits": sorted(_with(provider.traits, traits)),
+        "aggregates": _with(provider.aggregates, aggregates),
+    }
+    return {k: v for k, v in wanted.items() if getattr(provider, k) != v}
+
+
+def _with(there: Collection[str], wanted: Mapping[str, bool]) -> list[str]:
+    more = [name for name, is_wanted in wanted.items() if is_wanted and name not in there]
+    return [name for name in there if wanted.get(name, True)] + more
 
 
 def _changes(

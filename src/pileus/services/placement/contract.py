@@ -78,9 +78,17 @@ def refusal(reasons: Mapping[str, str]) -> NoCapacity:
 
 class Placement(Protocol):
     async def report(
-        self, host: str, inventories: dict[str, Inventory], traits: frozenset[str]
+        self, host: str, inventories: dict[str, Inventory], traits: frozenset[str], *, id: str = ""
     ) -> None:
-        """Makes the host's provider say this; writes only what changed."""
+        """Makes the host's provider say this; writes only what changed. `id`: a new provider's ("": any)."""
+
+    async def describe(
+        self, host: str, traits: Mapping[str, bool], aggregates: Mapping[str, bool]
+    ) -> None:
+        """Gives the host's provider those that are true, takes those that are not; all others stay as they are."""
+
+    async def forget(self, host: str) -> None:
+        """The host's providers go. Raises Conflict while something is held of them."""
 
     def offers(
         self, demand: Demand, *, among: Collection[str] | None = None, stack: bool = False

@@ -66,6 +66,40 @@ def test_a_disabled_host_gets_no_servers(stage: Stage) -> None:
     stage.play(story)
 
 
+async def _told(s: Scene, host: str) -> tuple[list[str], list[str]]:
+    """Of its provider, which has the hypervisor's UUID: what says that it is disabled, and its aggregates."""
+    listed = (
+        await s.get(f"/os-hypervisors?hypervisor_hostname_pattern={host}", "2.53", s.admin)
+    ).json
+    (hypervisor,) = [h for h in listed["hypervisors"] if h["hypervisor_hostname"] == host]
+    url, version = f"/placement/resource_providers/{hypervisor['id']}", "placement 1.39"
+    traits = (await s.admin.get(url + "/traits", openstack_api_version=version)).json["traits"]
+    groups = (await s.admin.get(url + "/aggregates", openstack_api_version=version)).json
+    return [t for t in traits if t == "COMPUTE_STATUS_DISABLED"], groups["aggregates"]
+
+
+def test_placement_shows_which_hosts_are_disabled_and_in_which_aggregates(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        first, _ = sorted(s.agents())
+        made = await s.admin.post(
+            f"{BASE}/os-aggregates",
+            {"aggregate": {"name": f"mirror-{s.member.project_id}"}},
+            openstack_api_version="compute 2.41",
+        )
+        one = made.json["aggregate"]
+        action = f"{BASE}/os-aggregates/{one['id']}/action"
+        for verb, word in (("disable", ["COMPUTE_STATUS_DISABLED"]), ("enable", [])):
+            body = {"host": first, "binary": "nova-compute"}
+            assert (await s.admin.put(f"{BASE}/os-services/{verb}", body)).status == 200
+            assert (await _told(s, first))[0] == word
+        for act, there in (("add_host", True), ("remove_host", False)):
+            assert (await s.admin.post(action, {act: {"host": first}})).status == 200
+            assert (one["uuid"] in (await _told(s, first))[1]) is there
+        assert (await s.admin.delete(f"{BASE}/os-aggregates/{one['id']}")).status == 200
+
+    stage.play(story)
+
+
 def test_zones_come_from_aggregates(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         first, _ = sorted(s.agents())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pileus.kernel.faults import Invalid, NoCapacity
+from pileus.kernel.faults import Conflict, Invalid, NoCapacity
 from pileus.services.placement import SERVICE
 from pileus.services.placement.contract import Demand, Group, Inventory
 from pileus.services.placement.fit import Stock
@@ -74,6 +74,45 @@ async def test_a_custom_trait_of_a_host_is_made_and_an_unknown_name_refused() ->
         with pytest.raises(Invalid, match="NO_SUCH_TRAIT"):
             await placement.report("host-2", SMALL, frozenset({"NO_SUCH_TRAIT"}))
         assert await PROVIDERS.one(cloud.runtime.store, name="host-2") is None
+
+
+@in_loop
+async def test_what_others_say_of_a_host_outlives_its_reports_and_is_written_once() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, store = placement_of(cloud), cloud.runtime.store
+        await placement.describe("host-1", {"COMPUTE_STATUS_DISABLED": True}, {})  # not there yet
+        await placement.report("host-1", SMALL, NODE, id="11111111-0000-0000-0000-000000000001")
+        await placement.describe("host-1", {"COMPUTE_STATUS_DISABLED": True}, {"a": True})
+        await placement.describe("host-1", {}, {"b": True, "c": False})
+        await placement.report("host-1", SMALL, NODE)
+        told = await PROVIDERS.one(store, name="host-1")
+        assert told is not None and told.id == "11111111-0000-0000-0000-000000000001"
+        assert told.traits == ["COMPUTE_NODE", "COMPUTE_STATUS_DISABLED"]
+        assert told.aggregates == ["a", "b"]
+        await placement.describe("host-1", {"COMPUTE_STATUS_DISABLED": True}, {"b": True})
+        assert await PROVIDERS.one(store, name="host-1") == told
+        await placement.describe("host-1", {"COMPUTE_STATUS_DISABLED": False}, {"a": False})
+        now = await PROVIDERS.one(store, name="host-1")
+        assert now is not None and (now.traits, now.aggregates) == (["COMPUTE_NODE"], ["b"])
+
+
+@in_loop
+async def test_a_host_is_forgotten_with_its_whole_tree_once_nothing_is_held_of_it() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, store = placement_of(cloud), cloud.runtime.store
+        await placement.report("host-1", SMALL, NODE)
+        root = await PROVIDERS.one(store, name="host-1")
+        assert root is not None
+        async with store.tx() as tx:
+            child = ResourceProvider(id="child", name="numa", parent_id=root.id, root_id=root.id)
+            await PROVIDERS.insert(tx, child)
+        await placement.claim("c", ONE, ["host-1"], "p", "u")
+        with pytest.raises(Conflict, match="host-1"):
+            await placement.forget("host-1")
+        await placement.release("c")
+        await placement.forget("host-1")
+        await placement.forget("host-1")
+        assert await PROVIDERS.all(store) == []
 
 
 @in_loop
