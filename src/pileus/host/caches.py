@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import blake2s
 from pathlib import Path
 
 
@@ -27,3 +28,14 @@ def novnc() -> Path:
 def testroot() -> Path:
     """Where `make setup` builds the root file system for containers; it may not be there yet."""
     return folder() / "testroot.tar.gz"
+
+
+def sockets(state: Path) -> Path:
+    """The folder of the sockets that go with a state folder, made if absent.
+
+    Its path is short, and users who may not enter the state folder pass: guests' processes do.
+    """
+    base = Path("/run/pileus-sockets") if os.geteuid() == 0 else folder() / "run"
+    path = base / blake2s(bytes(state.resolve()), digest_size=8).hexdigest()
+    path.mkdir(parents=True, exist_ok=True, mode=0o711)
+    return path

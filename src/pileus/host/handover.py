@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import logging
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pileus.host.qemu import reachable
-from pileus.kernel.faults import Invalid, Unavailable
+from pileus.kernel.faults import Conflict, Invalid, Unavailable
 
 _CHUNK = 1 << 20
 _BLOCK = 1 << 16  # zeros of that length are left out where they are written
@@ -118,21 +119,36 @@ class Handover:
 
 
 def _listening(control_url: str) -> socket.socket:
-    """Raises Unavailable."""
+    return listening(local_address(control_url))
+
+
+def local_address(control_url: str) -> str:
+    """Where this host is reached by those that control reaches too. Raises Unavailable."""
     parts = urlsplit(control_url or "http://127.0.0.1:80")
     try:
         found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)
         family, way = found[0][0], found[0][4]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(way)  # sends nothing
-            address = probe.getsockname()[0]
-        server = socket.create_server((address, 0), family=family)
+            return str(probe.getsockname()[0])
     except OSError as reason:
-        raise Unavailable(
-            "This host cannot be reached by others.", internal=f"{control_url}: {reason}"
-        ) from None
+        raise _unreachable(control_url, reason) from None
+
+
+def listening(address: str, port: int = 0) -> socket.socket:
+    """A socket whose connections answer at once, however little they have to say. Raises Unavailable."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        server = socket.create_server((address, port), family=family)
+    except OSError as reason:
+        raise _unreachable(f"{address}:{port}", reason) from None
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
     return server
+
+
+def _unreachable(place: str, reason: OSError) -> Unavailable:
+    text = "This host cannot be reached by others."
+    return Unavailable(text, internal=f"{place}: {reason}")
 
 
 def _head(plug: socket.socket) -> bytes:
@@ -240,6 +256,8 @@ def _reaching(url: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, http.client.HTTPException) as reason:
+        if isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Conflict("No room on this host for what is sent.") from None
         place = urlsplit(url).netloc
         raise Unavailable(
             "The other host cannot be reached.", internal=f"{place}: {reason!r}"

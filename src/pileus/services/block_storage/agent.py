@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from pileus.host.handover import local_address
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.hosts import HostRuntime
 
@@ -22,9 +23,15 @@ _AT_ONCE = 2000  # ids in one call
 
 def _driver(host: HostRuntime) -> VolumeDriver:
     """The back end that goes with the host's other drivers."""
+    folder = host.state / "volumes"
+    if host.driver != "fake":
+        from .drivers.file import FileVolumeDriver
+
+        address = local_address(host.control_url)
+        return FileVolumeDriver(folder, host.name, address=address, world=host.world)
     from .drivers.fake import FakeVolumeDriver
 
-    return FakeVolumeDriver(host.state / "volumes", host.name, deliver=host.deliver)
+    return FakeVolumeDriver(folder, host.name, deliver=host.deliver)
 
 
 class VolumeAgent:

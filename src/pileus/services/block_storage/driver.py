@@ -63,7 +63,7 @@ class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
     size_gib: int
     project_id: str
     source: Source | None = None
-    passphrase: str = ""  # of a LUKS volume; "" is not encrypted
+    passphrase: str = ""  # of a LUKS volume, forgotten once it is made; "" is not encrypted
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +79,10 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     """How one attachment reaches its volume.
 
     `host` is the machine that serves it; a guest there opens `path`, the NBD socket, without going over the
-    network. From elsewhere it is `address`:`port` by TLS with `secret`, a pre-shared key of this attachment alone.
-    The device that a guest sees is the first `size` bytes.
+    network. From elsewhere it is `address`:`port` by TLS with `secret`, a pre-shared key of this attachment alone,
+    whose id is the user's name.
+    The device that a guest sees is the first `size` bytes; of an encrypted volume it is LUKS's, and
+    more than the volume has by its header: whoever plugs it has the key.
     """
 
     attachment_id: str
@@ -149,9 +151,17 @@ class VolumeDriver(Protocol):
         ...
 
     async def export(
-        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+        self,
+        volume_id: str,
+        attachment_id: str,
+        is_read_only: bool,
+        limits: Limits,
+        is_remote: bool = False,
     ) -> Export:
-        """Serve the volume for one attachment; asked again, the same export, with these limits now."""
+        """Serve the volume for one attachment; asked again, the same export, with these limits now.
+
+        Its name is another one after the volume has grown. `is_remote`: for a guest of another host.
+        """
         ...
 
     async def withdraw(self, volume_id: str, attachment_id: str) -> None:

@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -506,26 +505,3 @@ class Underway:
     async def close(self) -> None:
         for guest_id in list(self._tasks):
             await self.give_up(guest_id)
-
-
-class Turns:
-    """Calls for one guest wait for each other; a guest nobody calls costs nothing."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
-
-    @asynccontextmanager
-    async def of(self, guest_id: str) -> AsyncIterator[None]:
-        lock, users = self._locks.setdefault(guest_id, (asyncio.Lock(), []))
-        users.append(None)
-        try:
-            async with lock:
-                yield
-        finally:
-            users.pop()
-            if not users:
-                del self._locks[guest_id]
-
-    def __len__(self) -> int:
-        """How many guests are being called."""
-        return len(self._locks)

@@ -121,7 +121,12 @@ class FakeVolumeDriver:
         return self._keep(volume)
 
     async def export(
-        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+        self,
+        volume_id: str,
+        attachment_id: str,
+        is_read_only: bool,
+        limits: Limits,
+        is_remote: bool = False,
     ) -> Export:
         volume = self._find(volume_id)
         if attachment_id not in volume.exports:

@@ -20,6 +20,7 @@ import msgspec
 from pileus.host import files, uploads
 from pileus.host.fake_consoles import FakeConsoles
 from pileus.host.images import ImageFacts, require
+from pileus.host.turns import Turns
 from pileus.kernel.faults import NotFound
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
@@ -39,7 +40,6 @@ from pileus.services.compute.driver import (
     NicNumbers,
     Parcel,
     Progress,
-    Turns,
     Underway,
     Watcher,
     check_growth,

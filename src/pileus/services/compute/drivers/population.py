@@ -20,6 +20,7 @@ import msgspec
 
 from pileus.host.image_cache import CachedImage, ImageCache
 from pileus.host.netns import Namespaces
+from pileus.host.turns import Turns
 from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
@@ -30,7 +31,6 @@ from pileus.services.compute.driver import (
     GuestSpec,
     ImageSource,
     Nic,
-    Turns,
     Watcher,
     last_lines,
 )

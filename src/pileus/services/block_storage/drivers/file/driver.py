@@ -1,0 +1,446 @@
+"""The verbs of the file back end, see the package."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from pileus.host import files, uploads
+from pileus.host.image_cache import ImageCache
+from pileus.host.qemu import UNPRIVILEGED
+from pileus.host.turns import Turns
+from pileus.kernel.faults import Conflict, Fault, Invalid, NotFound
+from pileus.kernel.world import World
+
+from ...driver import (
+    Export,
+    ImageBytes,
+    Limits,
+    OfSnapshot,
+    OfVolume,
+    Pool,
+    Source,
+    Volume,
+    VolumeSpec,
+)
+from . import record as records
+from .gates import Gates, free_port
+from .layers import Layers, check_size, room_for
+from .record import GIB, Chain, Kept, Layer, Record, Serving
+from .serving import Servers, export_name
+
+IMAGES_S = 600  # between two looks for images that no volume needs
+IMAGE_KEPT_S = 86_400  # of an image without a volume: another one of it may follow
+log = logging.getLogger(__name__)
+
+
+class FileVolumeDriver:
+    """`VolumeDriver` over files in `state_dir`. `address`: where other hosts reach this one, if they do."""
+
+    def __init__(
+        self, state_dir: Path, host: str, *, address: str = "", world: World | None = None
+    ) -> None:
+        self._state_dir, self._host, self._address = state_dir, host, address
+        self._world = world or World()
+        self._root = state_dir / "volumes"
+        self._outgoing = state_dir / "outgoing"
+        owner = UNPRIVILEGED if os.geteuid() == 0 else None
+        self._layers = Layers(state_dir, owner, self._world)
+        self._images = ImageCache(state_dir / "images", self._world.clock)
+        self._servers = Servers(self._root, self._layers, self._restore, self._world.clock)
+        self._gates = Gates(self._root, self._layers, self._restore, self._world.clock)
+        self._gates.address = address
+        self._volumes: dict[str, Record] = {}
+        self._read: list[Chain] = []  # by those who hold no volume meanwhile
+        self._turns = Turns()
+        self._chores: list[asyncio.Task[None]] = []
+
+    async def start_up(self) -> None:
+        if self._chores:
+            return
+        await asyncio.to_thread(self._load)
+        self._images.start_up()
+        for daemons in (self._servers, self._gates):
+            await daemons.adopt(self._volumes)
+        for record in self._volumes.values():
+            try:
+                await self._serve(record)
+            except Fault as reason:  # the others are not to wait for it
+                log.error("volume %s is not served: %s %s", record.id, reason, reason.internal)
+        self._chores = [asyncio.create_task(self._drop_images())]
+
+    async def close(self) -> None:
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        self._chores = []
+        await self._servers.close()
+        await self._gates.close()
+        self._volumes.clear()
+        await self._images.close()
+
+    async def create(self, spec: VolumeSpec) -> Volume:
+        check_size(spec.size_gib)
+        if not _is_uuid(spec.id):
+            raise Invalid(f"Volume id {spec.id!r} is not a UUID with dashes; it names a folder.")
+        async with self._turns.of(spec.id):
+            if spec.id not in self._volumes:
+                folder = self._root / spec.id
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o711)
+                try:
+                    with room_for(f"a volume of {spec.size_gib} GiB"):
+                        await self._make(spec)
+                except BaseException:
+                    shutil.rmtree(folder)
+                    raise
+            return self._volumes[spec.id].seen()
+
+    async def delete(self, volume_id: str) -> None:
+        async with self._turns.of(volume_id):
+            record = self._volumes.get(volume_id)
+            if record is None:
+                return
+            _check_idle(record)
+            if record.snapshots:
+                text = f"Volume {volume_id} has snapshots {', '.join(sorted(record.snapshots))}"
+                raise Conflict(f"{text}; they must be deleted first.")
+            await self._delete(record)
+
+    async def extend(self, volume_id: str, size_gib: int) -> Volume:
+        check_size(size_gib)
+        async with self._in_hand(volume_id) as record:
+            if size_gib > record.size_gib:
+                record = await self._keep(record, size_gib=size_gib)
+            await self._serve(record)
+            return record.seen()
+
+    async def snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        async with self._in_hand(volume_id) as record:
+            if snapshot_id not in record.snapshots:
+                await self._serve(record)
+                kept = {snapshot_id: Kept(record.chain, record.size_gib)}
+                with room_for("a snapshot"):
+                    record = await self._cover(record, snapshots={**record.snapshots, **kept})
+            await self._serve(record)
+
+    async def delete_snapshot(self, volume_id: str, snapshot_id: str) -> None:
+        async with self._turns.of(volume_id):
+            record = self._volumes.get(volume_id)
+            if record is not None and snapshot_id in record.snapshots:
+                others = {k: v for k, v in record.snapshots.items() if k != snapshot_id}
+                await self._keep(record, snapshots=others)
+
+    async def revert(self, volume_id: str, snapshot_id: str) -> Volume:
+        async with self._in_hand(volume_id) as record:
+            _check_idle(record)
+            kept = _kept(record, snapshot_id)
+            with room_for("what is written to the volume"):
+                old = msgspec.structs.replace(record, chain=kept.chain)
+                return (await self._cover(old)).seen()
+
+    async def export(
+        self,
+        volume_id: str,
+        attachment_id: str,
+        is_read_only: bool,
+        limits: Limits,
+        is_remote: bool = False,
+    ) -> Export:
+        if not _is_uuid(attachment_id):
+            raise Invalid(f"Attachment id {attachment_id!r} is not a UUID with dashes.")
+        if is_remote and not self._address:
+            raise Conflict(f"Host {self._host} has no address where other hosts reach its volumes.")
+        async with self._in_hand(volume_id) as record:
+            known = record.exports.get(attachment_id)
+            secret = known.secret if known else ""
+            if is_remote and not secret:
+                secret = self._world.new_hex() + self._world.new_hex()
+            serving = Serving(is_read_only=is_read_only, limits=limits, secret=secret)
+            if serving != known:
+                port = record.port or (self._free_port() if secret else 0)
+                exports = {**record.exports, attachment_id: serving}
+                record = await self._keep(record, exports=exports, port=port)
+            await self._serve(record)
+            return self._export(record, attachment_id)
+
+    async def withdraw(self, volume_id: str, attachment_id: str) -> None:
+        async with self._turns.of(volume_id):
+            record = self._volumes.get(volume_id)
+            if record is None:
+                return
+            if attachment_id in record.exports:
+                others = {k: v for k, v in record.exports.items() if k != attachment_id}
+                record = await self._keep(record, exports=others)
+            await self._serve(record)
+            await asyncio.to_thread(files.sync_file, self._layers.path(record.chain[0]))
+
+    async def send(self, volume_id: str, snapshot_id: str, disk_format: str, url: str) -> int:
+        path = self._outgoing / self._world.new_hex()
+        async with self._still(volume_id, snapshot_id) as (chain, size):
+            try:
+                path.touch(0o600)
+                self._layers.give(path)
+                with room_for(f"the bytes of volume {volume_id}"):
+                    folder = self._root / volume_id
+                    await self._layers.convert(chain, size, disk_format, path, folder)
+                await uploads.send(url, path)
+                return path.stat().st_size
+            finally:
+                path.unlink()
+
+    async def receive(self, volume_id: str, url: str, size: int) -> None:
+        async with self._in_hand(volume_id) as record:
+            _check_idle(record)
+            if size > record.size:
+                text = f"{size} bytes do not fit in volume {volume_id}"
+                raise Invalid(f"{text}, which has {record.size}.")
+            with self._fresh("raw") as layer, room_for(f"{size} bytes"):
+                await self._layers.fill(layer, url)
+                await asyncio.to_thread(self._layers.stretch, layer)
+                await self._keep(record, chain=(layer,))
+
+    async def volumes(self) -> list[Volume]:
+        return [self._volumes[volume_id].seen() for volume_id in sorted(self._volumes)]
+
+    async def pools(self) -> list[Pool]:
+        disk = await asyncio.to_thread(shutil.disk_usage, self._state_dir)
+        return [Pool(name="file", total_gib=disk.total // GIB, free_gib=disk.free // GIB)]
+
+    async def sweep(self, keep: set[str]) -> list[str]:
+        orphans = sorted((set(os.listdir(self._root)) | self._volumes.keys()) - keep)
+        for volume_id in orphans:
+            async with self._turns.of(volume_id):
+                if record := self._volumes.get(volume_id):
+                    record = await self._keep(record, exports={}, snapshots={})
+                    await self._serve(record)
+                    await self._delete(record)
+                else:
+                    await asyncio.to_thread(shutil.rmtree, self._root / volume_id, True)
+        return orphans
+
+    # What the verbs are made of
+
+    def _load(self) -> None:
+        """Read what there is, and delete what a process that died left half made."""
+        for folder in (self._state_dir, self._root, self._layers.folder, self._images.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o711)
+        shutil.rmtree(self._outgoing, ignore_errors=True)
+        self._outgoing.mkdir()
+        self._outgoing.chmod(0o711)
+        for folder in self._root.iterdir():
+            if record := records.read(folder):
+                self._volumes[record.id] = record
+            else:
+                shutil.rmtree(folder)
+        used = {self._layers.path(layer) for layer in self._used()}
+        for path in set(self._layers.folder.iterdir()) - used:
+            path.unlink()
+
+    async def _make(self, spec: VolumeSpec) -> None:
+        if isinstance(spec.source, OfVolume | OfSnapshot):
+            return await self._copy(spec, spec.source)
+        image = await self._image(spec, spec.source) if spec.source else None
+        if image is not None and not spec.passphrase:
+            return await self._begin(spec, (image,))
+        folder, header = self._root / spec.id, 0
+        with self._fresh("raw") as layer:
+            if spec.passphrase:
+                size = spec.size_gib * GIB
+                header = await self._layers.encrypt(layer, size, spec.passphrase, image, folder)
+            await asyncio.to_thread(self._layers.stretch, layer)
+            await self._keep(_record(spec, (layer,), header))
+
+    async def _image(self, spec: VolumeSpec, image: ImageBytes) -> Layer:
+        free = shutil.disk_usage(self._state_dir).free
+        if image.size > free:
+            raise Conflict(f"No room on this host for an image of {image.size} bytes.")
+        cached = await self._images.get(
+            image.id, image.url, image.disk_format, image.checksum_sha512, image.size
+        )
+        _check_fit(f"Image {image.id}", cached.virtual_size, spec)
+        return Layer(f"{self._images.folder.name}/{cached.name}", cached.format)
+
+    async def _copy(self, spec: VolumeSpec, source: Source) -> None:
+        """The origin is held until the copy is known, or its layers could go with it."""
+        assert isinstance(source, OfVolume | OfSnapshot)
+        async with self._in_hand(source.volume_id) as origin:
+            if spec.passphrase and not origin.header:
+                text = f"Volume {origin.id} is not encrypted, and a copy of it cannot be"
+                raise Invalid(f"{text}; its data can be written to an encrypted volume.")
+            kept = Kept(origin.chain, origin.size_gib)
+            if isinstance(source, OfSnapshot):
+                kept = _kept(origin, source.snapshot_id)
+            _check_fit(f"Volume {origin.id}", kept.size_gib * GIB, spec)
+            if isinstance(source, OfVolume):
+                await self._serve(origin)
+                await self._serve(await self._cover(origin))
+            await self._begin(spec, kept.chain, origin.header)
+
+    async def _begin(self, spec: VolumeSpec, behind: Chain, header: int = 0) -> None:
+        """A volume that differs in nothing from that chain."""
+        with self._fresh("qcow2") as layer:
+            await self._layers.lay_over(layer, behind[0], self._root / spec.id)
+            await asyncio.to_thread(self._layers.settle, layer)
+            await self._keep(_record(spec, (layer, *behind), header))
+
+    async def _cover(self, record: Record, **changes: object) -> Record:
+        """What is there stays as it is: what is written from now on goes elsewhere."""
+        with self._fresh("qcow2") as layer:
+            await self._layers.lay_over(layer, record.chain[0], self._root / record.id)
+            await asyncio.to_thread(self._layers.settle, layer)
+            return await self._keep(record, chain=(layer, *record.chain), **changes)
+
+    @contextmanager
+    def _fresh(self, format: str) -> Iterator[Layer]:
+        """A new layer, which goes again unless it became part of a volume."""
+        layer = self._layers.new(format)
+        try:
+            yield layer
+        finally:
+            self._layers.remove(self._unused((layer,)))
+
+    async def _keep(self, record: Record, **changes: object) -> Record:
+        """The record as it is from now on, on disk too, even if nobody waits for it any more."""
+        new = msgspec.structs.replace(record, **changes)
+        writing = asyncio.create_task(asyncio.to_thread(records.write, self._root / record.id, new))
+        try:
+            await asyncio.shield(writing)
+        finally:
+            await asyncio.wait([writing])
+            if writing.exception() is None:
+                self._volumes[record.id] = new
+        await asyncio.to_thread(self._layers.remove, self._unused(record.layers()))
+        return new
+
+    async def _delete(self, record: Record) -> None:
+        folder = self._root / record.id
+
+        def remove() -> None:
+            (folder / records.FILE).unlink()
+            files.sync_folder(folder)
+
+        await asyncio.to_thread(remove)
+        del self._volumes[record.id]
+        await asyncio.to_thread(self._layers.remove, self._unused(record.layers()))
+        await asyncio.to_thread(shutil.rmtree, folder)
+
+    def _used(self) -> set[Layer]:
+        used = {layer for record in self._volumes.values() for layer in record.layers()}
+        return used.union(*self._read)
+
+    def _unused(self, layers: Iterable[Layer]) -> set[Layer]:
+        """Those that nothing stands on any more: nothing ever will again."""
+        return set(layers) - self._used()
+
+    @asynccontextmanager
+    async def _in_hand(self, volume_id: str) -> AsyncIterator[Record]:
+        text = f"Volume {volume_id} is not on this host."
+        if volume_id not in self._volumes:
+            raise NotFound(text)
+        async with self._turns.of(volume_id):
+            if volume_id not in self._volumes:
+                raise NotFound(text)
+            yield self._volumes[volume_id]
+
+    @asynccontextmanager
+    async def _still(self, volume_id: str, snapshot_id: str) -> AsyncIterator[tuple[Chain, int]]:
+        """A chain that nobody writes, and how many bytes of it count."""
+        async with self._in_hand(volume_id) as record:
+            chain, size = record.chain, record.size
+            if snapshot_id:
+                kept = _kept(record, snapshot_id)
+                chain, size = kept.chain, kept.size_gib * GIB + record.header
+            elif not record.exports:
+                yield chain, size
+                return
+            else:
+                await self._serve(record)
+                with room_for("what is written meanwhile"):
+                    await self._serve(await self._cover(record))
+            self._read.append(chain)
+        try:
+            yield chain, size
+        finally:
+            self._read.remove(chain)
+            await asyncio.to_thread(self._layers.remove, self._unused(chain))
+
+    async def _serve(self, record: Record) -> None:
+        """What is written by way of other hosts goes through the server: it ends last."""
+        order = (self._servers, self._gates) if record.exports else (self._gates, self._servers)
+        for daemons in order:
+            await daemons.serve(record)
+
+    async def _restore(self, volume_id: str) -> None:
+        async with self._turns.of(volume_id):
+            if record := self._volumes.get(volume_id):
+                await self._serve(record)
+
+    def _export(self, record: Record, attachment_id: str) -> Export:
+        serving = record.exports[attachment_id]
+        return Export(
+            attachment_id=attachment_id,
+            host=self._host,
+            path=str(self._servers.socket(record.id)),
+            address=self._address if serving.secret else "",
+            port=record.port if serving.secret else 0,
+            secret=serving.secret,
+            name=export_name(attachment_id, record),
+            size=record.size,
+            is_read_only=serving.is_read_only,
+        )
+
+    def _free_port(self) -> int:
+        return free_port(self._address, {record.port for record in self._volumes.values()})
+
+    async def _drop_images(self) -> None:
+        """Everybody may make volumes of images, and a host that kept each would fill up."""
+        while True:
+            await self._world.clock.sleep(IMAGES_S)
+            needed = {Path(layer.name).name for layer in self._used()}
+            for image_id in await self._images.forget(IMAGE_KEPT_S, needed):
+                log.info("image %s was dropped: no volume needs it", image_id)
+
+
+def _record(spec: VolumeSpec, chain: Chain, header: int) -> Record:
+    return Record(
+        id=spec.id,
+        project_id=spec.project_id,
+        size_gib=spec.size_gib,
+        chain=chain,
+        header=header,
+    )
+
+
+def _kept(record: Record, snapshot_id: str) -> Kept:
+    if snapshot_id not in record.snapshots:
+        raise NotFound(f"Volume {record.id} has no snapshot {snapshot_id}.")
+    return record.snapshots[snapshot_id]
+
+
+def _check_idle(record: Record) -> None:
+    if record.exports:
+        text = f"Volume {record.id} is exported for {', '.join(sorted(record.exports))}"
+        raise Conflict(f"{text}; it must be detached first.")
+
+
+def _check_fit(what: str, needed: int, spec: VolumeSpec) -> None:
+    if needed > spec.size_gib * GIB:
+        text = f"{what} has {needed} bytes and does not fit in a volume of {spec.size_gib} GiB"
+        raise Invalid(f"{text}; {-(-needed // GIB)} GiB would do.")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,228 @@
+"""The daemons of a host's volumes: each is made to serve what its volume's record says, and nothing else.
+
+A guest's export is a throttle over a window over the first layer: the window is as long as the volume is, the layer has
+room behind it. A volume that grows gets a second window and a second export beside the first, which goes when its
+guest has moved over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Container
+from pathlib import Path
+
+from pileus.host import caches, qemu
+from pileus.host.process import kill
+from pileus.host.storage_daemon import Served, StorageDaemon, running_below
+from pileus.kernel.faults import Fault, Unavailable
+from pileus.kernel.world import Clock
+
+from ...driver import Limits
+from .layers import Layers, described, laid_over
+from .record import Record, digest
+
+PATIENCE_S = 1  # between two attempts to serve what could not be served
+log = logging.getLogger(__name__)
+
+Restore = Callable[[str], Awaitable[None]]
+
+
+class Daemons(ABC):
+    """The daemons below `root`, each in the folder `within` that of its volume.
+
+    `restore` is called with the id of a volume whose daemon died.
+    """
+
+    within = ""
+
+    def __init__(self, root: Path, layers: Layers, restore: Restore, clock: Clock) -> None:
+        self._root, self._layers, self._restore, self._clock = root, layers, restore, clock
+        self._running: dict[str, StorageDaemon] = {}
+        self._followers: dict[str, asyncio.Task[None]] = {}
+
+    @abstractmethod
+    def _is_needed(self, record: Record) -> bool: ...
+
+    @abstractmethod
+    async def _launch(self, record: Record, folder: Path) -> StorageDaemon: ...
+
+    @abstractmethod
+    async def _arrange(self, daemon: StorageDaemon, record: Record) -> None: ...
+
+    async def adopt(self, known: Container[str]) -> None:
+        """Take up those that an earlier process left; those that serve no volume of ours end."""
+        found = await asyncio.to_thread(running_below, self._root)
+        for folder, pid in found.items():
+            volume_id, _, within = str(folder.relative_to(self._root.resolve())).partition("/")
+            if within != self.within:
+                continue
+            if volume_id not in known:
+                await kill(pid)
+                continue
+            with contextlib.suppress(Unavailable):  # then it is dead, and a new one will be started
+                self._follow(volume_id, await StorageDaemon.adopt(self._folder(volume_id), pid))
+
+    async def serve(self, record: Record) -> None:
+        """Raises Unavailable; may be repeated."""
+        if not self._is_needed(record):
+            return await self._end(record.id)
+        if record.id not in self._running:
+            self._follow(record.id, await self._launch(record, self._folder(record.id)))
+        await self._arrange(self._running[record.id], record)
+
+    async def close(self) -> None:
+        """They go on serving."""
+        followers = list(self._followers.values())
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+        for daemon in self._running.values():
+            await daemon.close()
+        self._running.clear()
+        self._followers.clear()
+
+    def socket(self, volume_id: str) -> Path:
+        """Where guests of this host connect; nobody else is let in."""
+        return caches.sockets(self._root) / f"{volume_id}.sock"
+
+    def _folder(self, volume_id: str) -> Path:
+        return self._root / volume_id / self.within
+
+    async def _end(self, volume_id: str) -> None:
+        daemon = self._running.pop(volume_id, None)
+        if daemon is None:
+            return
+        follower = self._followers.pop(volume_id)
+        follower.cancel()
+        await asyncio.gather(follower, return_exceptions=True)
+        try:
+            await daemon.quit()
+        finally:
+            await daemon.close()
+
+    def _follow(self, volume_id: str, daemon: StorageDaemon) -> None:
+        self._running[volume_id] = daemon
+        self._followers[volume_id] = asyncio.create_task(self._outlive(volume_id, daemon))
+
+    async def _outlive(self, volume_id: str, daemon: StorageDaemon) -> None:
+        """Nobody ended it: its guests wait for another one at the same socket."""
+        await daemon.ended()
+        log.warning("a storage daemon of volume %s died", volume_id)
+        del self._running[volume_id]
+        await daemon.close()
+        while True:
+            try:
+                return await self._restore(volume_id)
+            except Fault as reason:
+                log.error("volume %s is not served: %s %s", volume_id, reason, reason.internal)
+                await self._clock.sleep(PATIENCE_S)
+
+
+class Servers(Daemons):
+    """Of every volume that is exported: guests of this host connect to it."""
+
+    def _is_needed(self, record: Record) -> bool:
+        return bool(record.exports)
+
+    async def _launch(self, record: Record, folder: Path) -> StorageDaemon:
+        path = self.socket(record.id)
+        with contextlib.closing(qemu.listen(path)) as server:
+            self._layers.give(path)
+            return await StorageDaemon.launch(folder, server, self._layers.prefix)
+
+    async def _end(self, volume_id: str) -> None:
+        await super()._end(volume_id)
+        self.socket(volume_id).unlink(missing_ok=True)
+
+    async def _arrange(self, daemon: StorageDaemon, record: Record) -> None:
+        """Serve what the record says: layers first, then exports."""
+        wanted = {_export_id(attachment, record): attachment for attachment in record.exports}
+        found = {served.id: served for served in await daemon.exports()}
+        for served in found.values():
+            if served.id not in wanted:
+                await _remove(daemon, served, record)
+        await _arrange_layers(daemon, record)
+        for id, attachment in wanted.items():
+            limits = _limits(record.exports[attachment].limits)
+            await daemon.limit(f"g{digest(attachment)}", limits)
+            if id not in found:
+                await _add(daemon, id, attachment, record)
+
+
+async def _add(daemon: StorageDaemon, id: str, attachment: str, record: Record) -> None:
+    present, (window, node) = await daemon.nodes(), _nodes(attachment, record)
+    if window not in present:
+        size = {"size": record.size, "file": record.chain[0].node}
+        await daemon.add_node(window, driver="raw", **size)
+    if node not in present:
+        throttle = {"throttle-group": f"g{digest(attachment)}", "file": window}
+        await daemon.add_node(node, driver="throttle", **throttle)
+    await daemon.add_export(
+        id,
+        node,
+        export_name(attachment, record),
+        writable=not record.exports[attachment].is_read_only,
+        writethrough=_writes_through(record),
+    )
+
+
+async def _arrange_layers(daemon: StorageDaemon, record: Record) -> None:
+    """Those that are new are put over what it has: what is written from then on is written there."""
+    chain, nodes = record.chain, await daemon.nodes()
+    known = next((n for n, layer in enumerate(chain) if layer.node in nodes), None)
+    if known is None:
+        await daemon.execute("blockdev-add", **described(chain, is_read_only=False))
+        return
+    for n in reversed(range(known)):
+        await daemon.execute("blockdev-add", **laid_over(chain[n]))
+        await daemon.execute("blockdev-snapshot", node=chain[n + 1].node, overlay=chain[n].node)
+
+
+async def _remove(daemon: StorageDaemon, served: Served, record: Record) -> None:
+    """An export of an earlier size stays while somebody uses it."""
+    _, _, mode = served.id.rpartition(".")
+    is_earlier = attachment_of(served) in record.exports and mode == _mode(record)
+    if await daemon.remove_export(served.id, force=not is_earlier):
+        for node in (served.node, f"w{served.node[1:]}"):
+            await daemon.execute("blockdev-del", **{"node-name": node})
+
+
+def attachment_of(served: Served) -> str:
+    return served.id[1:37]
+
+
+def export_name(attachment: str, record: Record) -> str:
+    """What a guest's host asks for; another one when the volume has grown."""
+    return f"{attachment}.{record.size}"
+
+
+def _export_id(attachment: str, record: Record) -> str:
+    return f"a{attachment}.{record.size}.{_mode(record)}"
+
+
+def _nodes(attachment: str, record: Record) -> tuple[str, str]:
+    """The names of its window and throttle."""
+    key = digest(export_name(attachment, record))
+    return f"w{key}", f"t{key}"
+
+
+def _mode(record: Record) -> str:
+    return "through" if _writes_through(record) else "back"
+
+
+def _writes_through(record: Record) -> bool:
+    return record.chain[0].format != "raw"
+
+
+def _limits(limits: Limits) -> dict[str, int]:
+    return {
+        "bps-total": limits.total_bytes_sec,
+        "bps-read": limits.read_bytes_sec,
+        "bps-write": limits.write_bytes_sec,
+        "iops-total": limits.total_iops_sec,
+        "iops-read": limits.read_iops_sec,
+        "iops-write": limits.write_iops_sec,
+    }

@@ -1,0 +1,400 @@
+"""The driver suite on real files and daemons, and what only they can be asked; needs root and QEMU's tools."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import struct
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pileus.host import caches, storage_daemon
+from pileus.host.storage_daemon import running_below
+from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.world import World
+from pileus.services.block_storage.driver import (
+    Export,
+    ImageBytes,
+    Limits,
+    OfSnapshot,
+    OfVolume,
+    VolumeDriver,
+)
+from pileus.services.block_storage.drivers.file import FileVolumeDriver
+from pileus.services.block_storage.drivers.file.record import Kept
+from pileus.testing.drivers.volume import FREE, GIB, SUITE, Bench
+from pileus.testing.nbd import NbdClient, Refused
+from pileus.testing.shelf import shelf
+
+DEBIAN_PACKAGES = storage_daemon.DEBIAN_PACKAGES
+KIB, MIB = 1 << 10, 1 << 20
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which(storage_daemon.PROGRAM) is None, reason="needs qemu-utils"),
+]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "state"
+    for pid in running_below(tmp_path / "state").values():
+        os.kill(pid, 9)
+    shutil.rmtree(caches.sockets(tmp_path / "state" / "volumes"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, state: Path) -> Iterator[Bench]:
+    begins = random.Random(7).randbytes(256 * KIB)
+    raw, good = tmp_path / "raw", tmp_path / "good"
+    raw.write_bytes(begins + bytes(MIB))
+    subprocess.run(["qemu-img", "convert", "-fraw", "-Oqcow2", str(raw), str(good)], check=True)
+    with shelf() as shop:
+        yield Bench(
+            make=lambda: FileVolumeDriver(state, "here", address="127.0.0.1"),
+            image=ImageBytes(id="good", url=shop.offer(good.read_bytes()), disk_format="qcow2"),
+            image_begins=begins,
+            shelf=shop,
+            write=write,
+            read=read,
+        )
+
+
+@contextlib.asynccontextmanager
+async def exported(
+    driver: VolumeDriver, volume_id: str, is_read_only: bool = False
+) -> AsyncIterator[Export]:
+    attachment = World().new_id()
+    export = await driver.export(volume_id, attachment, is_read_only, FREE)
+    try:
+        yield export
+    finally:
+        await driver.withdraw(volume_id, attachment)
+
+
+async def on(export: Export, act: Callable[[NbdClient], bytes | None]) -> bytes:
+    """What a guest there gets."""
+
+    def job() -> bytes:
+        with NbdClient(export.path, export.name) as client:
+            return act(client) or b""
+
+    return await asyncio.to_thread(job)
+
+
+async def write(driver: VolumeDriver, volume_id: str, data: bytes) -> None:
+    """At the beginning; what is less than a sector is written with what follows."""
+    async with exported(driver, volume_id) as export:
+        await on(export, lambda client: _write(client, data))
+
+
+def _write(client: NbdClient, data: bytes) -> None:
+    whole = -(-len(data) // 512) * 512
+    client.write(0, data + client.read(0, whole)[len(data) :])
+
+
+async def read(driver: VolumeDriver, volume_id: str, count: int) -> bytes:
+    async with exported(driver, volume_id, True) as export:
+        return (await on(export, lambda client: client.read(0, -(-count // 512) * 512)))[:count]
+
+
+@pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
+def test_suite(ask: Callable[[Bench], Coroutine[None, None, None]], bench: Bench) -> None:
+    asyncio.run(ask(bench))
+
+
+async def eventually(is_so: Callable[[], object]) -> None:
+    world = World()
+    end = world.clock.monotonic() + 30
+    while not await asyncio.to_thread(is_so):
+        assert world.clock.monotonic() < end, "it did not come true"
+        await world.clock.sleep(0.01)
+
+
+async def daemon_of(state: Path, volume_id: str, within: str = "") -> int:
+    """The process that serves a volume, as soon as there is one."""
+    folder = (state / "volumes" / volume_id / within).resolve()
+    await eventually(lambda: folder in running_below(state))
+    return running_below(state)[folder]
+
+
+class Writer:
+    """A guest that writes blocks here and there, each time another number, and repeats what was not answered."""
+
+    def __init__(self, export: Export) -> None:
+        self.export, self.stop, self.times = export, threading.Event(), 0
+        self.count = 0
+        self.written: dict[int, int] = {}
+
+    def run(self) -> None:
+        chance, offset = random.Random(1), 0
+        while not self.stop.wait(0.005):
+            with (
+                contextlib.suppress(OSError, Refused),
+                NbdClient(self.export.path, self.export.name) as c,
+            ):
+                self.times += 1
+                while not self.stop.is_set():
+                    c.write(offset, struct.pack(">Q", self.count + 1) * 512)
+                    self.count += 1
+                    self.written[offset] = self.count
+                    offset = chance.randrange(2000) * 100 * KIB
+
+
+@pytest.mark.parametrize("is_copy", [False, True], ids=["blank", "copy"])
+def test_nothing_that_was_written_is_lost_when_daemons_are_killed_and_guests_go_on(
+    is_copy: bool, bench: Bench, state: Path
+) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            spec = bench.spec(bench.image if is_copy else None)
+            await driver.create(spec)
+            attachment = bench.world.new_id()
+            writer = Writer(await driver.export(spec.id, attachment, False, FREE))
+            writing = asyncio.create_task(asyncio.to_thread(writer.run))
+            for kill in range(1, 4):
+                await eventually(lambda: min(writer.times * 60, writer.count) >= 60 * kill)  # noqa: B023
+                os.kill(await daemon_of(state, spec.id), 9)
+            await eventually(lambda: writer.times >= 4)
+            writer.stop.set()
+            await writing
+            os.kill(await daemon_of(state, spec.id), 9)
+            await driver.withdraw(spec.id, attachment)
+            async with exported(driver, spec.id, True) as export:
+                found = await on(export, lambda c: b"".join(c.read(o, 8) for o in writer.written))
+            numbers = struct.unpack(f">{len(writer.written)}Q", found)
+            assert numbers == tuple(writer.written.values())
+
+    asyncio.run(ask())
+
+
+def test_a_guest_goes_on_writing_while_its_volume_is_snapshot_copied_sent_and_grown(
+    bench: Bench,
+) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id, attachment = await bench.volume(driver, b"first"), bench.world.new_id()
+            export = await driver.export(volume_id, attachment, False, FREE)
+            await driver.snapshot(volume_id, "kept")
+            copy = bench.spec(OfVolume(volume_id=volume_id), 2)
+            with NbdClient(export.path, export.name) as client:
+                await asyncio.to_thread(_write, client, b"again")
+                assert (await driver.extend(volume_id, 2)).size_gib == 2
+                await driver.send(volume_id, "", "qcow2", bench.shelf.takes)
+                larger = await driver.export(volume_id, attachment, False, FREE)
+                assert larger.name != export.name, "one of another size"
+                with NbdClient(larger.path, larger.name) as moved:
+                    assert moved.size == 2 * GIB
+                    assert (await asyncio.to_thread(moved.read, 0, 512))[:5] == b"again"
+                    await asyncio.to_thread(moved.write, GIB, b"x" * 512)
+                    await asyncio.to_thread(moved.flush)
+                assert (await asyncio.to_thread(client.read, 0, 512))[:5] == b"again"
+            await driver.create(copy)
+            assert await read(driver, copy.id, 5) == b"again"
+            await driver.withdraw(volume_id, attachment)
+            await driver.revert(volume_id, "kept")
+            assert await read(driver, volume_id, 5) == b"first"
+
+    asyncio.run(ask())
+
+
+def test_an_export_that_may_only_be_read_takes_no_writes(bench: Bench) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"content")
+            async with exported(driver, volume_id, True) as export:
+                with pytest.raises(Refused):
+                    await on(export, lambda client: client.write(0, bytes(512)))
+
+    asyncio.run(ask())
+
+
+def test_limits_hold_and_can_be_lifted_under_a_guest(bench: Bench) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            spec, attachment = bench.spec(), bench.world.new_id()
+            await driver.create(spec)
+            took = {}
+            for iops in (20, 0):
+                limits = Limits(total_iops_sec=iops)
+                export = await driver.export(spec.id, attachment, False, limits)
+                begun = bench.world.clock.monotonic()
+                await on(export, lambda c: b"".join(c.read(0, 512) for _ in range(20)))
+                took[iops] = bench.world.clock.monotonic() - begun
+            assert took[20] > 0.5 and took[0] < took[20] / 2
+
+    asyncio.run(ask())
+
+
+def test_other_hosts_come_in_by_tls_with_the_key_of_an_attachment_and_no_other(
+    bench: Bench, state: Path, tmp_path: Path
+) -> None:
+    def from_elsewhere(export: Export, secret: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "keys.psk").write_text(f"{export.attachment_id}:{secret}\n")
+        tls = f"tls-creds-psk,id=tls,endpoint=client,dir={tmp_path},username={export.attachment_id}"
+        at = f"server.type=inet,server.host={export.address},server.port={export.port}"
+        image = f"driver=nbd,{at},export={export.name}"
+        words = ["qemu-io", "--object", tls, "--image-opts", "-c", "read -v 0 8"]
+        image += ",tls-creds=tls" if secret else ""
+        return subprocess.run([*words, image], capture_output=True, text=True, timeout=20)
+
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id, attachment = await bench.volume(driver, b"longhaul"), bench.world.new_id()
+            local = await driver.export(volume_id, attachment, False, FREE)
+            assert (local.port, local.secret) == (0, "")
+            export = await driver.export(volume_id, attachment, False, FREE, True)
+            assert (
+                "longhaul"
+                in (await asyncio.to_thread(from_elsewhere, export, export.secret)).stdout
+            )
+            for secret in ("", "ab" * 32):
+                refused = await asyncio.to_thread(from_elsewhere, export, secret)
+                assert refused.returncode != 0 and "longhaul" not in refused.stdout
+            os.kill(await daemon_of(state, volume_id, "gate"), 9)
+            await eventually(lambda: from_elsewhere(export, export.secret).returncode == 0)
+            await driver.withdraw(volume_id, attachment)
+            assert running_below(state) == {}
+
+    asyncio.run(ask())
+
+
+def test_an_encrypted_volume_of_an_image_is_read_by_who_has_the_passphrase(
+    bench: Bench, state: Path
+) -> None:
+    def opened(export: Export, passphrase: str) -> subprocess.CompletedProcess[str]:
+        nbd = f"file.driver=nbd,file.server.type=unix,file.server.path={export.path}"
+        image = f"driver=luks,key-secret=key,{nbd},file.export={export.name}"
+        words = ["qemu-io", "--object", f"secret,id=key,data={passphrase}", "--image-opts"]
+        words += ["-c", "length", "-c", "read -v 0 64", image]
+        return subprocess.run(words, capture_output=True, text=True, timeout=20)
+
+    async def ask() -> None:
+        plain = bench.image_begins
+        async with bench.driver() as driver:
+            spec = msgspec.structs.replace(bench.spec(bench.image), passphrase="open sesame")
+            await driver.create(spec)
+            copy = bench.spec(OfVolume(volume_id=spec.id))
+            await driver.create(copy)
+            for volume_id in (spec.id, copy.id):
+                async with exported(driver, volume_id) as export:
+                    assert export.size > GIB, "there is room for the header"
+                    head = await on(export, lambda client: client.read(0, 4 * MIB))
+                    assert head.startswith(b"LUKS") and plain[:64] not in head
+                    good = await asyncio.to_thread(opened, export, "open sesame")
+                    assert "1 GiB" in good.stdout and plain[:16].hex(" ") in good.stdout
+                    assert (await asyncio.to_thread(opened, export, "wrong")).returncode
+
+    asyncio.run(ask())
+    for layer in (state / "layers").iterdir():
+        with layer.open("rb") as file:
+            assert bench.image_begins[:64] not in file.read(4 * MIB)
+    for note in state.glob("volumes/*/*.json"):
+        assert b"open sesame" not in note.read_bytes()
+
+
+def test_a_copy_cannot_become_encrypted(bench: Bench) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"plain")
+            copy = bench.spec(OfVolume(volume_id=volume_id))
+            with pytest.raises(Invalid, match="not encrypted"):
+                await driver.create(msgspec.structs.replace(copy, passphrase="x"))
+
+    asyncio.run(ask())
+
+
+def things(state: Path) -> set[Path]:
+    return {path.relative_to(state) for path in state.rglob("*")}
+
+
+def test_a_full_disk_is_a_conflict_and_leaves_nothing(bench: Bench, state: Path) -> None:
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "none", str(state)], check=True)
+    try:
+        asyncio.run(_fill(bench, state))
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+
+
+async def _fill(bench: Bench, state: Path) -> None:
+    async with bench.driver() as driver:
+        spec = bench.spec()
+        await driver.create(spec)
+        before = things(state)
+        big = bench.shelf.offer(random.Random(3).randbytes(2 * MIB))
+        image = ImageBytes(id="big", url=big, size=2 * MIB)
+        verbs: list[Callable[[], Awaitable[object]]] = [
+            lambda: driver.create(bench.spec(image)),
+            lambda: driver.create(bench.spec(msgspec.structs.replace(image, size=0))),
+            lambda: driver.receive(spec.id, big, 2 * MIB),
+        ]
+        for verb in verbs:
+            with pytest.raises(Conflict, match="No room"):
+                await verb()
+            assert things(state) == before
+
+
+def test_what_a_process_that_died_left_half_made_is_gone(bench: Bench, state: Path) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"whole")
+        before = things(state)
+        (state / "volumes" / bench.world.new_id()).mkdir()
+        (state / "layers" / bench.world.new_hex()).touch()
+        (state / "outgoing" / bench.world.new_hex()).touch()
+        async with bench.driver() as driver:
+            assert things(state) == before
+            assert await read(driver, volume_id, 5) == b"whole"
+            await driver.delete(volume_id)
+
+    asyncio.run(ask())
+    assert {str(path) for path in things(state)} == {"images", "layers", "outgoing", "volumes"}
+
+
+def test_exports_are_served_again_after_a_restart_of_the_machine(bench: Bench, state: Path) -> None:
+    async def ask() -> None:
+        attachment = bench.world.new_id()
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"content")
+            await driver.export(volume_id, attachment, False, FREE)
+        os.kill(await daemon_of(state, volume_id), 9)
+        async with bench.driver() as driver:
+            export = await driver.export(volume_id, attachment, False, FREE)
+            assert (await on(export, lambda client: client.read(0, 512)))[:7] == b"content"
+            await driver.withdraw(volume_id, attachment)
+
+    asyncio.run(ask())
+
+
+def test_a_snapshot_that_its_daemon_has_not_heard_of_is_one_after_a_restart(
+    bench: Bench, state: Path
+) -> None:
+    """The process died between the record and the daemon: what is written since is in neither too much nor too little."""
+
+    async def ask() -> None:
+        attachment = bench.world.new_id()
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"before")
+            export = await driver.export(volume_id, attachment, False, FREE)
+            assert isinstance(driver, FileVolumeDriver)
+            record = driver._volumes[volume_id]
+            await driver._cover(record, snapshots={"kept": Kept(record.chain, 1)})
+        async with bench.driver() as driver:
+            await on(export, lambda client: client.write(0, b"after!" + bytes(506)))
+            await driver.withdraw(volume_id, attachment)
+            assert await read(driver, volume_id, 6) == b"after!"
+            copy = bench.spec(OfSnapshot(volume_id=volume_id, snapshot_id="kept"))
+            await driver.create(copy)
+            assert await read(driver, copy.id, 6) == b"before"
+
+    asyncio.run(ask())

@@ -1,0 +1,81 @@
+"""A web server that gives what was put on it and takes what is sent to it."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+_FIRST, _CHUNK = 4 << 20, 1 << 20
+
+
+class Shelf:
+    """`takes`: a URL to send to; `sent`: how many bytes came each time, and the first of them."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, bytes]] = []
+        self._given: dict[str, bytes] = {}
+        self._names = count()
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler)
+
+    def offer(self, data: bytes) -> str:
+        """A URL that gives these bytes."""
+        path = f"/{next(self._names)}"
+        self._given[path] = data
+        return f"{self._url}{path}"
+
+    @property
+    def takes(self) -> str:
+        return f"{self._url}/takes"
+
+    @property
+    def _url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def _handler(self, *arguments: Any) -> _Handler:
+        return _Handler(self, *arguments)
+
+    def give(self, path: str) -> bytes | None:
+        return self._given.get(path)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def __init__(self, shelf: Shelf, *arguments: Any) -> None:
+        self._shelf = shelf
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        data = self._shelf.give(self.path)
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.end_headers()
+        self.wfile.write(data or b"")
+
+    def do_PUT(self) -> None:
+        left = size = int(self.headers["Content-Length"])
+        first = self.rfile.read(min(left, _FIRST))
+        left -= len(first)
+        while left:
+            left -= len(self.rfile.read(min(left, _CHUNK)))
+        self._shelf.sent.append((size, first))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing: the test's output is for failures."""
+
+
+@contextmanager
+def shelf() -> Iterator[Shelf]:
+    made = Shelf()
+    serving = threading.Thread(target=made._server.serve_forever, args=(0.02,), daemon=True)
+    serving.start()
+    try:
+        yield made
+    finally:
+        made._server.shutdown()
+        made._server.server_close()
+        serving.join()
