@@ -43,7 +43,7 @@ _LOOK_S, _SIGN_S = (
     20.0,
 )  # how often an upload looks whether its image is there, and says it lives
 _DEAD_S = 120.0  # an upload that has not been heard of for so long has died with its control
-_ORPHAN_S = 3600.0
+_NEWS_S = 5.0
 _TASKS = 10  # imports remembered of an image
 
 
@@ -100,6 +100,8 @@ class Keeping:
     async def awaits(self, image_id: str, disk_format: str, container_format: str = "bare") -> str:
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.get(tx, image_id)
+            if self._is_orphaned(image):
+                image = await IMAGES.change(tx, image, **_AS_BEFORE)
             if image.has_bytes:
                 return ""
             formats = {"disk_format": disk_format, "container_format": container_format}
@@ -145,7 +147,7 @@ class Keeping:
         self.live.add(image.id)
         key = image.id if via == SAVING else staged(image.id)
         try:
-            name = f"{image.id}.{self.runtime.world.new_hex()}"
+            name = f"{image.id}.{self.runtime.sagas.me}.{self.runtime.world.new_hex()}"
             watched = self._watched(image.id, chunks)
             incoming = await self.store.receive(name, watched, self.settings.size_limit)
             try:
@@ -252,6 +254,19 @@ class Keeping:
             await self.forget(image_id)
             raise Gone(f"Image {image_id} was deleted during its import.")
 
+    def _is_orphaned(self, image: Image) -> bool:
+        """Whoever took its bytes has died: we in an earlier life, or a control that would have been heard of by now."""
+        sagas, who = self.runtime.sagas, image.uploader
+        if not who or who == sagas.me:
+            return bool(who) and image.id not in self.live
+        age = self.runtime.world.clock.time() - seconds_of(image.uploading_at)
+        return who not in sagas.alive and age >= self._news_s
+
+    @property
+    def _news_s(self) -> float:
+        """Within which every control has heard of every other."""
+        return _NEWS_S if self.runtime.store.shared else 0.0
+
     async def unstage(self, image_id: str) -> None:
         """Drops the staged bytes; the image waits for others."""
         async with self.runtime.store.tx() as tx:
@@ -268,16 +283,15 @@ class Keeping:
 
     async def sweep(self) -> None:
         """Ends uploads and imports whose control died, and drops bytes that belong to no image."""
-        store, now = self.runtime.store, self.runtime.world.clock.time()
+        store, now, sagas = self.runtime.store, self.runtime.world.clock.time(), self.runtime.sagas
         for image in await IMAGES.list(store, Page({"uploader": Match("ne", "")})):
-            mine = image.uploader == self.runtime.sagas.me
             silent = now - seconds_of(image.uploading_at) > _DEAD_S
-            if image.id not in self.live and (mine or silent or not store.shared):
+            if self._is_orphaned(image) or (silent and image.id not in self.live):
                 await self._restore(image.id)
         for image in await IMAGES.list(store, Page({"status": IMPORTING})):
             await self.complete_import(image.id)
-        await self.store.sweep(_ORPHAN_S)
-        for key in await self.store.keys(_ORPHAN_S):
+        await self.store.sweep({sagas.me, *sagas.alive}, self._news_s)
+        for key in await self.store.keys(self._news_s):
             if await IMAGES.find(store, key.removesuffix(".staged")) is None:
                 await self.store.delete(key)
 

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -62,8 +62,11 @@ class ImageStore(Protocol):
     async def keys(self, older_than_s: float) -> list[str]:
         """Every key whose bytes are older."""
 
-    async def sweep(self, older_than_s: float) -> int:
-        """Drops what was being written and was not touched for so long; how many."""
+    async def sweep(self, alive: Collection[str], older_than_s: float) -> None:
+        """Drops what was being written by others than these, and was not touched for so long.
+
+        The writer is the second word of the name that `receive` was given.
+        """
 
 
 @dataclass
@@ -166,11 +169,10 @@ class FileStore:
     async def keys(self, older_than_s: float) -> list[str]:
         return [p.name for p in await asyncio.to_thread(self._old, self.folder, older_than_s)]
 
-    async def sweep(self, older_than_s: float) -> int:
-        old = await asyncio.to_thread(self._old, self.incoming, older_than_s)
-        for path in old:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        return len(old)
+    async def sweep(self, alive: Collection[str], older_than_s: float) -> None:
+        for path in await asyncio.to_thread(self._old, self.incoming, older_than_s):
+            if not set(path.name.split(".")[1:2]).intersection(alive):
+                await asyncio.to_thread(path.unlink, missing_ok=True)
 
     def _old(self, folder: Path, older_than_s: float) -> list[Path]:
         before = self.clock.time() - older_than_s

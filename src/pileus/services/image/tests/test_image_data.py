@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import resource
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -423,7 +422,7 @@ async def test_a_second_upload_by_ticket_is_asked_to_come_again_while_the_first_
             await RECORDS.change(tx, image, status="saving", **gone)
         put = await cloud.client.request("PUT", ticket, raw=b"x", headers=OCTETS)
         assert put.status == 503
-        await keeping(cloud).sweep()
+        ticket = await images.awaits(id, "raw")
         put = await cloud.client.request("PUT", ticket, raw=b"x", headers=OCTETS)
         assert put.status < 300 and (await shown(member, id))["status"] == "active"
 
@@ -456,12 +455,13 @@ async def test_an_upload_whose_control_died_is_ended_by_the_sweep(tmp_path: Path
         id, staged = (await made(client))["id"], (await made(client))["id"]
         await keeping(cloud)._begin(id, "saving")
         await put(client, staged, b"bytes", "stage")
-        (tmp_path / "images" / "incoming" / "rest").write_bytes(b"half")
+        half = tmp_path / "images" / "incoming" / f"{id}.{cloud.runtime.sagas.me}.rest"
+        half.write_bytes(b"half")
     async with alone(SERVICE, data=tmp_path) as cloud:
         client = cloud.user("p")
         assert (await shown(client, id))["status"] == "saving"
         await standing.sweep(cloud.runtime, "")
-        assert (await shown(client, id))["status"] == "queued"
+        assert (await shown(client, id))["status"] == "queued" and not half.exists()
         assert (await shown(client, staged))["status"] == "uploading"
         usage = (await client.get("/image/v2/info/usage")).json["usage"]
         assert usage["image_count_uploading"]["usage"] == 0
@@ -484,17 +484,16 @@ async def test_an_import_that_a_crash_broke_off_is_completed_by_the_sweep() -> N
 
 
 @in_loop
-async def test_the_sweep_drops_old_bytes_of_no_image_and_nothing_else() -> None:
+async def test_the_sweep_drops_bytes_of_no_image_or_of_the_dead_and_nothing_else() -> None:
     async with alone(SERVICE) as cloud:
         client = cloud.user("p")
         kept_id = (await uploaded(client))["id"]
         folder = cloud.runtime.data / "images"
-        for name in ("orphan", "orphan.staged", "incoming/half", "young"):
+        coming = f"incoming/{kept_id}.{cloud.runtime.sagas.me}.half"
+        for name in ("orphan", "orphan.staged", f"incoming/{kept_id}.dead.half", coming):
             (folder / name).write_bytes(b"x")
-        for name in (kept_id, "orphan", "orphan.staged", "incoming/half"):
-            os.utime(folder / name, (1, 1))
         await standing.sweep(cloud.runtime, "")
-        assert files(cloud.runtime) == {kept_id, "young"}
+        assert files(cloud.runtime) == {kept_id, coming}
 
 
 class AdminProject:
