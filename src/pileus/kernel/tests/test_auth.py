@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,24 @@ async def test_a_token_revoked_while_it_is_looked_up_is_not_remembered(database:
         await callers.of("b")  # somebody else's request sees the revision
         source.go.set()
         await first
+        with pytest.raises(Unauthenticated):
+            await callers.of("a")
+
+
+async def test_what_one_control_revokes_another_refuses_at_its_next_request(
+    database: Database,
+) -> None:
+    async with started(database) as store, AsyncExitStack() as controls:
+        other = store  # SQLite has one control, with as many callers as workers
+        if database.kind == "postgres":
+            other = await controls.enter_async_context(started(database))
+        source = Tokens()
+        callers = Callers(other, World(), source)
+        assert (await callers.of("a")).user_id == "a"
+        source.revoked.add("a")
+        assert (await callers.of("a")).user_id == "a", "remembered"
+        async with store.tx() as tx:
+            await revise(tx, "auth")
         with pytest.raises(Unauthenticated):
             await callers.of("a")
 

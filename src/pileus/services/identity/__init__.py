@@ -11,7 +11,6 @@ from .auth_scopes import AuthScopes
 from .auth_tokens import AuthTokens
 from .authentication import AUTHENTICATION, Authentication
 from .bootstrap import bootstrap
-from .certificates import Certificates
 from .contract import IDENTITY
 from .credentials import Credentials
 from .directory_domains import DIRECTORIES
@@ -48,15 +47,15 @@ from .project_tags import ProjectTags
 from .projects import Projects, UserProjects
 from .regions import Regions
 from .registered_limits import RegisteredLimits
-from .revocation_events import RevocationEvents
+from .revocation_events import Certificates, RevocationEvents
 from .role_assignments import RoleAssignments
 from .roles import Roles
 from .rotation import Keys, sweep
 from .services import Services
 from .settings import Settings
+from .sign_ins import UserPasswords
 from .tokens import TOKENS_KEPT, Tokens
 from .trusts import Trusts
-from .user_passwords import UserPasswords
 from .users import Users
 from .vouchers import VOUCHING
 

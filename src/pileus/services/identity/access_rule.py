@@ -81,11 +81,7 @@ async def _kept(ctx: Context, tx: Tx, user_id: str, asked: AskedRule) -> AccessR
             "Invalid input for field 'access_rules': each needs service, method and path, "
             "or the id of one that is known."
         )
-    what: dict[str, Any] = {
-        "service": asked.service,
-        "method": asked.method,
-        "path": asked.path,
-    }
+    what: dict[str, Any] = {"service": asked.service, "method": asked.method, "path": asked.path}
     known = await ACCESS_RULES.one(tx, user_id=user_id, **what)
     if known is not None:
         return known

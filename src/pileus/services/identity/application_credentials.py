@@ -19,12 +19,11 @@ from pileus.kernel.store import Record, Unique
 from . import access_rule
 from .access_rule import AccessRule, AskedRule, kept
 from .claims import forbid_delegated, future, opened
-from .discreet import Discreet
 from .kept import owned, shown
 from .passwords import LONGEST, PASSWORDS
 from .roles import Role, RoleBook, RoleRef, role_id, roles_of
 from .users import USERS
-from .wire import Name, Noun, NounTable, changed, linked, listed, listing, page
+from .wire import READERS, Discreet, Name, Noun, NounTable, changed, linked, listed, listing, page
 
 
 class ApplicationCredential(Discreet, Record, kw_only=True, frozen=True):
@@ -78,7 +77,7 @@ class CreateApplicationCredential(Discreet, Body, kw_only=True):
     system: str | None = None
 
 
-_OWNER = "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner"
+_OWNER = f"{READERS} or rule:owner"
 _MANY = "/users/{user_id}/application_credentials"
 _ONE = _MANY + "/{application_credential_id}"
 

@@ -22,12 +22,10 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Page, Store
 
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
-from .auth_request import UserRef, expected
+from .auth_request import UserRef, expected, find_domain, find_user
 from .credentials import CREDENTIALS
 from .directory_domains import DIRECTORIES
-from .discreet import Discreet
 from .federation.openid_login import OPENID
-from .identification import find_domain, find_user
 from .keys import CREDENTIAL, KEYRING
 from .oauth1.access_tokens import ACCESS_TOKENS
 from .oauth1.consumers import CONSUMERS
@@ -36,6 +34,7 @@ from .passwords import PASSWORDS
 from .proof import Method, Proof, refused
 from .sign_ins import failed, refuse_locked, sign_in
 from .users import USERS, User
+from .wire import Discreet
 
 if TYPE_CHECKING:
     from .authentication import Authentication

@@ -1,4 +1,4 @@
-"""The body of POST /v3/auth/tokens: how somebody proves who he is, and where he wants to go.
+"""The body of POST /v3/auth/tokens: how somebody proves who he is, and where he wants to go; and whom and what it names.
 
 Each method's part stands under the method's own name and is read by that method (see `auth_methods`).
 """
@@ -12,8 +12,11 @@ import msgspec
 
 from pileus.kernel.faults import Invalid
 from pileus.kernel.schema import IGNORE, Body, Extra, explain
+from pileus.kernel.store import Store
 
-from .discreet import Discreet
+from .tree import PROJECTS, Project, named
+from .users import USERS, User
+from .wire import Discreet
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -95,3 +98,37 @@ def _convert(document: Any, kind: type[P], where: str) -> P:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as e:
         raise Invalid(f"{explain(str(e))} (in {where})") from None
+
+
+async def find_user(store: Store, given: UserRef) -> User | None:
+    """Raises Invalid if it is not said which user."""
+    if given.id:
+        return await USERS.find(store, given.id)
+    if not given.name or given.domain is None:
+        raise Invalid(
+            "Expecting to find domain in user. A user is named by id, or by name and domain."
+        )
+    domain = await find_domain(store, given.domain)
+    if domain is None:
+        return None
+    return await USERS.one(store, domain_id=domain.id, name_key=given.name.lower())
+
+
+async def find_domain(store: Store, given: DomainRef) -> Project | None:
+    if given.id:
+        found = await PROJECTS.find(store, given.id)
+    else:
+        found = await named(store, given.name, "") if given.name else None
+    return found if found is not None and found.is_domain else None
+
+
+async def find_project(store: Store, given: ProjectRef) -> Project | None:
+    """Raises Invalid if it is not said which project."""
+    if given.id:
+        return await PROJECTS.find(store, given.id)
+    if not given.name or given.domain is None:
+        raise Invalid(
+            "Expecting to find domain in project. A project is named by id, or by name and domain."
+        )
+    domain = await find_domain(store, given.domain)
+    return await named(store, given.name, domain.id) if domain else None

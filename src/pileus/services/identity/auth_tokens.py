@@ -21,17 +21,14 @@ from .auth_request import Authenticate
 from .authentication import AUTHENTICATION, Issued
 from .revocations import revoke
 from .tokens import TOKENS_KEPT
-from .wire import AUTHENTICATED, Noun
+from .wire import ADMIN_OR_SYSTEM_READER, AUTHENTICATED, Noun
 
 
 class AuthTokens(Noun[Record]):
     rules = {
-        "identity:check_token": (
-            "rule:admin_required or (role:reader and system_scope:all) or rule:token_subject"
-        ),
+        "identity:check_token": f"{ADMIN_OR_SYSTEM_READER} or rule:token_subject",
         "identity:validate_token": (
-            "rule:admin_required or (role:reader and system_scope:all) or rule:service_role or "
-            "rule:token_subject"
+            f"{ADMIN_OR_SYSTEM_READER} or rule:service_role or rule:token_subject"
         ),
         "identity:revoke_token": "rule:admin_required or rule:token_subject",
         "identity:get_auth_catalog": "",

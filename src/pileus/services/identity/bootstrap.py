@@ -128,11 +128,7 @@ async def publish(tx: Tx, runtime: Runtime) -> None:
 
 async def _publish_one(tx: Tx, id: str, kind: str, service: Service) -> None:
     row = CatalogService(
-        id=id,
-        type=kind,
-        name=service.name,
-        description=service.description or None,
-        provided=True,
+        id=id, type=kind, name=service.name, description=service.description or None, provided=True
     )
     await SERVICES.insert(tx, row)
     for interface in INTERFACES:

@@ -145,10 +145,4 @@ def _view(e: Endpoint, root: str, project_id: str, user_id: str) -> dict[str, An
     if url is None:
         return None
     region = e.region_id or None
-    return {
-        "id": e.id,
-        "interface": e.interface,
-        "region_id": region,
-        "url": url,
-        "region": region,
-    }
+    return {"id": e.id, "interface": e.interface, "region_id": region, "url": url, "region": region}

@@ -20,26 +20,16 @@ from pileus.kernel.store import Record
 
 from .assignments import held_on
 from .claims import forbid_delegated
-from .discreet import Discreet
 from .kept import ANY_SCOPE, Kept, changing, owned, stored
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
-from .wire import (
-    NounBody,
-    NounTable,
-    listed,
-    listing,
-    page,
-)
+from .wire import READERS, Discreet, NounBody, NounTable, listed, listing, page
 
 EC2 = "ec2"
 _BOUND = ("trust_id", "app_cred_id", "access_token_id", "access_id")  # keys of an EC2 blob
 _OWN = "(rule:admin_required) or user_id:%(target.credential.user_id)s"
-_READ = (
-    "(rule:admin_required) or (role:reader and system_scope:all) or "
-    "user_id:%(target.credential.user_id)s"
-)
+_READ = f"{READERS} or user_id:%(target.credential.user_id)s"
 Type = Annotated[str, Meta(min_length=1, max_length=255)]
 
 

@@ -57,11 +57,21 @@ def refuse_entry(entry: str) -> None:
 class Entry(Record, kw_only=True, frozen=True):
     """A user or group. `entry` is its id in its domain's directory, "" if it stands here."""
 
+    name: str
     domain_id: str
     entry: str = ""
 
 
 E = TypeVar("E", bound=Entry)
+
+
+def taken(entry: E) -> str:
+    """What is said where its domain has another of that name."""
+    noun = type(entry).__name__.lower()
+    return (
+        f"Conflict occurred attempting to store {noun} - Duplicate entry found with name "
+        f"{entry.name} at domain ID {entry.domain_id}."
+    )
 
 
 class Entries(Kept[E]):

@@ -110,12 +110,7 @@ class DomainConfigurations(Noun[Project]):
         return {"config": _picked(domain, known.options if known else {}, group, option)}
 
     async def update(
-        self,
-        ctx: Context,
-        domain: Project,
-        body: Configuration,
-        group: str = "",
-        option: str = "",
+        self, ctx: Context, domain: Project, body: Configuration, group: str = "", option: str = ""
     ) -> dict[str, Any]:
         given = ctx.document["config"]
         given = _checked({group: given} if option else given)

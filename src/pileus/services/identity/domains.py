@@ -13,7 +13,7 @@ from pileus.kernel.store import Tx
 
 from .kept import ANY_SCOPE, Kept, changing
 from .tree import PROJECTS, Project, checked_tags, follow_change, get_domain, refuse_enabled
-from .wire import NAME, NounBody, PlainId, ShortName, listing
+from .wire import ADMIN_OR_SYSTEM_READER, NAME, NounBody, PlainId, ShortName, listing
 
 
 class CreateDomain(NounBody, kw_only=True):
@@ -35,12 +35,11 @@ class Domains(Kept[Project]):
     listed_as = "target.domain.id"
     rules = {
         "identity:get_domain": (
-            "rule:admin_required or (role:reader and system_scope:all) or "
-            "token.domain.id:%(target.domain.id)s or token.project.domain.id:%(target.domain.id)s"
+            f"{ADMIN_OR_SYSTEM_READER} or token.domain.id:%(target.domain.id)s or "
+            "token.project.domain.id:%(target.domain.id)s"
         ),
         "identity:list_domains": (
-            "rule:admin_required or (role:reader and system_scope:all) or "
-            "(role:reader and domain_id:%(target.domain.id)s)"
+            f"{ADMIN_OR_SYSTEM_READER} or (role:reader and domain_id:%(target.domain.id)s)"
         ),
     }
     discloses = frozenset({"identity:update_domain", "identity:delete_domain"})

@@ -20,11 +20,10 @@ from pileus.kernel.store import Record
 
 from .claims import forbid_delegated
 from .credentials import CREDENTIALS, EC2, Credential, ec2_blob, opened_blob
-from .discreet import Discreet
 from .keys import CREDENTIAL, KEYRING
 from .tree import PROJECTS
 from .users import USERS
-from .wire import AUTHENTICATED, Noun, changed, listed
+from .wire import AUTHENTICATED, READERS, Discreet, Noun, changed, listed
 
 _PATH = "/users/{user_id}/credentials/OS-EC2"
 _OWN = "(rule:admin_required) or (role:member and user_id:%(target.credential.user_id)s)"
@@ -85,13 +84,8 @@ class Ec2Credentials(Noun[Record]):
     """
 
     rules = {
-        "identity:ec2_get_credential": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or "
-            "user_id:%(target.credential.user_id)s"
-        ),
-        "identity:ec2_list_credentials": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or rule:owner"
-        ),
+        "identity:ec2_get_credential": f"{READERS} or user_id:%(target.credential.user_id)s",
+        "identity:ec2_list_credentials": f"{READERS} or rule:owner",
         "identity:ec2_create_credential": _OWN,
         "identity:ec2_delete_credential": _OWN,
     }

@@ -9,12 +9,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Body
 
 from .catalog import ENDPOINTS, REVISION
-from .endpoint_filters import (
-    ENDPOINT_GROUPS,
-    FILTERS,
-    EndpointGroup,
-    matches,
-)
+from .endpoint_filters import ENDPOINT_GROUPS, FILTERS, EndpointGroup, matches
 from .endpoints import Endpoints
 from .kept import Kept, changing
 from .wire import ADMIN_OR_SYSTEM_READER, NAME, Name, listed, listing

@@ -12,17 +12,7 @@ from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Tx
 
-from .catalog import (
-    ENDPOINTS,
-    PLACE,
-    PLACES,
-    REGIONS,
-    REVISION,
-    SERVICES,
-    Endpoint,
-    Region,
-    rooted,
-)
+from .catalog import ENDPOINTS, PLACE, PLACES, REGIONS, REVISION, SERVICES, Endpoint, Region, rooted
 from .kept import Kept, changing
 from .wire import Id, NounBody, listing
 

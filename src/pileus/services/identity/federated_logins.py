@@ -25,13 +25,12 @@ from pileus.kernel.world import World
 from .auth_request import Authenticate
 from .auth_tokens import answered
 from .authentication import AUTHENTICATION, Issued
-from .discreet import Discreet
 from .federation.openid import Doubtful, assertion
 from .federation.openid_login import OPENID, only_provider, refuse_unknown
 from .kept import answered_by
 from .keys import KEYRING, TOKEN
 from .proof import refused
-from .wire import Noun
+from .wire import Discreet, Noun
 
 _OF_PROVIDER = "/identity_providers/{idp_id}/protocols/{protocol_id}"
 _WEB = "/auth/OS-FEDERATION"

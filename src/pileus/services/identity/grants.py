@@ -156,21 +156,13 @@ async def _named(ctx: Context) -> Named:
     return found
 
 
-_with_project = dropping(ASSIGNMENTS, "target", "project:")
-
-
-async def _with_domain(ctx: Context, tx: Tx, id: str) -> None:
-    await drop_all(tx, ASSIGNMENTS, target=f"domain:{id}")
-    await _with_project(ctx, tx, id)
-
-
 class Grants(Noun[Assignment]):
     table = ASSIGNMENTS
     follows = {
         "user": dropping(ASSIGNMENTS, "actor", "user:"),
         "group": dropping(ASSIGNMENTS, "actor", "group:"),
-        "project": _with_project,
-        "domain": _with_domain,
+        "project": dropping(ASSIGNMENTS, "target", "project:"),
+        "domain": dropping(ASSIGNMENTS, "target", "domain:"),
         "role": dropping(ASSIGNMENTS, "role_id"),
     }
     rules = {

@@ -11,13 +11,14 @@ from pileus.kernel.query import Filter
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
-from .directory_domains import Entries, Entry, refuse_entry
+from .directory_domains import Entries, Entry, refuse_entry, taken
 from .kept import ANY_SCOPE, changing
 from .revocations import revoke
 from .users import USERS, User, Users, target_of
 from .wire import (
     AUTHENTICATED,
     NAME,
+    READERS,
     Id,
     Noun,
     NounBody,
@@ -33,7 +34,6 @@ from .wire import (
 
 
 class Group(Entry, kw_only=True, frozen=True):
-    name: str
     description: str = ""
     extra: dict[str, Any] = {}
 
@@ -47,18 +47,11 @@ class Membership(Record, kw_only=True, frozen=True):
     until: str = ""
 
 
-def _taken(group: Group) -> str:
-    return (
-        "Conflict occurred attempting to store group - Duplicate entry found with name "
-        f"{group.name} at domain ID {group.domain_id}."
-    )
-
-
 GROUPS = NounTable(
     "identity_groups",
     Group,
     columns=("domain_id", Column("name_key", lambda g: g.name.lower())),
-    unique=(Unique(("domain_id", "name_key"), _taken),),
+    unique=(Unique(("domain_id", "name_key"), taken),),
     indexes=(("domain_id", "created_at", "id"), ("created_at", "id"), ("name_key", "id")),
     noun="group",
 )
@@ -76,10 +69,7 @@ async def group_ids(db: Reader, user_id: str) -> list[str]:
     return [m.group_id for m in await MEMBERSHIPS.all(db, user_id=user_id)]
 
 
-_READ = (
-    "(rule:admin_required) or (role:reader and system_scope:all) or "
-    "(role:reader and domain_id:%(target.group.domain_id)s)"
-)
+_READ = f"{READERS} or (role:reader and domain_id:%(target.group.domain_id)s)"
 _WRITE = "(rule:admin_required) or (role:manager and domain_id:%(target.group.domain_id)s)"
 _MEMBERS = (
     "(rule:admin_required) or (role:manager and domain_id:%(target.group.domain_id)s and "
@@ -113,8 +103,8 @@ class Groups(Entries[Group]):
         "identity:add_user_to_group": _MEMBERS,
         "identity:remove_user_from_group": _MEMBERS,
         "identity:check_user_in_group": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-            "domain_id:%(target.group.domain_id)s and domain_id:%(target.user.domain_id)s)"
+            f"{READERS} or (role:reader and domain_id:%(target.group.domain_id)s and "
+            "domain_id:%(target.user.domain_id)s)"
         ),
     }
     scopes = dict.fromkeys(rules, ANY_SCOPE)
@@ -207,8 +197,8 @@ class UserGroups(Noun[User]):
     id_param = "user_id"
     rules = {
         "identity:list_groups_for_user": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-            "domain_id:%(target.user.domain_id)s) or user_id:%(user_id)s"
+            f"{READERS} or (role:reader and domain_id:%(target.user.domain_id)s) or "
+            "user_id:%(user_id)s"
         )
     }
 

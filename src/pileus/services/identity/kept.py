@@ -225,13 +225,8 @@ class Kept(Noun[R]):
 
 
 def owned(table: Table[Any]) -> dict[str, Follow]:
-    """What `follows` says of rows that go with their user and with their project, which may act as a domain."""
-    with_project = dropping(table, "project_id")
-    return {
-        "user": dropping(table, "user_id"),
-        "project": with_project,
-        "domain": with_project,
-    }
+    """What `follows` says of rows that go with their user and with their project."""
+    return {"user": dropping(table, "user_id"), "project": dropping(table, "project_id")}
 
 
 def answered_by(

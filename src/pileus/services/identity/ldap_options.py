@@ -9,7 +9,7 @@ import msgspec
 
 from pileus.kernel.faults import Invalid
 
-from .discreet import Discreet
+from .wire import Discreet
 
 
 class LdapOptions(Discreet, msgspec.Struct, frozen=True, kw_only=True):

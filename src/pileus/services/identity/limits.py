@@ -30,7 +30,7 @@ from .unified_limits import (
     check_place,
     registered,
 )
-from .wire import Id, Name, dropping, listing
+from .wire import ADMIN_OR_SYSTEM_READER, Id, Name, dropping, listing
 
 
 class CreateLimit(Body, kw_only=True, forbid_unknown_fields=True):
@@ -76,8 +76,7 @@ class Limits(Kept[Limit]):
     rules = {
         "identity:get_limit_model": "",
         "identity:get_limit": (
-            "rule:admin_required or (role:reader and system_scope:all) or "
-            "(domain_id:%(target.limit.domain.id)s or "
+            f"{ADMIN_OR_SYSTEM_READER} or (domain_id:%(target.limit.domain.id)s or "
             "domain_id:%(target.limit.project.domain_id)s) or "
             "(project_id:%(target.limit.project_id)s and not None:%(target.limit.project_id)s)"
         ),

@@ -84,7 +84,6 @@ class ProjectEndpoints(_Associations[ProjectEndpoint]):
     absent = "Endpoint {id} not found in project {project_id}"
     follows = {
         "project": dropping(PROJECT_ENDPOINTS, "project_id", revising=REVISION),
-        "domain": dropping(PROJECT_ENDPOINTS, "project_id", revising=REVISION),
         "endpoint": dropping(PROJECT_ENDPOINTS, "endpoint_id"),
     }
     rules = {
@@ -133,7 +132,6 @@ class ProjectEndpointGroups(_Associations[ProjectEndpointGroup]):
     )
     follows = {
         "project": dropping(PROJECT_ENDPOINT_GROUPS, "project_id", revising=REVISION),
-        "domain": dropping(PROJECT_ENDPOINT_GROUPS, "project_id", revising=REVISION),
         "endpoint_group": dropping(PROJECT_ENDPOINT_GROUPS, "endpoint_group_id"),
     }
     rules = {

@@ -14,19 +14,12 @@ from .assignments import held_on, projects_of
 from .kept import ANY_SCOPE, Kept, changing
 from .limits import Limits
 from .settings import Settings, of
-from .tree import (
-    PROJECTS,
-    Project,
-    ancestors,
-    checked_tags,
-    follow_change,
-    refuse_enabled,
-    subtree,
-)
+from .tree import PROJECTS, Project, ancestors, checked_tags, follow_change, refuse_enabled, subtree
 from .unified_limits import LIMITS, TREE_DEPTHS
 from .users import USERS, User, Users
 from .wire import (
     NAME,
+    READERS,
     Id,
     Noun,
     NounBody,
@@ -42,9 +35,8 @@ from .wire import (
 )
 
 READ = (
-    "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-    "domain_id:%(target.project.domain_id)s and not None:%(target.project.domain_id)s) or "
-    "project_id:%(target.project.id)s"
+    f"{READERS} or (role:reader and domain_id:%(target.project.domain_id)s and not "
+    "None:%(target.project.domain_id)s) or project_id:%(target.project.id)s"
 )
 WRITE = (
     "(rule:admin_required) or (role:manager and domain_id:%(target.project.domain_id)s and "
@@ -81,8 +73,7 @@ class Projects(Kept[Project]):
     rules = {
         "identity:get_project": READ,
         "identity:list_projects": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or "
-            "(role:reader and domain_id:%(target.domain_id)s)"
+            f"{READERS} or (role:reader and domain_id:%(target.domain_id)s)"
         ),
         "identity:create_project": WRITE,
         "identity:update_project": WRITE,
@@ -166,8 +157,8 @@ class UserProjects(Noun[User]):
     id_param = "user_id"
     rules = {
         "identity:list_user_projects": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-            "domain_id:%(target.user.domain_id)s) or user_id:%(target.user.id)s"
+            f"{READERS} or (role:reader and domain_id:%(target.user.domain_id)s) or "
+            "user_id:%(target.user.id)s"
         )
     }
     target = Users.target

@@ -1,12 +1,15 @@
-"""What was revoked, for services that check tokens themselves: https://docs.openstack.org/api-ref/identity/v3-ext/#os-revoke-api"""
+"""What services that check tokens themselves ask for: what was revoked, and certificates, which are no more.
+
+https://docs.openstack.org/api-ref/identity/v3-ext/#os-revoke-api
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pileus.kernel.faults import Invalid
-from pileus.kernel.resources import Context, operation
-from pileus.kernel.store import Page
+from pileus.kernel.faults import Forbidden, Gone, Invalid
+from pileus.kernel.resources import PUBLIC, Context, operation
+from pileus.kernel.store import Page, Record
 from pileus.kernel.world import seconds_of
 
 from .claims import stamp_us
@@ -49,3 +52,16 @@ def _view(r: Revocation) -> dict[str, Any]:
     kind, _, id = r.id.partition(":")
     at = stamp_us(r.before_us)
     return {_KEYS[kind]: id, "issued_before": at, "revoked_at": at}
+
+
+class Certificates(Noun[Record]):
+    """What PKI tokens needed: OS-SIMPLE-CERT and OS-PKI answer as upstream's do today."""
+
+    @operation("GET", "/OS-SIMPLE-CERT/ca", PUBLIC)
+    @operation("GET", "/OS-SIMPLE-CERT/certificates", PUBLIC)
+    async def certificates(self, ctx: Context) -> None:
+        raise Gone("This API is no longer available due to the removal of support for PKI tokens.")
+
+    @operation("GET", "/auth/tokens/OS-PKI/revoked", PUBLIC)
+    async def revoked(self, ctx: Context) -> None:
+        raise Forbidden("You are not authorized to perform the requested action.")

@@ -24,6 +24,7 @@ from .wire import (
     AUTHENTICATED,
     EVERY,
     OLDEST,
+    READERS,
     SLICE,
     Noun,
     NounTable,
@@ -35,8 +36,8 @@ from .wire import (
 )
 
 _RULE = (
-    "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-    "domain_id:%(target.domain_id)s and not None:%(target.domain_id)s)"
+    f"{READERS} or (role:reader and domain_id:%(target.domain_id)s and not "
+    "None:%(target.domain_id)s)"
 )
 _TABLES: Mapping[str, NounTable[Any]] = {
     "user": USERS,

@@ -15,16 +15,7 @@ from pileus.kernel.store import Column, Reader, Record, Tx, Unique
 
 from .kept import ANY_SCOPE, Kept, changing
 from .tree import get_domain
-from .wire import (
-    ADMIN_OR_SYSTEM_READER,
-    NAME,
-    Id,
-    Name,
-    NounBody,
-    NounTable,
-    drop_all,
-    listing,
-)
+from .wire import ADMIN_OR_SYSTEM_READER, NAME, Id, Name, NounBody, NounTable, drop_all, listing
 
 REVISION = "identity.roles"
 

@@ -10,9 +10,8 @@ import msgspec
 from pileus.kernel.faults import Forbidden, Invalid
 from pileus.kernel.store import Store
 
-from .auth_request import Scope, TrustRef
+from .auth_request import Scope, TrustRef, find_domain, find_project
 from .claims import Claims
-from .identification import find_domain, find_project
 from .proof import Proof, refused
 from .tokens import Tokens, Worthless
 from .tree import Project

@@ -8,16 +8,30 @@ could try passcodes for ever.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
+from pileus.kernel.resources import PUBLIC, Context, operation
 from pileus.kernel.runtime import Runtime
+from pileus.kernel.schema import Body
 from pileus.kernel.store import Tx
 
 from . import settings
-from .directory_domains import DIRECTORIES
+from .directory_domains import DIRECTORIES, refuse_entry
 from .passwords import PASSWORDS
 from .proof import refused
-from .security_compliance import expired, is_enabled, is_expired, is_lock_over, is_locked
-from .users import USERS, User
+from .revocations import revoke
+from .security_compliance import (
+    check_choice,
+    check_strength,
+    expired,
+    is_enabled,
+    is_expired,
+    is_lock_over,
+    is_locked,
+    replaced,
+)
+from .users import USERS, Password, User
+from .wire import Discreet, Noun, changed
 
 _COUNTED = frozenset({"password", "totp"})
 
@@ -100,3 +114,33 @@ async def _locked_row(tx: Tx, user: User) -> User | None:
     """The user as he is now, for whoever changes him next."""
     await tx.lock(f"identity.user.{user.id}")
     return await USERS.find(tx, user.id)
+
+
+class ChangePassword(Discreet, Body, kw_only=True):
+    root: ClassVar[str] = "user"
+    password: Password
+    original_password: str
+
+
+class UserPasswords(Noun[User]):
+    """https://docs.openstack.org/api-ref/identity/v3/#change-password-for-user"""
+
+    table = USERS
+
+    @operation("POST", "/users/{user_id}/password", PUBLIC, status=204)
+    async def change(self, ctx: Context, user_id: str, body: ChangePassword) -> None:
+        """Whoever knows the password may change it: no token is asked for, as the old one may have expired."""
+        store, passwords = ctx.runtime.store, ctx.peer(PASSWORDS)
+        known = await USERS.find(store, user_id)
+        user = await sign_in(ctx.runtime, known, body.original_password, to_change=True)
+        refuse_entry(user.entry)
+        rules, clock = settings.of(ctx.runtime), ctx.runtime.world.clock
+        check_strength(rules, body.password)
+        await check_choice(passwords, rules, user, body.password, clock.time())
+        hashed = await passwords.hashed(body.password)
+        changes = replaced(rules, user, hashed, user.options, clock.now(), own=True)
+        changes |= {"failures": 0, "failed_at": ""}
+        async with store.tx() as tx:
+            await USERS.change(tx, user, **changes)
+            await changed(tx, "user", user.id, "updated")
+            await revoke(tx, "user", user.id)

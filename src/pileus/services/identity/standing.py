@@ -54,11 +54,7 @@ class Standing:
 
 
 def _ref(thing: Project, domain: Project) -> dict[str, Any]:
-    return {
-        "domain": {"id": domain.id, "name": domain.name},
-        "id": thing.id,
-        "name": thing.name,
-    }
+    return {"domain": {"id": domain.id, "name": domain.name}, "id": thing.id, "name": thing.name}
 
 
 def own_view(claims: Claims) -> dict[str, Any]:
@@ -81,7 +77,7 @@ def view(s: Standing) -> dict[str, Any]:
             "id": user.id,
             "name": user.name,
             "password_expires_at": user.password_expires_at[:-1] or None,
-        },
+        }
     }
     if s.project and s.project_domain:
         view["project"] = _ref(s.project, s.project_domain)

@@ -26,7 +26,6 @@ from .federation.identity_providers import IDENTITY_PROVIDERS
 from .federation.protocols import PROTOCOLS
 from .keys import KEYRING, TOKEN
 from .oauth1.access_tokens import ACCESS_TOKENS, AccessToken
-from .redelegation import ancestors
 from .remembered import Remembered
 from .revocations import ended
 from .roles import Role, RoleBook
@@ -34,7 +33,7 @@ from .security_compliance import is_enabled
 from .settings import Settings, of
 from .standing import Standing, own_view, view
 from .tree import PROJECTS, Project
-from .trust import TRUSTS
+from .trust import TRUSTS, ancestors
 from .users import USERS, User
 from .wire import encoded
 

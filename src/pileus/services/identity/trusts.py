@@ -16,11 +16,10 @@ from pileus.kernel.store import Tx
 from .assignments import held_on
 from .claims import forbid_delegated, future, opened
 from .kept import shown
-from .redelegation import ancestors, checked_count, pass_on
 from .roles import ROLES, RoleBook, RoleRef, role_id, roles_of
 from .roles import view as role_view
 from .tree import PROJECTS
-from .trust import TRUSTS, Trust
+from .trust import TRUSTS, Trust, ancestors, checked_count, pass_on
 from .users import USERS
 from .wire import (
     ADMIN_OR_SYSTEM_READER,
@@ -60,9 +59,6 @@ async def _with_user(ctx: Context, tx: Tx, id: str) -> None:
     await drop_all(tx, TRUSTS, trustee_user_id=id)
 
 
-_with_project = dropping(TRUSTS, "project_id")
-
-
 def view(ctx: Context, t: Trust) -> dict[str, Any]:
     """Without roles, as lists show it."""
     view = {
@@ -79,7 +75,7 @@ class Trusts(Noun[Trust]):
 
     table = TRUSTS
     id_param = "trust_id"
-    follows = {"user": _with_user, "project": _with_project, "domain": _with_project}
+    follows = {"user": _with_user, "project": dropping(TRUSTS, "project_id")}
     rules = {
         "identity:create_trust": "user_id:%(target.trust.trustor_user_id)s",
         "identity:list_trusts": ADMIN_OR_SYSTEM_READER,

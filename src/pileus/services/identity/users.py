@@ -16,21 +16,19 @@ from pileus.kernel.store import Column, Many, Match, Page, Tx, Unique
 from pileus.kernel.world import seconds_of, stamp
 
 from . import settings, vouchers
-from .directory_domains import Entries, Entry
-from .discreet import Discreet
+from .directory_domains import Entries, Entry, taken
 from .kept import ANY_SCOPE, changing
 from .passwords import LONGEST, PASSWORDS
 from .revocations import revoke
 from .security_compliance import check_strength, is_enabled, replaced, unlocked
 from .tree import PROJECTS
 from .vouchers import VOUCHING, ProviderRef, Voucher
-from .wire import NAME, Id, Name, NounBody, NounTable, changed, listing, merged
+from .wire import NAME, READERS, Discreet, Id, Name, NounBody, NounTable, changed, listing, merged
 
 
 class User(Discreet, Entry, kw_only=True, frozen=True):
     """`password_hash` "" means no password fits."""
 
-    name: str
     enabled: bool = True
     password_hash: str = ""
     password_at: str = ""
@@ -45,13 +43,6 @@ class User(Discreet, Entry, kw_only=True, frozen=True):
     default_project_id: str = ""
     options: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-
-
-def _taken(user: User) -> str:
-    return (
-        "Conflict occurred attempting to store user - Duplicate entry found with name "
-        f"{user.name} at domain ID {user.domain_id}."
-    )
 
 
 def _name_key(user: User) -> str:
@@ -69,7 +60,7 @@ USERS = NounTable(
         "password_expires_at",
         Column("name_key", _name_key),
     ),
-    unique=(Unique(("domain_id", "name_key"), _taken),),
+    unique=(Unique(("domain_id", "name_key"), taken),),
     many=(Many("vouchers", lambda u: vouchers.found_by(u.vouchers)),),
     indexes=(
         ("default_project_id",),
@@ -155,13 +146,10 @@ class Users(Entries[User]):
     follows = {"project": _with_project}
     rules = {
         "identity:get_user": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or (role:reader and "
-            "token.domain.id:%(target.user.domain_id)s) or user_id:%(target.user.id)s"
+            f"{READERS} or (role:reader and token.domain.id:%(target.user.domain_id)s) or "
+            "user_id:%(target.user.id)s"
         ),
-        "identity:list_users": (
-            "(rule:admin_required) or (role:reader and system_scope:all) or "
-            "(role:reader and domain_id:%(target.domain_id)s)"
-        ),
+        "identity:list_users": f"{READERS} or (role:reader and domain_id:%(target.domain_id)s)",
         "identity:create_user": _WRITE,
         "identity:update_user": _WRITE,
         "identity:delete_user": _WRITE,

@@ -34,6 +34,7 @@ PlainId = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9-]{1,64}$")]  # of what a cli
 
 DEFAULT_DOMAIN = "default"
 ADMIN_OR_SYSTEM_READER = "rule:admin_required or (role:reader and system_scope:all)"
+READERS = "(rule:admin_required) or (role:reader and system_scope:all)"  # as upstream spells both
 SLICE = 500  # rows between two turns of the loop
 EVERY = 10_000_000  # rows: all there are
 _PAGE = 10_000  # a list without a limit; longer ones say `truncated`
@@ -53,6 +54,15 @@ class NounTable(Table[R]):
 
     def missing(self, id: str) -> NotFound:
         return NotFound(f"Could not find {self.noun}: {id}.")
+
+
+class Discreet:
+    """What holds a secret and might end in a log: it says its kind there. Comes before other bases of a Struct."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
 
 
 class NounBody(Body, kw_only=True):
@@ -166,10 +176,7 @@ def joined(parts: Iterable[bytes]) -> msgspec.Raw:
 
 
 def listed(
-    ctx: Context,
-    key: str,
-    views: list[dict[str, Any]] | msgspec.Raw,
-    asked: Page | None = None,
+    ctx: Context, key: str, views: list[dict[str, Any]] | msgspec.Raw, asked: Page | None = None
 ) -> dict[str, Any]:
     """A list as Keystone wraps it. With `asked`, a full page links to the next."""
     itself = f"{ctx.url}?{ctx.query.text}" if ctx.query.text else ctx.url
@@ -248,9 +255,10 @@ def dropping(table: Table[Any], column: str, before: str = "", *, revising: str 
 
 async def removed(ctx: Context, tx: Tx, kind: str, id: str) -> None:
     """Lets every noun follow the removal of another, and makes tokens that stood on it worthless."""
-    for resource in ctx.service.made:
-        if isinstance(resource, Noun) and kind in resource.follows:
-            await resource.follows[kind](ctx, tx, id)
+    kinds = (kind, "project") if kind == "domain" else (kind,)  # a domain is a project, too
+    nouns = [resource for resource in ctx.service.made if isinstance(resource, Noun)]
+    for follow in [noun.follows[k] for k in kinds for noun in nouns if k in noun.follows]:
+        await follow(ctx, tx, id)
     await changed(tx, kind, id, "deleted")
     if kind in ("user", "project", "domain"):
         await revoke(tx, kind, id)

@@ -74,10 +74,7 @@ def view(ctx: Context, p: Protocol) -> dict[str, Any]:
         "id": p.protocol_id,
         "mapping_id": p.mapping_id,
         "remote_id_attribute": p.remote_id_attribute,
-        "links": {
-            "self": f"{provider}/protocols/{p.protocol_id}",
-            "identity_provider": provider,
-        },
+        "links": {"self": f"{provider}/protocols/{p.protocol_id}", "identity_provider": provider},
     }
 
 

@@ -29,7 +29,7 @@ import yaml
 from pileus.kernel.faults import Invalid
 from pileus.kernel.world import World
 
-from ..discreet import Discreet
+from ..wire import Discreet
 
 log = logging.getLogger(__name__)
 FILE = "federation.yaml"

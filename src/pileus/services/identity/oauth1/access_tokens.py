@@ -20,12 +20,11 @@ from pileus.kernel.world import stamp
 from .. import settings
 from ..assignments import held_on
 from ..claims import forbid_delegated, is_past
-from ..discreet import Discreet
 from ..proof import refused
 from ..roles import ROLES, RoleBook, RoleRef, role_id, roles_of
 from ..roles import view as role_view
 from ..tree import PROJECTS
-from ..wire import Noun, changed, drop_all, linked, listed, listing, page, rows_listed
+from ..wire import Discreet, Noun, changed, drop_all, linked, listed, listing, page, rows_listed
 from .consumers import CONSUMERS, Consumer, NamelessTable
 from .signatures import Signed, check, forget_signatures, signed
 
@@ -108,7 +107,6 @@ class AccessTokens(Noun[AccessToken]):
         "OS-OAUTH1:consumer": _follow("consumer_id"),
         "user": _follow("user_id"),
         "project": _follow("project_id"),
-        "domain": _follow("project_id"),
     }
     rules = {
         name: "rule:admin_required"

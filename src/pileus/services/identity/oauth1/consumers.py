@@ -8,9 +8,8 @@ from pileus.kernel.faults import Invalid, NotFound
 from pileus.kernel.resources import Context
 from pileus.kernel.store import Record, Table
 
-from ..discreet import Discreet
 from ..kept import Kept, changing
-from ..wire import NounBody, listing
+from ..wire import Discreet, NounBody, listing
 
 R = TypeVar("R", bound=Record)
 

@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 
-from pileus.services.identity.ec2_signatures import (
-    SignedRequest,
-    Unsigned,
-    s3_signed_by,
-    signed_by,
-)
+from pileus.services.identity.ec2_signatures import SignedRequest, Unsigned, s3_signed_by, signed_by
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 S3_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
