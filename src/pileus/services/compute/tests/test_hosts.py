@@ -8,6 +8,8 @@ from pileus.services.compute.driver import RUNNING, SHUTDOWN, GuestSpec
 from pileus.services.compute.drivers.fake import FakeComputeDriver
 from pileus.services.compute.settings import Settings
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+from pileus.testing.alone import in_loop
+from pileus.testing.cloud import cloud
 
 BASE = "/compute/v2.1"
 
@@ -98,6 +100,31 @@ def test_placement_shows_which_hosts_are_disabled_and_in_which_aggregates(stage:
         assert (await s.admin.delete(f"{BASE}/os-aggregates/{one['id']}")).status == 200
 
     stage.play(story)
+
+
+@in_loop
+async def test_a_compute_service_is_deleted_with_its_provider_once_nothing_is_held_of_it() -> None:
+    async with cloud() as c:
+        version = {"openstack_api_version": "compute 2.53, placement 1.39"}
+        listed = await c.admin.get(f"{BASE}/os-services?binary=nova-compute", **version)
+        first, second = listed.json["services"]
+        url = f"{BASE}/os-services/{first['id']}"
+        there = (await c.admin.get("/placement/resource_providers", **version)).json
+        ids = {p["name"]: p["uuid"] for p in there["resource_providers"]}
+        held = {
+            "allocations": {ids[first["host"]]: {"resources": {"VCPU": 1}}},
+            "project_id": "p",
+            "user_id": "u",
+            "consumer_generation": None,
+            "consumer_type": "INSTANCE",
+        }
+        consumer = f"/placement/allocations/{first['id']}"
+        assert (await c.admin.put(consumer, held, **version)).status == 204
+        assert (await c.admin.delete(url, **version)).status == 409
+        assert (await c.admin.delete(consumer, **version)).status == 204
+        assert (await c.admin.delete(url, **version)).status == 204
+        left = (await c.admin.get("/placement/resource_providers", **version)).json
+        assert [p["name"] for p in left["resource_providers"]] == [second["host"]]
 
 
 def test_zones_come_from_aggregates(stage: Stage) -> None:
