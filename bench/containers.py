@@ -31,8 +31,8 @@ PATIENCE_S = 30.0
 BAR_MS = 150
 
 
-def active(client: Client, id: str) -> dict[str, Any]:
-    end = time.monotonic() + PATIENCE_S
+def active(client: Client, id: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    end = time.monotonic() + patience_s
     while time.monotonic() < end:
         shown: dict[str, Any] = client.call("GET", "compute", f"/servers/{id}")["server"]
         if shown["status"] == "ERROR":
@@ -40,46 +40,52 @@ def active(client: Client, id: str) -> dict[str, Any]:
         if shown["status"] == "ACTIVE":
             return shown
         time.sleep(LOOK_S)
-    raise SystemExit(f"not ACTIVE within {PATIENCE_S} s")
+    raise SystemExit(f"not ACTIVE within {patience_s} s")
 
 
-def greets(address: str) -> None:
-    """Returns when port 22 says something. In the calling thread's namespace."""
-    end = time.monotonic() + PATIENCE_S
+def greets(address: str, port: int = 22, patience_s: float = PATIENCE_S) -> None:
+    """Returns when the port speaks ssh. In the calling thread's namespace."""
+    end = time.monotonic() + patience_s
     while time.monotonic() < end:
         with socket.socket() as plug:
-            plug.settimeout(1)
+            plug.settimeout(0.2)
             try:
-                plug.connect((address, 22))
+                plug.connect((address, port))
                 if plug.recv(4) == b"SSH-":
                     return
             except OSError:
                 time.sleep(LOOK_S)
-    raise SystemExit(f"{address} does not greet within {PATIENCE_S} s")
+    raise SystemExit(f"{address} does not greet within {patience_s} s")
 
 
-def image_of(client: Client) -> str:
+def image_of(client: Client, kind: str = "docker") -> str:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
-        path = "/v2/images?container_format=docker&status=active"
+        path = f"/v2/images?container_format={kind}&status=active"
         if images := client.call("GET", "image", path)["images"]:
             return str(images[0]["id"])
         time.sleep(0.1)
-    raise SystemExit("no image for containers became active; `make setup` builds one")
+    raise SystemExit(f"no {kind} image became active; `make setup` builds one")
+
+
+def open_network(client: Client) -> str:
+    """The id of a network, `bench`, that lets everything in."""
+    open_to_all = {"name": "bench", "port_security_enabled": False}
+    network = client.call("POST", "network", "/v2.0/networks", {"network": open_to_all})["network"]
+    subnet = {"network_id": network["id"], "ip_version": 4, "cidr": "10.44.0.0/24"}
+    client.call("POST", "network", "/v2.0/subnets", {"subnet": subnet})
+    return str(network["id"])
 
 
 def measured(cloud: RunningCloud, here: Place, runs: int) -> list[tuple[float, float]]:
     """Of each run, milliseconds until ACTIVE and until the greeting."""
     client, namespaces = cloud.client(), Namespaces()
-    open_to_all = {"name": "bench", "port_security_enabled": False}
-    network = client.call("POST", "network", "/v2.0/networks", {"network": open_to_all})["network"]
-    subnet = {"network_id": network["id"], "ip_version": 4, "cidr": "10.44.0.0/24"}
-    client.call("POST", "network", "/v2.0/subnets", {"subnet": subnet})
+    network = open_network(client)
     wanted = {
         "name": "bench",
         "imageRef": image_of(client),
         "flavorRef": client.call("GET", "compute", "/flavors?minDisk=1")["flavors"][0]["id"],
-        "networks": [{"uuid": network["id"]}],
+        "networks": [{"uuid": network}],
     }
     found = []
     for _ in range(runs + 1):  # the first fetches the image
@@ -88,7 +94,7 @@ def measured(cloud: RunningCloud, here: Place, runs: int) -> list[tuple[float, f
         shown = active(client, made["id"])
         is_active = time.monotonic()
         address = shown["addresses"]["bench"][0]["addr"]
-        space = f"{here.prefix}-net-{network['id']}"
+        space = f"{here.prefix}-net-{network}"
         asyncio.run(namespaces.call(space, partial(greets, address)))
         found.append(((is_active - began) * 1000, (time.monotonic() - began) * 1000))
         client.call("DELETE", "compute", f"/servers/{made['id']}")

@@ -1,32 +1,100 @@
-"""Kill a cloud without warning while servers are made, moved and deleted; started again, nothing was lost or left.
+"""Kill a cloud without warning while all that servers can be asked for is asked; nothing is lost, left or stuck.
 
 Acknowledged means committed: a create that was answered 202 ends ACTIVE or in ERROR with a reason, a delete that was
-answered 204 ends gone, and when all servers are deleted nothing that served them is left.
+answered 204 ends gone. After each kill the books of all services agree, and when all servers are deleted nothing that
+served them is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import subprocess
 import sys
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pileus.cli import background
-from pileus.cli.client import ApiError, Client, Unreachable
+from pileus.cli.client import ApiError, Unreachable
 from pileus.kernel.world import Clock
 from pileus.testing.places import Place
+from pileus.testing.roles import TwoRoles, two_roles
 from pileus.testing.running import RunningCloud, free_port, start
+from tests.e2e import books
+from tests.e2e.deeds import DEEDS, DELETE, FORCE_DELETE, MICROVERSION, Deed, Things
 from tests.e2e.guests import forget
 from tests.e2e.sweep import Scope, sweep
 
-MICROVERSION = {"X-OpenStack-Nova-API-Version": "2.60", "OpenStack-API-Version": "compute 2.60"}
-SETTLE_S = 60
-# Servers of a round, and the seconds in which it is killed. Real guests take longer, and two processors are soon busy.
-ROUNDS = {"fake": (8, 0.4), "container": (4, 1.5), "qemu": (2, 4.0)}
+SETTLE_S = 90
+# How much is asked in a round, and the seconds in which the kill falls. Real guests take longer, and two processors are
+# soon busy.
+ROUNDS = {"fake": (14, 0.5), "container": (4, 1.5), "qemu": (2, 4.0)}
+ROOM = 14  # servers of pretence: with more, some are deleted
+# Both are off by default: a shelved guest leaves its host at once, what is deleted is gone.
+KEEPING = ("--set", "compute.reclaim_s=3600", "--set", "compute.shelved_offload_s=3600")
+Row = dict[str, Any]
+
+
+class Victims(Protocol):
+    """The processes of a cloud. `images` and `hosts` are the folders of control's images and of pretended hosts."""
+
+    cloud: RunningCloud
+    images: Path
+    hosts: Path
+
+    def kill(self, chance: random.Random) -> None: ...
+
+    def again(self) -> None:
+        """Starts what is down."""
+
+
+class Together:
+    """One process."""
+
+    def __init__(self, state: Path, driver: str, options: list[str], address: str) -> None:
+        self.state, self.driver, self.options = state, driver, options
+        self.address, self.port = address, free_port()
+        self.images, self.hosts = state, state / "hosts"
+        self.again()
+
+    def kill(self, chance: random.Random) -> None:
+        self.cloud.kill()
+
+    def again(self) -> None:
+        self.cloud = start(self.state, self.driver, self.options, self.port, self.address)
+
+
+class Apart:
+    """A control and a host over PostgreSQL and NATS: either dies, or both."""
+
+    def __init__(self, roles: TwoRoles) -> None:
+        self.roles, self.cloud = roles, roles.cloud
+        self.images, self.hosts = roles.cloud.state, roles.host.state / "hosts"
+
+    def kill(self, chance: random.Random) -> None:
+        """A host alone comes back at once: somebody may be waiting for it."""
+        who = chance.choice(("control", "host", "both"))
+        if who != "control":
+            self.roles.host.kill()
+        if who != "host":
+            self.cloud.kill()
+        else:
+            self.roles.host.start()
+
+    def again(self) -> None:
+        """Both at once, where both are down: a host waits for control."""
+        host, waiting = self.roles.host, threading.Thread()
+        if host.process is None or host.process.poll() is not None:
+            waiting = threading.Thread(target=host.start)
+            waiting.start()
+        if self.cloud.process.poll() is not None:
+            self.cloud = self.roles.again()
+        if waiting.ident is not None:
+            waiting.join()
 
 
 @dataclass
@@ -35,193 +103,246 @@ class Ledger:
 
     created: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
-    doubtful: set[str] = field(default_factory=set)  # asked to be deleted, never answered
+    # Asked to be deleted: never answered, or kept for a while.
+    doubtful: set[str] = field(default_factory=set)
+    done: Counter[str] = field(default_factory=Counter)  # deeds that were accepted
     kills: int = 0
 
 
 class Killer:
+    """`outside`: with real guests, whose outer network is there; `keeps`: what is deleted can be restored."""
+
     def __init__(
-        self, state: Path, seed: int, outside: Place | None = None, driver: str = "qemu"
+        self, victims: Victims, seed: int, driver: str, outside: Place | None, keeps: bool
     ) -> None:
-        """`outside`: with real guests, of that driver, whose outer network is there."""
-        self.driver = "fake" if outside is None else driver
-        self.state, self.outside, self.port = state, outside, free_port()
+        self.victims, self.driver, self.outside, self.keeps = victims, driver, outside, keeps
         self.random = random.Random(seed)
         self.ledger = Ledger()
-        self.cloud: RunningCloud | None = None
-        self.client: Client | None = None
+        self.client = victims.cloud.client()
+        self.rows: dict[str, Row] = {}
         self.create_body: dict[str, Any] = {}
 
-    def up(self) -> Client:
-        """Start (again) and log in."""
-        if self.outside is None:
-            self.cloud = start(self.state, port=self.port)
-        else:
-            options, address = self.outside.options, self.outside.near
-            self.cloud = start(self.state, self.driver, options, self.port, address)
-        self.client = self.cloud.client()
-        return self.client
+    def get(self, service: str, path: str) -> Any:
+        base = self.client.catalog[service] if service else self.victims.cloud.url
+        return self.client.send("GET", base.rstrip("/") + path, None, MICROVERSION).json
+
+    def compute(self, method: str, path: str, body: object = None) -> Any:
+        url = self.client.catalog["compute"].rstrip("/") + path
+        return self.client.send(method, url, body, MICROVERSION).json
 
     def prepare(self) -> None:
-        """A network, an image and room for many servers."""
-        client = self.up()
-        assert self.cloud is not None
-        self.cloud.wait_for_image()
-        path = f"/os-quota-sets/{client.project_id}"
+        """A network, an image, two flavors and room for many servers."""
+        client, project = self.client, self.client.project_id
+        self.victims.cloud.wait_for_image()
         quota = {"instances": -1, "cores": -1, "ram": -1}
-        client.call("PUT", "compute", path, {"quota_set": quota})
-        ports = {"quota": {"port": -1}}
-        client.call("PUT", "network", f"/v2.0/quotas/{client.project_id}", ports)
+        self.compute("PUT", f"/os-quota-sets/{project}", {"quota_set": quota})
+        client.call("PUT", "network", f"/v2.0/quotas/{project}", {"quota": {"port": -1}})
         network = client.call("POST", "network", "/v2.0/networks", {"network": {"name": "kills"}})
         network_id = network["network"]["id"]
         subnet = {"network_id": network_id, "ip_version": 4, "cidr": "10.99.0.0/16"}
         client.call("POST", "network", "/v2.0/subnets", {"subnet": subnet})
-        images = client.call("GET", "image", "/v2/images?status=active")["images"]
-        flavors = client.call("GET", "compute", "/flavors/detail")["flavors"]
+        image = self.get("image", "/v2/images?status=active")["images"][0]["id"]
+        flavors = [self._flavor(vcpus) for vcpus in (1, 2)]
+        services = self.get("compute", "/os-services?binary=nova-compute")["services"]
+        hosts = {service["host"]: service["id"] for service in services}
+        self.things = Things(image, (flavors[0], flavors[1]), network_id, hosts)
         self.create_body = {
             "name": "kills",
-            "imageRef": images[0]["id"],
-            "flavorRef": min(flavors, key=lambda flavor: flavor["ram"])["id"],
+            "imageRef": image,
+            "flavorRef": flavors[0],
             "networks": [{"uuid": network_id}],
         }
 
+    def _flavor(self, vcpus: int) -> str:
+        flavor = {"name": f"kills-{vcpus}", "vcpus": vcpus, "ram": 128 * vcpus, "disk": 1}
+        return str(self.compute("POST", "/flavors", {"flavor": flavor})["flavor"]["id"])
+
+    # -- a round -----------------------------------------------------------------------------------
+
     def round(self) -> None:
-        """Make and delete servers until the kill falls, then start again."""
-        assert self.cloud is not None
-        creates, window_s = ROUNDS[self.driver]
-        kill = threading.Timer(self.random.uniform(0.0, window_s), self.cloud.kill)
+        """Ask for this and that until the kill falls, then start again."""
+        count, window_s = ROUNDS[self.driver]
+        moment = self.random.uniform(0.0, window_s)
+        kill = threading.Timer(moment, self.victims.kill, [random.Random(self.random.random())])
         kill.start()
-        try:
-            for _ in range(creates):
-                self._create()
-                if self.random.random() < 0.4:
-                    self._delete()
-                if self.outside is None and self.random.random() < 0.4:
-                    self._move()
-        except Unreachable:
-            pass  # the kill fell; what was not answered is not acknowledged
+        with suppress(Unreachable):  # the kill fell; what was not answered is not acknowledged
+            self._ask(count)
         kill.join()
         self.ledger.kills += 1
-        self.up()
+        self.victims.again()
 
-    def _create(self) -> None:
-        assert self.client is not None
-        made = self.client.call("POST", "compute", "/servers", {"server": self.create_body})
-        self.ledger.created.add(made["server"]["id"])
-
-    def _delete(self) -> None:
-        assert self.client is not None
-        left = sorted(self.ledger.created - self.ledger.deleted)
-        if not left:
+    def _ask(self, count: int) -> None:
+        if self.driver != "fake":
+            for _ in range(count):
+                self._create(1)
+                if self.random.random() < 0.4:
+                    self._delete_any()
             return
-        server = self.random.choice(left)
+        if len(self.rows) < ROOM:
+            self._create(1)
+            self._create(self.random.randint(2, 3))
+        for _ in range(len(self.rows) - ROOM):
+            self._delete_any()
+        for id in self.random.sample(sorted(self.rows), min(count, len(self.rows))):
+            self._do_to(self.rows[id])
+
+    def _create(self, count: int) -> None:
+        body = {**self.create_body, "max_count": count}
+        made = self.compute("POST", "/servers", {"server": body})
+        self.ledger.created.add(made["server"]["id"])
+        self.ledger.done["create"] += 1
+
+    def _delete_any(self) -> None:
+        left = sorted(self.ledger.created - self.ledger.deleted)
+        if left:
+            self._delete(self.random.choice(left))
+
+    def _delete(self, id: str, verb: str = DELETE) -> None:
         # Until answered: a kill may fall between commit and answer.
-        self.ledger.doubtful.add(server)
+        self.ledger.doubtful.add(id)
         try:
-            self.client.call("DELETE", "compute", f"/servers/{server}")
+            if verb == DELETE:
+                self.compute("DELETE", f"/servers/{id}")
+            else:
+                self.compute("POST", f"/servers/{id}/action", {FORCE_DELETE: None})
         except ApiError as e:
             # The answer to an earlier delete may have been lost: then it is gone, and 404 says so.
             assert e.status == 404, e
-        self.ledger.doubtful.discard(server)
-        self.ledger.deleted.add(server)
+        self.ledger.done[verb] += 1
+        if verb == FORCE_DELETE or not self.keeps:
+            self.ledger.doubtful.discard(id)
+            self.ledger.deleted.add(id)
 
-    def _move(self) -> None:
-        """To another host, while it runs or not. What is being made or deleted refuses."""
-        assert self.client is not None
-        left = sorted(self.ledger.created - self.ledger.deleted)
-        if not left:
+    def _do_to(self, row: Row) -> None:
+        """Of what its status allows, what was done least so far."""
+        fits = [deed for deed in DEEDS if row["status"] in deed.statuses]
+        self.random.shuffle(fits)
+        deed = min(fits, key=lambda deed: self.ledger.done[deed.name], default=None)
+        if deed is None or row["id"] in self.ledger.deleted | self.ledger.doubtful:
             return
-        live = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
-        server, body = self.random.choice(left), self.random.choice([live, {"migrate": None}])
-        url = f"{self.client.catalog['compute'].rstrip('/')}/servers/{server}/action"
-        try:
-            self.client.send("POST", url, body, MICROVERSION)
-        except ApiError as e:
-            assert e.status in (404, 409), e
+        if deed.name in (DELETE, FORCE_DELETE):
+            self._delete(row["id"], deed.name)
+        else:
+            self._do(deed, row)
+
+    def _do(self, deed: Deed, row: Row) -> None:
+        for method, path, body in deed.asks(row, self.things):
+            try:
+                self.compute(method, path, body)
+                self.ledger.done[deed.name] += 1
+            except ApiError as e:
+                # 503: its host was killed, which the answer waited for.
+                assert e.status in {404, 409, 503} | deed.refused, (deed.name, e)
 
     # -- what must hold --------------------------------------------------------------------------
 
-    def servers(self) -> dict[str, dict[str, Any]]:
-        assert self.client is not None
-        rows = self.client.call("GET", "compute", "/servers/detail?limit=1000")["servers"]
-        return {row["id"]: row for row in rows}
-
-    async def settled(self) -> dict[str, dict[str, Any]]:
-        """All servers, once none is busy."""
+    async def settled(self) -> None:
+        """Returns once no server is busy and none is there that was deleted."""
         clock = Clock()
         deadline = clock.monotonic() + SETTLE_S
         while True:
-            rows = self.servers()
+            self.rows = books.servers(self.get)
             busy = {
                 id: (row["status"], row["OS-EXT-STS:task_state"])
-                for id, row in rows.items()
+                for id, row in self.rows.items()
                 if row["status"] == "BUILD"
                 or row["OS-EXT-STS:task_state"] is not None
                 or id in self.ledger.deleted
             }
             if not busy:
-                return rows
-            assert clock.monotonic() < deadline, f"still busy after {SETTLE_S} s: {busy}"
-            await clock.sleep(0.1)
+                return
+            if clock.monotonic() > deadline:
+                sagas = self.get("", "/status")["sagas"]
+                raise AssertionError(f"still busy after {SETTLE_S} s: {busy}, {sagas}")
+            await clock.sleep(0.05)
 
     def check(self) -> None:
-        """Nothing acknowledged is lost; every server is ACTIVE, or in ERROR with a reason."""
-        rows = asyncio.run(self.settled())
-        lost = self.ledger.created - self.ledger.deleted - self.ledger.doubtful - rows.keys()
+        """Nothing acknowledged is lost, every server is in a stable state, and all books agree."""
+        for service in self.things.hosts.values():
+            self.compute("PUT", f"/os-services/{service}", {"forced_down": False})
+        asyncio.run(self.settled())
+        ledger = self.ledger
+        lost = ledger.created - ledger.deleted - ledger.doubtful - self.rows.keys()
         assert not lost, f"acknowledged and lost: {sorted(lost)}"
-        for id, row in rows.items():
-            assert row["status"] in ("ACTIVE", "VERIFY_RESIZE", "ERROR"), (id, row["status"])
-            assert row["status"] != "ERROR" or row["fault"]["message"], id
         self.sweep()
 
     def sweep(self) -> None:
-        """The machine holds what the API says and nothing else."""
+        """The machine holds what the API says and nothing else, and so does each API."""
+        found = asyncio.run(self._compared())
+        assert found == [], found
         if self.outside is not None:
-            assert self.cloud is not None
-            scope = Scope(self.state, self.outside.prefix, self.outside.name)
-            assert sweep(scope, self.cloud.environment()) == []
+            scope = Scope(self.victims.images, self.outside.prefix, self.outside.name)
+            assert sweep(scope, self.victims.cloud.environment()) == []
+
+    async def _compared(self) -> list[str]:
+        """Hosts follow the API at a small distance."""
+        for _ in range(200):
+            told = books.read(self.get)
+            found = books.differences(told) + books.files(self.victims.images, told)
+            if self.driver == "fake":
+                found += books.strange_guests(books.pretended(self.victims.hosts), told)
+            if not found:
+                break
+            await Clock().sleep(0.1)
+        self.rows, self.things.ports = told.servers, told.ports_of
+        return found
 
     def clear(self) -> None:
-        """Delete every server; nothing that served them is left, as every API and `pileus status` say."""
-        assert self.client is not None
-        for id in self.servers():
-            self.client.call("DELETE", "compute", f"/servers/{id}")
-            self.ledger.deleted.add(id)
+        """Delete every server; nothing that served them is left, as every API says."""
+        for id in self.rows:
+            self._delete(id, FORCE_DELETE)
         asyncio.run(self.settled())
-        ports = self.client.call("GET", "network", "/v2.0/ports")["ports"]
-        assert [p["id"] for p in ports if p["device_owner"].startswith("compute:")] == []
-        providers = self.client.call("GET", "placement", "/resource_providers")[
-            "resource_providers"
-        ]
-        for provider in providers:
-            path = f"/resource_providers/{provider['uuid']}/allocations"
-            assert self.client.call("GET", "placement", path)["allocations"] == {}, provider["name"]
-        limits = self.client.call("GET", "compute", "/limits")["limits"]["absolute"]
-        assert (limits["totalInstancesUsed"], limits["totalCoresUsed"]) == (0, 0)
-        command = [sys.executable, "-m", "pileus.cli.main", "status", "--state", str(self.state)]
-        status = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert status.returncode == 0, status.stdout
+        assert self.rows == {}
+        for image in self.get("image", "/v2/images?limit=1000")["images"]:
+            if image["id"] != self.things.image and image["name"].startswith("kills"):
+                self.client.call("DELETE", "image", f"/v2/images/{image['id']}")
         self.sweep()
 
-    def end(self) -> None:
-        if self.cloud is not None and self.cloud.process.poll() is None:
-            self.cloud.stop()
-        if self.driver == "container":
-            forget(self.state)
-        background.kill_leftovers(self.state)
+
+@contextmanager
+def _together(
+    state: Path, driver: str, options: list[str], outside: Place | None
+) -> Iterator[Victims]:
+    near, more = ("127.0.0.1", []) if outside is None else (outside.near, outside.options)
+    victims = Together(state, driver, [*more, *options], near)
+    try:
+        yield victims
+    finally:
+        if victims.cloud.process.poll() is None:
+            victims.cloud.stop()
+        if driver == "container":
+            forget(state)
+        background.kill_leftovers(state)
 
 
 def survive(
-    state: Path, seed: int, rounds: int, outside: Place | None = None, driver: str = "qemu"
+    state: Path,
+    seed: int,
+    rounds: int,
+    outside: Place | None = None,
+    driver: str = "fake",
+    *,
+    apart: bool = False,
+    keeps: bool = False,
 ) -> Ledger:
-    """So many kills at seeded moments; everything holds after each and at the end."""
-    killer = Killer(state, seed, outside, driver)
-    try:
+    """So many kills at seeded moments; everything holds after each and at the end.
+
+    `apart`: control and host are processes of their own; `keeps`: what is deleted can be restored, and what is shelved
+    stays on its host.
+    """
+    options = list(KEEPING) if keeps else []
+    with ExitStack() as stack:
+        if apart:
+            roles = stack.enter_context(two_roles(state, control_options=options))
+            victims: Victims = Apart(roles)
+        else:
+            victims = stack.enter_context(_together(state, driver, options, outside))
+        killer = Killer(victims, seed, driver, outside, keeps)
         killer.prepare()
         for _ in range(rounds):
             killer.round()
             killer.check()
         killer.clear()
-    finally:
-        killer.end()
+    done = ", ".join(f"{name} {n}" for name, n in sorted(killer.ledger.done.items()))
+    sys.stdout.write(f"seed {seed}: {killer.ledger.kills} kills; accepted: {done}\n")
     return killer.ledger
