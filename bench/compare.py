@@ -37,12 +37,13 @@ REAL = {
 INVOLVED = {
     "keystone": ("keystone", "mariadb", "memcached"),
     "placement": ("placement", "keystone", "mariadb", "memcached"),
+    "neutron": ("neutron", "ovn", "keystone", "mariadb", "memcached", "rabbitmq"),
     "nova": (
         *("nova", "neutron", "ovn", "keystone", "placement", "glance"),
         *("mariadb", "memcached", "rabbitmq"),
     ),
 }
-NAMES = {"keystone": "Keystone", "nova": "Nova", "placement": "Placement"}
+NAMES = {"keystone": "Keystone", "neutron": "Neutron", "nova": "Nova", "placement": "Placement"}
 Row = dict[str, Any]
 
 

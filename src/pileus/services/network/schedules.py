@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict
 from pileus.kernel.resources import Context, Resource, operation
@@ -25,6 +27,7 @@ from .routers.operations import Routers
 from .routers.placement import legs, move, wake_moved
 
 _ALL = 1 << 30
+_NULL = msgspec.Raw(b"null")  # an answer that clients parse
 
 
 class HostedRouter(Attributes):
@@ -65,6 +68,7 @@ class RoutersOfAgents(Resource[Any]):
                 code="RouterHostedByL3Agent",
             )
         await _move(ctx, router, agent["host"])
+        return _NULL
 
     @operation("DELETE", "/agents/{agent_id}/l3-routers/{router_id}", "delete_l3-router")
     async def delete(self, ctx: Context, agent_id: str, router_id: str) -> None:
