@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ PASSWORD = "correct-horse-battery"
 
 @dataclass
 class Cloud:
-    """`client` has no token; `admin` has one for the admin project."""
+    """`client` has no token; `admin` has one for the admin project. `closing`: what ends with the cloud."""
 
     control: Control
     hosts: Hosts | None
     client: Client
     admin: Client
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
     def runtime(self) -> Runtime:
@@ -142,7 +143,7 @@ async def cloud(
             ]
             running = Hosts(made_hosts, chosen)
             await running.start()
-        found = Cloud(control, running, client, client)
+        found = Cloud(control, running, client, client, stack)
         found.admin = await _admin(client)
         try:
             yield found

@@ -21,6 +21,9 @@ class Identity(Protocol):
     async def project(self, project_id: str) -> ProjectInfo | None:
         """The project, or None."""
 
+    async def region(self) -> str:
+        """The region in whose name this cloud's services stand in the catalog."""
+
     async def admin_project(self) -> ProjectInfo:
         """The project of the first start, which owns the public network and the first image."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pileus.kernel.faults import Unavailable
 from pileus.kernel.runtime import Runtime
 
+from .bootstrap import REGION
 from .contract import ProjectInfo
 from .tree import PROJECTS, Project, named
 from .wire import DEFAULT_DOMAIN
@@ -19,6 +20,9 @@ class KnownProjects:
     async def project(self, project_id: str) -> ProjectInfo | None:
         found = await PROJECTS.find(self.runtime.store, project_id)
         return _info(found) if found is not None else None
+
+    async def region(self) -> str:
+        return REGION
 
     async def admin_project(self) -> ProjectInfo:
         """Raises Unavailable before the first start is done."""

@@ -1,45 +1,21 @@
-"""An image's bytes: upload, stage, import, download. Image API v2, "Image data" and "Interoperable image import"."""
+"""An image's bytes: upload, stage, download. Image API v2, "Image data"."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, Unavailable, Unsupported
+from pileus.kernel.faults import Forbidden, Invalid, NotFound, Unavailable, Unsupported
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Stream, operation
-from pileus.kernel.schema import IGNORE, Body
 
-from . import tickets
+from . import cache, tickets
 from .faults import RangeNotSatisfiable
 from .images.operations import ImageResource
-from .images.views import seconds
-from .keeping import METHODS, kept
-from .record import (
-    ACTIVE,
-    ADMIN_OR_OWNER,
-    DEACTIVATED,
-    IMAGES,
-    SAVING,
-    SEEN,
-    STORE,
-    UPLOADING,
-    Image,
-    ImportTask,
-)
+from .keeping import kept
+from .record import ADMIN_OR_OWNER, DEACTIVATED, IMAGES, SAVING, SEEN, Image
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-class ImportMethod(Body):
-    unknown = IGNORE
-    name: str
-
-
-class ImportImage(Body):
-    lax = False
-    unknown = IGNORE
-    method: ImportMethod
 
 
 class ImageData(ImageResource):
@@ -51,10 +27,11 @@ class ImageData(ImageResource):
     @operation("PUT", "/images/{image_id}/file", "upload_image")
     async def upload(self, ctx: Context, image: Image, stream: Stream) -> None:
         _require_octets(stream)
-        store = ctx.headers.get("x-image-meta-store", STORE)
-        if store != STORE:
-            raise Invalid(f"Unknown store '{store}'; the one there is is '{STORE}'.")
-        await kept(ctx.runtime).upload(image, stream.chunks)
+        keeping = kept(ctx.runtime)
+        store = ctx.headers.get("x-image-meta-store", keeping.default)
+        if store not in keeping.stores:
+            raise Invalid(f"Unknown store '{store}'; one of {', '.join(keeping.stores)} is meant.")
+        await keeping.upload(image, stream.chunks, store)
 
     @operation("GET", "/images/{image_id}/file", "download_image")
     async def download(self, ctx: Context, image: Image) -> Any:
@@ -70,31 +47,6 @@ class ImageData(ImageResource):
     async def stage(self, ctx: Context, image: Image, stream: Stream) -> None:
         _require_octets(stream)
         await kept(ctx.runtime).stage(image, stream.chunks)
-
-    @operation("POST", "/images/{image_id}/import", "modify_image", status=202)
-    async def complete_import(self, ctx: Context, image: Image, body: ImportImage) -> Any:
-        """The staged bytes become the image's: at once, since they are hashed and inspected already."""
-        if body.method.name not in METHODS:
-            raise Invalid(f"Unknown import method name '{body.method.name}'.")
-        if image.status == ACTIVE:
-            raise Conflict("Image with status active cannot be target for import")
-        if image.status != UPLOADING:
-            raise Conflict("Image needs to be staged before 'glance-direct' method can be used")
-        for name in ("container_format", "disk_format"):
-            if not getattr(image, name):
-                raise Conflict(f"'{name}' needs to be set before import")
-        keeping = kept(ctx.runtime)
-        if image.unsafe and not image.uploader:
-            await keeping.unstage(image.id)
-            raise Invalid(
-                f"Image {image.id} is refused, and its staged data dropped: {image.unsafe}."
-            )
-        await keeping.complete_import(image.id, _task(ctx, image, body.method.name))
-        return Answer(status=202)
-
-    @operation("GET", "/images/{image_id}/tasks", "get_image")
-    async def tasks(self, ctx: Context, image: Image) -> Any:
-        return {"tasks": [_task_view(image, t) for t in reversed(image.imports)]}
 
 
 class ImageTickets(Resource[Image]):
@@ -121,39 +73,6 @@ class ImageTickets(Resource[Image]):
             await kept(ctx.runtime).upload(image, stream.chunks)
 
 
-def _task(ctx: Context, image: Image, method: str) -> ImportTask:
-    now = ctx.runtime.world.clock.now()
-    asked = {"image_id": image.id, "import_req": {"method": {"name": method}}, "backend": [STORE]}
-    return ImportTask(
-        id=ctx.runtime.world.new_id(),
-        request_id=ctx.request_id,
-        user_id=ctx.caller.user_id,
-        owner=ctx.caller.project_id,
-        status="processing",
-        input=asked,
-        created_at=now,
-        updated_at=now,
-    )
-
-
-def _task_view(image: Image, task: ImportTask) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "image_id": image.id,
-        "type": "api_image_import",
-        "status": task.status,
-        "owner": task.owner,
-        "user_id": task.user_id,
-        "request_id": task.request_id,
-        "input": task.input,
-        "result": {"image_id": image.id} if task.status == "success" else None,
-        "message": "",
-        "created_at": seconds(task.created_at),
-        "updated_at": seconds(task.updated_at),
-        "expires_at": None,
-    }
-
-
 async def sent(ctx: Context, image: Image) -> Answer:
     """The bytes, or the range of them that was asked for. Raises RangeNotSatisfiable."""
     size = image.size or 0
@@ -169,13 +88,7 @@ async def sent(ctx: Context, image: Image) -> Answer:
     )
     if ctx.method == "HEAD":
         return answer
-    try:
-        blob = await kept(ctx.runtime).store.open(image.id)
-    except FileNotFoundError:
-        raise Unavailable(
-            f"The data of image {image.id} can't be read at the moment.",
-            internal=f"image {image.id} is {image.status} and its file is missing",
-        ) from None
+    blob = await cache.opened(ctx.runtime, image)
     answer.stream = blob.chunks(start, length)
     return answer
 

@@ -3,48 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
-
-import msgspec
 
 from pileus.host.images import ImageFacts, inspect, require
 from pileus.kernel.auth import Caller
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, Unsupported
+from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, Unavailable, Unsupported
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Page, Tx
-from pileus.kernel.world import seconds_of
+from pileus.kernel.world import seconds_of, stamp
 
 from . import callers, contract, tickets
 from .contract import ImageInfo, ImageQuery, NewImage
 from .faults import Gone
+from .protections import Protections
 from .record import (
     ACTIVE,
     IMAGES,
     IMPORTING,
     QUEUED,
     SAVING,
+    STORE,
     UPLOADING,
+    WEB,
     Image,
-    ImportTask,
+    in_store,
     visible,
 )
 from .reservations import made_from, reserved
-from .settings import ImageSettings
-from .stores import FileStore, ImageStore, Incoming
+from .settings import ImageSettings, words
+from .stores import Blob, FileStore, ImageStore, Incoming
+from .task import PROCESSING, TASKS
+from .web import WebBlob
 
-METHODS = ("glance-direct",)
 _LOOK_S, _SIGN_S = (
     1.0,
     20.0,
 )  # how often an upload looks whether its image is there, and says it lives
 _DEAD_S = 120.0  # an upload that has not been heard of for so long has died with its control
 _NEWS_S = 5.0
-_TASKS = 10  # imports remembered of an image
+_TASK_S = 48 * 3600.0  # a task that ended is remembered so long
 
 
 def staged(image_id: str) -> str:
@@ -58,15 +61,32 @@ def kept(runtime: Runtime) -> Keeping:
 
 @dataclass
 class Keeping:
-    """Keeps the contract `Images`."""
+    """Keeps the contract `Images`. `stores` by name, the default one first, which has the staged bytes too."""
 
     runtime: Runtime
-    store: ImageStore
+    stores: Mapping[str, ImageStore]
+    cache: ImageStore
     live: set[str] = field(default_factory=set)  # images whose bytes come in through this control
 
     @property
     def settings(self) -> ImageSettings:
         return cast(ImageSettings, self.runtime.settings["image"])
+
+    @property
+    def default(self) -> str:
+        return next(iter(self.stores))
+
+    @property
+    def store(self) -> ImageStore:
+        return self.stores[self.default]
+
+    @property
+    def trusted(self) -> frozenset[str]:
+        return frozenset(words(self.settings.trusted_origins))
+
+    @cached_property
+    def protections(self) -> Protections:
+        return Protections.read(self.settings.property_protections)
 
     # The contract
 
@@ -101,7 +121,7 @@ class Keeping:
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.get(tx, image_id)
             if self._is_orphaned(image):
-                image = await IMAGES.change(tx, image, **_AS_BEFORE)
+                image = await IMAGES.change(tx, image, **AS_BEFORE)
             if image.has_bytes:
                 return ""
             formats = {"disk_format": disk_format, "container_format": container_format}
@@ -127,6 +147,9 @@ class Keeping:
                 raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
             await IMAGES.delete(tx, image)
             await emit(tx, "image.delete", image.owner, id=image.id, name=image.name)
+            for task in await TASKS.all(tx, image_id=image_id):
+                if task.status != PROCESSING:  # one that goes on finds the image gone, and fails
+                    await TASKS.delete(tx, task)
         await self.forget(image_id)
 
     async def made_from(self, project_id: str, properties: dict[str, str]) -> list[str]:
@@ -134,37 +157,95 @@ class Keeping:
 
     # Bytes in
 
-    async def upload(self, image: Image, chunks: AsyncIterator[bytes]) -> None:
+    async def upload(self, image: Image, chunks: AsyncIterator[bytes], store: str = "") -> None:
         """The image is active when this returns, or as it was before when this raises."""
-        await self._receive(image, chunks, SAVING)
+        await self._receive(image, chunks, SAVING, store or self.default)
 
     async def stage(self, image: Image, chunks: AsyncIterator[bytes]) -> None:
         """The bytes wait for an import when this returns."""
-        await self._receive(image, chunks, UPLOADING)
+        await self._receive(image, chunks, UPLOADING, self.default)
 
-    async def _receive(self, image: Image, chunks: AsyncIterator[bytes], via: str) -> None:
+    async def bring(self, image: Image, chunks: AsyncIterator[bytes], **changes: Any) -> None:
+        """The bytes of an import, and what else changes with them, wait like staged ones when this returns."""
+        found = await self._take(image, chunks, self.store, staged(image.id))
+        async with self.runtime.store.tx() as tx:
+            image = await IMAGES.get(tx, image.id)
+            await IMAGES.change(tx, image, **changes, **found)
+
+    async def _receive(
+        self, image: Image, chunks: AsyncIterator[bytes], via: str, store: str
+    ) -> None:
         await self._begin(image.id, via)
         self.live.add(image.id)
-        key = image.id if via == SAVING else staged(image.id)
+        to, key = self.stores[store], image.id if via == SAVING else staged(image.id)
         try:
-            name = f"{image.id}.{self.runtime.sagas.me}.{self.runtime.world.new_hex()}"
-            watched = self._watched(image.id, chunks)
-            incoming = await self.store.receive(name, watched, self.settings.size_limit)
-            try:
-                found = await self._facts(image, incoming)
-                await incoming.keep(key)
-            except BaseException:
-                await incoming.drop()
-                raise
-            await self._end(image.id, via, found)
+            found = await self._take(image, chunks, to, key)
+            places = {"locations": [in_store(image.id, store)]} if via == SAVING else {}
+            await self._end(image.id, via, {**found, **places})
         except BaseException:  # whatever it was, the image is as before and nothing is left
             try:
-                await self.store.delete(key)
+                await to.delete(key)
             finally:
                 await self._restore(image.id)
             raise
         finally:
             self.live.discard(image.id)
+
+    async def _take(
+        self, image: Image, chunks: AsyncIterator[bytes], to: ImageStore, key: str
+    ) -> dict[str, Any]:
+        """Writes them all; what the record says of them."""
+        incoming = await self._incoming(image, chunks, to)
+        try:
+            found = await self._facts(image, incoming)
+            await incoming.keep(key)
+        except BaseException:
+            await incoming.drop()
+            raise
+        return found
+
+    async def _incoming(
+        self, image: Image, chunks: AsyncIterator[bytes], to: ImageStore
+    ) -> Incoming:
+        name = f"{image.id}.{self.runtime.sagas.me}.{self.runtime.world.new_hex()}"
+        watched = self._watched(image.id, chunks)
+        return await to.receive(name, watched, self.settings.size_limit)
+
+    async def place(self, image: Image, store: str) -> None:
+        """One more store has the bytes: those staged of an import, or another place's of an image that has them."""
+        to = self.stores[store]
+        if image.has_bytes or to is not self.store:
+            return await self.copy(image, to)
+        try:
+            await (await to.adopt(staged(image.id))).keep(image.id)
+        except FileNotFoundError:  # an attempt before this one did it, or the bytes are lost
+            (await self.open(image)).close()
+
+    async def copy(self, image: Image, to: ImageStore) -> None:
+        """Raises Unavailable where the bytes are not what they were."""
+        blob = await self.open(image)
+        incoming = await self._incoming(image, blob.chunks(0, image.size or 0), to)
+        if image.hash_algo == "sha512" and incoming.stored.sha512 != image.sha512 != "":
+            await incoming.drop()
+            raise Unavailable(f"What was read of image {image.id} is not what it was.")
+        await incoming.keep(image.id)
+
+    async def open(self, image: Image) -> Blob:
+        """The bytes from the first place that has them. Raises Unavailable."""
+        tries = [(self.stores[name], image.id) for name in image.stores if name in self.stores]
+        if not image.has_bytes:
+            tries = [(self.store, staged(image.id)), (self.store, image.id)]
+        for store, key in tries:
+            with suppress(FileNotFoundError):
+                return await store.open(key)
+        for place in image.places:
+            if place.store == WEB and image.has_bytes:
+                algo, digest = image.hash_algo, image.sha512
+                return WebBlob(place.url, self.trusted, image.size or 0, algo, digest)
+        raise Unavailable(
+            f"The data of image {image.id} can't be read at the moment.",
+            internal=f"image {image.id} is {image.status} and no store has its file",
+        )
 
     async def _begin(self, image_id: str, via: str) -> None:
         async with self.runtime.store.tx() as tx:
@@ -229,30 +310,14 @@ class Keeping:
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.find(tx, image_id)
             if image is not None and image.uploader:
-                await IMAGES.change(tx, image, **_AS_BEFORE)
+                await IMAGES.change(tx, image, **AS_BEFORE)
 
-    async def complete_import(self, image_id: str, task: ImportTask | None = None) -> None:
-        """Makes the staged bytes the image's; without a task, an import that a crash broke off goes on."""
-        async with self.runtime.store.tx() as tx:
-            image = await IMAGES.get(tx, image_id)
-            if image.status not in (UPLOADING, IMPORTING) or image.uploader:
-                raise Conflict("Image needs to be staged before 'glance-direct' method can be used")
-            tasks = [*image.imports, task] if task else image.imports
-            await IMAGES.change(tx, image, status=IMPORTING, imports=tasks[-_TASKS:])
-        with suppress(FileNotFoundError):  # it may have been renamed already
-            await (await self.store.adopt(staged(image_id))).keep(image_id)
-        async with self.runtime.store.tx() as tx:
-            found = await IMAGES.find(tx, image_id)
-            if found is not None and found.status == IMPORTING:
-                done = [
-                    msgspec.structs.replace(t, status="success", updated_at=tx.now)
-                    for t in found.imports
-                ]
-                found = await IMAGES.change(tx, found, status=ACTIVE, imports=done)
-                await _announce(tx, found)
-        if found is None:
-            await self.forget(image_id)
-            raise Gone(f"Image {image_id} was deleted during its import.")
+    async def drop(self, image_id: str, stores: Iterable[str]) -> None:
+        """Those stores have no bytes of it any more, nor are any staged."""
+        for name in stores:
+            if name in self.stores:
+                await self.stores[name].delete(image_id)
+        await self.store.delete(staged(image_id))
 
     def _is_orphaned(self, image: Image) -> bool:
         """Whoever took its bytes has died: we in an earlier life, or a control that would have been heard of by now."""
@@ -271,13 +336,13 @@ class Keeping:
         """Drops the staged bytes; the image waits for others."""
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.get(tx, image_id)
-            await IMAGES.change(tx, image, **_AS_BEFORE)
-        await self.store.delete(staged(image_id))
+            await IMAGES.change(tx, image, **AS_BEFORE)
+        await self.drop(image_id, self.stores)
 
     async def forget(self, image_id: str) -> None:
         """Drops the bytes of an image that is gone."""
-        await self.store.delete(image_id)
-        await self.store.delete(staged(image_id))
+        await self.drop(image_id, self.stores)
+        await self.cache.delete(image_id)
 
     # What a crash left behind
 
@@ -289,27 +354,41 @@ class Keeping:
             if self._is_orphaned(image) or (silent and image.id not in self.live):
                 await self._restore(image.id)
         for image in await IMAGES.list(store, Page({"status": IMPORTING})):
-            await self.complete_import(image.id)
-        await self.store.sweep({sagas.me, *sagas.alive}, self._news_s)
-        for key in await self.store.keys(self._news_s):
-            if await IMAGES.find(store, key.removesuffix(".staged")) is None:
-                await self.store.delete(key)
+            if not await TASKS.all(store, image_id=image.id, status=PROCESSING):
+                await self.unstage(image.id)  # by an older version of this cloud
+        for place in (*self.stores.values(), self.cache):
+            await place.sweep({sagas.me, *sagas.alive}, self._news_s)
+            for key in await place.keys(self._news_s):
+                if await IMAGES.find(store, key.removesuffix(".staged")) is None:
+                    await place.delete(key)
+        old = Match("lt", stamp(now - _TASK_S))
+        async with store.tx() as tx:
+            for task in await TASKS.list(tx, Page({"updated_at": old}, limit=500)):
+                if task.status != PROCESSING:
+                    await TASKS.delete(tx, task)
 
 
-_AS_BEFORE: dict[str, Any] = {
+AS_BEFORE: dict[str, Any] = {
     "status": QUEUED,
     "uploader": "",
     "size": None,
     "virtual_size": None,
     "checksum": "",
     "sha512": "",
+    "hash_algo": "sha512",
     "found_format": "",
     "unsafe": "",
 }
 
 
 def make(runtime: Runtime) -> Keeping:
-    return Keeping(runtime, FileStore(runtime.data / "images", runtime.world.clock))
+    clock, data = runtime.world.clock, runtime.data
+    stores: dict[str, ImageStore] = {}
+    for word in words(cast(ImageSettings, runtime.settings["image"]).stores) or (STORE,):
+        name, _, folder = word.partition("=")
+        ours = data / "images" if name == STORE else data / "image-stores" / name
+        stores[name] = FileStore(Path(folder) if folder else ours, clock)
+    return Keeping(runtime, stores, FileStore(data / "image-cache", clock))
 
 
 def require_formats(image: Image) -> None:
@@ -346,7 +425,7 @@ def _info(image: Image) -> ImageInfo:
         virtual_size=image.virtual_size or 0,
         min_disk=image.min_disk,
         min_ram=image.min_ram,
-        sha512=image.sha512,
+        sha512=image.sha512 if image.hash_algo == "sha512" else "",
         properties=image.properties,
         unsafe=image.unsafe,
         found_format=image.found_format,

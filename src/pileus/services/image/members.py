@@ -14,8 +14,7 @@ from pileus.kernel.schema import IGNORE, Body
 
 from . import attributes
 from .images.operations import ImageResource
-from .images.views import seconds
-from .record import ADMIN_OR_OWNER, IMAGES, Image, Membership
+from .record import ADMIN_OR_OWNER, IMAGES, Image, Membership, seconds
 
 _STATUSES = ("pending", "accepted", "rejected")
 _SEEN = (

@@ -12,7 +12,8 @@ from pileus.kernel.store import Column, Many, Match, Record, Table
 
 QUEUED, SAVING, ACTIVE, DEACTIVATED = "queued", "saving", "active", "deactivated"
 UPLOADING, IMPORTING = "uploading", "importing"
-STORE = "local"  # the one store there is, by the id that clients may name
+STORE = "local"  # the default store, unless settings say otherwise
+WEB = "web"  # the store that is other people's servers: read only
 VISIBILITIES = ("community", "public", "private", "shared")
 MEMBER_STATUSES = ("pending", "accepted", "rejected")
 DISK_FORMATS = (
@@ -45,24 +46,25 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
 
 
-class ImportTask(msgspec.Struct, frozen=True, kw_only=True):
-    """An import that was asked for, as `/tasks` of the image shows it."""
+class Location(msgspec.Struct, frozen=True, kw_only=True):
+    """One place of the bytes. `metadata` is what a client noted of it, besides the store's name."""
 
-    id: str
-    request_id: str
-    user_id: str
-    owner: str
-    status: str
-    input: dict[str, Any]
-    created_at: str
-    updated_at: str
+    url: str
+    store: str
+    metadata: dict[str, Any] = {}
+
+
+def in_store(image_id: str, store: str) -> Location:
+    """Where a store of ours has an image: its folders are nobody's business."""
+    return Location(url=f"store://{store}/{image_id}", store=store)
 
 
 class Image(Record, kw_only=True, frozen=True):
     """`owner` is a project's id, "" for nobody. Sizes in bytes; None before there are bytes.
 
-    `uploader` is the control that receives bytes right now, `uploading_at` its last sign of life. `found_format` and `unsafe` are what an inspection of the
-    bytes found, whatever `disk_format` says.
+    `uploader` is the control that receives bytes right now, `uploading_at` its last sign of life. `found_format` and
+    `unsafe` are what an inspection of the bytes found, whatever `disk_format` says. `sha512` is the digest by
+    `hash_algo`. `importing_to` and `failed_import` are the stores of the last import that wait, or did not take it.
     """
 
     name: str | None = None
@@ -79,10 +81,13 @@ class Image(Record, kw_only=True, frozen=True):
     virtual_size: int | None = None
     checksum: str = ""
     sha512: str = ""
+    hash_algo: str = "sha512"
     tags: list[str] = []
     properties: dict[str, str] = {}
     members: dict[str, Membership] = {}
-    imports: list[ImportTask] = []
+    locations: list[Location] = []
+    importing_to: list[str] | None = None
+    failed_import: list[str] | None = None
     uploader: str = ""
     uploading_at: str = ""
     found_format: str = ""
@@ -92,13 +97,27 @@ class Image(Record, kw_only=True, frozen=True):
     def has_bytes(self) -> bool:
         return self.status in (ACTIVE, DEACTIVATED)
 
+    @property
+    def places(self) -> list[Location]:
+        """Where the bytes are; an image of before there were several stores is in the default one."""
+        return self.locations or ([in_store(self.id, STORE)] if self.has_bytes else [])
+
+    @property
+    def stores(self) -> list[str]:
+        return [place.store for place in self.places]
+
 
 def _mebibytes(image: Image) -> int:
-    return -(-(image.size or 0) // _MIB) if image.has_bytes else 0
+    return -(-(image.size or 0) // _MIB) * len(image.places) if image.has_bytes else 0
 
 
 def _staged(image: Image) -> int:
-    return -(-(image.size or 0) // _MIB) if image.status == UPLOADING else 0
+    staged = image.status in (UPLOADING, IMPORTING)
+    return -(-(image.size or 0) // _MIB) if staged else 0
+
+
+def _uploading(image: Image) -> int:
+    return int(image.status in (SAVING, UPLOADING, IMPORTING) or bool(image.importing_to))
 
 
 def _owner(image: Image) -> str:
@@ -135,11 +154,16 @@ IMAGES = Table(
         Quota("image", "image_size_total", of=_mebibytes, project=_owner),
         Quota("image", "image_stage_total", of=_staged, project=_owner),
         Quota("image", "image_count_total", project=_owner),
-        Quota("image", "image_count_uploading", of=lambda i: int(bool(i.uploader)), project=_owner),
+        Quota("image", "image_count_uploading", of=_uploading, project=_owner),
     ),
     tombstone_s=7 * 86_400,  # an id must not come back as another image while it is remembered
     noun="Image",
 )
+
+
+def seconds(stamp: str) -> str:
+    """Glance spells times without fractions."""
+    return stamp[:19] + "Z"
 
 
 def target(caller: Caller, image: Image) -> dict[str, object]:

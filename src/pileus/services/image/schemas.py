@@ -1,13 +1,15 @@
-"""JSON schemas of images and members, as clients read them. Image API v2, "Image schemas"."""
+"""JSON schemas of images, members and tasks, as clients read them. Image API v2, "Image schemas"."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import Context, Resource, operation
 
 from .discovery import DISCOVER
 from .record import CONTAINER_FORMATS, DISK_FORMATS, IMAGES, VISIBILITIES, Image
+from .task import STATUSES, TYPES
 
 Schema = dict[str, Any]
 
@@ -71,6 +73,15 @@ _IMAGE: Schema = {
     "tags": _other(
         "List of strings related to the image", "array", items={"type": "string", "maxLength": 255}
     ),
+    "locations": _other(
+        "A set of URLs to access the image file kept in external store",
+        "array",
+        items={
+            "type": "object",
+            "properties": {"url": {"type": "string"}, "metadata": {"type": "object"}},
+            "required": ["url", "metadata"],
+        },
+    ),
     "direct_url": _text("URL to access the image file kept in external store", read_only=True),
     "min_ram": _other("Amount of ram (in MB) required to boot image.", "integer"),
     "min_disk": _other("Amount of disk space (in GB) required to boot image.", "integer"),
@@ -87,6 +98,30 @@ _MEMBER: Schema = {
     "status": _text("The status of this image member")
     | {"enum": ["pending", "accepted", "rejected"]},
     "schema": {"type": "string", "readOnly": True},
+}
+
+
+_STUB: Schema = {
+    "id": _text("An identifier for the task") | {"pattern": _UUID},
+    "type": _text("The type of task represented by this content") | {"enum": TYPES},
+    "status": _text("The current status of this task") | {"enum": STATUSES},
+    "owner": _text("An identifier for the owner of this task"),
+    "image_id": _text("Image associated with the task"),
+    "request_id": _text("Human-readable informative request-id"),
+    "user_id": _text("User associated with the task"),
+    "expires_at": _text("Datetime when this resource would be subject to removal", null=True),
+    "created_at": _text("Datetime when this resource was created"),
+    "updated_at": _text("Datetime when this resource was updated"),
+    "self": {"type": "string", "readOnly": True},
+    "schema": {"type": "string", "readOnly": True},
+}
+_TASK: Schema = {
+    **_STUB,
+    "input": _other("The parameters required by task, JSON blob", ["null", "object"]),
+    "result": _other("The result of current task, JSON blob", ["null", "object"]),
+    "message": _text(
+        "Human-readable informative message only included when appropriate (usually on failure)"
+    ),
 }
 
 
@@ -117,21 +152,21 @@ def _collection(name: str, item: Schema, *, paged: bool) -> Schema:
     return {"name": name, "properties": properties, "links": links}
 
 
+_SCHEMAS: dict[str, Schema] = {
+    "image": _image(),
+    "images": _collection("images", _image(), paged=True),
+    "member": _member(),
+    "members": _collection("members", _member(), paged=False),
+    "task": {"name": "task", "properties": _TASK},
+    "tasks": _collection("tasks", {"name": "task", "properties": _STUB}, paged=True),
+}
+
+
 class Schemas(Resource[Image]):
     table = IMAGES
 
-    @operation("GET", "/schemas/image", DISCOVER)
-    async def image(self, ctx: Context) -> Any:
-        return _image()
-
-    @operation("GET", "/schemas/images", DISCOVER)
-    async def images(self, ctx: Context) -> Any:
-        return _collection("images", _image(), paged=True)
-
-    @operation("GET", "/schemas/member", DISCOVER)
-    async def member(self, ctx: Context) -> Any:
-        return _member()
-
-    @operation("GET", "/schemas/members", DISCOVER)
-    async def members(self, ctx: Context) -> Any:
-        return _collection("members", _member(), paged=False)
+    @operation("GET", "/schemas/{noun}", DISCOVER)
+    async def show(self, ctx: Context, noun: str) -> Any:
+        if noun not in _SCHEMAS:
+            raise NotFound(f"There is no schema of '{noun}'; there are {', '.join(_SCHEMAS)}.")
+        return _SCHEMAS[noun]

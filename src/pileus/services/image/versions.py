@@ -8,24 +8,7 @@ from pileus.kernel.resources import PUBLIC, Context, Resource, operation
 
 from .record import IMAGES, Image
 
-_MINORS = (
-    17,
-    15,
-    13,
-    12,
-    11,
-    10,
-    9,
-    8,
-    7,
-    6,
-    5,
-    4,
-    3,
-    2,
-    1,
-    0,
-)  # without a cache there's no 14, 16
+_MINORS = range(18, -1, -1)
 
 
 class Versions(Resource[Image]):

@@ -11,9 +11,10 @@ from pileus.kernel.resources import Answer, Context, Resource, Stream, operation
 from pileus.kernel.schema import KEEP, Body, extras_of, parse
 
 from .. import attributes
-from ..keeping import METHODS, kept
-from ..record import ADMIN_OR_OWNER, IMAGES, SEEN, STORE, Image, target, visible
-from . import listing, patch
+from ..keeping import kept
+from ..record import ADMIN_OR_OWNER, IMAGES, SEEN, WEB, Image, target, visible
+from ..settings import words
+from . import listing, locations, patch
 from .views import url_of, view
 
 _MAX_PATCH = 1 << 20
@@ -63,7 +64,7 @@ class Images(ImageResource):
 
     @operation("POST", "/images", "add_image", status=201)
     async def create(self, ctx: Context, body: CreateImage) -> Any:
-        image = _new_image(ctx, extras_of(CreateImage, ctx.document))
+        image = new_image(ctx, extras_of(CreateImage, ctx.document))
         wanted = target(ctx.caller, image)
         if not ctx.allows("add_image", wanted):
             raise Forbidden(f"You are not permitted to create images owned by '{image.owner}'")
@@ -71,12 +72,13 @@ class Images(ImageResource):
         async with ctx.runtime.store.tx() as tx:
             image = await IMAGES.insert(tx, image)
             await emit(tx, "image.create", image.owner, id=image.id, name=image.name)
+        keeping = kept(ctx.runtime)
         headers = {
             "location": ctx.base + url_of(image.id).removeprefix("/v2"),
-            "openstack-image-import-methods": ",".join(METHODS),
-            "openstack-image-store-ids": STORE,
+            "openstack-image-import-methods": ",".join(words(keeping.settings.import_methods)),
+            "openstack-image-store-ids": ",".join((*keeping.stores, WEB)),
         }
-        return Answer(view(image), headers=headers)
+        return Answer(view(ctx, image), headers=headers)
 
     @operation("GET", "/images", "get_images")
     async def index(self, ctx: Context) -> Any:
@@ -91,7 +93,7 @@ class Images(ImageResource):
             found = []
         first = [(k, v) for k, v in ctx.query.pairs if k != "marker"]
         shown = {
-            "images": [view(i) for i in found],
+            "images": [view(ctx, i) for i in found],
             "first": "/v2/images" + (f"?{listing.encoded(first)}" if first else ""),
             "schema": "/v2/schemas/images",
         }
@@ -101,7 +103,7 @@ class Images(ImageResource):
 
     @operation("GET", "/images/{image_id}", "get_image")
     async def show(self, ctx: Context, image: Image) -> Any:
-        return view(image)
+        return view(ctx, image)
 
     @operation("PATCH", "/images/{image_id}", "modify_image")
     async def update(self, ctx: Context, image: Image, stream: Stream) -> Any:
@@ -112,19 +114,26 @@ class Images(ImageResource):
                 _require_visibility(ctx, change.value, target(ctx.caller, image))
             if change.name == "owner" and change.verb != "remove" and not ctx.caller.is_admin:
                 raise Forbidden("Owner can't be updated by non admin.")
+        moved = locations.asked_for(asked)
+        looked = await locations.looked_at(ctx, image, moved)
         async with ctx.runtime.store.tx() as tx:
             image = await IMAGES.get(tx, image.id)
-            if fields := patch.applied(image, asked):
+            fields = patch.applied(image, asked)
+            properties = fields.get("properties", image.properties)
+            kept(ctx.runtime).protections.check(ctx.caller, image.properties, properties)
+            if moved:
+                fields |= locations.applied(image, moved, looked)
+            if fields:
                 image = await IMAGES.change(tx, image, **fields)
                 await emit(tx, "image.update", image.owner, id=image.id, name=image.name)
-        return view(image)
+        return view(ctx, image)
 
     @operation("DELETE", "/images/{image_id}", "delete_image")
     async def delete(self, ctx: Context, image: Image) -> None:
         await kept(ctx.runtime).erase(image.id)
 
 
-def _new_image(ctx: Context, given: dict[str, Any]) -> Image:
+def new_image(ctx: Context, given: dict[str, Any]) -> Image:
     """The image that a create asks for. Raises Forbidden, Invalid, TooLarge."""
     id = attributes.check_id(given.pop("id")) if "id" in given else ctx.runtime.world.new_id()
     for name, value in given.items():
@@ -134,6 +143,7 @@ def _new_image(ctx: Context, given: dict[str, Any]) -> Image:
     properties = {k: v for k, v in given.items() if k not in attributes.SETTABLE}
     tags = attributes.unique(settable.pop("tags", ()))
     attributes.check_numbers(tags, properties)
+    kept(ctx.runtime).protections.check(ctx.caller, {}, properties)
     owner = settable.pop("owner", ctx.caller.project_id) or ""
     now = ctx.runtime.world.clock.now()
     return Image(id=id, owner=owner, tags=tags, properties=properties, updated_at=now, **settable)

@@ -30,6 +30,7 @@ class Change:
     name: str
     value: Any
     strict: bool  # v2.0: `add` is for what isn't there
+    at: str = ""  # the place in the list that is changed
 
 
 def dialect(content_type: str) -> bool:
@@ -56,17 +57,23 @@ def _change(raw: Any, strict: bool) -> Change:
     verb, path = _verb_and_path(raw, strict)
     parts = _parts(path)
     name = parts[0]
-    if name == "locations":
-        raise Forbidden("It's not allowed to change locations if locations are invisible.")
-    if len(parts) != 1:
+    if len(parts) != (2 if name == "locations" and verb != "replace" else 1):
         raise Invalid(f"Invalid JSON pointer for this resource: '/{'/'.join(parts)}'")
+    if name == "locations":
+        if verb != "remove" and "value" not in raw:
+            raise _valueless(verb)
+        return Change(verb, name, raw.get("value"), strict, parts[-1])
     attributes.check_name(name)
     if verb == "remove":
         return Change(verb, name, None, strict)
     if "value" not in raw:
-        raise Invalid(f'Operation "{verb}" requires a member named "value".')
+        raise _valueless(verb)
     attributes.check(name, raw["value"])
     return Change(verb, name, raw["value"], strict)
+
+
+def _valueless(verb: str) -> Invalid:
+    return Invalid(f'Operation "{verb}" requires a member named "value".')
 
 
 def _verb_and_path(raw: dict[str, Any], strict: bool) -> tuple[str, Any]:
@@ -107,6 +114,8 @@ def applied(image: Image, asked: list[Change]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     properties = dict(image.properties)
     for one in asked:
+        if one.name == "locations":
+            continue  # see there
         if one.name in attributes.SETTABLE:
             fields[one.name] = _attribute(image, one)
         else:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..record import STORE, Image
+from pileus.kernel.resources import Context
 
-
-def seconds(stamp: str) -> str:
-    """Glance spells times without fractions."""
-    return stamp[:19] + "Z"
+from ..keeping import kept
+from ..record import Image, Location, seconds, target
 
 
 def url_of(image_id: str, below: str = "") -> str:
     return f"/v2/images/{image_id}{below}"
 
 
-def view(image: Image) -> dict[str, Any]:
-    """The properties stand beside the attributes, which win over them."""
-    shown = {
-        **image.properties,
+def location(place: Location) -> dict[str, Any]:
+    return {"url": place.url, "metadata": {**place.metadata, "store": place.store}}
+
+
+def view(ctx: Context, image: Image) -> dict[str, Any]:
+    """The properties that the caller may see stand beside the attributes, which win over them."""
+    keeping = kept(ctx.runtime)
+    shown: dict[str, Any] = {
+        **keeping.protections.readable(ctx.caller, image.properties),
         "name": image.name,
         "disk_format": image.disk_format,
         "container_format": image.container_format,
@@ -33,7 +36,7 @@ def view(image: Image) -> dict[str, Any]:
         "min_disk": image.min_disk,
         "owner": image.owner or None,
         "os_hidden": image.os_hidden,
-        "os_hash_algo": "sha512" if image.has_bytes and image.sha512 else None,
+        "os_hash_algo": (image.hash_algo or None) if image.has_bytes else None,
         "os_hash_value": (image.sha512 or None) if image.has_bytes else None,
         "id": image.id,
         "created_at": seconds(image.created_at),
@@ -43,6 +46,12 @@ def view(image: Image) -> dict[str, Any]:
         "file": url_of(image.id, "/file"),
         "schema": "/v2/schemas/image",
     }
-    if image.has_bytes:
-        shown["stores"] = STORE
+    if places := image.places:
+        shown["stores"] = ",".join(dict.fromkeys(place.store for place in places))
+    if image.importing_to is not None:
+        shown["os_glance_importing_to_stores"] = ",".join(image.importing_to)
+        shown["os_glance_failed_import"] = ",".join(image.failed_import or ())
+    if keeping.settings.show_multiple_locations:
+        visible = ctx.allows("get_image_location", target(ctx.caller, image))
+        shown["locations"] = [location(place) for place in places] if visible else []
     return shown

@@ -11,7 +11,7 @@ from pileus.kernel.faults import NotFound
 from pileus.kernel.query import Filter, Listing
 from pileus.kernel.store import Many, Record, Table, Unique
 
-from ..images.views import seconds
+from ..record import seconds
 
 LIMIT = 1_000  # objects, properties, tags and resource types of one namespace, each
 Name = Annotated[str, Meta(min_length=1, max_length=80)]

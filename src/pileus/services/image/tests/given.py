@@ -174,3 +174,22 @@ def vmdk_of_host_file() -> bytes:
 
 def random_bytes(size: int) -> bytes:
     return os.urandom(size)
+
+
+async def imported(client: Client, id: str, method: Any, **more: Any) -> Reply:
+    """Asks for an import; a task does it."""
+    chosen = {"name": method} if isinstance(method, str) else method
+    return await client.post(f"{URL}/{id}/import", {"method": chosen, **more})
+
+
+async def settled(cloud: Alone) -> None:
+    """All tasks have ended, and everybody sees it."""
+    await cloud.runtime.sagas.settled()
+    await cloud.runtime.store.sync()
+
+
+async def last_task(cloud: Alone, client: Client, id: str) -> dict[str, Any]:
+    """What became of the last task of an image."""
+    await settled(cloud)
+    found: dict[str, Any] = (await client.get(f"{URL}/{id}/tasks")).json["tasks"][0]
+    return found

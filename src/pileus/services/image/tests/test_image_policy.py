@@ -26,7 +26,7 @@ def test_a_rule_allows_whom_upstream_allows(rule: str) -> None:
 
 def test_the_rules_are_upstreams_but_for_one() -> None:
     assert SERVICE.all_rules().keys() - policies("image").keys() == {"image:discover"}
-    assert len(NAMED) == 43
+    assert len(NAMED) == 57
 
 
 @in_loop

@@ -28,7 +28,7 @@ async def test_versions_need_no_token_and_the_root_is_a_choice() -> None:
             reply = await cloud.client.get(path)
             assert reply.status == status
             first = reply.json["versions"][0]
-            assert (first["id"], first["status"]) == ("v2.17", "CURRENT")
+            assert (first["id"], first["status"]) == ("v2.18", "CURRENT")
             assert first["links"] == [{"rel": "self", "href": "http://cloud.test:5000/image/v2/"}]
         assert (await cloud.client.get(URL)).status == 401
 
@@ -411,12 +411,12 @@ async def test_schemas_and_offers_are_what_clients_read() -> None:
         assert schema["properties"]["container_format"]["enum"][:2] == [None, "ami"]
         assert schema["properties"]["disk_format"]["enum"][0] is None
         assert schema["additionalProperties"] == {"type": "string"}
-        for name in ("images", "member", "members"):
+        for name in ("images", "member", "members", "task", "tasks"):
             assert (await client.get(f"/image/v2/schemas/{name}")).json["name"] == name
         methods = (await client.get("/image/v2/info/import")).json["import-methods"]
-        assert methods["value"] == ["glance-direct"]
+        assert methods["value"][:2] == ["glance-direct", "web-download"]
         stores = (await client.get("/image/v2/info/stores")).json["stores"]
-        assert [s["id"] for s in stores] == ["local"]
+        assert [(s["id"], s.get("read-only")) for s in stores] == [("local", None), ("web", "true")]
 
 
 @in_loop

@@ -16,6 +16,8 @@ from pileus.services.image.tests.given import (
     OCTETS,
     URL,
     files,
+    imported,
+    last_task,
     made,
     movable,
     patched,
@@ -23,12 +25,14 @@ from pileus.services.image.tests.given import (
     put,
     qcow2,
     random_bytes,
+    settled,
     shown,
     streamed,
     uploaded,
     vmdk_of_host_file,
 )
 from pileus.testing.alone import alone, in_loop
+from pileus.testing.web import web_server
 
 MIB = 1 << 20
 SCHEMES = (
@@ -118,8 +122,11 @@ async def test_ossa_2014_028_the_size_limit_holds_for_bytes_without_a_length() -
 
 @in_loop
 @pytest.mark.parametrize("uri", SCHEMES)
-async def test_ossa_2014_041_and_2015_002_no_location_can_be_given(uri: str) -> None:
-    async with alone(SERVICE) as cloud:
+@pytest.mark.parametrize("shows", [False, True])
+async def test_ossa_2014_012_2014_041_and_2015_002_a_location_is_on_the_internet_or_refused(
+    uri: str, shows: bool
+) -> None:
+    async with alone(SERVICE, settings=ImageSettings(show_multiple_locations=shows)) as cloud:
         client = cloud.user("p")
         id = (await made(client))["id"]
         location = {"url": uri, "metadata": {}}
@@ -129,9 +136,10 @@ async def test_ossa_2014_041_and_2015_002_no_location_can_be_given(uri: str) -> 
             {"op": "replace", "path": "/locations", "value": [location]},
             {"op": "add", "path": "/location", "value": uri},
         ):
-            assert (await patched(client, id, change)).status == 403
+            refused = 400 if shows and change["path"] != "/location" else 403
+            assert (await patched(client, id, change)).status == refused
         assert (await client.post(URL, {"locations": [location]})).status == 403
-        assert (await client.post(f"{URL}/{id}/locations", {"url": uri})).status == 404
+        assert (await client.post(f"{URL}/{id}/locations", {"url": uri})).status == 400
         assert (await shown(client, id))["status"] == "queued"
 
 
@@ -165,17 +173,19 @@ async def test_ossa_2015_004_and_013_a_delete_at_any_stage_of_an_import_leaves_n
     direct = {"method": {"name": "glance-direct"}}
     async with alone(SERVICE) as cloud:
         client = cloud.user("p")
-        staged, imported = (await made(client))["id"], (await made(client))["id"]
+        staged, done = (await made(client))["id"], (await made(client))["id"]
         await put(client, staged, b"bytes", "stage")
-        await put(client, imported, b"bytes", "stage")
-        await client.post(f"{URL}/{imported}/import", direct)
-        for id in (staged, imported):
+        await put(client, done, b"bytes", "stage")
+        await client.post(f"{URL}/{done}/import", direct)
+        await settled(cloud)
+        for id in (staged, done):
             assert (await client.delete(f"{URL}/{id}")).status == 204
         both = (await made(client))["id"]
         await put(client, both, b"bytes", "stage")
         await asyncio.gather(
             client.post(f"{URL}/{both}/import", direct), client.delete(f"{URL}/{both}")
         )
+        await settled(cloud)
         assert files(cloud.runtime) == set()
 
 
@@ -250,8 +260,8 @@ async def test_ossa_2016_006_an_active_image_never_waits_for_bytes_again() -> No
     async with alone(SERVICE) as cloud:
         client = cloud.user("p")
         id = (await uploaded(client))["id"]
-        for path in ("/locations/0", "/locations"):
-            assert (await patched(client, id, {"op": "remove", "path": path})).status == 403
+        for path, status in (("/locations/0", 403), ("/locations", 400)):
+            assert (await patched(client, id, {"op": "remove", "path": path})).status == status
         assert (await put(client, id, b"other")).status == 409
         assert (await put(client, id, b"other", "stage")).status == 409
         assert (await shown(client, id))["status"] == "active"
@@ -259,12 +269,49 @@ async def test_ossa_2016_006_an_active_image_never_waits_for_bytes_again() -> No
 
 
 @in_loop
-async def test_ossa_2026_004_and_038_nothing_is_fetched_for_anybody() -> None:
+async def test_ossa_2026_004_and_038_nothing_private_is_fetched_for_anybody() -> None:
     async with alone(SERVICE) as cloud:
         client = cloud.user("p")
         id = (await made(client))["id"]
+        images = {"disk_format": "raw", "container_format": "bare"}
+        admin = cloud.user("a", "admin")
         for host in ("169.254.169.254", "2130706433", "0x7f000001", "0177.1", "[::ffff:127.0.0.1]"):
             body = {"method": {"name": "web-download", "uri": f"http://{host}/"}}
             assert (await client.post(f"{URL}/{id}/import", body)).status == 400
-        methods = (await client.get("/image/v2/info/import")).json["import-methods"]["value"]
-        assert methods == ["glance-direct"]
+            location = {"url": f"http://{host}/"}
+            assert (await client.post(f"{URL}/{id}/locations", location)).status == 400
+            asked = {"import_from": f"http://{host}/", "image_properties": images}
+            task = {"type": "import", "input": asked}
+            assert (await admin.post("/image/v2/tasks", task)).status == 400
+        assert (await shown(client, id))["status"] == "queued"
+
+
+@in_loop
+async def test_ossa_2026_004_a_redirect_to_what_is_private_ends_an_import() -> None:
+    with web_server({"/secret": b"secret"}) as inside:
+        pages = {"/image": inside.url("/secret"), "/metadata": "http://169.254.169.254/"}
+        with web_server(pages) as web:
+            settings = ImageSettings(trusted_origins=web.origin)
+            async with alone(SERVICE, settings=settings) as cloud:
+                client = cloud.user("p")
+                for path in pages:
+                    id = (await made(client))["id"]
+                    await imported(client, id, {"name": "web-download", "uri": web.url(path)})
+                    task = await last_task(cloud, client, id)
+                    assert "does not pass filtering" in task["message"]
+                    assert (await shown(client, id))["status"] == "queued"
+            assert inside.asked == []
+
+
+@in_loop
+async def test_ossa_2026_013_an_answer_without_end_stops_at_the_size_limit() -> None:
+    with web_server({"/image": bytes(3 * MIB)}) as web:
+        settings = ImageSettings(trusted_origins=web.origin, size_limit=MIB)
+        async with alone(SERVICE, settings=settings) as cloud:
+            client = cloud.user("p")
+            id = (await made(client))["id"]
+            await imported(client, id, {"name": "web-download", "uri": web.url()})
+            assert (await last_task(cloud, client, id))["status"] == "failure"
+            assert (await client.post(f"{URL}/{id}/locations", {"url": web.url()})).status == 202
+            assert (await last_task(cloud, client, id))["status"] == "failure"
+            assert files(cloud.runtime) == set()
