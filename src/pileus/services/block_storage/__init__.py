@@ -8,14 +8,24 @@ from pileus.kernel.runtime import Provided
 from .agent import VolumeAgent
 from .agent_contract import VOLUME_CONTROL, VOLUME_HOST
 from .attachments import Attachments
+from .backups import Backups
 from .bootstrap import bootstrap
 from .contract import VOLUMES
 from .control import KeptVolumes
+from .default_types import DefaultTypes
+from .discovery import Discovery
+from .group_types import GroupTypes
+from .groups import Groups, GroupSnapshots
 from .keeping import Volumes as KeptForServices
 from .messages import Messages
+from .qos_specs import QosSpecs
+from .quotas import Limits, QuotaClassSets, QuotaSets
 from .rules import RULES
+from .services import Pools, VolumeHosts, VolumeServices, Workers, Zones
 from .snapshots import Snapshots
 from .tickets import VolumeTickets
+from .transfers import NewTransfers, OldTransfers
+from .type_details import TypeAccess, TypeEncryption, TypeExtraSpecs
 from .versions import VERSIONS, Versions
 from .volume_types import VolumeTypes
 from .volumes.actions import VolumeActions
@@ -42,7 +52,27 @@ SERVICE = Service(
         ManageableVolumes,
         Snapshots,
         Attachments,
+        Backups,
+        Groups,
+        GroupSnapshots,
+        GroupTypes,
         VolumeTypes,
+        TypeExtraSpecs,
+        TypeAccess,
+        TypeEncryption,
+        QosSpecs,
+        DefaultTypes,
+        QuotaSets,
+        QuotaClassSets,
+        Limits,
+        OldTransfers,
+        NewTransfers,
+        VolumeServices,
+        VolumeHosts,
+        Pools,
+        Zones,
+        Workers,
+        Discovery,
         Messages,
         VolumeTickets,
     ),

@@ -19,8 +19,7 @@ from . import attachment, qos, states
 from .agent_contract import VOLUME_HOST, VolumeHost
 from .attachment import ATTACHED, ATTACHING, ATTACHMENTS, DETACHING, RESERVED, Attachment
 from .driver import Export
-from .volume import VOLUMES, Volume
-from .volumes.sagas import backend_of
+from .volume import VOLUMES, Volume, backend_of
 
 # The status of a volume by what its attachments are; the first that any of them is.
 _STATUSES = {

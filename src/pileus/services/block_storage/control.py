@@ -6,8 +6,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page
 
 from .unmanaged import UNMANAGED
-from .volume import VOLUMES
-from .volumes.sagas import backend_of
+from .volume import VOLUMES, backend_of
 
 
 class KeptVolumes:

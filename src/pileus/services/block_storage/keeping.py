@@ -18,10 +18,10 @@ from .driver import Export
 from .messages import MESSAGES
 from .snapshot import SNAPSHOTS, Snapshot, backend_name, count_of
 from .snapshots import check_source
-from .volume import VOLUMES, Volume
+from .volume import VOLUMES, Volume, backend_of
 from .volume_type import VOLUME_TYPES, VolumeType, default_type
 from .volumes.creation import check_image_fits, image_metadata
-from .volumes.sagas import CREATE, DELETE, backend_of, check_image
+from .volumes.sagas import CREATE, DELETE, check_image
 
 
 class Volumes:

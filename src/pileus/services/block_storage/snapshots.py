@@ -21,9 +21,8 @@ from . import checks, messages, states
 from .agent_contract import VOLUME_HOST
 from .checks import Flag, Map, Text
 from .snapshot import SNAPSHOTS, Snapshot, backend_name
-from .volume import VOLUMES, Volume
+from .volume import VOLUMES, Volume, backend_of
 from .volumes.operations import MetaBody, MetadataBody
-from .volumes.sagas import backend_of
 
 PATH = "/snapshots/{snapshot_id}"
 _METADATA, _ITEM, ACTION = PATH + "/metadata", PATH + "/metadata/{key}", PATH + "/action"
@@ -33,7 +32,7 @@ _ADMIN = "volume_extension:snapshot_admin_actions:"
 class CreateSnapshot(Body):
     root: ClassVar[str] = "snapshot"
     unknown: ClassVar[Extra] = IGNORE
-    volume_id: str
+    volume_id: str | None
     name: Text = UNSET
     description: Text = UNSET
     display_name: Text = UNSET
@@ -157,7 +156,8 @@ class Snapshots(OfSnapshot):
     @operation("POST", "/snapshots", "volume:create_snapshot", status=202)
     async def create(self, ctx: Context, body: CreateSnapshot) -> dict[str, Any]:
         store = ctx.runtime.store
-        volume = await VOLUMES.find(store, checks.uuid_of(body.volume_id, "volume_id"))
+        asked = body.volume_id and checks.uuid_of(body.volume_id, "volume_id")
+        volume = await VOLUMES.find(store, asked or "")
         if volume is None or not ctx.allows("volume:get", {"project_id": volume.project_id}):
             raise NotFound(f"Volume {body.volume_id} could not be found.")
         ctx.require("volume:create_snapshot", {"project_id": volume.project_id})

@@ -48,6 +48,11 @@ class Volume(Record, kw_only=True, frozen=True):
         return {"managing": "creating"}.get(self.task, self.task) or self.status
 
 
+def backend_of(volume: Volume) -> str:
+    """Its name at its host."""
+    return volume.backend_id or volume.id
+
+
 def pairs(values: dict[str, str] | None) -> list[str]:
     return sorted(f"{k}={v}" for k, v in (values or {}).items())
 

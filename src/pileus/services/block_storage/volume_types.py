@@ -24,6 +24,7 @@ from .volume_type import DEFAULT, DEFAULT_TYPES, VOLUME_TYPES, VolumeType, defau
 
 PATH = "/types/{volume_type_id}"
 GET, _SPECS = "volume_extension:type_get", "volume_extension:access_types_extra_specs"
+_ACCESS = "os-volume-type-access:is_public"
 _QOS = "volume_extension:access_types_qos_specs_id"
 # What everybody may know of what a type asks.
 _VISIBLE = frozenset(
@@ -42,9 +43,7 @@ class CreateType(Body):
     name: str
     description: Text = UNSET
     extra_specs: dict[str, Any] | None = None
-    is_public: Flag | UnsetType = msgspec.field(
-        name="os-volume-type-access:is_public", default=UNSET
-    )
+    is_public: Flag | UnsetType = msgspec.field(name=_ACCESS, default=UNSET)
 
 
 class UpdateType(Body):
@@ -118,7 +117,7 @@ class VolumeTypes(OfType):
         )
         async with ctx.runtime.store.tx() as tx:
             made = await VOLUME_TYPES.insert(tx, made)
-        return {"volume_type": view(ctx, made)}
+        return {"volume_type": _without(view(ctx, made), "qos_specs_id")}
 
     @operation("GET", PATH, GET)
     async def show(self, ctx: Context, kind: VolumeType) -> dict[str, Any]:
@@ -135,7 +134,8 @@ class VolumeTypes(OfType):
             changes["description"] = checks.name_of(body.description)
         if body.is_public is not UNSET and body.is_public is not None:
             changes["is_public"] = checks.flag(body.is_public, "is_public")
-        return {"volume_type": view(ctx, await change(ctx, kind, **changes))}
+        shown = view(ctx, await change(ctx, kind, **changes))
+        return {"volume_type": _without(shown, "qos_specs_id", _ACCESS)}
 
     @operation("DELETE", PATH, "volume_extension:type_delete", status=202)
     async def delete(self, ctx: Context, kind: VolumeType) -> None:
@@ -159,13 +159,17 @@ def _name(text: str) -> str:
     return name
 
 
+def _without(shown: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {k: v for k, v in shown.items() if k not in keys}
+
+
 def view(ctx: Context, t: VolumeType) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": t.id,
         "name": t.name,
         "is_public": t.is_public,
         "description": t.description,
-        "os-volume-type-access:is_public": t.is_public,
+        _ACCESS: t.is_public,
     }
     if ctx.allows(_SPECS):
         found["extra_specs"] = specs_for(ctx, t)

@@ -183,7 +183,98 @@ async def clean_snapshot(ground: Ground, id: str) -> None:
     await clean(ground, ground.ids["volume"])
 
 
-_V, _S = "block_storage_volumes.", "block_storage_snapshots."
+# Backups
+
+
+async def back_up(ground: Ground, id: str) -> str:
+    body = {"backup": {"volume_id": ground.ids["volume"], "name": "ground"}}
+    return str((await ask(ground, "POST", "/backups", body))["backup"]["id"])
+
+
+async def backup(ground: Ground) -> str:
+    await a_volume_for_snapshots(ground)
+    id = await back_up(ground, "")
+    await ground.cloud.settle()
+    return id
+
+
+async def restore(ground: Ground, id: str) -> str:
+    body = {"restore": {"volume_id": ground.ids["volume"]}}
+    await ask(ground, "POST", f"/backups/{id}/restore", body)
+    return id
+
+
+async def delete_backup(ground: Ground, id: str) -> str:
+    await ask(ground, "DELETE", f"/backups/{id}")
+    return id
+
+
+async def clean_backup(ground: Ground, id: str) -> None:
+    for one in (await ask(ground, "GET", "/backups"))["backups"]:
+        await delete_backup(ground, one["id"])
+    await clean(ground, ground.ids["volume"])
+
+
+# Groups
+
+
+async def group(ground: Ground) -> str:
+    """With a volume in it."""
+    kind = await ground.cloud.admin.post(
+        f"{BASE}/group_types",
+        {"group_type": {"name": f"ground-{ground.cloud.runtime.world.new_hex()}"}},
+        openstack_api_version=_AT,
+    )
+    ground.ids["group_type"] = kind.json["group_type"]["id"]
+    body = {"group_type": ground.ids["group_type"], "volume_types": [ground.ids["one"]]}
+    made = await ask(ground, "POST", "/groups", {"group": body})
+    ground.ids["group"] = made["group"]["id"]
+    ground.ids["volume"] = await create(ground, group_id=ground.ids["group"])
+    await ground.cloud.settle()
+    return ground.ids["group"]
+
+
+async def delete_group(ground: Ground, id: str) -> str:
+    await ask(ground, "POST", f"/groups/{id}/action", {"delete": {"delete-volumes": True}})
+    return id
+
+
+async def clean_group(ground: Ground, id: str) -> None:
+    for one in (await ask(ground, "GET", "/group_snapshots"))["group_snapshots"]:
+        await ask(ground, "DELETE", f"/group_snapshots/{one['id']}")
+    await ground.cloud.settle()
+    for one in (await ask(ground, "GET", "/groups"))["groups"]:
+        await delete_group(ground, one["id"])
+    await ground.cloud.settle()
+    url = f"{BASE}/group_types/{ground.ids['group_type']}"
+    await ground.cloud.admin.delete(url, openstack_api_version=_AT)
+
+
+async def a_group_for_snapshots(ground: Ground) -> str:
+    await group(ground)
+    return ""
+
+
+async def take_group(ground: Ground, id: str) -> str:
+    body = {"group_snapshot": {"group_id": ground.ids["group"]}}
+    made = await ask(ground, "POST", "/group_snapshots", body)
+    return str(made["group_snapshot"]["id"])
+
+
+async def group_snapshot(ground: Ground) -> str:
+    await group(ground)
+    id = await take_group(ground, "")
+    await ground.cloud.settle()
+    return id
+
+
+async def drop_group_snapshot(ground: Ground, id: str) -> str:
+    await ask(ground, "DELETE", f"/group_snapshots/{id}")
+    return id
+
+
+_G = "block_storage_group"
+_V, _S, _B = "block_storage_volumes.", "block_storage_snapshots.", "block_storage_backups."
 SCENARIOS = {
     _V + "create": Scenario(nothing, create, clean),
     _V + "delete": Scenario(volume, delete, clean, destroys=True),
@@ -196,4 +287,12 @@ SCENARIOS = {
     _V + "manage": Scenario(unmanaged, manage, clean_managed, destroys=True),
     _S + "create": Scenario(a_volume_for_snapshots, take_of_it, clean_snapshot),
     _S + "delete": Scenario(snapshot, delete_snapshot, clean_snapshot, destroys=True),
+    _G + "s.delete": Scenario(group, delete_group, clean_group, destroys=True),
+    _G + "_snapshots.create": Scenario(a_group_for_snapshots, take_group, clean_group),
+    _G + "_snapshots.delete": Scenario(
+        group_snapshot, drop_group_snapshot, clean_group, destroys=True
+    ),
+    _B + "create": Scenario(a_volume_for_snapshots, back_up, clean_backup),
+    _B + "restore": Scenario(backup, restore, clean_backup, destroys=True),
+    _B + "delete": Scenario(backup, delete_backup, clean_backup, destroys=True),
 }

@@ -21,12 +21,12 @@ from ..agent_contract import VOLUME_HOST
 from ..checks import Flag, Text
 from ..snapshot import SNAPSHOTS
 from ..states import VOLUME
-from ..volume import VOLUMES, Volume
+from ..volume import VOLUMES, Volume, backend_of
 from ..volume_type import VOLUME_TYPES, type_named
 from . import moving
 from .creation import check_image_fits, check_size, image_metadata, image_named
 from .operations import OfVolume, change, remove
-from .sagas import EXTEND, REIMAGE, RETYPE, REVERT, backend_of, becoming, chosen
+from .sagas import EXTEND, REIMAGE, RETYPE, REVERT, becoming, chosen
 
 ACTION = moving.ACTION
 _ADMIN = "volume_extension:volume_admin_actions:"

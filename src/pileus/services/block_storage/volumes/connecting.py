@@ -17,10 +17,9 @@ from pileus.kernel.schema import IGNORE, Body, Extra
 from .. import attaching, attachment, checks, states
 from ..attachment import ATTACHED, ATTACHMENTS, Attachment
 from ..attachments import refuse_used
-from ..volume import VOLUMES, Volume
+from ..volume import VOLUMES, Volume, backend_of
 from .moving import ACTION
 from .operations import OfVolume
-from .sagas import backend_of
 
 _RULE = "volume_extension:volume_actions:"
 Name = Annotated[str, Meta(min_length=1, max_length=255)]

@@ -14,6 +14,7 @@ from pileus.kernel.schema import IGNORE, Body, Extra, since
 from pileus.services.image.contract import IMAGES, ImageInfo, ImageQuery
 
 from .. import checks, group, pools
+from ..backup import BACKUPS, Backup
 from ..checks import Flag, Text
 from ..snapshot import SNAPSHOTS, Snapshot
 from ..states import AVAILABLE, IN_USE
@@ -53,6 +54,7 @@ class Origin(msgspec.Struct, frozen=True):
     snapshot: Snapshot | None = None
     volume: Volume | None = None
     image: ImageInfo | None = None
+    backup: Backup | None = None
 
 
 def refuse_unknown(ctx: Context) -> None:
@@ -118,6 +120,8 @@ def _copied(volume: Volume, origin: Origin) -> Volume:
             image_metadata=image_metadata(origin.image),
             is_bootable=True,
         )
+    if origin.backup is not None:
+        return _with(volume, backup_id=origin.backup.id)
     return volume
 
 
@@ -165,6 +169,13 @@ async def _origin(ctx: Context, body: CreateVolume) -> Origin:
                 f"Invalid status (allowed to create from is available or in-use): {volume.shown}.",
             )
         return Origin(volume=volume)
+    if body.backup_id:
+        backup = await BACKUPS.find(ctx.runtime.store, checks.uuid_of(body.backup_id, "backup_id"))
+        if backup is None or not ctx.allows("backup:get", {"project_id": backup.project_id}):
+            raise NotFound(f"Backup {body.backup_id} could not be found.")
+        if backup.status != AVAILABLE:
+            raise checks.unfit("backup", f"Backup status must be available, not {backup.status}.")
+        return Origin(backup=backup)
     if image_ref:
         ctx.require("volume:create_from_image")
         return Origin(image=await image_named(ctx, image_ref))
@@ -213,7 +224,7 @@ async def _type(ctx: Context, body: CreateVolume, origin: Origin) -> VolumeType:
 
 async def _size(ctx: Context, body: CreateVolume, origin: Origin) -> int:
     """As asked, or the source's. Raises Invalid where it would not fit."""
-    source = origin.snapshot or origin.volume
+    source = origin.snapshot or origin.volume or origin.backup
     if body.size in (None, ""):
         if source is None:
             raise Invalid(

@@ -24,11 +24,11 @@ from ..driver import VolumeSpec
 from ..snapshot import count_of
 from ..states import VOLUME
 from ..unmanaged import UNMANAGED, Unmanaged, unmanaged_on
-from ..volume import VOLUMES, Volume
+from ..volume import VOLUMES, Volume, backend_of
 from ..volume_type import default_type, type_named
 from .operations import PATH, OfVolume
-from .sagas import backend_of, becoming, chosen
-from .views import details
+from .sagas import becoming, chosen
+from .views import made
 
 ACTION = PATH + "/action"
 _ADMIN = "volume_extension:volume_admin_actions:"
@@ -240,7 +240,7 @@ class ManageableVolumes(Resource[Volume]):
                 tx, MANAGE, volume, caller=ctx.caller, request_id=ctx.request_id
             )
         runtime.sagas.launch(entry)
-        return {"volume": (await details(ctx, [volume]))[0]}
+        return {"volume": await made(ctx, volume)}
 
     @operation("GET", "/manageable_volumes", "volume_extension:list_manageable", since="3.8")
     async def index(self, ctx: Context) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..states import AVAILABLE, AWAITING_TRANSFER, FAILED
 from ..volume import VOLUMES, Volume
 from .creation import CreateVolume, asked
 from .sagas import CREATE, DELETE
-from .views import brief, details
+from .views import brief, details, made
 
 PATH = "/volumes/{volume_id}"
 _METADATA, _ITEM = PATH + "/metadata", PATH + "/metadata/{key}"
@@ -86,7 +86,7 @@ class Volumes(OfVolume):
     @operation("POST", "/volumes", "volume:create", status=202)
     async def create(self, ctx: Context, body: CreateVolume) -> dict[str, Any]:
         volume = await checks.begin(ctx, CREATE, await asked(ctx, body))
-        return {"volume": (await details(ctx, [volume]))[0]}
+        return {"volume": await made(ctx, volume)}
 
     @operation("GET", "/volumes", "volume:get_all")
     async def index(self, ctx: Context) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Volumes(OfVolume):
         changes = checks.changed(body, "name", "description")
         if body.metadata is not UNSET:
             changes["metadata"] = checks.metadata(body.metadata)
-        return {"volume": (await details(ctx, [await change(ctx, volume, **changes)]))[0]}
+        return {"volume": await made(ctx, await change(ctx, volume, **changes))}
 
     @operation("DELETE", PATH, "volume:delete", status=202)
     async def delete(self, ctx: Context, volume: Volume) -> None:

@@ -10,21 +10,17 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.image.contract import IMAGES, ImageInfo
 
-from .. import messages, pools, qos
+from .. import messages, pools, qos, tickets
 from ..agent_contract import VOLUME_HOST, VolumeHost
+from ..backup import BACKUPS
 from ..driver import ImageBytes, OfSnapshot, OfVolume, Source, VolumeSpec
 from ..scheduling import Wanted, choose
 from ..snapshot import SNAPSHOTS, Snapshot, backend_name
 from ..states import ERROR_MANAGING, VOLUME
-from ..volume import VOLUMES, Volume
+from ..volume import VOLUMES, Volume, backend_of
 from ..volume_type import VOLUME_TYPES
 
 _COPIES_S = 3600  # how long bytes may take
-
-
-def backend_of(volume: Volume) -> str:
-    """Its name at its host."""
-    return volume.backend_id or volume.id
 
 
 async def at_host(run: Run[Volume]) -> VolumeHost:
@@ -114,6 +110,14 @@ def check_image(image: ImageInfo) -> None:
         raise Invalid(f"Image {image.id} is unacceptable: {image.unsafe}")
 
 
+async def refill(run: Run[Volume]) -> None:
+    """What its backup holds, where it is made of one."""
+    if run.record.backup_id:
+        backup = await BACKUPS.get(run.runtime.store, run.record.backup_id)
+        url = await tickets.issue(run.runtime, backup.file, tickets.READ)
+        await (await at_host(run)).receive(backend_of(run.record), url, backup.stored)
+
+
 async def unbuild(run: Run[Volume]) -> None:
     if run.record.host:
         await (await at_host(run)).delete(backend_of(run.record))
@@ -197,6 +201,7 @@ CREATE = Saga(
     "create",
     Step(schedule, tell_create),
     Step(build, unbuild, timeout_s=_COPIES_S),
+    Step(refill, timeout_s=_COPIES_S),
     failed=_homeless,
 )
 DELETE = Saga(

@@ -11,6 +11,7 @@ from .. import checks, pools, volume_type
 from ..attachment import ATTACHED, Attachment, of_volumes
 from ..volume import Volume
 
+_IMAGE = "volume_image_metadata"
 HOST = "volume_extension:volume_host_attribute"
 _MIGRATION, _TENANT = (
     "volume_extension:volume_mig_status_attribute",
@@ -24,6 +25,12 @@ def brief(ctx: Context, volume: Volume) -> dict[str, Any]:
         "name": volume.name,
         "links": checks.links(ctx, "volumes", volume),
     }
+
+
+async def made(ctx: Context, volume: Volume) -> dict[str, Any]:
+    """As a create or an update answers: without what was once added to what a show answers."""
+    (shown,) = await details(ctx, [volume])
+    return {k: v for k, v in shown.items() if not k.startswith("os-") and k != _IMAGE}
 
 
 async def details(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any]]:
@@ -64,7 +71,7 @@ def _detail(
         "attachments": [_attachment(ctx, a) for a in attached if a.status == ATTACHED],
     }
     if v.image_metadata is not None:
-        found["volume_image_metadata"] = v.image_metadata
+        found[_IMAGE] = v.image_metadata
     return found | _of_administrators(ctx, v, place) | _of_versions(ctx, v)
 
 
