@@ -288,6 +288,47 @@ def keys(state: Path, rotate: bool) -> None:
         click.echo(f"{key['purpose']} {key['number']} of {key['created_at']} {use}")
 
 
+@main.group()
+def network() -> None:
+    """Ask about the cloud's network."""
+
+
+@network.command()
+@_STATE
+@click.option(
+    "--from", "port", required=True, metavar="PORT", help="The sender's port, by id or name."
+)
+@click.option("--to", required=True, metavar="IP[:PORT]", help="IPv6 as [ADDRESS]:PORT.")
+@click.option(
+    "--protocol", default="tcp", show_default=True, help="tcp, udp, icmp, ... or a number."
+)
+@click.option("--source-ip", default="", help="The sender's address (default: its port's first).")
+def trace(state: Path, port: str, to: str, protocol: str, source_ip: str) -> None:
+    """Say what stops a packet: a rule, a route or a missing piece. Exit code 1 if something does."""
+    from urllib.parse import urlencode
+
+    address, number = to.strip("[]"), ""
+    if to.count(":") == 1 or "]:" in to:
+        address, _, number = to.rpartition(":")
+    root = "/network/v2.0"
+    named = _ask(state, "GET", f"{root}/ports?{urlencode({'name': port})}")["ports"]
+    if len(named) > 1:
+        raise click.ClickException(f"{len(named)} ports are called {port!r}; say which by its id")
+    query = {
+        "port_id": named[0]["id"] if named else port,
+        "ip_address": address.strip("[]"),
+        "port": number,
+        "protocol": protocol,
+        "source_ip": source_ip,
+    }
+    found = _ask(state, "GET", f"{root}/pileus/trace?{urlencode(query)}")["trace"]
+    for step in found["steps"]:
+        mark = "  ok  " if step["passes"] else " STOP "
+        click.echo(f"{mark} {step['at']}: {step['says']}")
+    click.echo("The packet passes." if found["allowed"] else f"Stopped by {found['stopped_by']}.")
+    sys.exit(0 if found["allowed"] else 1)
+
+
 def _ask(state: Path, method: str, path: str) -> Any:
     """The answer of the running cloud to its administrator."""
     from pileus.cli.client import ApiError, Client, Credentials, Unreachable

@@ -193,7 +193,7 @@ class Netlink:
         device).
         """
         goal = {d: (via, self.index(device)) for d, (via, device) in wanted.items()}
-        present = self._static_routes()
+        present = self.static_routes()
         for destination in present.keys() - goal.keys():
             self._route(_DELETE_ROUTE, 0, destination, *present[destination])
         for destination, (via, index) in goal.items():
@@ -247,7 +247,8 @@ class Netlink:
             body += wire.attribute(4, own.network.broadcast_address.packed)
         self._do(f"set address {text}", kind, flags, body, absent_is_fine=kind == _DELETE_ADDRESS)
 
-    def _static_routes(self) -> dict[str, tuple[str, int]]:
+    def static_routes(self) -> dict[str, tuple[str, int]]:
+        """Those of the main table: destination to (nexthop or "", device's index)."""
         present = {}
         for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
             request = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -83,6 +83,19 @@ class Table:
             lines += [f"delete set {self.title} {name}" for name in unused]
         return "\n".join(lines) + "\n"
 
+    def lacks(self, fragment: Fragment, ask: Callable[[str], str]) -> str:
+        """What of a fragment is not in the kernel, "" if all is; `ask` is answered by nft, or raises."""
+        for name, items in fragment.elements.items():
+            for item in sorted(items):
+                if not _answer(ask, f"get element {self.title} {name} {{ {item} }}"):
+                    return f"{self.title} has no {item} in {name}"
+        for name, rules in fragment.chains.items():
+            listed = _answer(ask, f"list chain {self.title} {name}").splitlines()
+            found = sum(line.startswith("\t\t") and not line[2].isspace() for line in listed)
+            if found != len(rules):
+                return f"chain {name} of {self.title} has {found} rules, not {len(rules)}"
+        return ""
+
     def _declared(self, sets: Mapping[str, str]) -> list[str]:
         out = []
         for name, text in sets.items():
@@ -176,3 +189,11 @@ def _gathered(fragments: Iterable[Fragment]) -> dict[str, set[str]]:
 
 def _without(left: Mapping[str, set[str]], right: Mapping[str, set[str]]) -> dict[str, set[str]]:
     return {name: items - right.get(name, set()) for name, items in left.items()}
+
+
+def _answer(ask: Callable[[str], str], question: str) -> str:
+    """ "" where nft knows of nothing such."""
+    try:
+        return ask(question)
+    except Unavailable:
+        return ""

@@ -41,6 +41,7 @@ from .settings import NetworkSettings
 from .subnetpools import SubnetPools
 from .subnets.operations import Subnets
 from .tags import tags_of
+from .trace import Traces
 from .trunks import Trunks
 from .wiring import NETWORK_CONTROL, NETWORK_HOST, WAKER, hint_host
 
@@ -85,6 +86,7 @@ SERVICE = Service(
         RbacPolicies,
         ServiceProfiles,
         ServiceProviders,
+        Traces,
         Trunks,
         tags_of(Networks, "networks"),
         tags_of(Subnets, "subnets"),

@@ -79,6 +79,9 @@ class NetworkAgent:
             errors={id: text for id, text in seen.errors.items() if id in wanted},
         )
 
+    async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
+        return await self.driver.examine(ids, addresses)
+
     def _hint(self) -> None:
         self._is_hinted = True
         self._loop.hint("network")

@@ -8,7 +8,7 @@ a driver finds its work by comparing objects for equality.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ DHCP_OWNER = "network:dhcp"
 COMPUTE_OWNER = "compute:"
 METADATA_IPV4 = "169.254.169.254"
 METADATA_IPV6 = "fe80::a9fe:a9fe"
+UNKNOWN = "is not in what this host was last told"
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -267,6 +268,13 @@ class NetworkDriver(Protocol):
     async def sweep(self) -> None:
         """Remove every namespace, device and rule of ours, on this host, that the last apply did
         not ask for.
+        """
+
+    async def examine(self, ids: Sequence[str], addresses: Sequence[str]) -> dict[str, str]:
+        """What is amiss on the machine with ports, networks and routers of the last document, by id.
+
+        It looks at the devices, rules and routes themselves, and at whether the `addresses` answered
+        when a router last asked for them. Nothing is changed.
         """
 
     async def close(self) -> None:

@@ -25,6 +25,9 @@ class NetworkHost(Protocol):
     async def sync(self, port_ids: list[str]) -> Observed:
         """Fetches what the host should be, makes it so, and says how these ports are."""
 
+    async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
+        """What is amiss, by id, with ports, networks and routers, as `NetworkDriver.examine` sees it."""
+
 
 NETWORK_HOST = Contract("network_host", NetworkHost)  # type: ignore[type-abstract]
 

@@ -6,7 +6,7 @@ What a packet would meet is worked out from the applied documents: `reaches`, `l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -15,6 +15,7 @@ from pileus.kernel.faults import Invalid
 from pileus.services.network.checks import flaws, protocol_number, unsound
 from pileus.services.network.driver import (
     DHCP_OWNER,
+    UNKNOWN,
     GroupSpec,
     HostNetwork,
     Metadata,
@@ -25,7 +26,7 @@ from pileus.services.network.driver import (
     SubnetSpec,
     is_guest,
 )
-from pileus.services.network.drivers.permission import ICMP, ICMPV6, permits
+from pileus.services.network.permission import ICMP, ICMPV6, permits
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class FakeNetworkDriver:
     async def sweep(self) -> None:
         wanted = {s.id for kind in _kinds(self.applied) for s in kind}
         self._objects = {id: s for id, s in self._objects.items() if id in wanted}
+
+    async def examine(self, ids: Sequence[str], addresses: Sequence[str]) -> dict[str, str]:
+        missing = {id: UNKNOWN for id in ids if id not in self._objects}
+        return missing | {id: text for id, text in self.observed.errors.items() if id in ids}
 
     async def close(self) -> None:
         self._wire.hosts.pop(self.applied.host, None)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,14 @@ def said(reply: Reply) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def bench(hosts: int = 1, store: Store | None = None) -> AsyncIterator[Bench]:
+async def bench(
+    hosts: int = 1,
+    store: Store | None = None,
+    driver: str = "fake",
+    underlay: str = "",
+    prefix: str = "",
+) -> AsyncIterator[Bench]:
+    """A real driver's hosts need an `underlay` and a `prefix` of their own."""
     world = World()
     with tempfile.TemporaryDirectory(prefix="pileus-network-") as made:
         folder = Path(made)
@@ -190,10 +198,9 @@ async def bench(hosts: int = 1, store: Store | None = None) -> AsyncIterator[Ben
         await bus.start()
         await control.start()
         names = [f"fake-{n + 1}" for n in range(hosts)]
-        runtimes = [
-            HostRuntime(world, agents, n, folder / n, "fake", "http://cloud.test:5000")
-            for n in names
-        ]
+        make = partial(HostRuntime, world, agents, underlay=underlay, prefix=prefix)
+        url = "http://cloud.test:5000"
+        runtimes = [make(name=n, state=folder / n, driver=driver, control_url=url) for n in names]
         running = Hosts(runtimes, services)
         if hosts:
             await running.start()

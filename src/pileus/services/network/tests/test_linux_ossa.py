@@ -23,7 +23,7 @@ from pileus.services.network.driver import (
     SubnetSpec,
 )
 from pileus.services.network.drivers.linux.names import Names
-from pileus.services.network.drivers.permission import permits
+from pileus.services.network.permission import permits
 from pileus.services.network.tests.linux_bench import LinuxBench, run, udp_frame
 from pileus.testing.drivers.network import (
     CLOSED,

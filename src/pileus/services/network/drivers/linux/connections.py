@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pileus.host.conntrack import Flow
 from pileus.services.network.driver import GroupSpec, PortSpec, RouterSpec
 from pileus.services.network.drivers.linux.plan import Plan
-from pileus.services.network.drivers.permission import permits
+from pileus.services.network.permission import permits
 
 Unwanted = Callable[[Flow], bool]
 Place = tuple[int, str]  # conntrack zone, address

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pileus.kernel.faults import Fault
 from pileus.kernel.world import World
 from pileus.services.network.driver import HostNetwork, Metadata, Observed, PortSpec
 from pileus.services.network.drivers.linux import connections, filters, plan, underlay
+from pileus.services.network.drivers.linux.examination import examine
 from pileus.services.network.drivers.linux.filters import ACCEPTED
 from pileus.services.network.drivers.linux.forwarding import Forwarder
 from pileus.services.network.drivers.linux.machine import Machine
@@ -125,6 +126,10 @@ class LinuxNetworkDriver:
     async def metered(self) -> dict[str, tuple[int, int]]:
         async with self._lock:
             return await self._meters.taken()
+
+    async def examine(self, ids: Sequence[str], addresses: Sequence[str]) -> dict[str, str]:
+        async with self._lock:
+            return await examine(self._machine, self._plan or Plan(), ids, addresses)
 
     async def close(self) -> None:
         async with self._lock:

@@ -67,9 +67,9 @@ class Machine:
 
         return await self.namespaces.call(namespace, work)
 
-    def home_rules(self, commands: str) -> None:
-        """Only from the helper thread."""
-        self._rules[self.home].run(commands)
+    def home_rules(self, commands: str) -> str:
+        """nft's answer. Only from the helper thread."""
+        return self._rules[self.home].run(commands)
 
     def underlay_rules(self, commands: str) -> None:
         """Only from the helper thread."""

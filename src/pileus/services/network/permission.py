@@ -24,11 +24,27 @@ def permits(
     """`number` is the destination port, or the type of ICMP; `peer` the other end's address."""
     if not port.admin_up:
         return False
-    return not port.security or any(
-        rule.direction == direction and _matches(rule, groups, peer, protocol, number)
-        for id in port.groups
-        if (group := groups.get(id))
-        for rule in group.rules
+    return not port.security or bool(permitting(port, groups, direction, peer, protocol, number))
+
+
+def permitting(
+    port: PortSpec,
+    groups: Mapping[str, GroupSpec],
+    direction: str,
+    peer: str,
+    protocol: int,
+    number: int,
+) -> str:
+    """The first of the port's groups that has a rule for such a packet; "" if none has."""
+    return next(
+        (
+            id
+            for id in port.groups
+            if (group := groups.get(id))
+            for rule in group.rules
+            if rule.direction == direction and _matches(rule, groups, peer, protocol, number)
+        ),
+        "",
     )
 
 
