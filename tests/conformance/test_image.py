@@ -19,8 +19,6 @@ OWN_SKIPS = (
     "Skipped because the volume service is not available",
 )
 TWO_STORES = "MultiStores|StoreWeight|ImportCopy|MultistoreLocation"
-# With two stores these wait for the image to be in both, though they asked for one.
-ONE_STORE = "test_image_glance_direct_import|test_image_web_download_import"
 
 
 @pytest.fixture

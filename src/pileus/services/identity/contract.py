@@ -8,6 +8,8 @@ import msgspec
 
 from pileus.kernel.contracts import Contract
 
+EVERYBODY = ""  # in whose name registered limits stand
+
 
 class ProjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     id: str
@@ -23,6 +25,9 @@ class Identity(Protocol):
 
     async def region(self) -> str:
         """The region in whose name this cloud's services stand in the catalog."""
+
+    async def limits(self, service_type: str) -> dict[str, dict[str, int]]:
+        """Unified limits of that service: a project's id (EVERYBODY: the registered ones) -> resource -> limit."""
 
     async def admin_project(self) -> ProjectInfo:
         """The project of the first start, which owns the public network and the first image."""

@@ -1,4 +1,4 @@
-"""The projects of which other services may ask."""
+"""What other services may ask of identity: projects, the region, unified limits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pileus.kernel.faults import Unavailable
 from pileus.kernel.runtime import Runtime
 
 from .bootstrap import REGION
-from .contract import ProjectInfo
+from .catalog import SERVICES
+from .contract import EVERYBODY, ProjectInfo
 from .tree import PROJECTS, Project, named
+from .unified_limits import LIMITS, REGISTERED_LIMITS
 from .wire import DEFAULT_DOMAIN
 
 
@@ -23,6 +25,16 @@ class KnownProjects:
 
     async def region(self) -> str:
         return REGION
+
+    async def limits(self, service_type: str) -> dict[str, dict[str, int]]:
+        db, found = self.runtime.store, dict[str, dict[str, int]]()
+        for service in await SERVICES.all(db, type=service_type):
+            for default in await REGISTERED_LIMITS.all(db, service_id=service.id):
+                found.setdefault(EVERYBODY, {})[default.resource_name] = default.default_limit
+            for own in await LIMITS.all(db, service_id=service.id):
+                if own.project_id:
+                    found.setdefault(own.project_id, {})[own.resource_name] = own.resource_limit
+        return found
 
     async def admin_project(self) -> ProjectInfo:
         """Raises Unavailable before the first start is done."""

@@ -4,7 +4,7 @@ from pileus.kernel.faults import GLANCE
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided, Standing
 
-from . import cache, standing
+from . import cache, limits, standing
 from .actions import ImageActions
 from .cache import ImageCache
 from .contract import IMAGES
@@ -69,5 +69,6 @@ SERVICE = Service(
         Standing(cache.FILL, 60.0, cache.fill),
         Standing("image.sweep", 60.0, standing.sweep),
     ),
+    watches=(limits.WATCH,),
     settings=ImageSettings,
 )

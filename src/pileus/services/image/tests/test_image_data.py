@@ -501,6 +501,9 @@ class AdminProject:
     async def region(self) -> str:
         return "RegionOne"
 
+    async def limits(self, service_type: str) -> dict[str, dict[str, int]]:
+        return {}
+
     async def admin_project(self) -> ProjectInfo:
         return ProjectInfo(id="admin-project", name="admin", domain_id="default")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from pileus.services.image.tests.given import (
 )
 from pileus.testing.alone import Alone, alone, in_loop
 from pileus.testing.client import Client
+from pileus.testing.cloud import Cloud, cloud
 from pileus.testing.web import Web, web_server
 
 TASKS = "/image/v2/tasks"
@@ -43,6 +45,9 @@ class Here:
 
     async def project(self, project_id: str) -> ProjectInfo | None:
         return None
+
+    async def limits(self, service_type: str) -> dict[str, dict[str, int]]:
+        return {}
 
     async def admin_project(self) -> ProjectInfo:
         raise AssertionError("nobody asks")
@@ -408,3 +413,59 @@ async def test_protections_that_can_not_be_read_let_nobody_do_anything(tmp_path:
     async with alone(SERVICE, settings=ImageSettings(property_protections=str(path))) as cloud:
         reply = await cloud.user("p").post(URL, {"name": "one"})
         assert reply.status == 400 and b"can't be read" in reply.body
+
+
+async def limited(c: Cloud, service: str, project: str, name: str, default: int, own: int) -> None:
+    """A registered limit, and one of a project; image hears of them."""
+    registered = {"service_id": service, "resource_name": name, "default_limit": default}
+    body = {"registered_limits": [registered]}
+    reply = await c.admin.post("/identity/v3/registered_limits", body)
+    assert reply.status == 201, reply
+    one = {"service_id": service, "resource_name": name, "project_id": project}
+    reply = await c.admin.post("/identity/v3/limits", {"limits": [{**one, "resource_limit": own}]})
+    assert reply.status == 201, reply
+
+
+@in_loop
+async def test_unified_limits_are_the_quotas_of_images() -> None:
+    async with cloud(hosts=0) as c:
+        client, other = await c.project("limited"), await c.project("everybody")
+        services = (await c.admin.get("/identity/v3/services?type=image")).json["services"]
+        for name, default, own in (
+            ("image_count_total", 1, 3),
+            ("image_size_total", 0, 2),
+            ("image_stage_total", 0, 1),
+            ("image_count_uploading", 0, 1),
+        ):
+            await limited(c, services[0]["id"], client.project_id, name, default, own)
+
+        async def usage(who: Client, name: str) -> tuple[int, int]:
+            one = (await who.get("/image/v2/info/usage")).json["usage"][name]
+            return one["usage"], one["limit"]
+
+        async def hears(name: str, limit: int) -> None:
+            for _ in range(400):
+                if (await usage(client, name))[1] == limit:
+                    return
+                await asyncio.sleep(0.05)
+            raise AssertionError(f"{name} is not {limit}")
+
+        await hears("image_count_uploading", 1)
+        assert await usage(other, "image_count_total") == (0, 1)
+        await made(other)
+        assert (await other.post(URL, {"name": "two"})).status == 413
+        big, second, third = [(await made(client))["id"] for _ in range(3)]
+        assert (await client.post(URL, {"name": "four"})).status == 413
+        assert (await put(client, big, bytes(2 << 20), "stage")).status == 413
+        assert (await put(client, big, bytes(3 << 20))).status == 413
+        assert (await shown(client, big))["status"] == "queued"
+        assert (await put(client, big, bytes(2 << 20))).status == 204
+        assert (await put(client, second, b"bytes")).status == 413
+        assert (await put(client, second, b"bytes", "stage")).status == 204
+        assert (await put(client, third, b"bytes", "stage")).status == 413
+        assert await usage(client, "image_size_total") == (2, 2)
+        assert await usage(client, "image_stage_total") == (1, 1)
+        found = (await c.admin.get("/identity/v3/limits")).json["limits"]
+        for one in found:
+            await c.admin.delete(f"/identity/v3/limits/{one['id']}")
+        await hears("image_count_total", 1)

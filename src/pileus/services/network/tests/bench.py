@@ -48,6 +48,12 @@ class _Identity:
     async def project(self, project_id: str) -> ProjectInfo | None:
         return ProjectInfo(id=project_id, name=project_id, domain_id="default")
 
+    async def region(self) -> str:
+        return "RegionOne"
+
+    async def limits(self, service_type: str) -> dict[str, dict[str, int]]:
+        return {}
+
     async def admin_project(self) -> ProjectInfo:
         return ProjectInfo(id="admin", name="admin", domain_id="default")
 
