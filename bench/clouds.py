@@ -117,12 +117,13 @@ def two_processes(folder: Path, driver: str, options: Sequence[str] = ()) -> Ite
 
 
 def unlimited(bench: Bench) -> None:
-    """No quota stands in the way of a thousand servers."""
+    """No quota stands in the way of a thousand servers, or of their networks."""
     project = bench.client.project_id
     quota = {"quota_set": {"instances": -1, "cores": -1, "ram": -1}}
     bench.compute("PUT", f"/os-quota-sets/{project}", quota)
-    ports = {"quota": {"port": -1}}
-    bench.client.call("PUT", "network", f"/v2.0/quotas/{project}", ports)
+    nouns = ("network", "subnet", "port", "security_group_rule")
+    free = {"quota": dict.fromkeys(nouns, -1)}
+    bench.client.call("PUT", "network", f"/v2.0/quotas/{project}", free)
 
 
 def flavor(bench: Bench) -> str:

@@ -36,6 +36,7 @@ REAL = {
 # Which real services a suite makes work, by the beginnings of their names in PEERS_HOME/run.
 INVOLVED = {
     "keystone": ("keystone", "mariadb", "memcached"),
+    "glance": ("glance", "keystone", "mariadb", "memcached"),
     "placement": ("placement", "keystone", "mariadb", "memcached"),
     "neutron": ("neutron", "ovn", "keystone", "mariadb", "memcached", "rabbitmq"),
     "nova": (
@@ -43,7 +44,13 @@ INVOLVED = {
         *("mariadb", "memcached", "rabbitmq"),
     ),
 }
-NAMES = {"keystone": "Keystone", "neutron": "Neutron", "nova": "Nova", "placement": "Placement"}
+NAMES = {
+    "glance": "Glance",
+    "keystone": "Keystone",
+    "neutron": "Neutron",
+    "nova": "Nova",
+    "placement": "Placement",
+}
 Row = dict[str, Any]
 
 
