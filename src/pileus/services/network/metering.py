@@ -19,11 +19,10 @@ from pileus.kernel.store import Page, Tx
 
 from .attributes import Attributes
 from .plain import Plain
-from .resource import COLUMNS, READER, Noun, Nouns, hold, kept_by, listing
+from .resource import COLUMNS, MANAGER, READER, Noun, Nouns, hold, kept_by, listing
 from .router import ROUTERS
 from .wiring import Traffic, wake
 
-_KEEPERS = "(rule:admin_only) or (role:manager and project_id:%(project_id)s)"
 _DIRECTIONS = ("ingress", "egress")
 _PREFIXES = ("remote_ip_prefix", "source_ip_prefix", "destination_ip_prefix")
 
@@ -99,7 +98,7 @@ class MeteringLabels(Plain[MeteringLabel], path="/metering/metering-labels", cre
     plural = "metering_labels"
     id_param = "metering_label_id"
     see = "get_metering_label"
-    rules = kept_by(_KEEPERS, noun, updated=False)
+    rules = kept_by(MANAGER, noun, updated=False)
     listing = listing((), False, shared=Filter(kind=bool))
 
     def view(self, ctx: Context, record: MeteringLabel) -> dict[str, Any]:
@@ -121,7 +120,7 @@ class MeteringRules(Plain[MeteringRule], path="/metering/metering-label-rules", 
     plural = "metering_label_rules"
     id_param = "metering_label_rule_id"
     see = "get_metering_label_rule"
-    rules = kept_by(_KEEPERS, noun, readers=READER, updated=False)
+    rules = kept_by(MANAGER, noun, readers=READER, updated=False)
     listing = listing(
         ("metering_label_id", "direction", *_PREFIXES), False, excluded=Filter(kind=bool)
     )

@@ -15,11 +15,10 @@ from .packet_log import ACCEPT, ALL, DROP, PACKET_LOGS, SECURITY_GROUP, PacketLo
 from .plain import Plain
 from .port import PORTS, port_target
 from .refusals import bad_input, missing
-from .resource import kept_by, listing, moment
+from .resource import MANAGER, kept_by, listing, moment
 from .security_group import GROUPS
 from .wiring import hosts_of_groups, hosts_of_ports, hosts_of_projects, wake
 
-_KEEPERS = "(rule:admin_only) or (role:manager and project_id:%(project_id)s)"
 _EVENTS = (ACCEPT, DROP, ALL)
 _SHOWN = (
     "id",
@@ -59,7 +58,7 @@ class PacketLogs(
     plural = "logs"
     id_param = "log_id"
     see = "get_log"
-    rules = kept_by(_KEEPERS, noun, readers=_KEEPERS)
+    rules = kept_by(MANAGER, noun, readers=MANAGER)
     listing = listing(
         ("resource_type", "resource_id", "target_id", "event"), False, enabled=Filter(kind=bool)
     )
@@ -126,7 +125,7 @@ _OF = "create_log"
 
 
 class LoggableResources(Resource[Any]):
-    rules = {"get_loggable_resource": _KEEPERS}
+    rules = {"get_loggable_resource": MANAGER}
 
     @operation("GET", "/log/loggable-resources", "get_loggable_resource")
     async def index(self, ctx: Context) -> Any:

@@ -19,6 +19,7 @@ from .attributes import Attributes
 
 ADMIN = "rule:admin_only"
 OWNER = "(rule:admin_only) or (role:member and project_id:%(project_id)s)"
+MANAGER = "(rule:admin_only) or (role:manager and project_id:%(project_id)s)"
 READER = "(rule:admin_only) or (role:reader and project_id:%(project_id)s)"
 SERVICE_TOO = "(rule:admin_only) or (rule:service_api)"
 _EVERYTHING = 100_000

@@ -83,6 +83,12 @@ GROUPS = Nouns[SecurityGroup](
     noun="Security group",
 ).worded("SecurityGroupNotFound", "Security group {id} does not exist")
 
+
+def normalized(prefix: str) -> str:
+    """A CIDR without host bits, or ""."""
+    return str(block(prefix)) if prefix else ""
+
+
 RULES = Nouns[SecurityGroupRule](
     "network_security_group_rules",
     SecurityGroupRule,
@@ -95,6 +101,8 @@ RULES = Nouns[SecurityGroupRule](
         "remote_ip_prefix",
         "remote_group_id",
         "remote_address_group_id",
+        "of_default",
+        Column("normalized_cidr", lambda r: normalized(r.remote_ip_prefix)),
         Column(
             "port_range_min", lambda r: -1 if r.port_range_min is None else r.port_range_min, int
         ),
@@ -217,7 +225,6 @@ async def rules_of(
 
 def rule_view(rule: SecurityGroupRule) -> dict[str, Any]:
     r = rule
-    prefix = str(block(r.remote_ip_prefix)) if r.remote_ip_prefix else None
     return {
         "id": r.id,
         "project_id": r.project_id,
@@ -231,7 +238,7 @@ def rule_view(rule: SecurityGroupRule) -> dict[str, Any]:
         "remote_ip_prefix": r.remote_ip_prefix or None,
         "remote_group_id": r.remote_group_id or None,
         "remote_address_group_id": r.remote_address_group_id or None,
-        "normalized_cidr": prefix,
+        "normalized_cidr": normalized(r.remote_ip_prefix) or None,
         "belongs_to_default_sg": r.of_default,
         "description": r.description,
         "revision_number": r.revision_number,

@@ -69,8 +69,10 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule], path="/security-gro
             "remote_ip_prefix",
             "remote_group_id",
             "remote_address_group_id",
+            "normalized_cidr",
         ),
         False,
+        belongs_to_default_sg=Filter("of_default", kind=bool),
         port_range_min=Filter(kind=int),
         port_range_max=Filter(kind=int),
     )

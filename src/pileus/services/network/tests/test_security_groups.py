@@ -58,6 +58,10 @@ def test_a_group_lives_its_life_and_revises_with_its_rules() -> None:
         )  # fmt: skip
         assert (rule["protocol"], rule["remote_ip_prefix"]) == ("tcp", "10.0.0.7/24")
         assert rule["normalized_cidr"] == "10.0.0.0/24"
+        found = await b.admin.rows("/security-group-rules?normalized_cidr=10.0.0.0/24")
+        assert [r["id"] for r in found] == [rule["id"]]
+        found = await b.admin.rows("/security-group-rules?belongs_to_default_sg=False")
+        assert found and not any(r["belongs_to_default_sg"] for r in found)
         shown = await api.get(f"/security-group-rules/{rule['id']}")
         assert shown.json["security_group_rule"] == rule
         seen = (await api.get(path)).json["security_group"]
