@@ -134,7 +134,9 @@ async def wake_for_ports(runtime: Runtime, *ports: Port) -> None:
     bound = [p for p in ports if p.host]
     hosts = {p.host for p in bound}
     hosts |= await hosts_of_networks(store, {p.network_id for p in bound})
-    groups = sorted({g for p in ports for g in p.security_groups})
+    groups = sorted(
+        {g for p in bound for g in p.security_groups}
+    )  # nobody speaks as the others yet
     if groups:
         page = Page({"remote_group_id": groups}, (("id", False),), limit=1 << 30)
         naming = await RULES.page(store, page, select=("security_group_id",))
