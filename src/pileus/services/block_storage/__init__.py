@@ -17,6 +17,7 @@ from .discovery import Discovery
 from .group_types import GroupTypes
 from .groups import Groups, GroupSnapshots
 from .keeping import Volumes as KeptForServices
+from .managed_snapshots import ManageableSnapshots, SnapshotUnmanaging
 from .messages import Messages
 from .qos_specs import QosSpecs
 from .quotas import Limits, QuotaClassSets, QuotaSets
@@ -51,6 +52,8 @@ SERVICE = Service(
         VolumeMoving,
         ManageableVolumes,
         Snapshots,
+        SnapshotUnmanaging,
+        ManageableSnapshots,
         Attachments,
         Backups,
         Groups,

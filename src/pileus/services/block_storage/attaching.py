@@ -91,7 +91,7 @@ async def connect(
     """The host of the volume serves it. Raises Unavailable, Invalid."""
     volume = await VOLUMES.get(runtime.store, one.volume_id)
     read_only = one.mode == "ro" or bool(volume.is_read_only)
-    export = await exported(runtime, volume, one.id, read_only)
+    export = await exported(runtime, volume, one.id, read_only, str(connector.get("host", "")))
     async with runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.get(tx, one.id)
         changes: dict[str, Any] = {
@@ -109,11 +109,23 @@ async def connect(
 
 
 async def exported(
-    runtime: Runtime, volume: Volume, attachment_id: str, is_read_only: bool
+    runtime: Runtime, volume: Volume, attachment_id: str, is_read_only: bool, to: str
 ) -> Export:
+    """Serves it for one attachment at the host `to`; asked again, as large as it is by now."""
     limits = await qos.limits_of(runtime.store, volume.volume_type_id)
-    host = await at(runtime, volume)
-    return await host.export(backend_of(volume), attachment_id, is_read_only, limits)
+    host, is_remote = await at(runtime, volume), to != volume.host
+    return await host.export(backend_of(volume), attachment_id, is_read_only, limits, is_remote)
+
+
+async def serve_again(runtime: Runtime, volume: Volume) -> None:
+    """Who has it finds out how large it is now."""
+    for one in await attachment.of_volume(runtime.store, volume.id):
+        if one.export is not None:
+            to = str(one.connector.get("host", ""))
+            export = await exported(runtime, volume, one.id, one.export.is_read_only, to)
+            async with runtime.store.tx() as tx:
+                if (fresh := await ATTACHMENTS.find(tx, one.id)) is not None:
+                    await ATTACHMENTS.change(tx, fresh, export=export)
 
 
 async def at(runtime: Runtime, volume: Volume) -> VolumeHost:

@@ -99,6 +99,9 @@ class Volumes(Protocol):
     async def connect(self, attachment_id: str, host: str) -> Export:
         """Serves it to a host; asked again, the same or, for another host, that one's. Raises NotFound, Invalid."""
 
+    async def passphrase(self, attachment_id: str) -> str:
+        """What opens an encrypted volume, "" of another: whoever plugs it needs it. Raises NotFound."""
+
     async def complete(self, attachment_id: str, device: str) -> None:
         """The guest has it. Raises NotFound."""
 

@@ -180,6 +180,11 @@ class Volumes:
         assert found is not None
         return found
 
+    async def passphrase(self, attachment_id: str) -> str:
+        store = self.runtime.store
+        one = await ATTACHMENTS.get(store, attachment_id)
+        return (await VOLUMES.get(store, one.volume_id)).passphrase
+
     async def complete(self, attachment_id: str, device: str) -> None:
         await attaching.complete(self.runtime, attachment_id, device=device)
 

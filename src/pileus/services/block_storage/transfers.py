@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -81,6 +81,7 @@ def _view(ctx: Context, t: Transfer) -> dict[str, Any]:
 class _Transfers(Resource[Transfer]):
     table = TRANSFERS
     id_param = "transfer_id"
+    see = "volume:get_transfer"
     listing = Listing(
         filters={"name": Filter(), "volume_id": Filter()},
         sorts={"id": "id", "name": "name", "created_at": "created_at"},
@@ -123,18 +124,11 @@ class _Transfers(Resource[Transfer]):
         page = checks.page_of(ctx, self.listing)
         return await checks.listed(ctx, TRANSFERS, page, "transfers", shown)
 
-    async def load(self, ctx: Context, id: str) -> Transfer:
-        """Anybody may name one whose key he has; only its project sees it."""
-        return await TRANSFERS.get(ctx.runtime.store, id)
-
-    async def _own(self, ctx: Context, transfer: Transfer) -> Transfer:
-        if not ctx.allows("volume:get_transfer", {"project_id": transfer.project_id}):
-            raise TRANSFERS.missing(transfer.id)
-        return transfer
-
     async def _accepted(
-        self, ctx: Context, transfer: Transfer, body: AcceptTransfer
+        self, ctx: Context, transfer_id: str, body: AcceptTransfer
     ) -> dict[str, Any]:
+        """Anybody may name one whose key he has; only its project sees it."""
+        transfer = await TRANSFERS.get(ctx.runtime.store, transfer_id)
         if not hmac.compare_digest(transfer.digest, _digest(body.auth_key)):
             raise Invalid("Attempt to transfer a volume with an invalid auth key.")
         mine = {"project_id": ctx.caller.project_id, "user_id": ctx.caller.user_id}
@@ -156,9 +150,6 @@ class _Transfers(Resource[Transfer]):
             if volume is not None and volume.status == states.AWAITING_TRANSFER:
                 await VOLUMES.change(tx, volume, status=states.AVAILABLE)
             await TRANSFERS.delete(tx, transfer)
-
-    def target(self, ctx: Context, record: Transfer) -> Mapping[str, object]:
-        return {"project_id": record.project_id}
 
 
 def _digest(key: str) -> str:
@@ -184,15 +175,15 @@ def _resource(path: str, first: str) -> type[_Transfers]:
 
         @operation("GET", one, "volume:get_transfer", since=first)
         async def show(self, ctx: Context, transfer: Transfer) -> dict[str, Any]:
-            return {"transfer": _view(ctx, await self._own(ctx, transfer))}
+            return {"transfer": _view(ctx, transfer)}
 
         @operation("POST", one + "/accept", "volume:accept_transfer", status=202, since=first)
         async def accept(self, ctx: Context, transfer_id: str, body: AcceptTransfer) -> Any:
-            return await self._accepted(ctx, await self.load(ctx, transfer_id), body)
+            return await self._accepted(ctx, transfer_id, body)
 
         @operation("DELETE", one, "volume:delete_transfer", status=202, since=first)
         async def delete(self, ctx: Context, transfer: Transfer) -> None:
-            await self._deleted(ctx, await self._own(ctx, transfer))
+            await self._deleted(ctx, transfer)
 
     return Transfers
 

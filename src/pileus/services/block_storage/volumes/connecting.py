@@ -167,7 +167,13 @@ class VolumeConnecting(OfVolume):
     async def initialize(self, ctx: Context, volume: Volume, body: Initialize) -> dict[str, Any]:
         if not isinstance(body.connector, dict):
             raise Invalid("The connector must be an object.")
-        export = await attaching.exported(ctx.runtime, volume, volume.id, bool(volume.is_read_only))
+        export = await attaching.exported(
+            ctx.runtime,
+            volume,
+            volume.id,
+            bool(volume.is_read_only),
+            str(body.connector.get("host", "")),
+        )
         served = Attachment(
             id=volume.id, volume_id=volume.id, project_id=volume.project_id, export=export
         )

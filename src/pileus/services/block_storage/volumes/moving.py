@@ -265,10 +265,11 @@ class ManageableVolumes(Resource[Volume]):
         ours: Sequence[Volume] = await VOLUMES.all(ctx.runtime.store, host=host)
         rows = [(backend_of(v), v.size, v.id) for v in ours]
         rows += [(name, size, "") for name, size in free.items()]
-        return [_manageable(*row, full=full) for row in sorted(rows)]
+        return [manageable(*row, full=full) for row in sorted(rows)]
 
 
-def _manageable(name: str, size: int, id: str, *, full: bool) -> dict[str, Any]:
+def manageable(name: str, size: int, id: str, *, full: bool) -> dict[str, Any]:
+    """One row of what a host has; `id` is ours, "" for what nobody manages."""
     found: dict[str, Any] = {
         "reference": {"source-name": name},
         "size": size,

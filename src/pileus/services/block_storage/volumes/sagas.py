@@ -10,7 +10,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.image.contract import IMAGES, ImageInfo
 
-from .. import messages, pools, qos, tickets
+from .. import attaching, messages, pools, qos, tickets
 from ..agent_contract import VOLUME_HOST, VolumeHost
 from ..backup import BACKUPS
 from ..driver import ImageBytes, OfSnapshot, OfVolume, Source, VolumeSpec
@@ -156,6 +156,7 @@ async def tell_delete(run: Run[Volume]) -> None:
 
 async def grow(run: Run[Volume]) -> Changes:
     await (await at_host(run)).extend(backend_of(run.record), run.becoming.size)
+    await attaching.serve_again(run.runtime, run.record)
     return {"size": run.becoming.size}
 
 
