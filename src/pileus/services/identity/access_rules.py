@@ -17,6 +17,7 @@ from .users import USERS
 from .wire import AUTHENTICATED, Noun, changed, dropping, linked, listed, listing, page
 
 _PATH = "/users/{user_id}/access_rules"
+_READ = "(role:reader and system_scope:all) or user_id:%(target.user.id)s"
 
 
 async def _is_used(tx: Tx, rule: AccessRule) -> bool:
@@ -29,12 +30,8 @@ class AccessRules(Noun[AccessRule]):
     id_param = "access_rule_id"
     follows = {"user": dropping(ACCESS_RULES, "user_id")}
     rules = {
-        "identity:get_access_rule": (
-            "(role:reader and system_scope:all) or user_id:%(target.user.id)s"
-        ),
-        "identity:list_access_rules": (
-            "(role:reader and system_scope:all) or user_id:%(target.user.id)s"
-        ),
+        "identity:get_access_rule": _READ,
+        "identity:list_access_rules": _READ,
         "identity:delete_access_rule": (
             "(role:admin and system_scope:all) or user_id:%(target.user.id)s"
         ),

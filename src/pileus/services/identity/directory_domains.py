@@ -1,4 +1,4 @@
-"""What the rest of identity asks of domains whose users stand in a directory (LDAP, Active Directory)."""
+"""What users and groups have in common, which a domain may have in a directory (LDAP, Active Directory)."""
 
 from __future__ import annotations
 

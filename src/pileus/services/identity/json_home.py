@@ -35,11 +35,8 @@ NAMED = {
     ),
     f"{_EP_FILTER}/endpoints": "ext/OS-EP-FILTER/1.0/rel/endpoints_in_endpoint_group",
     f"{_EP_FILTER}/projects": "ext/OS-EP-FILTER/1.0/rel/projects_associated_with_endpoint_group",
-    f"{_FEDERATED}/saml2": "ext/OS-FEDERATION/1.0/rel/saml2",
-    f"{_FEDERATED}/saml2/ecp": "ext/OS-FEDERATION/1.0/rel/ecp",
     f"{_FEDERATED}/websso/{{protocol_id}}": "ext/OS-FEDERATION/1.0/rel/websso",
     f"{_FEDERATED}{_LOGIN}/websso": "ext/OS-FEDERATION/1.0/rel/identity_providers_websso",
-    "/OS-FEDERATION/saml2/metadata": "ext/OS-FEDERATION/1.0/rel/metadata",
     "/OS-FEDERATION/domains": "",  # their names lead to /auth
     "/OS-FEDERATION/projects": "",
     "/OS-OAUTH1/access_token": "ext/OS-OAUTH1/1.0/rel/access_tokens",

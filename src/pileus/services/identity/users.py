@@ -129,9 +129,6 @@ def _are_rules(value: object) -> bool:
     return True
 
 
-_EXPIRY = {"lt": "lt", "lte": "le", "gt": "gt", "gte": "ge", "eq": "eq", "neq": "ne"}
-
-
 async def _with_project(ctx: Context, tx: Tx, project_id: str) -> None:
     for user in await USERS.all(tx, default_project_id=project_id):
         await USERS.change(tx, user, default_project_id="")
