@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import random
 import sys
 import tempfile
@@ -52,6 +53,7 @@ GROWING = (  # with the answer, or with the hosts that are part of the process
     "idle, ms a second",
     "memory (PSS), MB",
 )
+_NAMES = itertools.count()
 Asked = tuple[str, str, dict[str, str], object]
 
 
@@ -123,7 +125,12 @@ class Visit:
         }
 
     def get(self, path: str) -> Asked:
-        return "GET", self.compute + path, MICROVERSION, None
+        """Under a new name of the cloud: what was rendered before has links of another, so no answer is from memory.
+
+        A small cloud remembers all its servers as rendered, a large one few: they could not be compared.
+        """
+        name = {"X-Forwarded-Host": f"cloud-{next(_NAMES)}.test"}
+        return "GET", self.compute + path, {**MICROVERSION, **name}, None
 
     def show(self) -> Asked:
         return self.get(f"/servers/{random.choice(self.servers)}")
@@ -147,16 +154,23 @@ class Visit:
         before, begun = measure.cpu_ns(pids), time.perf_counter()
         self.burst.ask(*asked)
         if boots:
-            self.settled()
+            self.settled(len(asked))
         took, spent = time.perf_counter() - begun, measure.cpu_ns(pids) - before
         return max(1.0, spent - self.idle_ns * took) / len(asked) / 1_000
 
-    def settled(self) -> None:
-        """Returns when nothing is being built. Raises SystemExit where a boot failed."""
-        while self.bench.compute("GET", "/servers?status=BUILD&limit=1").json["servers"]:
-            time.sleep(0.05)
-        if failed := self.bench.compute("GET", "/servers/detail?status=ERROR").json["servers"]:
-            raise SystemExit(f"a boot failed: {failed[0].get('fault')}")
+    def settled(self, newest: int) -> None:
+        """Returns when the newest are built. Raises SystemExit where a boot failed.
+
+        Asked by status, a cloud looks at all the servers of a project: that would be most of what is measured.
+        """
+        path = f"/servers/detail?limit={newest}"
+        while True:
+            servers = self.bench.compute("GET", path).json["servers"]
+            if failed := [s for s in servers if s["status"] == "ERROR"]:
+                raise SystemExit(f"a boot failed: {failed[0].get('fault')}")
+            if all(s["status"] != "BUILD" for s in servers):
+                return
+            time.sleep(newest / 1_000)
 
 
 def cases(v: Visit) -> dict[str, tuple[int, Callable[[], Asked]]]:
@@ -201,7 +215,7 @@ def races(state: Path, hosts: int) -> list[str]:
         visit = Visit(bench, [])
         before, begun = measure.cpu_ns(bench.pids()), time.perf_counter()
         create(bench, "none", AT_ONCE)
-        visit.settled()
+        visit.settled(AT_ONCE)
         took, spent = time.perf_counter() - begun, measure.cpu_ns(bench.pids()) - before
         lines = [
             f"- {AT_ONCE:,} servers of one request on {hosts:,} hosts: all ACTIVE after {took:.1f} s, "
@@ -221,7 +235,7 @@ def _race(bench: Bench, visit: Visit) -> int:
     quota = {"instances": limits["totalInstancesUsed"] + ROOM}
     bench.compute("PUT", f"/os-quota-sets/{project}", {"quota_set": quota})
     visit.burst.ask(*[visit.boot() for _ in range(RACE)], refused_too=True)
-    visit.settled()
+    visit.settled(ROOM)
     used = bench.compute("GET", "/limits").json["limits"]["absolute"]["totalInstancesUsed"]
     return int(used - limits["totalInstancesUsed"])
 
@@ -283,6 +297,11 @@ def text(
             *table(steps, heads, GROWING),
             "",
             *races,
+            "",
+            "Servers are rendered for every answer here; at other times 3,000 are remembered as they were. Why the lines "
+            "are not level: the database keeps 2 MB in memory, which is all of a small cloud and a hundredth of a large "
+            "one, and the indexes of that are a level deeper (of pages a boot reads 20 and then 50, a server 2 and 6). "
+            "That comes to an end; nothing that is called flat reads more rows for there being more hosts or servers.",
             "",
             f"![CPU of each request by the number of hosts]({CURVE.name})",
         ]
