@@ -10,7 +10,8 @@ from pileus.kernel.hosts import HOSTS, hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Reader, Tx
 
-from ..port import DOWN, PORTS, ROUTER_OWNERS, Port
+from ..floating_ip import FLOATING_IPS, tell_floating
+from ..port import ACTIVE, DOWN, PORTS, ROUTER_OWNERS, Port
 from ..router import ROUTERS, Router
 from ..wiring import NETWORK_HOST, wake, wake_networks
 
@@ -70,9 +71,11 @@ async def place_routers(runtime: Runtime, key: str) -> None:
 
 
 async def move(tx: Tx, router: Router, host: str) -> None:
-    """Places the router and its ports; "": nowhere, until somebody places it."""
+    """Places the router and its ports; "": nowhere, until somebody places it. Its floating IPs work when it does."""
     for port in await legs(tx, router.id):
         await PORTS.change(tx, port, host=host, status=DOWN)
+    for fip in await FLOATING_IPS.all(tx, router_id=router.id, status=ACTIVE):
+        await tell_floating(tx, "update", await FLOATING_IPS.change(tx, fip, status=DOWN))
     await ROUTERS.change(tx, router, host=host, parked=not host)
 
 

@@ -20,7 +20,12 @@ async def _home(b: Bench, router: Row) -> list[str]:
 def test_a_router_taken_from_its_host_is_on_none_until_it_is_given_to_another() -> None:
     async def body(b: Bench) -> None:
         network, _, router = await b.as_("one").routed()
-        await b.boot("one", "guest", network["id"])
+        (nic,) = await b.boot("one", "guest", network["id"])
+        public = await b.as_("one").public()
+        asked = {"floating_network_id": public, "port_id": nic.port_id}
+        floating = await b.as_("one").make("floatingip", **asked)
+        await b.settle()
+        assert await _status(b, floating) == "ACTIVE"
         agents = await _routers_agents(b)
         assert sorted(agents) == ["fake-1", "fake-2"]
         (home,) = await _home(b, router)
@@ -39,6 +44,7 @@ def test_a_router_taken_from_its_host_is_on_none_until_it_is_given_to_another() 
         await place_routers(b.control.runtime, "")
         await b.settle()
         assert await _home(b, router) == []
+        assert await _status(b, floating) == "DOWN"
         assert b.driver(home).routers() == b.driver(other).routers() == []
 
         assert (await b.admin.post(at_other, wish)).status == 201
@@ -48,8 +54,14 @@ def test_a_router_taken_from_its_host_is_on_none_until_it_is_given_to_another() 
         assert b.driver(home).routers() == []
         legs = await b.admin.rows(f"/ports?device_id={router['id']}")
         assert {(p["binding:host_id"], p["status"]) for p in legs} == {(other, "ACTIVE")}
+        assert await _status(b, floating) == "ACTIVE"
 
     run(body, hosts=2)
+
+
+async def _status(b: Bench, floating: Row) -> str:
+    found = (await b.admin.get(f"/floatingips/{floating['id']}")).json["floatingip"]
+    return str(found["status"])
 
 
 async def _rows(b: Bench, path: str) -> list[Row]:
