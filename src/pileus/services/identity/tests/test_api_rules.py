@@ -6,6 +6,7 @@ What belongs to one noun alone stands with that noun's tests.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -13,11 +14,12 @@ import pytest
 
 from pileus.kernel.events import after, newest
 from pileus.services.identity import SERVICE
-from pileus.services.identity.tests.clouds import Identity, Who, alone
+from pileus.services.identity.tests.clouds import Identity, Who, alone, alone_with
 from pileus.testing.client import Reply
 from pileus.testing.cloud import cloud
 
 ROOT = "http://cloud.test:5000/identity/v3"
+_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}"
 
 
 # Discovery and headers
@@ -206,6 +208,37 @@ async def test_names_have_the_length_of_their_noun_in_any_script(i: Identity) ->
         for bad in ("x" * (longest + 1), "", "  ", 7, None):
             reply = await i.admin.post(path, {root: {"name": bad}})
             assert reply.status == 400, (path, bad)
+
+
+@alone_with(password_expires_days=1)
+async def test_times_are_spelled_as_each_noun_spells_them(i: Identity) -> None:
+    project = await i.project("p")
+    user = await i.user("u", password="correct-horse", default_project_id=project)
+    await i.grant("member", f"projects/{project}", user)
+    own, shown = (
+        await i.token(user, f"projects/{project}"),
+        (await i.admin.get(f"/users/{user}")).json,
+    )
+    assert re.fullmatch(_TIME, shown["user"]["password_expires_at"])
+    token = (await own.get("/auth/tokens", x_subject_token=own.token)).json["token"]
+    assert token["user"]["password_expires_at"] == shown["user"]["password_expires_at"]
+    for key in ("issued_at", "expires_at"):
+        assert re.fullmatch(_TIME + "Z", token[key])
+    credential = {"name": "c", "expires_at": "2999-01-02T03:04:05"}
+    made = await own.post(
+        f"/users/{user}/application_credentials", {"application_credential": credential}
+    )
+    assert made.json["application_credential"]["expires_at"] == "2999-01-02T03:04:05.000000"
+    trust = {
+        "trustor_user_id": user,
+        "trustee_user_id": i.admin.user_id,
+        "impersonation": False,
+        "project_id": project,
+        "roles": [{"name": "member"}],
+        "expires_at": "2999-01-02T03:04:05Z",
+    }
+    lent = await own.post("/OS-TRUST/trusts", {"trust": trust})
+    assert lent.json["trust"]["expires_at"] == "2999-01-02T03:04:05.000000Z"
 
 
 # Lists
