@@ -26,8 +26,9 @@ from pileus.kernel.faults import Unavailable
 
 DEBIAN_PACKAGES = ("uidmap", "passt")
 DEGRADED = (
-    "containers have no limits of memory, processors and processes, cannot be paused or resized, and "
-    "their disks have no size; guests reach the world through pasta, other machines' hosts not at all"
+    "containers have no limits of memory, processors and processes, their disks no size, and they "
+    "cannot be paused, resized, or copied while they run; guests reach the world through pasta, and "
+    "other machines' hosts not at all"
 )
 _NEWNS, _NEWUSER = 0x20000, 0x10000000
 _BIND, _REC = 4096, 16384

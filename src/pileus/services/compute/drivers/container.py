@@ -338,10 +338,10 @@ class ContainerComputeDriver(ContainerResidents, Settled):
         await self._mount(resident)
         command = self._images.command(await self._base_of(_image_of(resident.spec)))
         runs = resident.power_state == RUNNING
+        if runs:
+            await self._runc.hold(folder.guest_id)
         try:
             part.touch(0o600)
-            if runs:
-                await self._runc.hold(folder.guest_id)
             free = await asyncio.to_thread(shutil.disk_usage, folder.path)
             await rootfs.pack(folder.tree, command, part, free.free // 2)
             await asyncio.to_thread(_settle, part, folder, name)
