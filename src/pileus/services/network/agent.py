@@ -44,6 +44,7 @@ class NetworkAgent:
         self._loop = Reconcilers(host.world)
         self._started = self._is_hinted = False
         self._looked_at = -_EMPTY_S
+        self._passed: dict[str, tuple[int, int]] = {}
         self._metered_at = host.world.clock.monotonic()
 
     async def start(self) -> dict[str, Any]:
@@ -97,15 +98,19 @@ class NetworkAgent:
         self._looked_at = clock.monotonic()
 
     async def _tell_metered(self, key: str) -> None:
-        now, since = self.host.world.clock.monotonic(), self._metered_at
-        self._metered_at = now
-        found = await self.driver.metered()
+        """What control could not be told stays to be told."""
+        now = self.host.world.clock.monotonic()
+        for id, (packets, octets) in (await self.driver.metered()).items():
+            before = self._passed.get(id, (0, 0))
+            self._passed[id] = before[0] + packets, before[1] + octets
         told = {
-            id: Traffic(packets=packets, octets=octets, span_s=now - since)
-            for id, (packets, octets) in found.items()
+            id: Traffic(packets=packets, octets=octets, span_s=now - self._metered_at)
+            for id, (packets, octets) in self._passed.items()
         }
         if told:
             await self.host.agents.proxy(NETWORK_CONTROL, CONTROL).metered(self.host.name, told)
+        self._passed.clear()
+        self._metered_at = now
 
     async def refresh(self) -> None:
         """Returns when the host is what control wanted at the time of the call, or later. Calls share the work."""

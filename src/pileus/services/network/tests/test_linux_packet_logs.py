@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 
 import msgspec
 import pytest
 
+from pileus.host.nflog import LoggedPackets
 from pileus.services.network.driver import LogSpec
+from pileus.services.network.drivers.linux.names import Names
 from pileus.services.network.tests.linux_bench import LinuxBench
 from pileus.services.network.tests.test_linux_shaping import Play, play
 from pileus.testing.drivers.network import DB, OPEN, WEB, WEB_ONLY, document, guest
@@ -57,5 +60,22 @@ def test_what_rules_let_pass_and_what_none_does_is_written_down_once_a_connectio
         assert await bench.reaches(DB, "10.0.0.11", "tcp", 22)
         await asyncio.sleep(0.3)
         assert not [n for n in said("dst_port=22)") if "action=ACCEPT" in n]
+
+    play(scenario)
+
+
+def test_a_port_whose_packets_cannot_be_logged_works_and_is_told_of(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        group = Names("pl").log_group
+        with contextlib.closing(
+            await bench.spaces.call(bench.name("h1"), lambda: LoggedPackets(group))
+        ):  # somebody else's
+            both = LogSpec(id="log-1", project_id="one", accepted=True, dropped=True)
+            web = guest(WEB, "10.0.0.11", WEB_ONLY, logs=(both,))
+            seen = await bench.apply(document(web, guest(DB, "10.0.0.12")))
+            assert "cannot be logged" in seen.errors[WEB]
+            assert seen.ports[WEB]
+            assert await bench.reaches(DB, "10.0.0.11", "tcp", 80)
+            assert not await bench.reaches(DB, "10.0.0.11", "tcp", 22)
 
     play(scenario)

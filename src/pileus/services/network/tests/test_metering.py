@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pileus.kernel.agents import CONTROL
 from pileus.kernel.events import START, after
+from pileus.kernel.faults import Unavailable
+from pileus.services.network.control import KeptControl
 from pileus.services.network.driver import MeterRule
+from pileus.services.network.wiring import NETWORK_CONTROL, Traffic
 
 from .bench import Api, Bench, Row, run, said
 
 LABELS, RULES = "/metering/metering-labels", "/metering/metering-label-rules"
+
+
+class _Deaf(KeptControl):
+    async def metered(self, host: str, passed: dict[str, Traffic]) -> None:
+        raise Unavailable("Not now.")
 
 
 async def _label(api: Api, **more: Any) -> Row:
@@ -42,6 +53,11 @@ def test_what_hosts_count_is_told_as_events_of_the_labels_project() -> None:
         }
         b.driver().traffic = {label["id"]: (3, 4500), "gone": (1, 1)}
         agent = next(a for _, a in b.hosts._agents)
+        serve = b.control.runtime.agents.serve
+        await serve(NETWORK_CONTROL, _Deaf(b.control.runtime), CONTROL)
+        with pytest.raises(Unavailable):
+            await agent._tell_metered("")
+        await serve(NETWORK_CONTROL, KeptControl(b.control.runtime), CONTROL)
         for _ in range(2):
             await agent._tell_metered("")
         await b.control.runtime.store.sync()

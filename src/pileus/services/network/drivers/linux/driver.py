@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pileus.host import conntrack
+from pileus.host import netlink_wire as wire
 from pileus.host.netlink import Netlink
 from pileus.host.netns import Namespaces
 from pileus.host.nflog import LoggedPackets
@@ -211,11 +212,18 @@ class LinuxNetworkDriver:
             goal.guests.pop(id, None)
 
     async def _listen(self, goal: Plan) -> None:
-        """Before rules that have packets written down there is one who does it."""
-        if self._logged is None and any(p.logs for p in goal.guests.values()):
-            opening = partial(LoggedPackets, self._names.log_group)
+        """Before rules that have packets written down there is one who does it; or ports go without."""
+        wanted = [p for p in goal.guests.values() if p.logs]
+        if self._logged is not None or not wanted:
+            return
+        opening = partial(LoggedPackets, self._names.log_group)
+        try:
             self._logged = await self._machine.at_home(lambda _: opening())
-            asyncio.get_running_loop().add_reader(self._logged.socket, self._write_down)
+        except (wire.Refused, OSError) as error:
+            goal.guests |= {p.id: msgspec.structs.replace(p, logs=()) for p in wanted}
+            goal.errors |= {p.id: f"Its packets cannot be logged: {error}." for p in wanted}
+            return
+        asyncio.get_running_loop().add_reader(self._logged.socket, self._write_down)
 
     def _write_down(self) -> None:
         guests = self._plan.guests if self._plan else {}

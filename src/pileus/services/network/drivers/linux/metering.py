@@ -4,15 +4,18 @@ cost no count.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Container
 
 from pileus.host import nftables as nft
+from pileus.kernel.faults import Unavailable
 from pileus.services.network.driver import Meter, MeterRule, RouterSpec
 from pileus.services.network.drivers.linux.machine import Machine
 from pileus.services.network.drivers.linux.routers import outer_device
 
+log = logging.getLogger(__name__)
 _NAME = "pileus_meters"
 _TABLE = f"table inet {_NAME}"
 _COUNT = re.compile(r"counter n_(\S+) \{\s*packets (\d+) bytes (\d+)")
@@ -53,8 +56,12 @@ class Meters:
         return found
 
     async def _collect(self, router_id: str) -> None:
-        """Reads the router's counts and sets them to nothing, in one."""
-        told = await self._run(router_id, f"add {_TABLE}\nreset counters {_TABLE}\n")
+        """Reads the router's counts and sets them to nothing, in one; a namespace that is gone took its own along."""
+        try:
+            told = await self._run(router_id, f"add {_TABLE}\nreset counters {_TABLE}\n")
+        except (Unavailable, OSError) as error:
+            log.warning("the counts of router %s are lost: %s", router_id, error)
+            return
         for label, packets, octets in _COUNT.findall(told):
             if packets != "0":
                 self._packets[label.replace("_", "-")] += int(packets)
