@@ -25,7 +25,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pileus.host import files, handover
-from pileus.host.images import HEAD, ImageFacts, inspect, inspect_bytes, require
+from pileus.host.images import (
+    HEAD,
+    ImageFacts,
+    inspect,
+    inspect_bytes,
+    needed,
+    require,
+)
 from pileus.host.process import Limits, ProcessFailed, run
 from pileus.kernel.faults import Invalid, TooLarge, Unavailable
 from pileus.kernel.world import Clock
@@ -37,7 +44,12 @@ _PATIENCE_S = 60  # without a byte
 _STANDS = {"raw": "raw", "iso": "raw", "qcow2": "qcow2"}  # what QEMU is told the base of a disk is
 # Threads of their own: the image service may be this very process, and answers with the common ones.
 _LOOKS = ThreadPoolExecutor(DOWNLOADS, "look")
-_REWRITTEN = {"vmdk": "vmdk", "vdi": "vdi", "vhd": "vpc"}  # and qemu-img's names of the others
+_REWRITTEN = {
+    "vmdk": "vmdk",
+    "vdi": "vdi",
+    "vhd": "vpc",
+    "vhdx": "vhdx",
+}  # and qemu-img's names of the others
 
 
 class CachedImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +220,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 async def look(url: str, size: int = 0) -> ImageFacts:
-    """The facts of a remote image from its first 64 KiB, without fetching the rest."""
+    """The facts of a remote image from its head, without fetching the rest."""
     return await asyncio.get_running_loop().run_in_executor(_LOOKS, _look, url, size)
 
 
@@ -223,11 +235,18 @@ def _fetch(url: str) -> bytes:
 
 
 def _look(url: str, size: int) -> ImageFacts:
-    with _open(url, {"Range": f"bytes=0-{HEAD - 1}"}) as answer:
-        head = answer.read(HEAD)
+    head, whole = _head(url, HEAD)
+    if (more := needed(head)) > HEAD:
+        head, whole = _head(url, more)
+    return inspect_bytes(head, size or whole or len(head))
+
+
+def _head(url: str, length: int) -> tuple[bytes, int]:
+    """The first bytes of it, and how many it has; 0 if that is not said."""
+    with _open(url, {"Range": f"bytes=0-{length - 1}"}) as answer:
         told = answer.headers.get("Content-Range", "").rpartition("/")[2]
         whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
-    return inspect_bytes(head, size or whole or len(head))
+        return answer.read(length), whole
 
 
 def _download(url: str, part: Path, size: int, stop: Event) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,17 @@ from typing import BinaryIO
 
 from pileus.kernel.faults import Invalid
 
-HEAD = 64 * 1024  # every check looks at these bytes and at the last sector only
+HEAD = 64 * 1024  # every check looks at these bytes and at the last sector only,
+VHDX_HEAD = 4 << 20  # but of a VHDX, which keeps what it is further in
 SIZE_LIMIT = 1 << 46  # 64 TiB: a virtual size past it is a lie or an attack
 
 _QCOW2_DIRTY, _QCOW2_DATA_FILE = 0, 2
 _QCOW2_KNOWN = 1 << _QCOW2_DIRTY | 1 << 3 | 1 << 4  # lazy refcounts, compression type, subclusters
 _QCOW2_DATA_FILE_EXTENSION = 0x44415441
+_VHDX_REGIONS = 192 << 10
+_VHDX_METADATA = uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
+_VHDX_PARAMETERS = uuid.UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b").bytes_le
+_VHDX_SIZE = uuid.UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8").bytes_le
 _VMDK_TYPES = ("monolithicSparse", "streamOptimized")
 
 # Glance's disk_format -> what the file must be found to be. Glance's own word for a VHD is `vhd`.
@@ -55,11 +61,17 @@ def inspect(path: Path) -> ImageFacts:
         size = file.seek(0, 2)
         file.seek(0)
         head = file.read(HEAD)
+        head += file.read(needed(head) - HEAD)
         return inspect_bytes(head, size, _tail(file, size))
 
 
+def needed(head: bytes) -> int:
+    """How much of a file that begins so an inspection looks at."""
+    return VHDX_HEAD if _LOOKS["vhdx"](head, b"") else HEAD
+
+
 def inspect_bytes(head: bytes, size: int, tail: bytes = b"") -> ImageFacts:
-    """The facts of an image of `size` bytes from its first 64 KiB and, if at hand, its last 512."""
+    """The facts of an image of `size` bytes from its head (`needed` of it) and, if at hand, its last 512."""
     names = [name for name, looks in _LOOKS.items() if looks(head, tail)]
     if len(names) > 1:
         return ImageFacts(names[0], 0, f"it is {' and '.join(names)} at once")
@@ -198,10 +210,34 @@ def _vhd(head: bytes, size: int) -> ImageFacts:
     return _sized("vhd", virtual, None if kind in (2, 3) else f"its type {kind} has a parent")
 
 
+def _vhdx(head: bytes, size: int) -> ImageFacts:
+    (regions,) = struct.unpack_from("<I", head, _VHDX_REGIONS + 8)
+    at = _found(head, _VHDX_REGIONS + 16, regions, _VHDX_METADATA, "<Q")
+    if at is None or head[at : at + 8] != b"metadata":
+        return ImageFacts("vhdx", 0, "its metadata are not where they should be")
+    (items,) = struct.unpack_from("<H", head, at + 10)
+    parameters = _found(head, at + 32, items, _VHDX_PARAMETERS, "<I")
+    length = _found(head, at + 32, items, _VHDX_SIZE, "<I")
+    if parameters is None or length is None:
+        return ImageFacts("vhdx", 0, "it does not say how large it is")
+    (flags,) = struct.unpack_from("<I", head, at + parameters + 4)
+    (virtual,) = struct.unpack_from("<Q", head, at + length)
+    return _sized("vhdx", virtual, "it has a parent" if flags & 2 else None)
+
+
+def _found(head: bytes, table: int, count: int, id: bytes, form: str) -> int | None:
+    """Where the entry with that id leads; no table has more than 2,047."""
+    for at in range(table, table + 32 * min(count, 2047), 32):
+        if head[at : at + 16] == id:
+            return int(struct.unpack_from(form, head, at + 16)[0])
+    return None
+
+
 _READS: dict[str, Callable[[bytes, int], ImageFacts]] = {
     "qcow2": _qcow2,
     "vmdk": _vmdk,
     "vdi": _vdi,
     "vhd": _vhd,
+    "vhdx": _vhdx,
     "iso": lambda head, size: ImageFacts("iso", size),
 }

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import struct
+import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,30 @@ def vmdk(kind: str, extents: int = 1, parent: str = "ffffffff") -> bytes:
     return head.ljust(512, b"\0") + text.encode().ljust(20 * 512, b"\0")
 
 
+def vhdx(
+    *,
+    virtual: int = GIB,
+    parent: bool = False,
+    metadata: bytes = b"metadata",
+    size_id: bytes = uuid.UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8").bytes_le,
+) -> bytes:
+    image = bytearray(3 << 20)
+    image[:8] = b"vhdxfile"
+    region = uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le
+    struct.pack_into("<4sIII16sQII", image, 192 << 10, b"regi", 0, 1, 0, region, 2 << 20, 0, 1)
+    at, parameters = 2 << 20, uuid.UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b").bytes_le
+    struct.pack_into("<8sHH20x", image, at, metadata, 0, 2)
+    struct.pack_into("<16sIII4x", image, at + 32, parameters, 65_536, 8, 0)
+    struct.pack_into("<16sIII4x", image, at + 64, size_id, 65_544, 8, 0)
+    struct.pack_into("<IIQ", image, at + 65_536, 1 << 25, 2 if parent else 0, virtual)
+    return bytes(image)
+
+
+def test_a_vhdx_without_a_parent_is_safe_and_tells_its_size() -> None:
+    facts = inspect_bytes(vhdx(), 3 << 20)
+    assert (facts.format, facts.virtual_size, facts.unsafe) == ("vhdx", GIB, None)
+
+
 def test_a_plain_qcow2_is_safe_and_tells_its_size() -> None:
     facts = inspect_bytes(qcow2(), 4096)
     assert (facts.format, facts.virtual_size, facts.unsafe) == ("qcow2", GIB, None)
@@ -67,7 +92,11 @@ def test_a_plain_qcow2_is_safe_and_tells_its_size() -> None:
         (b"# Disk DescriptorFile\nRW 1 FLAT /etc/shadow", "one file"),
         (b"QED\0", "cannot be inspected"),
         (b"LUKS\xba\xbe", "cannot be inspected"),
-        (b"vhdxfile", "cannot be inspected"),
+        (b"vhdxfile", "cut short"),
+        (vhdx(parent=True), "parent"),
+        (vhdx(virtual=1 << 60), "virtual size"),
+        (vhdx(metadata=b"metadatA"), "metadata"),
+        (vhdx(size_id=b"?" * 16), "how large"),
         (qcow2().ljust(32769, b"\0") + b"CD001", "qcow2 and iso at once"),
     ],
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pileus.host import downloads
-from pileus.host.images import HEAD, inspect_bytes
+from pileus.host.images import inspect_bytes, needed
 from pileus.kernel.faults import Invalid, Unavailable
 
 from .record import Image
@@ -55,9 +55,9 @@ async def measured(url: str, trusted: Set[str]) -> tuple[int, bytes]:
         head = b""
         async for data in download.chunks():
             head += data
-            if len(head) >= HEAD:
+            if len(head) >= needed(head):
                 break
-        return download.size, head[:HEAD]
+        return download.size, head
 
 
 async def digests(url: str, trusted: Set[str], algo: str, limit: int) -> tuple[str, str]:
