@@ -22,7 +22,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Page, Store
 
 from .application_credentials import APPLICATION_CREDENTIALS, ApplicationCredential
-from .auth_request import UserRef, expected, find_domain, find_user
+from .auth_request import Ref, expected, find_domain, find_user
 from .credentials import CREDENTIALS
 from .directory_domains import DIRECTORIES
 from .federation.openid_login import OPENID
@@ -56,7 +56,7 @@ async def _user(store: Store, id: str, lent: str) -> User:
 # password
 
 
-class PasswordUser(Discreet, UserRef):
+class PasswordUser(Discreet, Ref):
     password: str | None = None
 
 
@@ -105,7 +105,7 @@ class CredentialPart(Discreet, msgspec.Struct):
     secret: str
     id: str = ""
     name: str = ""
-    user: UserRef | None = None
+    user: Ref | None = None
 
 
 async def _application_credential(
@@ -135,7 +135,7 @@ async def _named(store: Store, part: CredentialPart) -> ApplicationCredential | 
 # totp: a passcode of a device that shares a secret (RFC 6238), the blob in base32 of a credential of type `totp`
 
 
-class TotpUser(Discreet, UserRef, kw_only=True):
+class TotpUser(Discreet, Ref, kw_only=True):
     passcode: str
 
 

@@ -26,13 +26,9 @@ class DomainRef(msgspec.Struct):
     name: str = ""
 
 
-class UserRef(msgspec.Struct):
-    id: str = ""
-    name: str = ""
-    domain: DomainRef | None = None
+class Ref(msgspec.Struct):
+    """A user or project, by id or by name and domain."""
 
-
-class ProjectRef(msgspec.Struct):
     id: str = ""
     name: str = ""
     domain: DomainRef | None = None
@@ -49,7 +45,7 @@ class SystemRef(msgspec.Struct):
 class Scope(msgspec.Struct):
     """At most one is set."""
 
-    project: ProjectRef | None = None
+    project: Ref | None = None
     domain: DomainRef | None = None
     system: SystemRef | None = None
     trust: TrustRef | None = msgspec.field(default=None, name="OS-TRUST:trust")
@@ -100,18 +96,20 @@ def _convert(document: Any, kind: type[P], where: str) -> P:
         raise Invalid(f"{explain(str(e))} (in {where})") from None
 
 
-async def find_user(store: Store, given: UserRef) -> User | None:
+async def find_user(store: Store, given: Ref) -> User | None:
     """Raises Invalid if it is not said which user."""
     if given.id:
         return await USERS.find(store, given.id)
-    if not given.name or given.domain is None:
-        raise Invalid(
-            "Expecting to find domain in user. A user is named by id, or by name and domain."
-        )
-    domain = await find_domain(store, given.domain)
-    if domain is None:
-        return None
-    return await USERS.one(store, domain_id=domain.id, name_key=given.name.lower())
+    home = await _home(store, given, "user")
+    return await USERS.one(store, domain_id=home.id, name_key=given.name.lower()) if home else None
+
+
+async def find_project(store: Store, given: Ref) -> Project | None:
+    """Raises Invalid if it is not said which project."""
+    if given.id:
+        return await PROJECTS.find(store, given.id)
+    home = await _home(store, given, "project")
+    return await named(store, given.name, home.id) if home else None
 
 
 async def find_domain(store: Store, given: DomainRef) -> Project | None:
@@ -122,13 +120,10 @@ async def find_domain(store: Store, given: DomainRef) -> Project | None:
     return found if found is not None and found.is_domain else None
 
 
-async def find_project(store: Store, given: ProjectRef) -> Project | None:
-    """Raises Invalid if it is not said which project."""
-    if given.id:
-        return await PROJECTS.find(store, given.id)
+async def _home(store: Store, given: Ref, noun: str) -> Project | None:
+    """The domain in which it has its name. Raises Invalid."""
     if not given.name or given.domain is None:
         raise Invalid(
-            "Expecting to find domain in project. A project is named by id, or by name and domain."
+            f"Expecting to find domain in {noun}. A {noun} is named by id, or by name and domain."
         )
-    domain = await find_domain(store, given.domain)
-    return await named(store, given.name, domain.id) if domain else None
+    return await find_domain(store, given.domain)

@@ -15,6 +15,8 @@ from pileus.kernel.store import Reader, Record
 from .users import USERS
 from .wire import NounTable
 
+DEEPEST = 3  # times that a trust may be passed on, as upstream's default
+
 
 class Trust(Record, kw_only=True, frozen=True):
     """The trustor lends some roles on a project. `remaining_uses` -1 and `expires_at` "" mean without end.
@@ -40,9 +42,6 @@ TRUSTS = NounTable(
     indexes=(("trustor_user_id",), ("trustee_user_id",), ("project_id",)),
     noun="trust",
 )
-
-
-DEEPEST = 3  # times that a trust may be passed on, as upstream's default
 
 
 def checked_count(allowed: bool, asked: int | None, remaining_uses: int | None) -> int:
