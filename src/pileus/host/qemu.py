@@ -89,7 +89,7 @@ class Machine:
     """What the command line says.
 
     `id` is a UUID; `sockets` maps each of SOCKETS to a descriptor. `ports`: how many PCIe ports, 0
-    for some more than cards. `waits`: for a memory that is to be read into it.
+    for some more than cards. `waits`: for a memory that is to be read into it; `stands`: until it is told to go on.
     """
 
     id: str
@@ -101,6 +101,7 @@ class Machine:
     sockets: dict[str, int]
     ports: int = 0
     waits: bool = False
+    stands: bool = False
 
     @property
     def descriptors(self) -> list[int]:
@@ -131,7 +132,8 @@ class Machine:
             argv += ["-netdev", f"tap,id=net-{card.id},fd={card.descriptor}"]
             device = f"virtio-net-pci,id=nic-{card.id},netdev=net-{card.id},mac={card.mac}"
             argv += ["-device", f"{device},romfile=,host_mtu={card.mtu},bus=port{card.port or n}"]
-        return [*argv, "-incoming", "defer", "-S"] if self.waits else argv
+        argv += ["-incoming", "defer"] if self.waits else []
+        return [*argv, "-S"] if self.waits or self.stands else argv
 
 
 def _disk_arguments(n: int, disk: Disk) -> list[str]:
@@ -355,8 +357,8 @@ class Emulator:
 
     async def add_card(self, card: Card) -> None:
         """Plug a card into a spare port; one that is there already stays."""
-        device, present = f"nic-{card.id}", await self.devices()
-        if device in present:
+        device = f"nic-{card.id}"
+        if device in await self.devices():
             return
         with contextlib.suppress(Unavailable):  # left by an attempt that got no further
             await self._monitor.execute("netdev_del", id=f"net-{card.id}")
@@ -371,22 +373,36 @@ class Emulator:
             "mac": card.mac,
             "host_mtu": card.mtu,
             "romfile": "",
-            "addr": "0",  # QEMU would take the next one on a port in use; no guest looks there
         }
-        for port in sorted(name for name in present if name.startswith("port")):
+        try:
+            await self.add_device(properties)
+        except (Conflict, Unavailable):
+            await self._monitor.execute("netdev_del", id=f"net-{card.id}")
+            raise
+
+    async def add_device(self, properties: dict[str, Any], port: int = 0) -> None:
+        """Plug a device into a spare port, or into that one. Raises Conflict where none is free."""
+        # QEMU would take the next address on a port in use; no guest looks there.
+        properties = {**properties, "addr": "0"}
+        ports = sorted(name for name in await self.devices() if name.startswith("port"))
+        for bus in [f"port{port}"] if port else ports:
             try:
-                await self._monitor.execute("device_add", **properties, bus=port)
+                await self._monitor.execute("device_add", **properties, bus=bus)
             except Unavailable as refused:
                 if "in use" not in refused.internal and "not available" not in refused.internal:
                     raise
             else:
                 return
-        await self._monitor.execute("netdev_del", id=f"net-{card.id}")
         raise Conflict("The guest has no free port for another device; a restart gives it some.")
 
     async def remove_card(self, card_id: str, clock: Clock) -> None:
         """Unplug a card; the guest must let go of it. One that is not there is gone."""
-        device = f"nic-{card_id}"
+        await self.remove_device(f"nic-{card_id}", clock)
+        with contextlib.suppress(Unavailable):  # done by an earlier attempt
+            await self._monitor.execute("netdev_del", id=f"net-{card_id}")
+
+    async def remove_device(self, device: str, clock: Clock) -> None:
+        """Raises Unavailable when the guest does not let go of it in time."""
         end = clock.monotonic() + RELEASE_S
         while device in await self.devices():
             if clock.monotonic() > end:
@@ -394,8 +410,6 @@ class Emulator:
             with contextlib.suppress(Unavailable):  # it is at it already
                 await self._monitor.execute("device_del", id=device)
             await clock.sleep(0.2)
-        with contextlib.suppress(Unavailable):  # done by an earlier attempt
-            await self._monitor.execute("netdev_del", id=f"net-{card_id}")
 
     async def power_button(self) -> None:
         """Ask the guest to power off, by ACPI and by its agent if it has one."""

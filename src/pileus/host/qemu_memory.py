@@ -14,6 +14,7 @@ import msgspec
 
 from pileus.host import files
 from pileus.host.qemu import Emulator
+from pileus.host.qemu_volumes import DEVICE
 from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.world import Clock
 
@@ -23,23 +24,25 @@ _PORT = re.compile(r"port(\d+)")
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """How many PCIe ports a machine has, and which of them each card sits on."""
+    """How many PCIe ports a machine has, and which of them each card and each volume sits on."""
 
     ports: int
     cards: dict[str, int]
+    volumes: dict[str, int] = {}
 
 
 async def layout(emulator: Emulator) -> Layout:
     """Where the devices are that may come and go."""
     present = await emulator.devices()
-    cards = {}
+    places: dict[str, dict[str, int]] = {"nic-": {}, DEVICE: {}}
     for name in present:
-        if name.startswith("nic-"):
+        if (kind := name[:4]) in places:
             path = f"/machine/peripheral/{name}"
             bus = await emulator.execute("qom-get", path=path, property="parent_bus")
             found = _PORT.findall(str(bus))
-            cards[name.removeprefix("nic-")] = int(found[-1]) if found else 0
-    return Layout(ports=sum(bool(_PORT.fullmatch(name)) for name in present), cards=cards)
+            places[kind][name[4:]] = int(found[-1]) if found else 0
+    ports = sum(bool(_PORT.fullmatch(name)) for name in present)
+    return Layout(ports=ports, cards=places["nic-"], volumes=places[DEVICE])
 
 
 async def save(emulator: Emulator, path: Path, clock: Clock) -> None:

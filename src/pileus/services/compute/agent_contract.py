@@ -15,6 +15,7 @@ from pileus.services.compute.driver import (
     Inventory,
     Nic,
     Parcel,
+    PluggedVolume,
     Progress,
 )
 
@@ -82,6 +83,10 @@ class ComputeHost(Protocol):
     async def drop_snapshot(self, guest_id: str, name: str) -> None: ...
     async def plug(self, guest_id: str, nic: Nic) -> Guest: ...
     async def unplug(self, guest_id: str, port_id: str) -> Guest: ...
+    async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
+        """Gives the guest a volume, or as much of it as there is now."""
+
+    async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest: ...
     async def console_log(self, guest_id: str, lines: int | None) -> str: ...
     async def open_console(self, guest_id: str, kind: str, path: str) -> None:
         """Calls control at a path under the cloud's URL, and carries the guest's screen or serial line to it."""

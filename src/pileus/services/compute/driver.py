@@ -67,6 +67,24 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
         return self.tap or ("tap" + self.port_id)[:TAP_NAME_LENGTH]
 
 
+class PluggedVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """A volume as its back end serves it: `path` is an NBD socket of this host, else it is `address`:`port` by TLS.
+
+    `secret` is the key of `user` there. With a `passphrase` it is a LUKS container, which `size` counts with its header.
+    """
+
+    volume_id: str
+    name: str
+    size: int
+    path: str = ""
+    address: str = ""
+    port: int = 0
+    user: str = ""
+    secret: str = ""
+    passphrase: str = ""
+    is_read_only: bool = False
+
+
 class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
     """Where the bytes of an image are.
 
@@ -101,6 +119,9 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     swap_mib: int = 0
     image: ImageSource | None = None
     nics: tuple[Nic, ...] = ()
+    volumes: tuple[
+        PluggedVolume, ...
+    ] = ()  # the guest starts from the first if it has no other disk
     config_drive: bool = False
     metadata: dict[str, str] = {}
 
@@ -116,6 +137,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     ram_mib: int = 0
     disk_gib: int = 0
     ports: tuple[str, ...] = ()  # the ids of its NICs' ports, in the guest's order
+    volumes: tuple[str, ...] = ()
     vnc_socket: str = ""
     serial_socket: str = ""
 
@@ -243,6 +265,20 @@ class ComputeDriver(Protocol):
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
         """Take the NIC of a port away; a port that it does not have is away.
+
+        Raises Unavailable when a running guest does not let go of it in time.
+        """
+        ...
+
+    async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
+        """Give the guest one more volume, at once if it runs; of one that it has already, what there is now.
+
+        Raises Conflict for a guest that can have none.
+        """
+        ...
+
+    async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
+        """Take a volume away; all that was written is its back end's by then. One that it does not have is away.
 
         Raises Unavailable when a running guest does not let go of it in time.
         """
@@ -420,6 +456,8 @@ def check_spec(spec: GuestSpec) -> None:
         )
     for nic in spec.nics:
         check_nic(nic)
+    for volume in spec.volumes:
+        check_volume(volume)
     for path, text in spec.metadata.items():
         if path.startswith("/") or ".." in path.split("/"):
             raise Invalid(f"Config drive path {path!r} must stay inside the drive.")
@@ -435,6 +473,25 @@ def check_nic(nic: Nic) -> None:
         raise Invalid(f"MAC address {nic.mac!r} is not six pairs of hex digits.")
     if not 68 <= nic.mtu <= 65535:
         raise Invalid(f"MTU {nic.mtu} of port {nic.port_id} is not between 68 and 65535.")
+
+
+def check_volume(volume: PluggedVolume) -> None:
+    """Raise Invalid for a volume that nobody could reach."""
+    if not re.fullmatch(r"[0-9a-f-]{36}", volume.volume_id) or volume.size < 1:
+        raise Invalid(f"Volume {volume.volume_id!r} of {volume.size} bytes cannot be plugged.")
+    if not volume.path and not (volume.address and volume.port and volume.secret):
+        raise Invalid(f"Volume {volume.volume_id} has neither a socket nor an address with a key.")
+
+
+def plugged(spec: GuestSpec, volume: PluggedVolume) -> GuestSpec:
+    """The guest with that volume, in its old place if it had one."""
+    known = {other.volume_id: other for other in spec.volumes} | {volume.volume_id: volume}
+    return msgspec.structs.replace(spec, volumes=tuple(known.values()))
+
+
+def unplugged(spec: GuestSpec, volume_id: str) -> GuestSpec:
+    kept = tuple(volume for volume in spec.volumes if volume.volume_id != volume_id)
+    return msgspec.structs.replace(spec, volumes=kept)
 
 
 def check_running(guest_id: str, power_state: int) -> None:

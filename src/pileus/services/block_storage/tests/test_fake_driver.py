@@ -37,5 +37,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
-def test_suite(ask: Callable[[Bench], Coroutine[None, None, None]], bench: Bench) -> None:
+def test_the_fake_keeps_the_promises_of_a_driver(
+    ask: Callable[[Bench], Coroutine[None, None, None]], bench: Bench
+) -> None:
     asyncio.run(ask(bench))

@@ -107,7 +107,9 @@ async def read(driver: VolumeDriver, volume_id: str, count: int) -> bytes:
 
 
 @pytest.mark.parametrize("ask", SUITE, ids=lambda ask: ask.__name__)
-def test_suite(ask: Callable[[Bench], Coroutine[None, None, None]], bench: Bench) -> None:
+def test_files_keep_the_promises_of_a_driver(
+    ask: Callable[[Bench], Coroutine[None, None, None]], bench: Bench
+) -> None:
     asyncio.run(ask(bench))
 
 

@@ -37,6 +37,7 @@ from pileus.services.compute.driver import (
     ImageSource,
     Inventory,
     Nic,
+    PluggedVolume,
     check_growth,
     check_nic,
     check_spec,
@@ -130,7 +131,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 if nic.mac.lower() not in cards:
                     await self._wire(pid, nic, wires.free_card(list(cards.values())))
             others = [other for other in resident.spec.nics if other.port_id != nic.port_id]
-            await self._rewrite(resident, (*others, nic))
+            await self._rewrite(resident, nics=(*others, nic))
             return self._seen(resident)
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
@@ -139,8 +140,16 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 if nic.port_id == port_id:
                     await self._at_home(partial(wires.unplug, nic))
             kept = tuple(nic for nic in resident.spec.nics if nic.port_id != port_id)
-            await self._rewrite(resident, kept)
+            await self._rewrite(resident, nics=kept)
             return self._seen(resident)
+
+    async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
+        self._find(guest_id)
+        raise _no_volumes(guest_id)
+
+    async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
+        """It never had it."""
+        return self._seen(self._find(guest_id))
 
     async def pause(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
@@ -394,3 +403,7 @@ def _disk_numbers(reads: int, read: int, writes: int, written: int) -> DiskNumbe
 def _settle(part: Path, folder: ContainerFolder, name: str) -> None:
     files.sync_file(part)
     files.settle(part, folder.snapshot(name))
+
+
+def _no_volumes(guest_id: str) -> Conflict:
+    return Conflict(f"Guest {guest_id} is a container; only a virtual machine can have volumes.")

@@ -39,6 +39,7 @@ from pileus.services.compute.driver import (
     Nic,
     NicNumbers,
     Parcel,
+    PluggedVolume,
     Progress,
     Underway,
     Watcher,
@@ -48,7 +49,10 @@ from pileus.services.compute.driver import (
     check_running,
     check_settled,
     check_spec,
+    check_volume,
     last_lines,
+    plugged,
+    unplugged,
 )
 
 BOOTS_KEPT = 10  # boots shown on a console; a real one is a ring of bytes
@@ -209,6 +213,23 @@ class FakeComputeDriver:
                 self._save(guest_id, guest)
             return self._seen(guest)
 
+    async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
+        check_volume(volume)
+        async with self._turn(guest_id, "plug_volume"):
+            guest = self._find(guest_id)
+            check_settled(guest_id, guest.power_state)
+            guest.spec = plugged(guest.spec, volume)
+            self._save(guest_id, guest)
+            return self._seen(guest)
+
+    async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
+        async with self._turn(guest_id, "unplug_volume"):
+            guest = self._find(guest_id)
+            check_settled(guest_id, guest.power_state)
+            guest.spec = unplugged(guest.spec, volume_id)
+            self._save(guest_id, guest)
+            return self._seen(guest)
+
     async def pause(self, guest_id: str) -> Guest:
         async with self._turn(guest_id, "pause"):
             guest = self._find(guest_id)
@@ -253,7 +274,8 @@ class FakeComputeDriver:
         return Diagnostics(
             uptime_s=0,
             cpus=tuple(CpuNumbers(id=n, time_ns=0) for n in range(spec.vcpus)),
-            disks=(disk,) * (bool(spec.image or spec.root_gib) + bool(guest.rescued_by)),
+            disks=(disk,)
+            * (bool(spec.image or spec.root_gib) + bool(guest.rescued_by) + len(spec.volumes)),
             nics=tuple(NicNumbers(mac=nic.mac, **traffic) for nic in spec.nics),
             ram_used_mib=0,
             hypervisor="fake",
@@ -309,7 +331,8 @@ class FakeComputeDriver:
         async with self._turn(guest_id, "revert_resize"):
             guest = self._find(guest_id)
             if guest.before is not None:
-                guest.spec = msgspec.structs.replace(guest.before, nics=guest.spec.nics)
+                held = {"nics": guest.spec.nics, "volumes": guest.spec.volumes}
+                guest.spec = msgspec.structs.replace(guest.before, **held)
                 guest.before, guest.power_state = None, SHUTDOWN
                 self._save(guest_id, guest)
             return self._powered(guest, run)
@@ -464,6 +487,7 @@ class FakeComputeDriver:
             ram_mib=spec.ram_mib,
             disk_gib=spec.root_gib + spec.ephemeral_gib,
             ports=tuple(nic.port_id for nic in spec.nics),
+            volumes=tuple(volume.volume_id for volume in spec.volumes),
         )
 
     def _powered(self, guest: FakeGuest, run: bool) -> Guest:

@@ -30,7 +30,6 @@ from pileus.services.compute.driver import (
     Guest,
     GuestSpec,
     ImageSource,
-    Nic,
     Watcher,
     last_lines,
 )
@@ -198,11 +197,12 @@ class Population(ABC, Generic[R]):
             image.id, image.url, image.disk_format, image.checksum_sha512, image.size
         )
 
-    async def _rewrite(self, resident: R, nics: tuple[Nic, ...]) -> None:
-        """Remember the NICs for the next start."""
-        if nics != resident.spec.nics:
-            resident.spec = msgspec.structs.replace(resident.spec, nics=nics)
-            await asyncio.to_thread(resident.folder.write_spec, resident.spec)
+    async def _rewrite(self, resident: R, **changes: object) -> None:
+        """Remember for the next start what NICs or volumes the guest has."""
+        spec = msgspec.structs.replace(resident.spec, **changes)
+        if spec != resident.spec:
+            resident.spec = spec
+            await asyncio.to_thread(resident.folder.write_spec, spec)
 
     def _tell(self, resident: R) -> None:
         if self._residents.get(resident.spec.id) is resident:

@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 import msgspec
 
-from pileus.host import qemu, qemu_memory, uploads
+from pileus.host import qemu, qemu_memory, qemu_volumes, uploads
 from pileus.host.process import ProcessFailed
 from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.services.compute.driver import (
@@ -36,12 +36,16 @@ from pileus.services.compute.driver import (
     ImageSource,
     Inventory,
     Nic,
+    PluggedVolume,
     check_growth,
     check_nic,
     check_root_size,
     check_running,
     check_settled,
     check_spec,
+    check_volume,
+    plugged,
+    unplugged,
 )
 from pileus.services.compute.drivers import (
     acceleration,
@@ -49,6 +53,7 @@ from pileus.services.compute.drivers import (
     guest_numbers,
     guest_sizes,
     guest_snapshots,
+    guest_volumes,
 )
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 from pileus.services.compute.drivers.population import held, is_uuid
@@ -156,7 +161,7 @@ class QemuComputeDriver(Travellers):
                         (tap,) = await self._open_taps((nic,), opened)
                         await resident.emulator.add_card(card_of(nic, tap))
             others = [other for other in resident.spec.nics if other.port_id != nic.port_id]
-            await self._rewrite(resident, (*others, nic))
+            await self._rewrite(resident, nics=(*others, nic))
             return self._seen(resident)
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
@@ -165,7 +170,27 @@ class QemuComputeDriver(Travellers):
             if resident.emulator:
                 await resident.emulator.remove_card(port_id, self._clock)
             kept = tuple(nic for nic in resident.spec.nics if nic.port_id != port_id)
-            await self._rewrite(resident, kept)
+            await self._rewrite(resident, nics=kept)
+            return self._seen(resident)
+
+    async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
+        check_volume(volume)
+        async with self._in_hand(guest_id) as resident:
+            check_settled(guest_id, resident.power_state)
+            if resident.emulator:
+                told = await asyncio.to_thread(guest_volumes.told, resident.folder, volume)
+                await qemu_volumes.plug(resident.emulator, told)
+            await self._rewrite(resident, volumes=plugged(resident.spec, volume).volumes)
+            return self._seen(resident)
+
+    async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
+        async with self._in_hand(guest_id) as resident:
+            check_settled(guest_id, resident.power_state)
+            for volume in resident.spec.volumes:
+                if volume.volume_id == volume_id and resident.emulator:
+                    told = guest_volumes.told(resident.folder, volume)
+                    await qemu_volumes.unplug(resident.emulator, told, self._clock)
+            await self._rewrite(resident, volumes=unplugged(resident.spec, volume_id).volumes)
             return self._seen(resident)
 
     async def pause(self, guest_id: str) -> Guest:
@@ -270,7 +295,8 @@ class QemuComputeDriver(Travellers):
             if old is None:
                 await asyncio.to_thread(guest_sizes.forget, resident.folder)
             else:
-                old = msgspec.structs.replace(old, nics=resident.spec.nics)
+                held = {"nics": resident.spec.nics, "volumes": resident.spec.volumes}
+                old = msgspec.structs.replace(old, **held)
                 await self._power_off(resident, 0)
                 resident.spec = old
                 await asyncio.to_thread(guest_sizes.restore, resident.folder, old)

@@ -29,9 +29,7 @@ from pileus.services.compute.driver import (
     Nic,
     check_running,
 )
-from pileus.services.compute.drivers import (
-    acceleration,
-)
+from pileus.services.compute.drivers import acceleration, guest_volumes
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 from pileus.services.compute.drivers.population import Inhabitant, Population, held
 
@@ -81,6 +79,7 @@ class Residents(Population[Resident]):
             ram_mib=spec.ram_mib,
             disk_gib=spec.root_gib + spec.ephemeral_gib,
             ports=tuple(nic.port_id for nic in spec.nics),
+            volumes=tuple(volume.volume_id for volume in spec.volumes),
             vnc_socket=str(resident.folder.vnc_socket) if has_sockets else "",
             serial_socket=str(resident.folder.serial_socket) if has_sockets else "",
         )
@@ -137,8 +136,9 @@ class Residents(Population[Resident]):
                     for nic, tap in zip(spec.nics, taps, strict=True)
                 ),
                 sockets={name: plug.fileno() for name, plug in sockets.items()},
-                ports=saved.ports if saved else 0,
+                ports=saved.ports if saved else _ports(spec),
                 waits=saved is not None,
+                stands=bool(spec.volumes),
             )
             emulator = await qemu.Emulator.launch(
                 machine,
@@ -151,6 +151,21 @@ class Residents(Population[Resident]):
         except Unavailable:
             await emulator.kill()
             await emulator.close()
+            raise
+        if spec.volumes:
+            await self._furnish(resident, saved)
+
+    async def _furnish(self, resident: Resident, saved: qemu_memory.Layout | None) -> None:
+        """Give a guest that stands still its volumes; one that has no memory to wait for goes on."""
+        emulator, spec = resident.emulator, resident.spec
+        if emulator is None:
+            raise Unavailable(f"Guest {spec.id} ended while it started.")
+        try:
+            await guest_volumes.plug_all(emulator, resident.folder, spec, saved)
+            if saved is None:
+                await self._command(resident, "cont", RUNNING)
+        except (Conflict, Unavailable):
+            await self._power_off(resident, 0, drop=False)
             raise
 
     async def _open_taps(self, nics: tuple[Nic, ...], opened: ExitStack) -> list[int]:
@@ -277,6 +292,10 @@ def making(guest_id: str) -> Iterator[None]:
         raise Unavailable(
             f"A disk of guest {guest_id} cannot be made.", internal=str(failed)
         ) from failed
+
+
+def _ports(spec: GuestSpec) -> int:
+    return len(spec.nics) + len(spec.volumes) + qemu.SPARE_PORTS
 
 
 def card_of(nic: Nic, tap: int, port: int = 0) -> qemu.Card:

@@ -106,7 +106,7 @@ def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -
         takes=images[0].url,
         sent=QuietHandler.taken,
         power_off_inside=power_off_inside,
-        lacks=frozenset(("suspend", "inject_nmi", "console")),
+        lacks=frozenset(("suspend", "inject_nmi", "console", "plug_volume")),
         boot_s=20,
     )
 

@@ -13,6 +13,7 @@ from pileus.kernel.faults import Unavailable
 from pileus.services.compute.driver import RUNNING, SHUTDOWN, ComputeDriver, GuestSpec, ImageSource
 from pileus.services.compute.drivers.fake import FakeComputeDriver, Trouble
 from pileus.testing.drivers.compute import SUITE, Bench
+from pileus.testing.drivers.guest_volumes import VOLUMES
 from pileus.testing.drivers.moves import MOVES
 
 GOOD = ImageSource(id="good", url="", disk_format="qcow2")
@@ -30,7 +31,7 @@ async def power_off_inside(driver: ComputeDriver, guest_id: str) -> None:
     driver.happen(guest_id, SHUTDOWN)
 
 
-@pytest.mark.parametrize("ask", SUITE + MOVES, ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("ask", SUITE + MOVES + VOLUMES, ids=lambda ask: ask.__name__)
 def test_fake_driver(ask: Callable[[Bench], Awaitable[None]], tmp_path: Path) -> None:
     sent: list[bytes] = []
 

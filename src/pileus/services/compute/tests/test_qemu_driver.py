@@ -21,11 +21,13 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from pileus.host import process, qemu
+from pileus.host import caches, process, qemu
 from pileus.host.netns import Namespaces
+from pileus.host.storage_daemon import running_below
 from pileus.host.testimage import build
 from pileus.kernel.faults import Conflict
 from pileus.kernel.world import Clock, World
+from pileus.services.block_storage.driver import ImageBytes
 from pileus.services.compute.driver import (
     CRASHED,
     RUNNING,
@@ -33,11 +35,15 @@ from pileus.services.compute.driver import (
     ComputeDriver,
     ImageSource,
     Nic,
+    PluggedVolume,
 )
 from pileus.services.compute.drivers.guest_folder import CONSOLE_KEPT, CONSOLE_LIMIT, GuestFolder
 from pileus.services.compute.drivers.qemu import QemuComputeDriver
 from pileus.testing.drivers.compute import SUITE, Bench, eventually, has_login_prompt
+from pileus.testing.drivers.guest_volumes import VOLUMES
 from pileus.testing.drivers.moves import MOVES
+from pileus.testing.nbd import NbdClient
+from pileus.testing.volume_store import Store
 
 BOOT_S = 180  # a loaded machine without KVM
 
@@ -129,8 +135,31 @@ def netns() -> Iterator[str]:
     namespaces.close()
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    state = tmp_path_factory.mktemp("store")
+    yield Store(state)
+    for pid in running_below(state).values():
+        os.kill(pid, 9)
+    shutil.rmtree(caches.sockets(state / "volumes"))
+
+
+@pytest.fixture(scope="session")
+def volume(store: Store) -> PluggedVolume:
+    async def made() -> PluggedVolume:
+        driver = store.driver()
+        await driver.start_up()
+        volume = await store.make(driver)
+        await driver.close()
+        return volume
+
+    return asyncio.run(made())
+
+
 @pytest.fixture
-def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -> Iterator[Bench]:
+def bench(
+    tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str, volume: PluggedVolume
+) -> Iterator[Bench]:
     state, other = tmp_path / "state", tmp_path / "other"
     yield Bench(
         make=lambda: QemuComputeDriver(state, netns=netns),
@@ -141,13 +170,14 @@ def bench(tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str) -
         power_off_inside=power_off_inside,
         boot_s=BOOT_S,
         make_other=lambda: QemuComputeDriver(other, netns=netns),
+        volume=volume,
     )
     for folder in (state, other):
         for pid in qemu.running_in(folder / "guests").values():
             os.kill(pid, 9)
 
 
-@pytest.mark.parametrize("ask", SUITE + MOVES, ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("ask", SUITE + MOVES + VOLUMES, ids=lambda ask: ask.__name__)
 def test_qemu_driver(ask: Callable[[Bench], Awaitable[None]], bench: Bench) -> None:
     async def asked() -> None:
         await ask(bench)
@@ -481,6 +511,80 @@ def test_a_guest_reads_its_config_drive_and_its_disks(bench: Bench) -> None:
     assert "disk vda 4194304 sectors" in console
     assert "disk vdb 2097152 sectors" in console
     assert "disk vdc 131072 sectors" in console
+
+
+async def shown(driver: ComputeDriver, guest_id: str, words: str) -> None:
+    async def asks() -> bool:
+        return words in await driver.console_log(guest_id, None)
+
+    await eventually(asks, f"{words!r} on the console", within_s=90, world=World())
+
+
+def _begins(volume: PluggedVolume) -> bytes:
+    with NbdClient(volume.path, volume.name) as client:
+        return client.read(0, 512)
+
+
+@pytest.mark.parametrize("kind", ["here", "elsewhere", "encrypted"])
+def test_a_guest_writes_to_its_volume_sees_it_grow_and_survives_its_servers_death(
+    kind: str, bench: Bench, store: Store
+) -> None:
+    async def story() -> None:
+        driver, volumes = bench.make(), store.driver()
+        await driver.start_up()
+        await volumes.start_up()
+        changes = {"passphrase": "open sesame"} if kind == "encrypted" else {}
+        volume = await store.make(volumes, **changes)
+        if kind == "elsewhere":
+            volume = await store.served(volumes, volume.volume_id, True)
+        spec = bench.spec()
+        await driver.spawn(spec)
+        await has_login_prompt(bench, driver, spec.id)
+        await driver.plug_volume(spec.id, volume)
+        write = "echo it was {} | sudo dd of=/dev/vdb bs=512 conv=sync oflag=direct; echo did {}"
+        look = "cd /sys/block/vdb; echo $(cat serial)-$(cat size)-"
+        await on_console(driver, spec.id, write.format("first", "wr''ite"), look)
+        await shown(driver, spec.id, f"{volume.volume_id[:20]}-{2 << 20}-")
+        await shown(driver, spec.id, "did write")
+        here = await store.served(volumes, volume.volume_id)
+        is_plain = (await asyncio.to_thread(_begins, here)).startswith(b"it was first")
+        assert is_plain == (kind != "encrypted")
+        for pid in running_below(store.state / "volumes" / volume.volume_id).values():
+            os.kill(pid, 9)
+        await on_console(driver, spec.id, write.format("again", "wr''ite ag''ain"))
+        await shown(driver, spec.id, "did write again")
+        await volumes.extend(volume.volume_id, 2)
+        larger = await store.served(volumes, volume.volume_id, kind == "elsewhere")
+        larger = msgspec.structs.replace(larger, passphrase=volume.passphrase)
+        await driver.plug_volume(spec.id, larger)
+        await on_console(driver, spec.id, "echo now $(cat /sys/block/vdb/size)")
+        await shown(driver, spec.id, f"now {4 << 20}")
+        await driver.unplug_volume(spec.id, volume.volume_id)
+        await volumes.withdraw(volume.volume_id, store.attachment)
+        await volumes.delete(volume.volume_id)
+        await driver.destroy(spec.id)
+        await driver.close()
+        await volumes.close()
+
+    asyncio.run(story())
+
+
+def test_a_guest_starts_from_a_volume_made_of_an_image(bench: Bench, store: Store) -> None:
+    async def story() -> None:
+        driver, volumes = bench.make(), store.driver()
+        await driver.start_up()
+        await volumes.start_up()
+        image = ImageBytes(id="good", url=bench.image.url, disk_format="qcow2")
+        volume = await store.make(volumes, source=image)
+        spec = bench.spec(image=None, root_gib=0, volumes=(volume,))
+        await driver.spawn(spec)
+        await has_login_prompt(bench, driver, spec.id)
+        assert len((await driver.diagnostics(spec.id)).disks) == 1
+        await driver.destroy(spec.id)
+        await driver.close()
+        await volumes.close()
+
+    asyncio.run(story())
 
 
 def test_a_console_is_cut_at_its_head_only(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ FORMATS = {
     "vhd": "vpc",
     "vhdx": "vhdx",
 }
+_MEMORY = "/dev/shm"  # a file system that is nowhere else
 _UP = "../.."  # commands and daemons work in the folder of a volume
 _HOURS_S = 6 * 3600
 _COPYING = Limits(cpu_s=_HOURS_S)
@@ -86,7 +88,7 @@ class Layers:
     ) -> int:
         """Make it a LUKS1 container for `size` bytes, with the image in it; how long its header is."""
         name = _seen_from(layer)
-        with _secret(passphrase) as secret:
+        with self._secret(passphrase) as secret:
             made = ["create", "-q", "-f", "luks", *secret, "-o", "key-secret=key,iter-time=10"]
             await self._run([*made, name, str(size)], cwd)
             if image is not None:
@@ -112,11 +114,20 @@ class Layers:
         if disk_format == "vmdk":
             words.append("-osubformat=streamOptimized")
         target = f"{_UP}/{path.relative_to(self._state_dir)}"
-        command = [*self.prefix, "qemu-img", *words, f"json:{json.dumps(source)}", target]
-        await run(command, limits=_COPYING, timeout_s=_HOURS_S, cwd=cwd)
+        await self._run([*words, f"json:{json.dumps(source)}", target], cwd)
 
     async def _run(self, words: list[str], cwd: Path) -> None:
-        await run(["qemu-img", *words], limits=_COPYING, timeout_s=_HOURS_S, cwd=cwd)
+        command = [*self.prefix, "qemu-img", *words]
+        await run(command, limits=_COPYING, timeout_s=_HOURS_S, cwd=cwd)
+
+    @contextmanager
+    def _secret(self, passphrase: str) -> Iterator[list[str]]:
+        """The option that makes it qemu-img's secret `key`: never an argument, nor on a disk."""
+        with tempfile.NamedTemporaryFile(dir=_MEMORY) as file:
+            file.write(passphrase.encode())
+            file.flush()
+            self.give(Path(file.name))
+            yield ["--object", f"secret,id=key,file={file.name}"]
 
 
 def described(chain: Chain, *, is_read_only: bool) -> dict[str, Any]:
@@ -141,15 +152,6 @@ def laid_over(layer: Layer) -> dict[str, Any]:
 
 def _seen_from(layer: Layer) -> str:
     return f"{_UP}/{layer.name}"
-
-
-@contextmanager
-def _secret(passphrase: str) -> Iterator[list[str]]:
-    """The option that makes it qemu-img's secret `key`: never an argument, nor on a disk."""
-    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        file.write(passphrase.encode())
-        yield ["--object", f"secret,id=key,file=/proc/{os.getpid()}/fd/{descriptor}"]
 
 
 def check_size(size_gib: int) -> None:

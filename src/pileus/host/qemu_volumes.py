@@ -1,0 +1,170 @@
+"""Volumes in a QEMU: an NBD export behind a virtio disk, which comes, grows and goes while the guest runs.
+
+A volume's node is a throttle over the connection, so that another connection, to a larger export, can take its place
+while requests go on. A server that dies is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from hashlib import blake2s
+from pathlib import Path
+from typing import Any
+
+from pileus.host import files
+from pileus.host.qemu import Emulator
+from pileus.kernel.faults import Unavailable
+from pileus.kernel.world import Clock
+
+RECONNECT_S = 600  # before the guest is told of an error
+DEVICE = "vol-"  # what the name of a volume's device begins with
+KEYS = "keys.psk"
+_GROUP, _GIB = "volumes", 1 << 30
+
+
+@dataclass(frozen=True)
+class NbdVolume:
+    """`id` is what the guest sees as serial number. `path` is a socket's, else it is `address`:`port` with TLS.
+
+    `keys` is a folder with KEYS that name `user`; with a `passphrase` it is a LUKS container.
+    """
+
+    id: str
+    name: str
+    size: int
+    path: str = ""
+    address: str = ""
+    port: int = 0
+    keys: str = ""
+    user: str = ""
+    passphrase: str = ""
+    is_read_only: bool = False
+
+    @property
+    def _key(self) -> str:
+        return blake2s(self.id.encode(), digest_size=8).hexdigest()
+
+    @property
+    def device(self) -> str:
+        return f"{DEVICE}{self.id}"
+
+    @property
+    def node(self) -> str:
+        """What may get another connection."""
+        return f"vt-{self._key}"
+
+    @property
+    def opened(self) -> str:
+        return f"vl-{self._key}" if self.passphrase else self.node
+
+    @property
+    def secrets(self) -> tuple[str, str]:
+        return f"vk-{self._key}", f"vp-{self._key}"
+
+    @property
+    def connection(self) -> str:
+        return f"{self.connections}{blake2s(self.name.encode(), digest_size=4).hexdigest()}"
+
+    @property
+    def connections(self) -> str:
+        """What the names of all connections to it begin with, to smaller exports too."""
+        return f"vc-{self._key}-"
+
+
+def write_keys(folder: Path, user: str, secret: str) -> None:
+    """For QEMU, which reads them from a folder of their own."""
+    folder.mkdir(exist_ok=True)
+    files.write_atomically(folder / KEYS, f"{user}:{secret}\n".encode())
+
+
+async def plug(emulator: Emulator, volume: NbdVolume, *, port: int = 0, boot: bool = False) -> None:
+    """Give the guest the volume, or, if it has it, as much of it as there is now.
+
+    `port`: the PCIe port it sits on, 0 for any. Raises Conflict where none is free.
+    """
+    if volume.device in await emulator.devices():
+        if volume.connection not in await _nodes(emulator):
+            await _grow(emulator, volume)
+        return
+    await _drop_nodes(emulator, volume)
+    with contextlib.suppress(Unavailable):  # it is there
+        await emulator.execute("object-add", **{"qom-type": "throttle-group", "id": _GROUP})
+    await _connect(emulator, volume)
+    await emulator.execute("blockdev-add", **_throttle(volume))
+    if volume.passphrase:
+        secret = volume.secrets[1]
+        data = {"qom-type": "secret", "id": secret, "data": volume.passphrase}
+        await emulator.execute("object-add", **data)
+        luks = {"driver": "luks", "node-name": volume.opened, "key-secret": secret}
+        luks["file"] = volume.node
+        await emulator.execute("blockdev-add", **luks, **{"read-only": volume.is_read_only})
+    properties: dict[str, Any] = {
+        "driver": "virtio-blk-pci",
+        "id": volume.device,
+        "drive": volume.opened,
+        "serial": volume.id,
+    }
+    if boot:
+        properties["bootindex"] = 1
+    await emulator.add_device(properties, port)
+
+
+async def unplug(emulator: Emulator, volume: NbdVolume, clock: Clock) -> None:
+    """Raises Unavailable when the guest does not let go. A volume that it does not have is gone."""
+    await emulator.remove_device(volume.device, clock)
+    await _drop_nodes(emulator, volume)
+
+
+async def _grow(emulator: Emulator, volume: NbdVolume) -> None:
+    """Another connection takes the place of the present one, and the guest is told how large it is."""
+    await _connect(emulator, volume)
+    await emulator.execute("blockdev-reopen", options=[_throttle(volume)])
+    await emulator.execute("block_resize", size=volume.size, **{"node-name": volume.node})
+    if volume.passphrase:
+        size = volume.size // _GIB * _GIB  # what is more is the header
+        await emulator.execute("block_resize", size=size, **{"node-name": volume.opened})
+    for node in await _nodes(emulator):
+        if node.startswith(volume.connections) and node != volume.connection:
+            await emulator.execute("blockdev-del", **{"node-name": node})
+
+
+async def _connect(emulator: Emulator, volume: NbdVolume) -> None:
+    server: dict[str, Any] = {"type": "unix", "path": volume.path}
+    options: dict[str, Any] = {"reconnect-delay": RECONNECT_S, "read-only": volume.is_read_only}
+    if not volume.path:
+        server = {"type": "inet", "host": volume.address, "port": str(volume.port)}
+        options["tls-creds"] = volume.secrets[0]
+        key = {"id": volume.secrets[0], "endpoint": "client", "dir": volume.keys}
+        with contextlib.suppress(Unavailable):  # it is there
+            key |= {"qom-type": "tls-creds-psk", "username": volume.user}
+            await emulator.execute("object-add", **key)
+    node = {"driver": "nbd", "node-name": volume.connection, "export": volume.name}
+    await emulator.execute("blockdev-add", **node, server=server, **options)
+
+
+def _throttle(volume: NbdVolume) -> dict[str, Any]:
+    return {
+        "driver": "throttle",
+        "node-name": volume.node,
+        "throttle-group": _GROUP,
+        "file": volume.connection,
+        "read-only": volume.is_read_only,
+    }
+
+
+async def _drop_nodes(emulator: Emulator, volume: NbdVolume) -> None:
+    """What an attempt that got no further left counts as well."""
+    nodes = await _nodes(emulator)
+    connections = [node for node in nodes if node.startswith(volume.connections)]
+    for node in dict.fromkeys((volume.opened, volume.node, *connections)):
+        if node in nodes:
+            await emulator.execute("blockdev-del", **{"node-name": node})
+    for secret in volume.secrets:
+        with contextlib.suppress(Unavailable):  # it was not needed
+            await emulator.execute("object-del", id=secret)
+
+
+async def _nodes(emulator: Emulator) -> set[str]:
+    listed = await emulator.execute("query-named-block-nodes", flat=True)
+    return {node["node-name"] for node in listed}
