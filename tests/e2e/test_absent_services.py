@@ -22,6 +22,7 @@ READS = {
     "placement": "/resource_providers",
     "network": "/v2.0/networks",
     "compute": "/flavors",
+    "block-storage": "/types",
 }
 
 
@@ -32,7 +33,7 @@ def answers(client: Client, absent: str) -> None:
             assert client.call("GET", service, path) is not None, service
 
 
-@pytest.mark.parametrize("absent", ["image", "placement", "network", "compute"])
+@pytest.mark.parametrize("absent", ["image", "placement", "network", "compute", "block-storage"])
 def test_a_cloud_without_one_service_serves_the_others(absent: str, tmp_path: Path) -> None:
     with running(tmp_path / "state", options=["--off", absent]) as cloud:
         answers(cloud.client(), absent)

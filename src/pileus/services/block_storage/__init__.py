@@ -10,6 +10,7 @@ from .agent_contract import VOLUME_CONTROL, VOLUME_HOST
 from .attachments import Attachments
 from .backups import Backups
 from .bootstrap import bootstrap
+from .consistency_groups import Cgsnapshots, ConsistencyGroups
 from .contract import VOLUMES
 from .control import KeptVolumes
 from .default_types import DefaultTypes
@@ -59,6 +60,8 @@ SERVICE = Service(
         Groups,
         GroupSnapshots,
         GroupTypes,
+        ConsistencyGroups,
+        Cgsnapshots,
         VolumeTypes,
         TypeExtraSpecs,
         TypeAccess,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.kernel.store import Page
@@ -85,7 +85,14 @@ CREATE = Saga(
 
 
 async def begin_restoring(run: Run[Backup]) -> None:
-    await occupy(run.runtime, run.becoming.into, RESTORING)
+    """Once the volume is there: one that is made for this is on its way still. Raises Unavailable, Conflict."""
+    await run.runtime.store.visible()
+    volume = await VOLUMES.get(run.runtime.store, run.becoming.into)
+    if volume.task == states.CREATING:
+        raise Unavailable(f"Volume {volume.id} is being made.")
+    if volume.status != states.AVAILABLE:
+        raise Conflict(f"Volume {volume.id} is {volume.shown}; it must be available.")
+    await occupy(run.runtime, volume.id, RESTORING)
 
 
 async def stop_restoring(run: Run[Backup]) -> None:
@@ -117,7 +124,7 @@ RESTORE = Saga(
     BACKUPS,
     states.BACKUP,
     "restore",
-    Step(begin_restoring, stop_restoring),
+    Step(begin_restoring, stop_restoring, patience_s=600),
     Step(fill, leave_half, timeout_s=_COPY_S),
     Step(finish_restoring),
     failed=_why,

@@ -30,7 +30,7 @@ from .volumes import sagas as volume_sagas
 
 PATH = "/backups/{backup_id}"
 _ACTION, _ADMIN = PATH + "/action", "volume_extension:backup_admin_actions:"
-_SERVICE = "pileus.block_storage.backups"
+_SERVICE = "cinder.backup.drivers.posix.PosixBackupDriver"  # what keeps files does the same
 
 
 class CreateBackup(Body):
@@ -223,11 +223,10 @@ class Backups(Resource[Backup]):
         if backup.status != states.AVAILABLE:
             raise checks.unfit("backup", f"Backup status must be available, not {backup.status}.")
         volume = await self._into(ctx, backup, body)
+        wanted = msgspec.structs.replace(backup, into=volume.id)
         if volume.generation == 0:
             volume = await checks.begin(ctx, volume_sagas.CREATE, volume)
-        else:
-            wanted = msgspec.structs.replace(backup, into=volume.id)
-            await checks.begin(ctx, RESTORE, backup, becoming=wanted)
+        await checks.begin(ctx, RESTORE, backup, becoming=wanted)
         restored = {"backup_id": backup.id, "volume_id": volume.id, "volume_name": volume.name}
         return {"restore": restored}
 
@@ -311,7 +310,6 @@ async def new_volume(ctx: Context, backup: Backup, name: str | None) -> Volume:
         name=name or f"restore_backup_{backup.id}",
         volume_type_id=kind.id,
         is_multiattach=kind.wants("multiattach"),
-        backup_id=backup.id,
     )
 
 

@@ -7,8 +7,6 @@ from pileus.kernel.store import Record, Table, Unique
 
 from .volume import SERVICE
 
-CG_SNAPSHOTS = "default_cgsnapshot_type"
-
 
 class GroupType(Record, kw_only=True, frozen=True):
     name: str
@@ -39,12 +37,13 @@ class Group(Record, kw_only=True, frozen=True):
     status: str = "available"
     group_snapshot_id: str | None = None
     source_group_id: str | None = None
+    is_consistent: bool = False  # known by the older name, consistency group, alone
 
 
 GROUPS = Table(
     "block_storage_groups",
     Group,
-    columns=("project_id", "name", "status", "group_type_id"),
+    columns=("project_id", "name", "status", "group_type_id", "is_consistent"),
     indexes=(("project_id", "created_at", "id"),),
     quotas=(Quota(SERVICE, "groups", 10),),
     noun="Group",
@@ -59,12 +58,13 @@ class GroupSnapshot(Record, kw_only=True, frozen=True):
     name: str | None = None
     description: str | None = None
     status: str = "available"
+    is_consistent: bool = False
 
 
 GROUP_SNAPSHOTS = Table(
     "block_storage_group_snapshots",
     GroupSnapshot,
-    columns=("project_id", "group_id", "name", "status"),
+    columns=("project_id", "group_id", "name", "status", "is_consistent"),
     indexes=(("project_id", "created_at", "id"),),
     noun="GroupSnapshot",
 )

@@ -14,18 +14,14 @@ from msgspec import UNSET, Meta, UnsetType
 from pileus.kernel.faults import Invalid, NotFound
 from pileus.kernel.query import Filter, Listing
 from pileus.kernel.resources import Context, Resource, operation
-from pileus.kernel.sagas import Journal
 from pileus.kernel.schema import Body
-from pileus.kernel.store import Page, Tx
 
-from . import checks, pools, states
+from . import checks, pools
 from .checks import Flag, Text
 from .group import GROUP_SNAPSHOTS, GROUP_TYPES, GROUPS, Group, GroupSnapshot
-from .grouping import DELETE, DROP, TAKE
-from .snapshot import SNAPSHOTS, Snapshot, count_of
-from .volume import VOLUMES, Volume
+from .grouping import DELETE, DROP, TAKE, copied, delete, members, new_group, taken
+from .volume import VOLUMES
 from .volume_type import type_named
-from .volumes.sagas import CREATE
 
 _PATH, _ACTION, _SINCE = "/groups/{group_id}", "/groups/{group_id}/action", "3.13"
 _SNAPSHOT = "/group_snapshots/{group_snapshot_id}"
@@ -96,16 +92,12 @@ async def _view(ctx: Context, g: Group) -> dict[str, Any]:
             "source_group_id": g.source_group_id,
         }
     if ctx.version >= (3, 25) and ctx.query.flag("list_volume"):
-        found["volumes"] = [v.id for v in await _members(ctx, g)]
+        found["volumes"] = [v.id for v in await members(ctx, g)]
     if ctx.version >= (3, 38):
         found["replication_status"] = "disabled"
     if ctx.version >= (3, 58) and ctx.allows("group:group_project_attribute"):
         found["project_id"] = g.project_id
     return found
-
-
-async def _members(ctx: Context, g: Group) -> list[Volume]:
-    return await VOLUMES.all(ctx.runtime.store, group_id=g.id)
 
 
 class Groups(Resource[Group]):
@@ -128,88 +120,28 @@ class Groups(Resource[Group]):
         types = [(await type_named(ctx, name)).id for name in body.volume_types]
         if body.availability_zone and body.availability_zone != pools.ZONE:
             raise Invalid(f"Availability zone '{body.availability_zone}' is invalid.")
-        made = self._new(ctx, body, kind.id, tuple(types))
+        said = checks.changed(body, "name", "description")
+        made = new_group(ctx, kind.id, tuple(types), **said)
         async with store.tx() as tx:
             made = await GROUPS.insert(tx, made)
         return {"group": _brief(made)}
-
-    def _new(
-        self,
-        ctx: Context,
-        body: CreateGroup | CopyGroup,
-        group_type: str,
-        volume_types: tuple[str, ...],
-        **more: Any,
-    ) -> Group:
-        return Group(
-            id=ctx.runtime.world.new_id(),
-            project_id=ctx.caller.project_id,
-            user_id=ctx.caller.user_id,
-            group_type_id=group_type,
-            volume_types=volume_types,
-            **checks.changed(body, "name", "description"),
-            **more,
-        )
 
     @operation("POST", "/groups/action", "group:create", action="create-from-src", status=202)
     async def copy(self, ctx: Context, body: CopyGroup) -> dict[str, Any]:
         """A group of copies of another's volumes, or of what a group snapshot kept."""
         if bool(body.group_snapshot_id) == bool(body.source_group_id):
             raise Invalid("Either group_snapshot_id or source_group_id must be given.")
-        store, taken = ctx.runtime.store, list[Snapshot]()
+        store, kept = ctx.runtime.store, None
         if body.group_snapshot_id:
             kept = await GROUP_SNAPSHOTS.get(store, body.group_snapshot_id)
             ctx.require("group:get_group_snapshot", {"project_id": kept.project_id})
             source = await GROUPS.get(store, kept.group_id)
-            taken = await SNAPSHOTS.all(store, group_snapshot_id=kept.id)
         else:
             source = await GROUPS.get(store, str(body.source_group_id))
         if not ctx.allows("group:get", {"project_id": source.project_id}):
             raise GROUPS.missing(source.id)
-        made = self._new(
-            ctx,
-            body,
-            source.group_type_id,
-            source.volume_types,
-            group_snapshot_id=body.group_snapshot_id or None,
-            source_group_id=body.source_group_id or None,
-        )
-        originals = {v.id: v for v in await _members(ctx, source)}
-        entries = []
-        async with store.tx() as tx:
-            made = await GROUPS.insert(tx, made)
-            pairs: list[tuple[Volume, Snapshot | None]] = (
-                [(originals[s.volume_id], s) for s in taken]
-                if body.group_snapshot_id
-                else [(v, None) for v in originals.values()]
-            )
-            for original, snapshot in pairs:
-                entries.append(await self._member(ctx, tx, made, original, snapshot))
-        ctx.runtime.sagas.launch(*entries)
-        return {"group": _brief(made)}
-
-    async def _member(
-        self, ctx: Context, tx: Tx, group: Group, original: Volume, snapshot: Snapshot | None
-    ) -> Journal:
-        """Begins a volume of the new group."""
-        copy = Volume(
-            id=ctx.runtime.world.new_id(),
-            project_id=ctx.caller.project_id,
-            user_id=ctx.caller.user_id,
-            size=snapshot.size if snapshot else original.size,
-            volume_type_id=original.volume_type_id,
-            name=original.name,
-            group_id=group.id,
-            is_bootable=original.is_bootable,
-            is_multiattach=original.is_multiattach,
-            image_metadata=original.image_metadata,
-            snapshot_id=snapshot.id if snapshot else None,
-            source_volid=None if snapshot else original.id,
-        )
-        _, entry = await ctx.runtime.sagas.begin(
-            tx, CREATE, copy, caller=ctx.caller, request_id=ctx.request_id
-        )
-        return entry
+        said = checks.changed(body, "name", "description")
+        return {"group": _brief(await copied(ctx, source, kept, **said))}
 
     @operation("GET", "/groups", "group:get_all", since=_SINCE)
     async def index(self, ctx: Context) -> dict[str, Any]:
@@ -226,7 +158,7 @@ class Groups(Resource[Group]):
         return await self._listed(ctx, view)
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
-        page = checks.page_of(ctx, self.listing)
+        page = checks.page_of(ctx, self.listing, is_consistent=0)
         return await checks.listed(ctx, GROUPS, page, "groups", view, counts=(9, 9))
 
     @operation("GET", _PATH, "group:get", since=_SINCE)
@@ -261,22 +193,7 @@ class Groups(Resource[Group]):
     @operation("POST", _ACTION, "group:delete", action="delete", since=_SINCE, status=202)
     async def delete(self, ctx: Context, group: Group, body: DeleteGroup) -> None:
         with_volumes = checks.flag(body.with_volumes, "delete-volumes")
-        there = await _members(ctx, group)
-        if there and not with_volumes:
-            raise checks.unfit(
-                "group",
-                f"Group {group.id} still contains volumes. The delete-volumes flag is required to "
-                "delete it.",
-            )
-        if await GROUP_SNAPSHOTS.count(ctx.runtime.store, Page({"group_id": group.id})):
-            raise checks.unfit("group", f"Group {group.id} has group snapshots; delete them first.")
-        for volume in there:
-            free = volume.shown in states.FAILED | {states.AVAILABLE}
-            if not free or await count_of(ctx.runtime.store, volume.id):
-                raise checks.unfit(
-                    "group", f"Volume {volume.id} is {volume.shown} or has snapshots."
-                )
-        await checks.begin(ctx, DELETE, group)
+        await delete(ctx, group, with_volumes=with_volumes)
 
     @operation(
         "POST", _ACTION, "group:reset_status", action="reset_status", since="3.20", status=202
@@ -314,27 +231,7 @@ class GroupSnapshots(Resource[GroupSnapshot]):
         group = await GROUPS.find(store, checks.uuid_of(body.group_id, "group_id"))
         if group is None or not ctx.allows("group:get", {"project_id": group.project_id}):
             raise NotFound(f"Group {body.group_id} could not be found.")
-        there = await _members(ctx, group)
-        if not there:
-            raise checks.unfit("group", f"Group {group.id} has no volumes to take snapshots of.")
-        for volume in there:
-            if volume.shown not in (states.AVAILABLE, states.IN_USE):
-                raise checks.unfit("group", f"Volume {volume.id} is {volume.shown}.")
-        made = GroupSnapshot(
-            id=ctx.runtime.world.new_id(),
-            project_id=ctx.caller.project_id,
-            user_id=ctx.caller.user_id,
-            group_id=group.id,
-            group_type_id=group.group_type_id,
-            **checks.changed(body, "name", "description"),
-        )
-        async with store.tx() as tx:
-            for volume in there:
-                await SNAPSHOTS.insert(tx, _part(ctx, made, volume))
-            made, entry = await ctx.runtime.sagas.begin(
-                tx, TAKE, made, caller=ctx.caller, request_id=ctx.request_id
-            )
-        ctx.runtime.sagas.launch(entry)
+        made = await taken(ctx, group, **checks.changed(body, "name", "description"))
         return {"group_snapshot": _brief(made)}
 
     @operation("GET", "/group_snapshots", "group:get_all_group_snapshots", since="3.14")
@@ -352,7 +249,7 @@ class GroupSnapshots(Resource[GroupSnapshot]):
         return await self._listed(ctx, view)
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
-        page = checks.page_of(ctx, self.listing)
+        page = checks.page_of(ctx, self.listing, is_consistent=0)
         key = "group_snapshots"
         return await checks.listed(ctx, GROUP_SNAPSHOTS, page, key, view, counts=(9, 9))
 
@@ -387,16 +284,3 @@ class GroupSnapshots(Resource[GroupSnapshot]):
         status = _status(body)
         async with ctx.runtime.store.tx() as tx:
             await GROUP_SNAPSHOTS.change(tx, kept, status=status)
-
-
-def _part(ctx: Context, whole: GroupSnapshot, volume: Volume) -> Snapshot:
-    return Snapshot(
-        id=ctx.runtime.world.new_id(),
-        project_id=whole.project_id,
-        user_id=whole.user_id,
-        volume_id=volume.id,
-        size=volume.size,
-        name=whole.name,
-        description=whole.description,
-        group_snapshot_id=whole.id,
-    )

@@ -21,6 +21,7 @@ class Snapshot(Record, kw_only=True, frozen=True):
     metadata: dict[str, str] = {}
     group_snapshot_id: str | None = None
     backend_id: str = ""
+    progress: str = ""  # as a hypervisor said it that helps
 
 
 SNAPSHOTS = Table(

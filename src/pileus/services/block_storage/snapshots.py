@@ -5,6 +5,7 @@ https://docs.openstack.org/api-ref/block-storage/v3/#volume-snapshots-snapshots
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -107,7 +108,7 @@ def view(ctx: Context, s: Snapshot, *, full: bool) -> dict[str, Any]:
     }
     if full:
         done = "100%" if s.status == states.AVAILABLE else "0%"
-        found["os-extended-snapshot-attributes:progress"] = done
+        found["os-extended-snapshot-attributes:progress"] = s.progress or done
         found["os-extended-snapshot-attributes:project_id"] = s.project_id
     if full and ctx.version >= (3, 14):
         found["group_snapshot_id"] = s.group_snapshot_id
@@ -149,7 +150,8 @@ class Snapshots(OfSnapshot):
         sorts={
             name: name
             for name in ("id", "name", "status", "created_at", "size", "volume_id", "user_id")
-        },
+        }
+        | {"display_name": "name"},
         colon_sort=True,
     )
 
@@ -284,7 +286,10 @@ class Snapshots(OfSnapshot):
                 else f"Provided snapshot status {body.status} not allowed for snapshot with status "
                 f"{snapshot.status}."
             )
-        await change(ctx, snapshot, status=body.status)
+        said = body.progress if body.progress is not UNSET else snapshot.progress
+        if said and not re.fullmatch(r"[0-9]{1,3}%?", said):
+            raise checks.wrong("progress", said, "It must be an integer or a percentage")
+        await change(ctx, snapshot, status=body.status, progress=said)
 
 
 def _forced(ctx: Context, body: CreateSnapshot) -> bool:

@@ -39,6 +39,7 @@ class Volume(Record, kw_only=True, frozen=True):
     encryption_key_id: str = ""
     passphrase: str = ""
     group_id: str | None = None
+    is_consistent: bool = False  # in a group that is known as a consistency group
     migration_status: str | None = None
     wanted_host: str = ""  # that a hint or an administrator named
 

@@ -312,4 +312,4 @@ async def _grouped(ctx: Context, body: CreateVolume, volume: Volume, kind: Volum
             f"Invalid input received: Invalid volume_type provided: {body.volume_type or None} "
             "(requested type must be supported by this group)."
         )
-    return _with(volume, group_id=found.id)
+    return _with(volume, group_id=found.id, is_consistent=found.is_consistent)

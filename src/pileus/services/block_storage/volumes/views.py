@@ -66,7 +66,7 @@ def _detail(
         "bootable": str(v.is_bootable).lower(),
         "encrypted": bool(v.encryption_key_id),
         "replication_status": None,
-        "consistencygroup_id": None,
+        "consistencygroup_id": v.group_id if v.is_consistent else None,
         "multiattach": v.is_multiattach,
         "attachments": [_attachment(ctx, a) for a in attached if a.status == ATTACHED],
     }
