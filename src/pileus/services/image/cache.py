@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pileus.kernel.faults import Invalid
+from pileus.kernel.faults import Fault, Invalid
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Record, Table
@@ -144,13 +144,22 @@ async def opened(runtime: Runtime, image: Image) -> Blob:
 
 
 async def fill(runtime: Runtime, key: str) -> None:
-    """Every queued image is in the cache; one that is gone is not queued any more."""
+    """Every queued image is in the cache; one that is gone is not queued any more.
+
+    One that can't be read holds up no other, and is tried again. Raises Unavailable, TooLarge then.
+    """
+    failed: Fault | None = None
     for row in await _rows(runtime):
         image = await IMAGES.find(runtime.store, row.id)
         if image is None:
             await drop(runtime, row)
         elif not row.is_cached:
-            await _fetch(runtime, row, image)
+            try:
+                await _fetch(runtime, row, image)
+            except Fault as e:
+                failed = e
+    if failed is not None:
+        raise failed
 
 
 async def _fetch(runtime: Runtime, row: CachedImage, image: Image) -> None:

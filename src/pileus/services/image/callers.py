@@ -12,6 +12,7 @@ from pileus.kernel.store import Match, Page
 
 from . import attributes
 from .contract import ImageQuery
+from .protections import Protections
 from .record import IMAGES, Image, scopes_of, target, visible
 
 
@@ -63,7 +64,11 @@ def _filters(wanted: ImageQuery) -> dict[str, Any]:
 
 
 async def described(
-    runtime: Runtime, caller: Caller, image_id: str, properties: dict[str, str]
+    runtime: Runtime,
+    protections: Protections,
+    caller: Caller,
+    image_id: str,
+    properties: dict[str, str],
 ) -> Image:
     """Raises NotFound, Forbidden, Invalid, TooLarge."""
     image = await permitted(runtime, caller, "modify_image", image_id)
@@ -71,6 +76,7 @@ async def described(
         attributes.check_name(name)
         attributes.check(name, value)
     attributes.check_numbers(image.tags, properties)
+    protections.check(caller, image.properties, properties)
     async with runtime.store.tx() as tx:
         image = await IMAGES.change(tx, await IMAGES.get(tx, image.id), properties=properties)
         await emit(tx, "image.update", image.owner, id=image.id, name=image.name)

@@ -102,7 +102,10 @@ class Keeping:
     async def describe(
         self, caller: Caller, image_id: str, properties: dict[str, str]
     ) -> ImageInfo:
-        return _info(await callers.described(self.runtime, caller, image_id, properties))
+        changed = await callers.described(
+            self.runtime, self.protections, caller, image_id, properties
+        )
+        return _info(changed)
 
     async def remove(self, caller: Caller, image_id: str) -> None:
         await callers.permitted(self.runtime, caller, "delete_image", image_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pileus.kernel.faults import Unavailable
 from pileus.services.image import SERVICE, cache
 from pileus.services.image.settings import ImageSettings
 from pileus.services.image.tests.given import URL, keeping, made, uploaded
@@ -110,3 +111,15 @@ async def test_pruning_drops_first_what_nobody_asked_for(limit: int, left: int) 
         pruned = (await admin.post(f"{CACHE}/prune")).json
         assert pruned == {"total_files_pruned": 2 - left, "total_bytes_pruned": 5 * (2 - left)}
         assert await cached(admin) == set(ids[2 - left :])
+
+
+@in_loop
+async def test_an_image_that_can_not_be_read_holds_up_no_other() -> None:
+    async with alone(SERVICE) as cloud:
+        client, admin = cloud.user("p"), cloud.user("a", "admin")
+        ids = sorted([(await uploaded(client))["id"] for _ in range(2)])
+        (cloud.runtime.data / "images" / ids[0]).unlink()
+        with pytest.raises(Unavailable):
+            await filled(cloud, admin, *ids)
+        assert await cached(admin) == {ids[1]}
+        assert (await admin.get(CACHE)).json["queued_images"] == [ids[0]]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pileus.kernel import quota
+from pileus.kernel.faults import Forbidden
 from pileus.services.identity.contract import IDENTITY, ProjectInfo
 from pileus.services.image import SERVICE
 from pileus.services.image.settings import ImageSettings
@@ -404,6 +405,8 @@ async def test_protected_properties_are_for_those_whom_the_operator_names(tmp_pa
         assert await _billed(admin, id, "remove") == 403
         change = {"op": "replace", "path": "/free", "value": "2"}
         assert (await patched(client, id, change)).json["free"] == "2"
+        with pytest.raises(Forbidden, match="x_billing_code"):  # nor by way of compute
+            await keeping(cloud).describe(cloud.tokens.known["member-of-p"], id, {"free": "3"})
 
 
 @in_loop
