@@ -134,9 +134,8 @@ async def wake_for_ports(runtime: Runtime, *ports: Port) -> None:
     bound = [p for p in ports if p.host]
     hosts = {p.host for p in bound}
     hosts |= await hosts_of_networks(store, {p.network_id for p in bound})
-    groups = sorted(
-        {g for p in bound for g in p.security_groups}
-    )  # nobody speaks as the others yet
+    # Nobody speaks as an unbound port yet: its address is told to its group's hosts with what they fetch next.
+    groups = sorted({g for p in bound for g in p.security_groups})
     if groups:
         page = Page({"remote_group_id": groups}, (("id", False),), limit=1 << 30)
         naming = await RULES.page(store, page, select=("security_group_id",))

@@ -320,3 +320,29 @@ def test_a_new_address_of_a_group_reaches_the_hosts_that_let_it_in() -> None:
         assert other["fixed_ips"][0]["ip_address"] in b.driver().applied.groups[0].members
 
     run(body)
+
+
+def test_a_new_port_that_no_guest_speaks_from_wakes_no_host() -> None:
+    """A thousand of them would ask, each, where all members of their group are."""
+
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network, _ = await api.network()
+        await b.boot("one", "guest", network["id"])
+        await b.settle()
+        await asyncio.sleep(0.2)  # what the boot hinted is done
+        agent = b.hosts._agents[0][1]
+        before = agent._asked
+        port = await api.make("port", network_id=network["id"])
+        await b.control.runtime.store.sync()
+        await asyncio.sleep(0.2)
+        assert agent._asked == before
+        await b.admin.put(f"/ports/{port['id']}", {"port": {"binding:host_id": "fake-1"}})
+        await b.control.runtime.store.sync()
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if agent._asked > before:
+                return
+        raise AssertionError("the host of a bound port was not woken")
+
+    run(body)
