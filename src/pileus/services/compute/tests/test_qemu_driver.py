@@ -543,7 +543,7 @@ def test_a_guest_writes_to_its_volume_sees_it_grow_and_survives_its_servers_deat
         await driver.plug_volume(spec.id, volume)
         write = "echo it was {} | sudo dd of=/dev/vdb bs=512 conv=sync oflag=direct; echo did {}"
         look = "cd /sys/block/vdb; echo $(cat serial)-$(cat size)-"
-        await on_console(driver, spec.id, write.format("first", "wr''ite"), look)
+        await on_console(driver, spec.id, write.format("first", "wr''ite"), look, "exit")
         await shown(driver, spec.id, f"{volume.volume_id[:20]}-{2 << 20}-")
         await shown(driver, spec.id, "did write")
         here = await store.served(volumes, volume.volume_id)
@@ -551,7 +551,7 @@ def test_a_guest_writes_to_its_volume_sees_it_grow_and_survives_its_servers_deat
         assert is_plain == (kind != "encrypted")
         for pid in running_below(store.state / "volumes" / volume.volume_id).values():
             os.kill(pid, 9)
-        await on_console(driver, spec.id, write.format("again", "wr''ite ag''ain"))
+        await on_console(driver, spec.id, write.format("again", "wr''ite ag''ain"), "exit")
         await shown(driver, spec.id, "did write again")
         await volumes.extend(volume.volume_id, 2)
         larger = await store.served(volumes, volume.volume_id, kind == "elsewhere")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pileus.host import files, handover
+from pileus.host import files, handover, qcow2
 from pileus.host.process import Limits, ProcessFailed, as_user, run
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.world import World
@@ -78,10 +78,10 @@ class Layers:
         files.sync_file(self.path(layer))
         files.sync_folder(self.folder)
 
-    async def lay_over(self, layer: Layer, behind: Layer, cwd: Path) -> None:
+    def lay_over(self, layer: Layer, behind: Layer) -> None:
         """Make it a qcow2 that differs in nothing from what is behind it."""
-        options = ["-f", "qcow2", "-u", "-b", _seen_from(behind), "-F", behind.format]
-        await self._run(["create", "-q", *options, _seen_from(layer), str(LONGEST)], cwd)
+        qcow2.lay_over(self.path(layer), _seen_from(behind), behind.format, LONGEST)
+        self.settle(layer)
 
     async def encrypt(
         self, layer: Layer, size: int, passphrase: str, image: Layer | None, cwd: Path
