@@ -29,11 +29,13 @@ from pileus.services.block_storage.driver import (
     VolumeDriver,
 )
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
+from pileus.services.block_storage.drivers.file.layers import DEEPEST
 from pileus.services.block_storage.drivers.file.record import Kept
 from pileus.testing.drivers.volume import FREE, GIB, SUITE, Bench
 from pileus.testing.nbd import NbdClient, Refused
 from pileus.testing.shelf import shelf
 
+DEBIAN_PACKAGES = storage_daemon.DEBIAN_PACKAGES
 KIB, MIB = 1 << 10, 1 << 20
 
 pytestmark = [
@@ -310,6 +312,23 @@ def test_a_copy_cannot_become_encrypted(bench: Bench) -> None:
             copy = bench.spec(OfVolume(volume_id=volume_id))
             with pytest.raises(Invalid, match="not encrypted"):
                 await driver.create(msgspec.structs.replace(copy, passphrase="x"))
+
+    asyncio.run(ask())
+
+
+def test_a_volume_that_stands_on_too_much_says_so_and_a_restored_one_stands_on_nothing(
+    bench: Bench,
+) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"content")
+            for n in range(DEEPEST - 1):
+                await driver.snapshot(volume_id, str(n))
+            assert await read(driver, volume_id, 7) == b"content"
+            with pytest.raises(Conflict, match="stands on 200"):
+                await driver.snapshot(volume_id, "more")
+            await driver.receive(volume_id, bench.shelf.offer(b"restored"), 8)
+            await driver.snapshot(volume_id, "more")
 
     asyncio.run(ask())
 

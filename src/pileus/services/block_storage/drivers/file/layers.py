@@ -20,6 +20,7 @@ from .record import GIB, Chain, Layer
 
 FOLDER = "layers"
 LONGEST = (1 << 44) - 4096  # bytes: ext4 has no longer file; volumes have this room to grow in
+DEEPEST = 200  # layers of a chain, each of them an open file of every daemon that serves it
 # Glance's names of formats that a volume can be sent in, and what qemu-img makes of each.
 FORMATS = {
     "raw": "raw",
@@ -152,6 +153,15 @@ def laid_over(layer: Layer) -> dict[str, Any]:
 
 def _seen_from(layer: Layer) -> str:
     return f"{_UP}/{layer.name}"
+
+
+def check_depth(chain: Chain) -> None:
+    """Raises Conflict."""
+    if len(chain) >= DEEPEST:
+        text = (
+            f"The volume stands on {len(chain)} snapshots and copies, and no more can be made of it"
+        )
+        raise Conflict(f"{text}; a backup of it, restored, stands on nothing.")
 
 
 def check_size(size_gib: int) -> None:
