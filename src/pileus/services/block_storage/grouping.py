@@ -13,6 +13,7 @@ from .agent_contract import VOLUME_HOST
 from .group import GROUP_SNAPSHOTS, GROUPS, Group, GroupSnapshot
 from .snapshot import SNAPSHOTS, Snapshot, backend_name, count_of
 from .volume import VOLUMES, Volume, backend_of
+from .volumes.creation import inherited
 from .volumes.sagas import CREATE
 
 
@@ -134,9 +135,8 @@ async def _member(
         name=original.name,
         group_id=group.id,
         is_consistent=group.is_consistent,
-        is_bootable=original.is_bootable,
         is_multiattach=original.is_multiattach,
-        image_metadata=original.image_metadata,
+        **inherited(original),
         snapshot_id=snapshot.id if snapshot else None,
         source_volid=None if snapshot else original.id,
     )

@@ -20,7 +20,7 @@ from .snapshot import SNAPSHOTS, Snapshot, backend_name, count_of
 from .snapshots import check_source
 from .volume import VOLUMES, Volume, backend_of
 from .volume_type import VOLUME_TYPES, VolumeType, default_type
-from .volumes.creation import check_image_fits, image_metadata
+from .volumes.creation import check_image_fits, image_metadata, inherited, secured
 from .volumes.sagas import CREATE, DELETE, check_image
 
 
@@ -84,6 +84,7 @@ class Volumes:
         volume = msgspec.structs.replace(
             volume, volume_type_id=kind.id, is_multiattach=kind.wants("multiattach")
         )
+        volume = secured(runtime, volume, kind)
         async with runtime.store.tx() as tx:
             if await VOLUMES.find(tx, wanted.id) is not None:
                 return
@@ -119,9 +120,7 @@ class Volumes:
             volume = _with(volume, source_volid=origin.id, size=wanted.size or origin.size)
         if not wanted.volume_type:
             kind = await VOLUME_TYPES.get(self.runtime.store, origin.volume_type_id)
-        return _with(
-            volume, is_bootable=origin.is_bootable, image_metadata=origin.image_metadata
-        ), kind
+        return _with(volume, **inherited(origin)), kind
 
     async def _type(self, caller: Caller, asked: str) -> VolumeType:
         store = self.runtime.store

@@ -163,24 +163,26 @@ class TypeEncryption(OfType):
         await refuse_in_use(ctx, kind, "the encryption")
         empty = Encryption(encryption_id=ctx.runtime.world.new_id(), provider="")
         kind = await change(ctx, kind, encryption=_with(empty, body))
-        return {"encryption": {**self._view(kind)}}
+        kept = msgspec.to_builtins(kind.encryption)
+        return {"encryption": {**kept, "volume_type_id": kind.id}}
 
     @operation("PUT", PATH + "/encryption/{encryption_id}", _ENCRYPTION + "update")
     async def update(
         self, ctx: Context, kind: VolumeType, encryption_id: str, body: EncryptionBody
     ) -> dict[str, Any]:
         await refuse_in_use(ctx, kind, "the encryption")
-        await change(ctx, kind, encryption=_with(self._there(kind, encryption_id), body))
+        await change(ctx, kind, encryption=_with(self._there(kind), body))
         return {"encryption": ctx.document["encryption"]}
 
     @operation("DELETE", PATH + "/encryption/{encryption_id}", _ENCRYPTION + "delete", status=202)
     async def delete(self, ctx: Context, kind: VolumeType, encryption_id: str) -> None:
-        self._there(kind, encryption_id)
+        self._there(kind)
         await refuse_in_use(ctx, kind, "the encryption")
         await change(ctx, kind, encryption=None)
 
-    def _there(self, kind: VolumeType, encryption_id: str) -> Encryption:
-        if kind.encryption is None or kind.encryption.encryption_id != encryption_id:
+    def _there(self, kind: VolumeType) -> Encryption:
+        """The type's; there is one, whatever a path calls it."""
+        if kind.encryption is None:
             raise self._missing(kind)
         return kind.encryption
 

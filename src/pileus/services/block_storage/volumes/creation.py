@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, OverQuota
 from pileus.kernel.quota import limit_of
 from pileus.kernel.resources import Context
+from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import IGNORE, Body, Extra, since
 from pileus.services.image.contract import IMAGES, ImageInfo, ImageQuery
 
@@ -49,9 +50,10 @@ class CreateVolume(Body):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What a new volume is a copy of; at most one of them."""
+    """What a new volume is a copy of; at most one of them, and `of` is the volume of its snapshot."""
 
     snapshot: Snapshot | None = None
+    of: Volume | None = None
     volume: Volume | None = None
     image: ImageInfo | None = None
     backup: Backup | None = None
@@ -97,10 +99,16 @@ async def asked(ctx: Context, body: CreateVolume) -> Volume:
         wanted_host=await _hinted(ctx),
         **checks.changed(body, "name", "description"),
     )
-    if kind.encryption is not None:
-        secret = f"{ctx.runtime.world.random.getrandbits(256):064x}"
-        volume = _with(volume, encryption_key_id=ctx.runtime.world.new_id(), passphrase=secret)
-    return await _grouped(ctx, body, _copied(volume, origin), kind)
+    volume = secured(ctx.runtime, _copied(volume, origin), kind)
+    return await _grouped(ctx, body, volume, kind)
+
+
+def secured(runtime: Runtime, volume: Volume, kind: VolumeType) -> Volume:
+    """With a key, where its type asks for one; a copy has its source's."""
+    if kind.encryption is None or volume.passphrase:
+        return volume
+    secret = f"{runtime.world.random.getrandbits(256):064x}"
+    return _with(volume, encryption_key_id=runtime.world.new_id(), passphrase=secret)
 
 
 def _with(volume: Volume, **changes: Any) -> Volume:
@@ -110,9 +118,9 @@ def _with(volume: Volume, **changes: Any) -> Volume:
 def _copied(volume: Volume, origin: Origin) -> Volume:
     """What a copy inherits."""
     if origin.volume is not None:
-        return _with(volume, source_volid=origin.volume.id, **_inherited(origin.volume))
-    if origin.snapshot is not None:
-        return _with(volume, snapshot_id=origin.snapshot.id)
+        return _with(volume, source_volid=origin.volume.id, **inherited(origin.volume))
+    if origin.snapshot is not None and origin.of is not None:
+        return _with(volume, snapshot_id=origin.snapshot.id, **inherited(origin.of))
     if origin.image is not None:
         return _with(
             volume,
@@ -125,7 +133,8 @@ def _copied(volume: Volume, origin: Origin) -> Volume:
     return volume
 
 
-def _inherited(source: Volume) -> dict[str, Any]:
+def inherited(source: Volume) -> dict[str, Any]:
+    """What a copy is that its source was."""
     return {
         "is_bootable": source.is_bootable,
         "image_metadata": source.image_metadata,
@@ -156,7 +165,8 @@ async def _origin(ctx: Context, body: CreateVolume) -> Origin:
         )
         if found is None or not ctx.allows("volume:get_snapshot", {"project_id": found.project_id}):
             raise NotFound(f"Snapshot {body.snapshot_id} could not be found.")
-        return Origin(snapshot=_usable_snapshot(found))
+        of = await VOLUMES.get(ctx.runtime.store, found.volume_id)
+        return Origin(snapshot=_usable_snapshot(found), of=of)
     if body.source_volid:
         volume = await VOLUMES.find(
             ctx.runtime.store, checks.uuid_of(body.source_volid, "source_volid")
@@ -212,9 +222,7 @@ async def _type(ctx: Context, body: CreateVolume, origin: Origin) -> VolumeType:
     """The one that is named, its source's, its image's, or the default."""
     if body.volume_type:
         return await type_named(ctx, body.volume_type)
-    source = origin.volume
-    if origin.snapshot is not None:
-        source = await VOLUMES.find(ctx.runtime.store, origin.snapshot.volume_id)
+    source = origin.volume or origin.of
     if source is not None:
         return await type_named(ctx, source.volume_type_id)
     if origin.image and (named := origin.image.properties.get("cinder_img_volume_type")):

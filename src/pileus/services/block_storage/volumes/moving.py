@@ -74,6 +74,9 @@ async def make_there(run: Run[Volume]) -> None:
 
 
 async def unmake_there(run: Run[Volume]) -> None:
+    """Unless it lies there by now, and what went wrong is only what it left behind."""
+    if run.record.host == run.becoming.host:
+        return
     there = await run.agent(VOLUME_HOST, on=run.becoming.host)
     await there.delete(backend_of(run.record))
 
@@ -96,7 +99,7 @@ async def drop_file(run: Run[Volume]) -> None:
 
 
 async def leave(run: Run[Volume]) -> Changes:
-    """What is left at the host that it came from goes."""
+    """What is left at the host that it came from goes; if that is down now, when it joins again."""
     volume = run.record
     if volume.wanted_host and volume.wanted_host != volume.host:
         here = await run.agent(VOLUME_HOST, on=volume.wanted_host)
@@ -105,12 +108,16 @@ async def leave(run: Run[Volume]) -> Changes:
     return {"wanted_host": "", "migration_status": "success", **changes}
 
 
+def _stayed(record: Volume, failure: object) -> Changes:
+    return {"wanted_host": "", "migration_status": "error"}
+
+
 _MOVE = (
     Step(make_there, unmake_there),
     Step(carry, drop_file, timeout_s=_COPY_S),
     Step(leave),
 )
-MIGRATE = Saga("volume.migrate", VOLUMES, VOLUME, "migrate", *_MOVE)
+MIGRATE = Saga("volume.migrate", VOLUMES, VOLUME, "migrate", *_MOVE, failed=_stayed)
 
 
 async def adopt(run: Run[Volume]) -> Changes:

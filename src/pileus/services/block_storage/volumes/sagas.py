@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.store import Table
 from pileus.services.image.contract import IMAGES, ImageInfo
 
-from .. import attaching, messages, pools, qos, tickets
+from .. import attaching, messages, pools, tickets
 from ..agent_contract import VOLUME_HOST, VolumeHost
 from ..backup import BACKUPS
 from ..driver import ImageBytes, OfSnapshot, OfVolume, Source, VolumeSpec
 from ..scheduling import Wanted, choose
 from ..snapshot import SNAPSHOTS, Snapshot, backend_name
 from ..states import ERROR_MANAGING, VOLUME
+from ..unmanaged import UNMANAGED
 from ..volume import VOLUMES, Volume, backend_of
 from ..volume_type import VOLUME_TYPES
 
@@ -128,17 +132,19 @@ def _homeless(record: Volume, failure: object) -> Changes:
 
 
 async def remove_snapshots(run: Run[Volume]) -> None:
-    """Those that go with it."""
-    store = run.runtime.store
-    for snapshot in await SNAPSHOTS.all(store, volume_id=run.record.id):
-        if run.record.host:
-            host = await at_host(run)
-            await host.delete_snapshot(backend_of(run.record), backend_name(snapshot))
-        async with store.tx() as tx:
-            found = await SNAPSHOTS.find(tx, snapshot.id)
-            if found is not None:
-                await SNAPSHOTS.delete(tx, found)
-                await emit(tx, "snapshot.delete.end", found.project_id, id=found.id)
+    """Those that go with it, and those that nobody manages any more."""
+    store, volume = run.runtime.store, run.record
+    tables: dict[str, Table[Any]] = {"volume_id": SNAPSHOTS, "of": UNMANAGED}
+    for column, table in tables.items():
+        for one in await table.all(store, **{column: volume.id}):
+            if volume.host:
+                name = getattr(one, "backend_id", "") or one.id
+                await (await at_host(run)).delete_snapshot(backend_of(volume), name)
+            async with store.tx() as tx:
+                found = await table.find(tx, one.id)
+                if found is not None:
+                    await table.delete(tx, found)
+                    await emit(tx, "snapshot.delete.end", volume.project_id, id=one.id)
 
 
 async def remove(run: Run[Volume]) -> None:
@@ -171,12 +177,15 @@ async def turn_back(run: Run[Volume]) -> None:
 
 
 async def change_type(run: Run[Volume]) -> Changes:
-    """Its limits are those of the new type's at the next connection."""
     kind = await VOLUME_TYPES.get(run.runtime.store, run.becoming.volume_type_id)
     if run.becoming.is_multiattach != kind.wants("multiattach"):
         raise Conflict(f"Volume type {kind.name} has changed meanwhile.")
-    await qos.limits_of(run.runtime.store, kind.id)
     return {"volume_type_id": kind.id, "is_multiattach": run.becoming.is_multiattach}
+
+
+async def limit_anew(run: Run[Volume]) -> None:
+    """Whom it is served to, it is with the new type's limits."""
+    await attaching.serve_again(run.runtime, run.record)
 
 
 async def overwrite(run: Run[Volume]) -> Changes:
@@ -210,7 +219,7 @@ DELETE = Saga(
 )
 EXTEND = Saga("volume.resize", VOLUMES, VOLUME, "extend", Step(grow, tell_extend))
 REVERT = Saga("volume.revert", VOLUMES, VOLUME, "revert", Step(turn_back))
-RETYPE = Saga("volume.retype", VOLUMES, VOLUME, "retype", Step(change_type))
+RETYPE = Saga("volume.retype", VOLUMES, VOLUME, "retype", Step(change_type), Step(limit_anew))
 REIMAGE = Saga("volume.reimage", VOLUMES, VOLUME, "reimage", Step(overwrite, timeout_s=_COPIES_S))
 
 
