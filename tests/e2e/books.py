@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-Get = Callable[[str, str], Any]  # a service's type, a path: the decoded answer
+Get = Callable[[str, str], Awaitable[Any]]  # a service's type, a path: the decoded answer
 Row = dict[str, Any]
 Guests = dict[tuple[str, str], Row]  # host and id of the server
 _OVER = ("finished", "confirmed", "reverted", "completed", "done", "failed", "cancelled", "error")
@@ -33,7 +33,7 @@ class Told:
     images: list[Row]
     migrations: list[Row]
     providers: dict[str, dict[str, Any]]  # name of the host -> consumer -> resources
-    limits: Row
+    limits: Row  # of a project that has all servers
     wrong: list[str]  # what `pileus status` says
 
     @property
@@ -45,26 +45,27 @@ class Told:
         return found
 
 
-def read(get: Get) -> Told:
+async def read(get: Get) -> Told:
     providers = {}
-    for row in get("placement", "/resource_providers")["resource_providers"]:
-        held = get("placement", f"/resource_providers/{row['uuid']}/allocations")["allocations"]
-        providers[row["name"]] = {id: one["resources"] for id, one in held.items()}
+    for row in (await get("placement", "/resource_providers"))["resource_providers"]:
+        held = await get("placement", f"/resource_providers/{row['uuid']}/allocations")
+        providers[row["name"]] = {id: one["resources"] for id, one in held["allocations"].items()}
     return Told(
-        servers=servers(get),
-        ports=get("network", "/v2.0/ports")["ports"],
-        images=get("image", "/v2/images?limit=1000")["images"],
-        migrations=get("compute", "/os-migrations?limit=1000")["migrations"],
+        servers=await servers(get),
+        ports=(await get("network", "/v2.0/ports"))["ports"],
+        images=(await get("image", "/v2/images?limit=1000"))["images"],
+        migrations=(await get("compute", "/os-migrations?limit=1000"))["migrations"],
         providers=providers,
-        limits=get("compute", "/limits")["limits"]["absolute"],
-        wrong=get("", "/status")["wrong"],
+        limits=(await get("compute", "/limits"))["limits"]["absolute"],
+        wrong=(await get("", "/status"))["wrong"],
     )
 
 
-def servers(get: Get) -> dict[str, Row]:
-    """Those that were deleted and are kept as well."""
-    rows = get("compute", "/servers/detail?limit=1000")["servers"]
-    rows += get("compute", "/servers/detail?limit=1000&status=SOFT_DELETED")["servers"]
+async def servers(get: Get) -> dict[str, Row]:
+    """Those of all projects; what was deleted and is kept as well."""
+    path = "/servers/detail?all_tenants=1&limit=1000"
+    rows = (await get("compute", path))["servers"]
+    rows += (await get("compute", path + "&status=SOFT_DELETED"))["servers"]
     return {row["id"]: row for row in rows}
 
 
@@ -134,9 +135,8 @@ def _ports(told: Told) -> list[str]:
             continue
         host = server[_HOST] or ""
         if port["binding:host_id"] != host:
-            text = (
-                f"port {port['id']} is bound to {port['binding:host_id']!r}, its server to {host!r}"
-            )
+            where, what = port["binding:host_id"], f"{server['status']} server {server['id']}"
+            text = f"port {port['id']} is bound to {where!r}, its {what} to {host!r}"
             found.append(text)
         if any("migrating_to" in port[key] for key in port if key == "binding:profile"):
             found.append(f"port {port['id']} is still moving: {port['binding:profile']}")
@@ -174,7 +174,7 @@ def _usage(told: Told) -> list[str]:
     return [
         f"{name} is {told.limits[name]}, counted {n}"
         for name, n in wanted.items()
-        if told.limits[name] != n
+        if told.limits.get(name, n) != n
     ]
 
 

@@ -12,9 +12,10 @@ import random
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,9 +31,9 @@ from tests.e2e.guests import forget
 from tests.e2e.sweep import Scope, sweep
 
 SETTLE_S = 90
-# How much is asked in a round, and the seconds in which the kill falls. Real guests take longer, and two processors are
-# soon busy.
-ROUNDS = {"fake": (14, 0.5), "container": (4, 1.5), "qemu": (2, 4.0)}
+# How much is asked in a round, and the seconds in which the kill falls: after one of the deeds, or, as real guests take
+# longer and two processors are soon busy, after the first.
+ROUNDS = {"fake": (14, 0.15), "container": (4, 1.5), "qemu": (2, 4.0)}
 ROOM = 14  # servers of pretence: with more, some are deleted
 # Both are off by default: a shelved guest leaves its host at once, what is deleted is gone.
 KEEPING = ("--set", "compute.reclaim_s=3600", "--set", "compute.shelved_offload_s=3600")
@@ -117,7 +118,7 @@ class Killer:
     ) -> None:
         self.victims, self.driver, self.outside, self.keeps = victims, driver, outside, keeps
         self.random = random.Random(seed)
-        self.ledger = Ledger()
+        self.ledger, self.tried = Ledger(), Counter[str]()
         self.client = victims.cloud.client()
         self.rows: dict[str, Row] = {}
         self.create_body: dict[str, Any] = {}
@@ -125,6 +126,9 @@ class Killer:
     def get(self, service: str, path: str) -> Any:
         base = self.client.catalog[service] if service else self.victims.cloud.url
         return self.client.send("GET", base.rstrip("/") + path, None, MICROVERSION).json
+
+    async def fetch(self, service: str, path: str) -> Any:
+        return self.get(service, path)
 
     def compute(self, method: str, path: str, body: object = None) -> Any:
         url = self.client.catalog["compute"].rstrip("/") + path
@@ -160,31 +164,35 @@ class Killer:
     # -- a round -----------------------------------------------------------------------------------
 
     def round(self) -> None:
-        """Ask for this and that until the kill falls, then start again."""
+        """Ask for this and that until the kill falls, a moment after so many deeds; then start again."""
         count, window_s = ROUNDS[self.driver]
-        moment = self.random.uniform(0.0, window_s)
+        work = self._real_work(count) if self.outside else self._work(count)
+        moment, first = self.random.uniform(0.0, window_s), self.random.randint(0, len(work))
         kill = threading.Timer(moment, self.victims.kill, [random.Random(self.random.random())])
-        kill.start()
         with suppress(Unreachable):  # the kill fell; what was not answered is not acknowledged
-            self._ask(count)
+            for n, do in enumerate(work):
+                if n == first or (n == 0 and self.outside):
+                    kill.start()
+                do()
+        if kill.ident is None:
+            kill.start()
         kill.join()
         self.ledger.kills += 1
         self.victims.again()
 
-    def _ask(self, count: int) -> None:
-        if self.driver != "fake":
-            for _ in range(count):
-                self._create(1)
-                if self.random.random() < 0.4:
-                    self._delete_any()
-            return
+    def _real_work(self, count: int) -> list[Callable[[], None]]:
+        deletes = [self._delete_any for _ in range(count) if self.random.random() < 0.4]
+        return [partial(self._create, 1) for _ in range(count)] + deletes
+
+    def _work(self, count: int) -> list[Callable[[], None]]:
+        """As many deeds, each on a server of its own; some servers come and some go."""
+        ids = self.random.sample(sorted(self.rows), min(count, len(self.rows)))
+        work: list[Callable[[], None]] = [partial(self._do_to, self.rows[id]) for id in ids]
         if len(self.rows) < ROOM:
-            self._create(1)
-            self._create(self.random.randint(2, 3))
-        for _ in range(len(self.rows) - ROOM):
-            self._delete_any()
-        for id in self.random.sample(sorted(self.rows), min(count, len(self.rows))):
-            self._do_to(self.rows[id])
+            work += [partial(self._create, 1), partial(self._create, self.random.randint(2, 3))]
+        work += [self._delete_any] * (len(self.rows) - ROOM)
+        self.random.shuffle(work)
+        return work
 
     def _create(self, count: int) -> None:
         body = {**self.create_body, "max_count": count}
@@ -214,12 +222,13 @@ class Killer:
             self.ledger.deleted.add(id)
 
     def _do_to(self, row: Row) -> None:
-        """Of what its status allows, what was done least so far."""
+        """Of what its status allows, what was tried least so far."""
         fits = [deed for deed in DEEDS if row["status"] in deed.statuses]
         self.random.shuffle(fits)
-        deed = min(fits, key=lambda deed: self.ledger.done[deed.name], default=None)
+        deed = min(fits, key=lambda deed: self.tried[deed.name], default=None)
         if deed is None or row["id"] in self.ledger.deleted | self.ledger.doubtful:
             return
+        self.tried[deed.name] += 1
         if deed.name in (DELETE, FORCE_DELETE):
             self._delete(row["id"], deed.name)
         else:
@@ -241,7 +250,7 @@ class Killer:
         clock = Clock()
         deadline = clock.monotonic() + SETTLE_S
         while True:
-            self.rows = books.servers(self.get)
+            self.rows = await books.servers(self.fetch)
             busy = {
                 id: (row["status"], row["OS-EXT-STS:task_state"])
                 for id, row in self.rows.items()
@@ -277,7 +286,7 @@ class Killer:
     async def _compared(self) -> list[str]:
         """Hosts follow the API at a small distance."""
         for _ in range(200):
-            told = books.read(self.get)
+            told = await books.read(self.fetch)
             found = books.differences(told) + books.files(self.victims.images, told)
             if self.driver == "fake":
                 found += books.strange_guests(books.pretended(self.victims.hosts), told)

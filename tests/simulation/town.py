@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pileus.kernel.agents import Agents
 from pileus.kernel.bus import Exchange, MemoryBus, Mishaps
-from pileus.kernel.faults import Fault
+from pileus.kernel.faults import Fault, Unavailable
 from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Runtime
@@ -101,11 +101,26 @@ class Town:
 
     async def start_host(self, name: str) -> None:
         node = self._new_node(name)
-        host = HostRuntime(self.world, node.agents, name, self.folder / name, "fake", URL)
+        host = HostRuntime(
+            self.world,
+            node.agents,
+            name,
+            self.folder / name,
+            "fake",
+            URL,
+            deliver=self._deliver,
+        )
         host.state.mkdir(exist_ok=True)
         node.hosts = Hosts([host], self.services)
         await node.bus.start()
         await self.inside(name, node.hosts.start())
+
+    async def _deliver(self, path: str, data: bytes) -> None:
+        """Bytes from a host. Raises Unavailable where control dies or is dead."""
+        try:
+            await self.client().deliver(path, data)
+        except ConnectionLost:
+            raise Unavailable("control has died") from None
 
     async def kill(self, name: str) -> None:
         """At once, whatever it is doing."""
