@@ -26,7 +26,7 @@ class Things:
     ports: dict[str, list[str]] = field(default_factory=dict)  # of each server
 
 
-Ask = Callable[[Row, Things], list[Request]]
+Ask = Callable[[Row, Things], list[Request]]  # nothing where it can't be asked for
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ def _rebuild(row: Row, things: Things) -> list[Request]:
 
 def _evacuate(row: Row, things: Things) -> list[Request]:
     """Its host is said to be lost meanwhile, and is not."""
-    service = f"/os-services/{things.hosts[row['OS-EXT-SRV-ATTR:host']]}"
+    host = row["OS-EXT-SRV-ATTR:host"]
+    if host not in things.hosts:
+        return []
+    service = f"/os-services/{things.hosts[host]}"
     return [
         ("PUT", service, {"forced_down": True}),
         _action(row, "evacuate", {}),

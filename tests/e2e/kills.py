@@ -167,11 +167,12 @@ class Killer:
         """Ask for this and that until the kill falls, a moment after so many deeds; then start again."""
         count, window_s = ROUNDS[self.driver]
         work = self._real_work(count) if self.outside else self._work(count)
-        moment, first = self.random.uniform(0.0, window_s), self.random.randint(0, len(work))
+        moment = self.random.uniform(0.0, window_s)
+        first = 0 if self.outside else self.random.randint(0, len(work))
         kill = threading.Timer(moment, self.victims.kill, [random.Random(self.random.random())])
         with suppress(Unreachable):  # the kill fell; what was not answered is not acknowledged
             for n, do in enumerate(work):
-                if n == first or (n == 0 and self.outside):
+                if n == first:
                     kill.start()
                 do()
         if kill.ident is None:
@@ -223,7 +224,8 @@ class Killer:
 
     def _do_to(self, row: Row) -> None:
         """Of what its status allows, what was tried least so far."""
-        fits = [deed for deed in DEEDS if row["status"] in deed.statuses]
+        status, things = row["status"], self.things
+        fits = [deed for deed in DEEDS if status in deed.statuses and deed.asks(row, things)]
         self.random.shuffle(fits)
         deed = min(fits, key=lambda deed: self.tried[deed.name], default=None)
         if deed is None or row["id"] in self.ledger.deleted | self.ledger.doubtful:

@@ -112,9 +112,7 @@ class User:
         if deed.name == EVACUATE or deed.name.startswith("detach"):
             told = await books.read(getter(self.admin))
             things.ports, things.hosts = told.ports_of, await hosts(self.admin)
-            row = told.servers.get(row["id"])
-            if row is None or row["OS-EXT-SRV-ATTR:host"] not in things.hosts:
-                return
+            row = told.servers.get(row["id"], {**row, "OS-EXT-SRV-ATTR:host": None})
         for method, path, body in deed.asks(row, things):
             url = BASES["compute"] + path
             reply = await client.request(method, url, body, headers=MICROVERSION)
