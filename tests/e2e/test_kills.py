@@ -17,7 +17,7 @@ def test_a_cloud_killed_whatever_its_servers_are_asked_for_loses_and_leaves_noth
 
 
 def test_a_control_and_a_host_killed_by_turns_lose_and_leave_nothing(tmp_path: Path) -> None:
-    ledger = survive(tmp_path / "clouds", seed=4, rounds=4, apart=True)
+    ledger = survive(tmp_path, seed=4, rounds=4, apart=True)
     assert ledger.kills == 4 and ledger.created
 
 
