@@ -21,7 +21,7 @@ from .port import ACTIVE, PORTS
 from .port_forwarding import PORT_FORWARDINGS, PortForwarding, forwarding_view
 from .ports.operations import Ports
 from .refusals import bad_input
-from .resource import hold, kept_by, listing, projected
+from .resource import hold, kept_by, listing
 from .router import ROUTERS
 from .wiring import wake
 
@@ -67,9 +67,6 @@ class PortForwardings(
 
     def view(self, ctx: Context, record: PortForwarding) -> dict[str, Any]:
         return forwarding_view(record)
-
-    def shown(self, ctx: Context, record: PortForwarding) -> dict[str, Any]:
-        return projected(ctx, forwarding_view(record))
 
     async def checked(
         self, ctx: Context, given: dict[str, Any], old: PortForwarding | None

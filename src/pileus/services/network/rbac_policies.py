@@ -24,7 +24,7 @@ from .port import PORTS
 from .qos.policies import Policies
 from .rbac_policy import EVERYBODY, EXTERNAL, RBAC_POLICIES, SHARED, RbacPolicy, shown_to
 from .refusals import bad_input
-from .resource import OWNER, NetworkResource, hold, kept_by, projected, sees_all
+from .resource import OWNER, NetworkResource, hold, kept_by, sees_all
 from .router import ROUTERS
 from .security_group import RULES
 from .security_groups.operations import SecurityGroups
@@ -115,9 +115,6 @@ class RbacPolicies(
             "project_id": owner,
             "tenant_id": owner,
         }
-
-    def shown(self, ctx: Context, record: RbacPolicy) -> dict[str, Any]:
-        return projected(ctx, self.view(ctx, record))
 
     def wish(self, owner: str, body: Any) -> Mapping[str, object]:
         target = _target(body.given())

@@ -141,19 +141,25 @@ class NetworkResource(Resource[N]):
     def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
         return self.best_target(ctx)
 
-    def shown(self, ctx: Context, record: N) -> dict[str, Any]:
-        """The attributes that the caller may see and asked for."""
+    def shown(
+        self, ctx: Context, record: N, judged: dict[tuple[object, ...], list[str]]
+    ) -> dict[str, Any]:
+        """The attributes that the caller may see and asked for. `judged`: what was found of targets alike."""
         view = self.view(ctx, record)
         if self.hidden:
             target = self.target(ctx, record)
-            for name in self.hidden:
-                if not ctx.allows(f"get_{self.noun}:{name}", target):
-                    view.pop(name, None)
+            key = tuple(target.values())
+            if key not in judged:
+                rules = {n: f"get_{self.noun}:{n}" for n in self.hidden}
+                judged[key] = [n for n, rule in rules.items() if not ctx.allows(rule, target)]
+            for name in judged[key]:
+                view.pop(name, None)
         return projected(ctx, view)
 
     async def rendered(self, ctx: Context, records: Sequence[N]) -> list[dict[str, Any]]:
         """Their views; for nouns that show something of others, fetched together."""
-        return [self.shown(ctx, r) for r in records]
+        judged: dict[tuple[object, ...], list[str]] = {}
+        return [self.shown(ctx, r, judged) for r in records]
 
     async def one(self, ctx: Context, record: N) -> dict[str, Any]:
         return {self.root or self.noun: (await self.rendered(ctx, [record]))[0]}
