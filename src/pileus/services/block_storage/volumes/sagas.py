@@ -177,14 +177,15 @@ async def turn_back(run: Run[Volume]) -> None:
 
 
 async def change_type(run: Run[Volume]) -> Changes:
+    """Whom it is served to, it is with the new type's limits."""
     kind = await VOLUME_TYPES.get(run.runtime.store, run.becoming.volume_type_id)
     if run.becoming.is_multiattach != kind.wants("multiattach"):
         raise Conflict(f"Volume type {kind.name} has changed meanwhile.")
+    await attaching.serve_again(run.runtime, becoming(run.record, volume_type_id=kind.id))
     return {"volume_type_id": kind.id, "is_multiattach": run.becoming.is_multiattach}
 
 
-async def limit_anew(run: Run[Volume]) -> None:
-    """Whom it is served to, it is with the new type's limits."""
+async def limit_as_before(run: Run[Volume]) -> None:
     await attaching.serve_again(run.runtime, run.record)
 
 
@@ -219,7 +220,7 @@ DELETE = Saga(
 )
 EXTEND = Saga("volume.resize", VOLUMES, VOLUME, "extend", Step(grow, tell_extend))
 REVERT = Saga("volume.revert", VOLUMES, VOLUME, "revert", Step(turn_back))
-RETYPE = Saga("volume.retype", VOLUMES, VOLUME, "retype", Step(change_type), Step(limit_anew))
+RETYPE = Saga("volume.retype", VOLUMES, VOLUME, "retype", Step(change_type, limit_as_before))
 REIMAGE = Saga("volume.reimage", VOLUMES, VOLUME, "reimage", Step(overwrite, timeout_s=_COPIES_S))
 
 
