@@ -106,7 +106,7 @@ async def plug(emulator: Emulator, volume: NbdVolume, *, port: int = 0, boot: bo
         "serial": volume.id,
     }
     if boot:
-        properties["bootindex"] = 1
+        properties["bootindex"] = 0  # before the disks of the command line
     await emulator.add_device(properties, port)
 
 

@@ -368,10 +368,12 @@ class ContainerComputeDriver(ContainerResidents, Settled):
 
 
 def _check(spec: GuestSpec) -> None:
-    """Raise Invalid for what a container cannot be."""
+    """Raise Invalid, or Conflict, for what a container cannot be."""
     check_spec(spec)
     if not is_uuid(spec.id):
         raise Invalid(f"Guest id {spec.id!r} is not a UUID with dashes; a container needs one.")
+    if spec.volumes:
+        raise _no_volumes(spec.id)
     if spec.ephemeral_gib or spec.swap_mib:
         raise Invalid(
             f"Guest {spec.id} is a container: it has one disk and no swap; "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+
 from pileus.host import qemu_volumes
 from pileus.host.qemu import Emulator
 from pileus.host.qemu_memory import Layout
 from pileus.host.qemu_volumes import NbdVolume
-from pileus.services.compute.driver import GuestSpec, PluggedVolume
+from pileus.kernel.world import Clock
+from pileus.services.compute.driver import PluggedVolume
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 
 
@@ -32,13 +36,25 @@ def told(folder: GuestFolder, volume: PluggedVolume) -> NbdVolume:
 
 
 async def plug_all(
-    emulator: Emulator, folder: GuestFolder, spec: GuestSpec, saved: Layout | None
+    emulator: Emulator,
+    folder: GuestFolder,
+    volumes: tuple[PluggedVolume, ...],
+    saved: Layout | None,
+    boots: bool,
 ) -> None:
-    """Before a guest's first instruction: its firmware finds them, and may start from the first."""
-    is_root = not (spec.image or spec.root_gib)
-    for n, volume in enumerate(spec.volumes):
+    """Before a guest's first instruction: its firmware finds them, and starts from the first if it `boots` so."""
+    for n, volume in enumerate(volumes):
         port = saved.volumes.get(volume.volume_id, 0) if saved else 0
-        described = told(folder, volume)
-        await qemu_volumes.plug(emulator, described, port=port, boot=is_root and n == 0)
-    if spec.volumes and saved is None:
+        described = await asyncio.to_thread(told, folder, volume)
+        await qemu_volumes.plug(emulator, described, port=port, boot=boots and n == 0)
+    if saved is None:
         await emulator.execute("system_reset")  # the firmware is told in which order only then
+
+
+async def unplug(
+    emulator: Emulator, folder: GuestFolder, volume: PluggedVolume, clock: Clock
+) -> None:
+    """The guest has let go of it by then; its key is gone."""
+    described = await asyncio.to_thread(told, folder, volume)
+    await qemu_volumes.unplug(emulator, described, clock)
+    await asyncio.to_thread(shutil.rmtree, folder.path / described.keys, True)

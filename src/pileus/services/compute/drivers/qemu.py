@@ -188,8 +188,9 @@ class QemuComputeDriver(Travellers):
             check_settled(guest_id, resident.power_state)
             for volume in resident.spec.volumes:
                 if volume.volume_id == volume_id and resident.emulator:
-                    told = guest_volumes.told(resident.folder, volume)
-                    await qemu_volumes.unplug(resident.emulator, told, self._clock)
+                    await guest_volumes.unplug(
+                        resident.emulator, resident.folder, volume, self._clock
+                    )
             await self._rewrite(resident, volumes=unplugged(resident.spec, volume_id).volumes)
             return self._seen(resident)
 

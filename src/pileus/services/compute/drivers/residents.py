@@ -153,19 +153,27 @@ class Residents(Population[Resident]):
             await emulator.close()
             raise
         if spec.volumes:
-            await self._furnish(resident, saved)
+            boots = not (rescue or spec.image or spec.root_gib)
+            await self._furnish(resident, saved, boots)
 
-    async def _furnish(self, resident: Resident, saved: qemu_memory.Layout | None) -> None:
-        """Give a guest that stands still its volumes; one that has no memory to wait for goes on."""
+    async def _furnish(
+        self, resident: Resident, saved: qemu_memory.Layout | None, boots: bool
+    ) -> None:
+        """Give a guest that stands still its volumes; one that has no memory to wait for goes on.
+
+        `boots`: it starts from the first of them.
+        """
         emulator, spec = resident.emulator, resident.spec
         if emulator is None:
             raise Unavailable(f"Guest {spec.id} ended while it started.")
         try:
-            await guest_volumes.plug_all(emulator, resident.folder, spec, saved)
+            await guest_volumes.plug_all(emulator, resident.folder, spec.volumes, saved, boots)
             if saved is None:
                 await self._command(resident, "cont", RUNNING)
         except (Conflict, Unavailable):
             await self._power_off(resident, 0, drop=False)
+            if saved is not None:
+                resident.power_state = SUSPENDED
             raise
 
     async def _open_taps(self, nics: tuple[Nic, ...], opened: ExitStack) -> list[int]:
