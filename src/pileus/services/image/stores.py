@@ -137,13 +137,21 @@ class FileStore:
 
     async def receive(self, name: str, chunks: AsyncIterator[bytes], limit: int) -> _Received:
         path = self.incoming / name
-        writer = None
+        writer = writing = None
         try:
             writer = await asyncio.to_thread(_Writer, path)
-            async for data in _gathered(chunks, limit):
-                await asyncio.to_thread(writer.write, data)
+            async for data in _gathered(
+                chunks, limit
+            ):  # one piece comes in while another is hashed
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(asyncio.to_thread(writer.write, data))
+            if writing is not None:
+                await writing
             return _Received(self.folder, path, await asyncio.to_thread(writer.finish))
         except BaseException as e:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
             if writer is not None:
                 writer.file.close()
             with contextlib.suppress(OSError):  # a store that refuses this too is swept later
