@@ -167,11 +167,15 @@ class Backups(Resource[Backup]):
         return found
 
     async def _parent(self, ctx: Context, volume: Volume, body: CreateBackup) -> Backup | None:
-        """The newest backup that an incremental one stands on. Raises Invalid where there is none."""
+        """The caller's newest backup, which an incremental one stands on. Raises Invalid where there is none."""
         if not body.incremental or not checks.flag(body.incremental, "incremental"):
             return None
         page = Page(
-            {"volume_id": volume.id, "status": states.AVAILABLE},
+            {
+                "volume_id": volume.id,
+                "status": states.AVAILABLE,
+                "project_id": ctx.caller.project_id,
+            },
             limit=1,
         )
         found = await BACKUPS.list(ctx.runtime.store, page)
