@@ -228,7 +228,7 @@ class Killer:
         fits = [deed for deed in DEEDS if status in deed.statuses and deed.asks(row, things)]
         self.random.shuffle(fits)
         deed = min(fits, key=lambda deed: self.tried[deed.name], default=None)
-        if deed is None or row["id"] in self.ledger.deleted | self.ledger.doubtful:
+        if deed is None or row["id"] in self.ledger.deleted:
             return
         self.tried[deed.name] += 1
         if deed.name in (DELETE, FORCE_DELETE):
