@@ -159,18 +159,21 @@ class Visit:
         return max(1.0, spent - self.idle_ns * took) / len(asked) / 1_000
 
     def settled(self, newest: int) -> None:
-        """Returns when the newest are built. Raises SystemExit where a boot failed.
+        """Returns when the newest are built, a page after the other. Raises SystemExit where a boot failed.
 
         Asked by status, a cloud looks at all the servers of a project: that would be most of what is measured.
         """
-        path = f"/servers/detail?limit={newest}"
-        while True:
+        marker = ""
+        while newest > 0:
+            path = f"/servers/detail?limit={min(newest, LISTED)}{marker}"
             servers = self.bench.compute("GET", path).json["servers"]
             if failed := [s for s in servers if s["status"] == "ERROR"]:
                 raise SystemExit(f"a boot failed: {failed[0].get('fault')}")
-            if all(s["status"] != "BUILD" for s in servers):
-                return
-            time.sleep(newest / 1_000)
+            if any(s["status"] == "BUILD" for s in servers):
+                time.sleep(0.05)
+            else:
+                newest -= len(servers)
+                marker = f"&marker={servers[-1]['id']}"
 
 
 def cases(v: Visit) -> dict[str, tuple[int, Callable[[], Asked]]]:
