@@ -55,7 +55,7 @@ class Application:
         routes = self.routes.find(request.path.split("/"), values)
         method = request.method
         route = routes.get(method) or (routes.get("GET") if method == "HEAD" else None)
-        if route is None:
+        if route is None or (request.slash and route.service.strict and not route.is_public):
             self._unrouted(request, reply, routes)
         else:
             await _respond(self.runtime, route, request, reply, values)

@@ -131,6 +131,14 @@ async def test_a_slash_at_the_end_changes_nothing_and_parameters_keep_their_name
         assert reply.json == {"name": "bolt", "of": "engine"}
 
 
+async def test_a_strict_service_misses_an_id_behind_a_slash() -> None:
+    async with site() as (r, c):
+        r.services = (replace(SERVICE, strict=True),)
+        strict = Client(http.Application(r), c.headers)
+        assert (await strict.get("/toy/v1/things/")).status == 404
+        assert (await strict.get("/toy/v1/things")).status == 200
+
+
 async def test_the_projects_id_may_stand_in_the_path_where_it_is_optional() -> None:
     async with site() as (_, c):
         project = "a" * 32

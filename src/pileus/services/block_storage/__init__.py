@@ -42,6 +42,7 @@ SERVICE = Service(
     api="/v3",
     endpoint="/volume/v3",
     dialect=CINDER,
+    strict=True,
     description="Cinder Block Storage Service",
     versions=VERSIONS,
     aliases=("volumev3", "block-store"),

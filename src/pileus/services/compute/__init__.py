@@ -62,6 +62,7 @@ SERVICE = Service(
     api="/v2.1",
     endpoint="/compute/v2.1",
     dialect=NOVA,
+    strict=True,
     description="Nova Compute Service",
     versions=VERSIONS,
     resources=(

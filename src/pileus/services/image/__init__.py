@@ -36,6 +36,7 @@ SERVICE = Service(
     api="/v2",
     endpoint="/image",
     dialect=GLANCE,
+    strict=True,
     description="OpenStack Image",
     resources=(
         Versions,
