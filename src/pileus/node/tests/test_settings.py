@@ -35,7 +35,7 @@ def test_a_setting_is_converted_to_its_type_and_the_others_keep_their_defaults()
     ("word", "says"),
     [
         ("compute.resume_guests", "SERVICE.NAME=VALUE"),
-        ("computer.resume_guests=1", "no service 'computer'; there are compute"),
+        ("computer.resume_guests=1", "no service 'computer'; there are block-storage, compute"),
         ("compute.resume=1", "no setting 'resume'; it has default_zone"),
         ("compute.cpu_ratio=much", "Setting of compute"),
     ],

@@ -35,7 +35,6 @@ from pileus.testing.drivers.volume import FREE, GIB, SUITE, Bench
 from pileus.testing.nbd import NbdClient, Refused
 from pileus.testing.shelf import shelf
 
-DEBIAN_PACKAGES = storage_daemon.DEBIAN_PACKAGES
 KIB, MIB = 1 << 10, 1 << 20
 
 pytestmark = [
