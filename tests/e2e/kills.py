@@ -311,7 +311,7 @@ class Killer:
 
 
 @contextmanager
-def _together(
+def together(
     state: Path, driver: str, options: list[str], outside: Place | None
 ) -> Iterator[Victims]:
     near, more = ("127.0.0.1", []) if outside is None else (outside.near, outside.options)
@@ -347,7 +347,7 @@ def survive(
             roles = stack.enter_context(two_roles(state, control_options=options))
             victims: Victims = Apart(roles)
         else:
-            victims = stack.enter_context(_together(state, driver, options, outside))
+            victims = stack.enter_context(together(state, driver, options, outside))
         killer = Killer(victims, seed, driver, outside, keeps)
         killer.prepare()
         for _ in range(rounds):

@@ -11,7 +11,7 @@ import pytest
 from bench import measure
 from pileus.cli import background
 from pileus.kernel.world import Clock
-from tests.e2e.kills import Killer
+from tests.e2e.kills import Killer, together
 
 pytestmark = pytest.mark.slow
 BOOTS = 10_000
@@ -24,12 +24,11 @@ KEPT_FOR_MINUTES = "events"  # told to late listeners for ten minutes, whatever 
 
 def boot_and_delete(killer: Killer, count: int) -> None:
     client = killer.client
-    assert client is not None
     many = {**killer.create_body, "min_count": AT_ONCE, "max_count": AT_ONCE}
     for _ in range(count // AT_ONCE):
         client.call("POST", "compute", "/servers", {"server": many})
-        servers = asyncio.run(killer.settled()).values()
-        assert [s["status"] for s in servers] == ["ACTIVE"] * AT_ONCE
+        asyncio.run(killer.settled())
+        assert [s["status"] for s in killer.rows.values()] == ["ACTIVE"] * AT_ONCE
         asyncio.run(background.delete_servers(client, Clock()))
 
 
@@ -68,24 +67,25 @@ def living_rows(state: Path) -> int:
 def test_ten_thousand_boots_leave_memory_descriptors_and_rows_within_a_fifth(
     tmp_path: Path,
 ) -> None:
-    killer = Killer(tmp_path / "state", seed=1)
+    state = tmp_path / "state"
 
     def sizes(pids: list[int]) -> dict[str, float]:
-        rows = living_rows(tmp_path / "state")
         memory = measure.pss_mb(pids)
-        return {"memory in MB": memory, "descriptors": descriptors(pids), "rows": rows}
+        return {
+            "memory in MB": memory,
+            "descriptors": descriptors(pids),
+            "rows": living_rows(state),
+        }
 
-    try:
+    with together(state, "fake", [], None) as victims:
+        killer = Killer(victims, 1, "fake", None, keeps=False)
         killer.prepare()
         boot_and_delete(killer, WARM)
-        assert killer.cloud is not None
-        pids = measure.tree(killer.cloud.process.pid)
+        pids = measure.tree(victims.cloud.process.pid)
         before = sizes(pids)
         parts = cpu_of_parts(killer, pids)
         after = sizes(pids)
         killer.clear()
-    finally:
-        killer.end()
     grown = [what for what in before if after[what] > before[what] * TOLERANCE]
     assert not grown, f"{grown} grew: {before} became {after}"
     # Half again is what a busy neighbour costs; history that is waded through cost twice as much after 2,000.
