@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shlex
@@ -123,6 +124,7 @@ def _run(given: dict[str, Any], *, control: bool, host: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    gc.disable()  # until it is up: the modules and the declarations stay
     from pileus.kernel.faults import Invalid, Unavailable
     from pileus.node.run import Options, run
 

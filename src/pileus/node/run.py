@@ -154,7 +154,7 @@ class Node:
             else:
                 note(options)
                 await self._start_hosts(stack, agents)
-                self.is_up = True
+                self._up()
                 print(f"host {', '.join(self._names())} has joined in {self._age()} ms", flush=True)
                 await self.stop.wait()
 
@@ -187,10 +187,7 @@ class Node:
         async def ready() -> None:
             if self.is_host:
                 await self._start_hosts(stack, agents)
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(20_000, 20, 50)
-            self.is_up = True
+            self._up()
             print(f"ready {url_of(options)} in {self._age()} ms", flush=True)
 
         await server.run(self.stop, ready)
@@ -220,6 +217,14 @@ class Node:
             )
             for name in self._names()
         ]
+
+    def _up(self) -> None:
+        """What was made by now stays, so the collector, off since the command began, need not look at it."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        gc.enable()
+        self.is_up = True
 
     async def forget(self) -> None:
         """Removes guests, devices, namespaces and rules; the state folder is the caller's to remove."""
