@@ -119,7 +119,9 @@ async def come_back(run: Run[Server]) -> None:
 
 async def leave(run: Run[Server]) -> Changes:
     """A host that does not answer destroys the guest as soon as it hears that no server stands for it."""
-    changes: dict[str, Any] = {"power_state": SHUTDOWN, "vm_state": states.SHELVED}
+    changes: dict[str, Any] = {"vm_state": states.SHELVED}
+    if _leaves(run) or run.record.vm_state != states.SUSPENDED:  # whose memory stays too
+        changes["power_state"] = SHUTDOWN
     if run.becoming.snapshot is not None:
         changes["shelved_image"] = run.becoming.snapshot.image_id
         changes["kept_since"] = run.runtime.world.clock.now()

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pileus.kernel.faults import Conflict
-from pileus.services.compute.driver import RUNNING, SHUTDOWN
+from pileus.services.compute.driver import RUNNING, SHUTDOWN, SUSPENDED
 from pileus.services.compute.servers.due import end_what_is_due
 from pileus.services.compute.settings import settings_of
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
@@ -103,6 +103,28 @@ def test_a_shelved_server_stays_on_its_host_as_long_as_is_set(stage: Stage) -> N
             await end_what_is_due(s.cloud.runtime, "")
             await s.cloud.settle()
             assert (await s.server(other))["status"] == SHELVED
+
+    stage.play(story)
+
+
+def test_a_suspended_server_that_is_shelved_where_it_is_keeps_its_memory(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        with settings(s, shelved_offload_s=3600):
+            id = await s.boot()
+            await s.act(id, "suspend")
+            await s.act(id, "shelve")
+            server = await s.server(id)
+            assert (server["status"], server["OS-EXT-STS:power_state"]) == ("SHELVED", SUSPENDED)
+            held = {g.id: g.power_state for d in s.drivers() for g in await d.guests()}
+            assert held[id] == SUSPENDED
+            await s.act(id, "unshelve")
+            server = await s.server(id)
+            assert (server["status"], server["OS-EXT-STS:power_state"]) == ("ACTIVE", RUNNING)
+            await s.act(id, "suspend")
+            await s.act(id, "shelve")
+            await s.act(id, "shelveOffload", s.admin)
+            server = await s.server(id)
+            assert (server["status"], server["OS-EXT-STS:power_state"]) == (SHELVED, SHUTDOWN)
 
     stage.play(story)
 
