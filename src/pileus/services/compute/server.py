@@ -9,6 +9,7 @@ import msgspec
 
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Column, Many, Record, Table
+from pileus.services.compute.block_device import BlockDevice, root_of
 from pileus.services.compute.driver import CONTAINER_FORMAT
 from pileus.services.network.contract import NicInfo, NicRequest
 
@@ -120,6 +121,7 @@ class Server(Record, kw_only=True, frozen=True):
     networks: list[NicRequest] = []
     security_groups: list[str] = []
     nics: list[NicInfo] = []
+    volumes: list[BlockDevice] = []
     access_ipv4: str = ""
     access_ipv6: str = ""
     disk_config: str = "MANUAL"
@@ -142,6 +144,11 @@ class Server(Record, kw_only=True, frozen=True):
     def counts(self) -> int:
         """Once, in quotas; not at all where it was deleted and is only kept."""
         return int(self.vm_state != KEPT)
+
+    @property
+    def is_on_volume(self) -> bool:
+        """Its root disk is a volume, not a disk of its host."""
+        return root_of(self.volumes) is not None
 
     def addresses(self, version: int) -> str:
         """Every address of that version between spaces: a regular expression finds one."""

@@ -19,6 +19,7 @@ from pileus.services.compute.server import (
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.servers.placing import place, unplace
+from pileus.services.compute.servers.plugging import plugged_volumes
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK, Dress, GuestRef, NicInfo
@@ -108,11 +109,15 @@ def _card(nic: NicInfo, dress: Dress) -> Nic:
 
 
 async def spec_of(
-    run: Run[Server], wanted: Server | None = None, disk: ImageCopy | None = None
+    run: Run[Server],
+    wanted: Server | None = None,
+    disk: ImageCopy | None = None,
+    host: str = "",
 ) -> GuestSpec:
     """The guest that the record describes, or that which is wanted of one whose disk is there.
 
-    `disk`: the image that its root disk is made of, where that is not the server's own.
+    `disk`: the image that its root disk is made of, where that is not the server's own. `host`: where it is to be,
+    if not where it is: its volumes are served there from now on.
     """
     server, image, disk = wanted or run.record, None, disk or run.record.image
     flavor = server.flavor
@@ -125,11 +130,12 @@ async def spec_of(
         hostname=server.hostname,
         vcpus=flavor.vcpus,
         ram_mib=flavor.ram,
-        root_gib=flavor.disk,
+        root_gib=0 if server.is_on_volume else flavor.disk,
         ephemeral_gib=flavor.ephemeral,
         swap_mib=flavor.swap,
         image=image,
         nics=await cards(run, server.nics, server.image),
+        volumes=await plugged_volumes(run, server.volumes, host or server.host),
         config_drive=server.config_drive,
         metadata=drive_files(server) if server.config_drive else {},
     )
