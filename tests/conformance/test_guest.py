@@ -42,6 +42,15 @@ def test_every_scenario_of_the_guest_set_passes_but_those_in_the_ledger(
     passes(cloud, outside, tmp_path, 11)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["guest-compute", "guest-network", "guest-volume"])
+def test_every_test_of_a_service_with_guests_passes_but_those_in_the_ledger(
+    cloud: RunningCloud, outside: Place, tmp_path: Path, name: str
+) -> None:
+    result = run_set(cloud, name, tmp_path, "--guest", inside=outside)
+    assert surprises(result, ledger()) == []
+
+
 def passes(cloud: RunningCloud, outside: Place, workspace: Path, count: int, *options: str) -> None:
     result = run_set(cloud, "guest", workspace, "--guest", *options, inside=outside)
     assert len(result["tests"]) == count
