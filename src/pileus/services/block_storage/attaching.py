@@ -146,14 +146,28 @@ async def complete(runtime: Runtime, attachment_id: str, **changes: Any) -> Atta
     return one
 
 
+async def disconnect(runtime: Runtime, attachment_id: str) -> None:
+    """It is served no longer, and reserved: the host that had it is out, what it knows is worth nothing."""
+    one = await ATTACHMENTS.get(runtime.store, attachment_id)
+    await _withdraw(runtime, one)
+    async with runtime.store.tx() as tx:
+        fresh = await ATTACHMENTS.get(tx, attachment_id)
+        gone = {"export": None, "connector": {}, "host_name": None, "attached_at": ""}
+        await change(tx, fresh, status=RESERVED, **gone)
+
+
+async def _withdraw(runtime: Runtime, one: Attachment) -> None:
+    volume = await VOLUMES.find(runtime.store, one.volume_id)
+    if volume is not None and volume.host and one.export is not None:
+        await (await at(runtime, volume)).withdraw(backend_of(volume), one.id)
+
+
 async def detach(runtime: Runtime, attachment_id: str) -> list[Attachment]:
     """It is served no longer, and gone; those that the volume has left. An unknown one is detached."""
     one = await ATTACHMENTS.find(runtime.store, attachment_id)
     if one is None:
         return []
-    volume = await VOLUMES.find(runtime.store, one.volume_id)
-    if volume is not None and volume.host and one.export is not None:
-        await (await at(runtime, volume)).withdraw(backend_of(volume), one.id)
+    await _withdraw(runtime, one)
     async with runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.find(tx, attachment_id)
         if fresh is not None:

@@ -97,7 +97,13 @@ class Volumes(Protocol):
         """
 
     async def connect(self, attachment_id: str, host: str) -> Export:
-        """Serves it to a host; asked again, the same or, for another host, that one's. Raises NotFound, Invalid."""
+        """Serves it to a host, as large as it is now; one that had it before keeps it until `disconnect`.
+
+        Raises NotFound, Invalid.
+        """
+
+    async def disconnect(self, attachment_id: str) -> None:
+        """Serves it to nobody: it is reserved, and whoever had it is out. Raises NotFound."""
 
     async def passphrase(self, attachment_id: str) -> str:
         """What opens an encrypted volume, "" of another: whoever plugs it needs it. Raises NotFound."""

@@ -187,6 +187,10 @@ class Volumes:
     async def complete(self, attachment_id: str, device: str) -> None:
         await attaching.complete(self.runtime, attachment_id, device=device)
 
+    async def disconnect(self, attachment_id: str) -> None:
+        await self.runtime.store.visible()
+        await attaching.disconnect(self.runtime, attachment_id)
+
     async def detach(self, attachment_id: str) -> None:
         await self.runtime.store.visible()
         await attaching.detach(self.runtime, attachment_id)
