@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -78,6 +79,9 @@ class Volumes(Protocol):
 
     async def snapshot(self, caller: Caller, snapshot_id: str) -> SnapshotInfo:
         """Raises NotFound."""
+
+    async def check(self, caller: Caller, wanted: Sequence[NewVolume]) -> None:
+        """Whether all of them could be made for the caller. Raises as `create` does."""
 
     async def create(self, caller: Caller, wanted: NewVolume) -> None:
         """Begins it as the caller; one with that id stays. See `state`. Raises Invalid, NotFound, OverQuota."""

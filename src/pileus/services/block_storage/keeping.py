@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import msgspec
 
 from pileus.kernel.auth import Caller
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Conflict, Fault, Invalid, NotFound, Stale
+from pileus.kernel.faults import Conflict, Fault, Invalid, NotFound, OverQuota, Stale
+from pileus.kernel.quota import Quota, limit_of, usage
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Record
 from pileus.services.image.contract import IMAGES
@@ -74,22 +78,37 @@ class Volumes:
             project_id=s.project_id,
         )
 
+    async def check(self, caller: Caller, wanted: Sequence[NewVolume]) -> None:
+        costs: Counter[tuple[Quota[Volume], str]] = Counter()
+        for one in wanted:
+            volume = await self._asked(caller, one)
+            for quota in VOLUMES.quotas:
+                costs[quota, quota.project(volume)] += quota.of(volume)
+        store = self.runtime.store
+        for (quota, project), cost in costs.items():
+            limit = await limit_of(store, quota.service, quota.name, project, quota.default)
+            used = (await usage(store, quota.service, project)).get(quota.name, 0)
+            if cost and 0 <= limit < used + cost:
+                raise OverQuota(quota.name, cost, used, limit)
+
     async def create(self, caller: Caller, wanted: NewVolume) -> None:
         runtime = self.runtime
         if await VOLUMES.find(runtime.store, wanted.id) is not None:
             return
-        volume, kind = await self._copied(caller, wanted)
-        if volume.size < 1:
-            raise Invalid(f"Volume {wanted.id} needs a size of at least 1 GiB.")
-        volume = msgspec.structs.replace(
-            volume, volume_type_id=kind.id, is_multiattach=kind.wants("multiattach")
-        )
-        volume = secured(runtime, volume, kind)
+        volume = await self._asked(caller, wanted)
         async with runtime.store.tx() as tx:
             if await VOLUMES.find(tx, wanted.id) is not None:
                 return
             _, entry = await runtime.sagas.begin(tx, CREATE, volume, caller=caller)
         runtime.sagas.launch(entry)
+
+    async def _asked(self, caller: Caller, wanted: NewVolume) -> Volume:
+        """The record. Raises NotFound, Invalid."""
+        volume, kind = await self._copied(caller, wanted)
+        if volume.size < 1:
+            raise Invalid(f"Volume {wanted.id} needs a size of at least 1 GiB.")
+        volume = _with(volume, volume_type_id=kind.id, is_multiattach=kind.wants("multiattach"))
+        return secured(self.runtime, volume, kind)
 
     async def _copied(self, caller: Caller, wanted: NewVolume) -> tuple[Volume, VolumeType]:
         """The record, and the type that it is to have. Raises NotFound, Invalid."""
