@@ -230,7 +230,8 @@ def _by_status(ctx: Context, page: Page) -> Page | None:
         if not ctx.caller.is_admin:
             raise Forbidden("Only administrators may list deleted instances")
         return replace(page, deleted=True)
-    more: dict[str, Any] = {"vm_state": vm_states}
+    # One state is a place in the index, several are looked at one by one.
+    more: dict[str, Any] = {"vm_state": vm_states if vm_states[1:] else "".join(vm_states)}
     if task_states:
         more["task_state"] = task_states
     return replace(page, filters={**page.filters, **more}) if vm_states else None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from pileus.kernel.sqlite import SqliteStore
 from pileus.services.compute.server import SERVERS as TABLE
 from pileus.services.compute.tests.scene import Scene, Stage
 
@@ -41,6 +44,26 @@ def test_filters_find_what_they_say(stage: Stage) -> None:
         assert await _names(s, "limit=0") == []
         await s.act(first, "lock")
         assert await _names(s, "locked=true", "2.73") == ["alpha"]
+
+    stage.play(story)
+
+
+@pytest.mark.sqlite
+def test_servers_of_one_status_are_found_in_the_order_of_an_index(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        store = s.cloud.runtime.store
+        assert isinstance(store, SqliteStore)
+        store.statements._known.clear()
+        assert await _names(s, "status=SHUTOFF&limit=5") == []
+        plans = [
+            row[3]
+            for sql in store.statements._known.values()
+            for row in store._read.execute(
+                f"EXPLAIN QUERY PLAN {sql.text}", [None] * len(sql.names)
+            )
+        ]
+        assert any("(project_id=? AND vm_state=?)" in plan for plan in plans), plans
+        assert not any("TEMP B-TREE" in plan for plan in plans), plans
 
     stage.play(story)
 
