@@ -152,7 +152,12 @@ async def disconnect(runtime: Runtime, attachment_id: str) -> None:
     await _withdraw(runtime, one)
     async with runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.get(tx, attachment_id)
-        gone = {"export": None, "connector": {}, "host_name": None, "attached_at": ""}
+        gone: dict[str, Any] = {
+            "export": None,
+            "connector": {},
+            "host_name": None,
+            "attached_at": "",
+        }
         await change(tx, fresh, status=RESERVED, **gone)
 
 

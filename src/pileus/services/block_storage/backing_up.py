@@ -27,12 +27,12 @@ async def occupy(runtime: Runtime, volume_id: str, task: str) -> None:
             await VOLUMES.change(tx, volume, task=task)
 
 
-async def release(runtime: Runtime, volume_id: str, task: str, status: str = "") -> None:
-    """It is busy with that no longer; with `status` it is that now."""
+async def release(runtime: Runtime, volume_id: str, task: str, **changes: str) -> None:
+    """It is busy with that no longer, and changed so."""
     async with runtime.store.tx() as tx:
         volume = await VOLUMES.find(tx, volume_id)
         if volume is not None and volume.task == task:
-            await VOLUMES.change(tx, volume, task="", status=status or volume.status)
+            await VOLUMES.change(tx, volume, task="", **changes)
 
 
 # Create
@@ -111,11 +111,13 @@ async def fill(run: Run[Backup]) -> None:
 
 async def leave_half(run: Run[Backup]) -> None:
     """What is in it now is neither the old nor the new."""
-    await release(run.runtime, run.becoming.into, RESTORING, states.ERROR_RESTORING)
+    await release(run.runtime, run.becoming.into, RESTORING, status=states.ERROR_RESTORING)
 
 
 async def finish_restoring(run: Run[Backup]) -> Changes:
-    await release(run.runtime, run.becoming.into, RESTORING)
+    """What is in it now opens with the backup's key."""
+    key = {"encryption_key_id": run.record.encryption_key_id, "sealed": run.record.sealed}
+    await release(run.runtime, run.becoming.into, RESTORING, **key)
     return {"into": ""}
 
 

@@ -12,7 +12,10 @@ from .volume import SERVICE
 
 
 class Backup(Record, kw_only=True, frozen=True):
-    """`size` in GiB is its volume's, `stored` in bytes. `into`: the volume that it is being restored to."""
+    """`size` in GiB is its volume's, `stored` in bytes. `into`: the volume that it is being restored to.
+
+    It has the key of an encrypted volume, which may be gone when it is restored.
+    """
 
     project_id: str
     user_id: str
@@ -31,6 +34,8 @@ class Backup(Record, kw_only=True, frozen=True):
     into: str = ""
     fail_reason: str | None = None
     data_timestamp: str = ""
+    encryption_key_id: str = ""
+    sealed: str = ""
 
 
 BACKUPS = Table(

@@ -106,7 +106,7 @@ def _view(ctx: Context, b: Backup, *, has_children: bool) -> dict[str, Any]:
     if ctx.version >= (3, 56):
         shown["user_id"] = b.user_id
     if ctx.version >= (3, 64):
-        shown["encryption_key_id"] = None
+        shown["encryption_key_id"] = b.encryption_key_id or None
     return shown
 
 
@@ -145,6 +145,8 @@ class Backups(Resource[Backup]):
             parent_id=parent.id if parent else None,
             metadata=checks.metadata(body.metadata or {}),
             data_timestamp=snapshot.created_at if snapshot else "",
+            encryption_key_id=volume.encryption_key_id,
+            sealed=volume.sealed,
             **checks.changed(body, "name", "description"),
         )
         return {"backup": _brief(ctx, await checks.begin(ctx, CREATE, made))}
@@ -248,6 +250,10 @@ class Backups(Resource[Backup]):
                 "volume",
                 f"volume size {volume.size} is too small to restore backup of size {backup.size}.",
             )
+        if bool(volume.sealed) != bool(backup.sealed):
+            raise checks.unfit(
+                "volume", "An encrypted volume's backup is restored to an encrypted volume only."
+            )
         return volume
 
     # Records of backups, from one cloud to another
@@ -314,6 +320,8 @@ async def new_volume(ctx: Context, backup: Backup, name: str | None) -> Volume:
         name=name or f"restore_backup_{backup.id}",
         volume_type_id=kind.id,
         is_multiattach=kind.wants("multiattach"),
+        encryption_key_id=backup.encryption_key_id,
+        sealed=backup.sealed,
     )
 
 

@@ -25,7 +25,7 @@ from .snapshots import check_source
 from .volume import VOLUMES, Volume, backend_of
 from .volume_type import VOLUME_TYPES, VolumeType, default_type
 from .volumes.creation import check_image_fits, image_metadata, inherited, secured
-from .volumes.sagas import CREATE, DELETE, check_image
+from .volumes.sagas import CREATE, DELETE, check_image, passphrase
 
 
 class Volumes:
@@ -108,7 +108,7 @@ class Volumes:
         if volume.size < 1:
             raise Invalid(f"Volume {wanted.id} needs a size of at least 1 GiB.")
         volume = _with(volume, volume_type_id=kind.id, is_multiattach=kind.wants("multiattach"))
-        return secured(self.runtime, volume, kind)
+        return await secured(self.runtime, volume, kind)
 
     async def _copied(self, caller: Caller, wanted: NewVolume) -> tuple[Volume, VolumeType]:
         """The record, and the type that it is to have. Raises NotFound, Invalid."""
@@ -201,7 +201,7 @@ class Volumes:
     async def passphrase(self, attachment_id: str) -> str:
         store = self.runtime.store
         one = await ATTACHMENTS.get(store, attachment_id)
-        return (await VOLUMES.get(store, one.volume_id)).passphrase
+        return await passphrase(self.runtime, await VOLUMES.get(store, one.volume_id))
 
     async def complete(self, attachment_id: str, device: str) -> None:
         await attaching.complete(self.runtime, attachment_id, device=device)

@@ -14,6 +14,7 @@ class Volume(Record, kw_only=True, frozen=True):
     """`size` in GiB; `status` and `task`: see `states`. `host` is where it lies, "" before that is known.
 
     `backend_id` is its name there. `image_metadata` is what its image said of guests, None without an image.
+    `sealed` is the passphrase of an encrypted one, as `identity`'s SECRETS sealed it.
     """
 
     project_id: str
@@ -37,7 +38,7 @@ class Volume(Record, kw_only=True, frozen=True):
     is_read_only: bool | None = None
     is_multiattach: bool = False
     encryption_key_id: str = ""
-    passphrase: str = ""
+    sealed: str = ""
     group_id: str | None = None
     is_consistent: bool = False  # in a group that is known as a consistency group
     migration_status: str | None = None

@@ -11,7 +11,7 @@ from .auth_scopes import AuthScopes
 from .auth_tokens import AuthTokens
 from .authentication import AUTHENTICATION, Authentication
 from .bootstrap import bootstrap
-from .contract import IDENTITY
+from .contract import IDENTITY, SECRETS
 from .credentials import Credentials
 from .directory_domains import DIRECTORIES
 from .discovery import Discovery
@@ -31,7 +31,7 @@ from .federation.service_providers import ServiceProviders
 from .grants import Grants
 from .groups import Groups, UserGroups
 from .implied_roles import ImpliedRoles
-from .keys import KEYRING, Keyring
+from .keys import KEYRING, Keyring, SecretsKept
 from .known_projects import KnownProjects
 from .ldap_directories import LdapDirectories, keep_directories
 from .limits import Limits
@@ -138,6 +138,7 @@ SERVICE = Service(
         Provided(OPENID, OpenId),
         Provided(AUTHENTICATION, Authentication),
         Provided(IDENTITY, KnownProjects),
+        Provided(SECRETS, SecretsKept),
     ),
     reconcilers=(
         Standing("identity.sweep", 3600, sweep),

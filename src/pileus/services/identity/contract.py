@@ -33,4 +33,15 @@ class Identity(Protocol):
         """The project of the first start, which owns the public network and the first image."""
 
 
+class Secrets(Protocol):
+    """What a service must not keep in clear. Rows have it in a field `sealed`, which rotation seals anew."""
+
+    async def seal(self, content: bytes) -> str:
+        """Encrypted with the newest key for credentials."""
+
+    async def open(self, sealed: str) -> bytes:
+        """Raises Conflict if its key is lost."""
+
+
 IDENTITY = Contract("identity", Identity)  # type: ignore[type-abstract]
+SECRETS = Contract("identity.secrets", Secrets)  # type: ignore[type-abstract]

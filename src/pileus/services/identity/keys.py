@@ -91,6 +91,22 @@ class Keyring:
 KEYRING = Contract("identity.keys", Keyring)
 
 
+class SecretsKept:
+    """Keeps `contract.SECRETS`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    async def seal(self, content: bytes) -> str:
+        return await self.runtime.contracts.get(KEYRING).seal(CREDENTIAL, content)
+
+    async def open(self, sealed: str) -> bytes:
+        found = await self.runtime.contracts.get(KEYRING).open(CREDENTIAL, sealed)
+        if found is None:
+            raise Conflict("A secret cannot be decrypted: no key of the ring is the one it needs.")
+        return found
+
+
 def _opened(ring: Fernet | MultiFernet, sealed: str) -> bytes | None:
     try:
         text = sealed.encode("ascii")

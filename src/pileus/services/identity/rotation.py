@@ -11,17 +11,14 @@ from typing import Any
 
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Page, Table
+from pileus.kernel.store import METADATA, Page, Table
 from pileus.kernel.world import stamp
 
-from .credentials import CREDENTIALS
-from .domain_configurations import DOMAIN_CONFIGURATIONS
 from .keys import CREDENTIAL, KEYRING, KEYS, TOKEN, Key, add_key, drop_succeeded, numbered
 from .revocations import forget
 from .settings import of
 from .wire import Noun, changed
 
-SEALED: tuple[Table[Any], ...] = (CREDENTIALS, DOMAIN_CONFIGURATIONS)  # their column `sealed`
 _SLICE = 200
 _UNDER_WAY_S = 3600  # no request takes that long
 
@@ -60,9 +57,15 @@ async def rotate(runtime: Runtime) -> None:
     await _reseal(runtime)
 
 
+def sealed_tables() -> list[Table[Any]]:
+    """Those of every service whose rows have a field `sealed`."""
+    tables = [t.info["table"] for t in METADATA.sorted_tables if "table" in t.info]
+    return [t for t in tables if "sealed" in t.kind.__struct_fields__]
+
+
 async def _reseal(runtime: Runtime) -> None:
     """Encrypts what stands in the `sealed` of each row with the newest key, unless it is."""
-    for table in SEALED:
+    for table in sealed_tables():
         asked = Page(sorts=(("id", False),), limit=_SLICE)
         while rows := await table.list(runtime.store, asked):
             for row in rows:

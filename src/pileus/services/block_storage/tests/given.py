@@ -35,3 +35,10 @@ async def snapshot(cloud: Cloud, client: Client, volume: str) -> str:
     assert reply.status == 202, reply
     await cloud.settle()
     return str(reply.json["snapshot"]["id"])
+
+
+async def backup(cloud: Cloud, client: Client, volume: str, **body: Any) -> str:
+    reply = await client.post(f"{BASE}/backups", {"backup": {"volume_id": volume, **body}}, **AT)
+    assert reply.status == 202, reply
+    await cloud.settle()
+    return str(reply.json["backup"]["id"])

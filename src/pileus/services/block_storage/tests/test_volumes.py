@@ -186,29 +186,6 @@ def test_a_volume_moves_to_another_host_with_its_bytes(stage: Stage) -> None:
     stage.run(play())
 
 
-def test_a_copy_of_an_encrypted_volume_opens_with_its_sources_key(stage: Stage) -> None:
-    async def play() -> None:
-        member, cloud = await stage.member(), stage.cloud
-        kind = await cloud.admin.post(f"{BASE}/types", {"volume_type": {"name": "secret"}})
-        url = f"{BASE}/types/{kind.json['volume_type']['id']}/encryption"
-        luks = {"encryption": {"provider": "luks", "key_size": 256, "cipher": "aes-xts-plain64"}}
-        assert (await cloud.admin.post(url, luks)).status == 200
-        id = await made(cloud, member, volume_type="secret")
-        taken = await snapshot(cloud, member, id)
-        copies = [
-            await made(cloud, member, snapshot_id=taken),
-            await made(cloud, member, source_volid=id),
-        ]
-        keys = {(await RECORDS.get(cloud.runtime.store, one)).passphrase for one in [id, *copies]}
-        assert len(keys) == 1 and len(keys.pop()) == 64
-        other = await made(cloud, member, volume_type="secret")
-        assert (await RECORDS.get(cloud.runtime.store, other)).passphrase not in keys
-        seen = await shown(member, id)
-        assert seen["encrypted"] is True and "passphrase" not in str(seen)
-
-    stage.run(play())
-
-
 def test_a_volume_that_could_not_be_cleared_from_where_it_came_is_where_it_went(
     stage: Stage,
 ) -> None:

@@ -299,6 +299,11 @@ class VolumeActions(OfVolume):
             )
         if body.visibility == "public":
             ctx.require("volume_extension:volume_actions:upload_public")
+        if volume.sealed:
+            raise Invalid(
+                f"Volume {volume.id} is encrypted, and nobody could open an image of it: make a "
+                "backup instead."
+            )
         image = NewImage(
             id=ctx.runtime.world.new_id(),
             name=body.image_name,

@@ -12,6 +12,7 @@ from pileus.kernel.quota import limit_of
 from pileus.kernel.resources import Context
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import IGNORE, Body, Extra, since
+from pileus.services.identity.contract import SECRETS
 from pileus.services.image.contract import IMAGES, ImageInfo, ImageQuery
 
 from .. import checks, group, pools
@@ -99,16 +100,22 @@ async def asked(ctx: Context, body: CreateVolume) -> Volume:
         wanted_host=await _hinted(ctx),
         **checks.changed(body, "name", "description"),
     )
-    volume = secured(ctx.runtime, _copied(volume, origin), kind)
+    volume = await secured(ctx.runtime, _copied(volume, origin), kind)
     return await _grouped(ctx, body, volume, kind)
 
 
-def secured(runtime: Runtime, volume: Volume, kind: VolumeType) -> Volume:
+async def secured(runtime: Runtime, volume: Volume, kind: VolumeType) -> Volume:
     """With a key, where its type asks for one; a copy has its source's."""
-    if kind.encryption is None or volume.passphrase:
+    if kind.encryption is None or volume.sealed:
         return volume
+    if volume.backup_id:
+        raise Invalid(
+            f"Backup {volume.backup_id} is not of an encrypted volume, and type {kind.name} is of "
+            "such: name another type."
+        )
     secret = f"{runtime.world.random.getrandbits(256):064x}"
-    return _with(volume, encryption_key_id=runtime.world.new_id(), passphrase=secret)
+    sealed = await runtime.contracts.get(SECRETS).seal(secret.encode())
+    return _with(volume, encryption_key_id=runtime.world.new_id(), sealed=sealed)
 
 
 def _with(volume: Volume, **changes: Any) -> Volume:
@@ -129,7 +136,9 @@ def _copied(volume: Volume, origin: Origin) -> Volume:
             is_bootable=True,
         )
     if origin.backup is not None:
-        return _with(volume, backup_id=origin.backup.id)
+        of = origin.backup
+        key = {"encryption_key_id": of.encryption_key_id, "sealed": of.sealed}
+        return _with(volume, backup_id=of.id, **key)
     return volume
 
 
@@ -138,7 +147,7 @@ def inherited(source: Volume) -> dict[str, Any]:
     return {
         "is_bootable": source.is_bootable,
         "image_metadata": source.image_metadata,
-        "passphrase": source.passphrase,
+        "sealed": source.sealed,
         "encryption_key_id": source.encryption_key_id,
     }
 

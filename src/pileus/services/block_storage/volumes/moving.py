@@ -20,14 +20,13 @@ from .. import attachment, checks, pools, states, tickets
 from ..agent_contract import VOLUME_HOST
 from ..checks import Flag, Text
 from ..driver import Volume as Found
-from ..driver import VolumeSpec
 from ..snapshot import count_of
 from ..states import VOLUME
 from ..unmanaged import UNMANAGED, Unmanaged, unmanaged_on
 from ..volume import VOLUMES, Volume, backend_of
 from ..volume_type import default_type, type_named
 from .operations import PATH, OfVolume
-from .sagas import becoming, chosen
+from .sagas import becoming, chosen, spec_of
 from .views import made
 
 ACTION = PATH + "/action"
@@ -61,16 +60,8 @@ class Manage(Body):
 
 async def make_there(run: Run[Volume]) -> None:
     """A blank volume of its size and name at the other host."""
-    volume = run.record
     there = await run.agent(VOLUME_HOST, on=run.becoming.host)
-    await there.create(
-        VolumeSpec(
-            id=backend_of(volume),
-            size_gib=volume.size,
-            project_id=volume.project_id,
-            passphrase=volume.passphrase,
-        )
-    )
+    await there.create(await spec_of(run))
 
 
 async def unmake_there(run: Run[Volume]) -> None:

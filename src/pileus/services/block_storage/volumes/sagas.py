@@ -11,6 +11,7 @@ from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.store import Table
+from pileus.services.identity.contract import SECRETS
 from pileus.services.image.contract import IMAGES, ImageInfo
 
 from .. import attaching, messages, pools, tickets
@@ -67,16 +68,27 @@ async def _source_host(runtime: Runtime, volume: Volume) -> str:
 
 async def build(run: Run[Volume]) -> Changes:
     """The host makes it, out of its source if it has one."""
+    await (await at_host(run)).create(await spec_of(run, await _source(run)))
+    return {"wanted_host": ""}
+
+
+async def spec_of(run: Run[Volume], source: Source | None = None) -> VolumeSpec:
+    """What a host makes it from. Raises Conflict for one whose key is lost."""
     volume = run.record
-    spec = VolumeSpec(
+    return VolumeSpec(
         id=backend_of(volume),
         size_gib=volume.size,
         project_id=volume.project_id,
-        source=await _source(run),
-        passphrase=volume.passphrase,
+        source=source,
+        passphrase=await passphrase(run.runtime, volume),
     )
-    await (await at_host(run)).create(spec)
-    return {"wanted_host": ""}
+
+
+async def passphrase(runtime: Runtime, volume: Volume) -> str:
+    """What opens an encrypted volume, "" of another. Raises Conflict if its key is lost."""
+    if not volume.sealed:
+        return ""
+    return (await runtime.contracts.get(SECRETS).open(volume.sealed)).decode()
 
 
 async def _source(run: Run[Volume]) -> Source | None:
@@ -192,11 +204,8 @@ async def limit_as_before(run: Run[Volume]) -> None:
 async def overwrite(run: Run[Volume]) -> Changes:
     """The image's bytes in the place of its own: made anew under the same name."""
     source = await image_bytes(run, run.becoming.image_id)
-    volume, host = run.record, await at_host(run)
-    await host.delete(backend_of(volume))
-    spec = VolumeSpec(
-        id=backend_of(volume), size_gib=volume.size, project_id=volume.project_id, source=source
-    )
+    host, spec = await at_host(run), await spec_of(run, source)
+    await host.delete(spec.id)
     await host.create(spec)
     return {
         "image_id": run.becoming.image_id,
