@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -27,6 +27,8 @@ _NEW_ENTRY, _DELETE_ENTRY, _GET_ENTRY = 28, 29, 30
 _LINK = struct.Struct("=BBHiII")  # family, pad, type, index, flags, mask of flags
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, prefix, .., table, protocol, scope, type, flags
+_WAY = struct.Struct("=HBBi")  # length, flags, weight - 1, device
+_MULTIPATH = 9
 _ENTRY = struct.Struct("=BBHiHBB")  # family, pads, index, state, flags, type
 _UP = 0x1
 _GROUP, _DOOMED = 27, 0x504C4459  # a device group that nothing else would choose
@@ -40,6 +42,9 @@ _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 _ABSENT = (errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT)
 EVERY_MAC = "00:00:00:00:00:00"  # the entry for broadcast and unknown addresses of a VXLAN device
+
+
+Hops = tuple[tuple[str, str], ...]  # a route's next hops, "" for the link itself, and their devices
 
 
 @dataclass(frozen=True)
@@ -188,23 +193,23 @@ class Netlink:
         for new in sorted(goal - present, key=lambda a: ip_interface(a).network.prefixlen):
             self._address(_NEW_ADDRESS, wire.CREATE | wire.REPLACE, index, new)
 
-    def want_routes(self, wanted: dict[str, tuple[str, str]]) -> None:
-        """Exactly these static routes of the main table: destination CIDR to (nexthop or "",
-        device).
-        """
-        goal = {d: (via, self.index(device)) for d, (via, device) in wanted.items()}
+    def want_routes(self, wanted: Mapping[str, Hops]) -> None:
+        """Exactly these static routes of the main table, by destination CIDR."""
+        goal = {
+            d: tuple((via, self.index(device)) for via, device in hops)
+            for d, hops in wanted.items()
+        }
         present = self.static_routes()
         for destination in present.keys() - goal.keys():
-            self._route(_DELETE_ROUTE, 0, destination, *present[destination])
-        for destination, (via, index) in goal.items():
-            if present.get(destination) != (via, index):
-                flags = wire.CREATE | wire.REPLACE
-                self._route(_NEW_ROUTE, flags, destination, via, index)
+            self._route(_DELETE_ROUTE, 0, destination, present[destination])
+        for destination, hops in goal.items():
+            if present.get(destination) != hops:
+                self._route(_NEW_ROUTE, wire.CREATE | wire.REPLACE, destination, hops)
 
     def add_route(self, destination: str, via: str, device: str) -> None:
         """One static route of the main table more; `via` "" is on the link."""
         flags = wire.CREATE | wire.REPLACE
-        self._route(_NEW_ROUTE, flags, destination, via, self.index(device))
+        self._route(_NEW_ROUTE, flags, destination, ((via, self.index(device)),))
 
     def want_destinations(self, name: str, wanted: set[tuple[str, str]]) -> None:
         """Exactly these (MAC, host address) entries of a VXLAN device; EVERY_MAC is the flood list."""
@@ -247,9 +252,9 @@ class Netlink:
             body += wire.attribute(4, own.network.broadcast_address.packed)
         self._do(f"set address {text}", kind, flags, body, absent_is_fine=kind == _DELETE_ADDRESS)
 
-    def static_routes(self) -> dict[str, tuple[str, int]]:
-        """Those of the main table: destination to (nexthop or "", device's index)."""
-        present = {}
+    def static_routes(self) -> dict[str, tuple[tuple[str, int], ...]]:
+        """Those of the main table: destination to its ways, (nexthop or "", device's index) each."""
+        present: dict[str, tuple[tuple[str, int], ...]] = {}
         for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
             request = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
             for message in self._wire.dump(_GET_ROUTE, request):
@@ -258,19 +263,25 @@ class Netlink:
                     continue
                 parts = wire.attributes(message[_ROUTE.size :])
                 target = str(ip_address(parts[1])) if 1 in parts else anywhere
-                via = str(ip_address(parts[5])) if 5 in parts else ""
-                device = struct.unpack("=I", parts.get(4, bytes(4)))[0]
-                present[str(ip_network(f"{target}/{prefix}"))] = (via, device)
+                key = str(ip_network(f"{target}/{prefix}"))
+                # IPv6 tells the ways of a route one by one, when they were not given together
+                present[key] = (*present.get(key, ()), *_ways(parts))
         return present
 
-    def _route(self, kind: int, flags: int, destination: str, via: str, index: int) -> None:
+    def _route(
+        self, kind: int, flags: int, destination: str, hops: Sequence[tuple[str, int]]
+    ) -> None:
         block = ip_network(destination)
         family = socket.AF_INET if block.version == 4 else socket.AF_INET6
-        scope = 0 if via or block.version == 6 else _ON_LINK
+        scope = 0 if hops[0][0] or block.version == 6 else _ON_LINK
         body = _ROUTE.pack(family, block.prefixlen, 0, 0, _MAIN_TABLE, _STATIC, scope, _UNICAST, 0)
-        body += wire.attribute(1, block.network_address.packed) + wire.u32(4, index)
-        if via:
-            body += wire.attribute(5, ip_address(via).packed)
+        body += wire.attribute(1, block.network_address.packed)
+        ways = [(index, wire.attribute(5, ip_address(v).packed) if v else b"") for v, index in hops]
+        if len(ways) == 1:
+            body += wire.u32(4, ways[0][0]) + ways[0][1]
+        else:
+            packed = [_WAY.pack(_WAY.size + len(via), 0, 0, i) + via for i, via in ways]
+            body += wire.attribute(_MULTIPATH, b"".join(packed))
         absent = kind == _DELETE_ROUTE
         self._do(f"set route to {destination}", kind, flags, body, absent_is_fine=absent)
 
@@ -290,6 +301,19 @@ class Netlink:
         except wire.Refused as refused:
             if not (absent_is_fine and refused.code in _ABSENT):
                 raise Unavailable(f"Cannot {what}: {refused}.") from refused
+
+
+def _ways(parts: Mapping[int, bytes]) -> Iterator[tuple[str, int]]:
+    """The next hops of a route's attributes."""
+    if _MULTIPATH not in parts:
+        via = str(ip_address(parts[5])) if 5 in parts else ""
+        yield via, struct.unpack("=I", parts.get(4, bytes(4)))[0]
+    rest = parts.get(_MULTIPATH, b"")
+    while rest:
+        size, _, _, index = _WAY.unpack_from(rest)
+        own = wire.attributes(rest[_WAY.size : size])
+        yield str(ip_address(own[5])) if 5 in own else "", index
+        rest = rest[size + 3 & ~3 :]
 
 
 def add_tap(name: str, *, owner: int | None) -> None:

@@ -14,7 +14,7 @@ from .agents import Agents, AvailabilityZones
 from .auto_topology import AutoTopologies
 from .bootstrap import bootstrap
 from .contract import NETWORK
-from .control import KeptControl
+from .control import KeptControl, tell_group
 from .default_rules import DefaultRules
 from .discovery import CoreResources, Versions
 from .extensions import Extensions
@@ -43,7 +43,7 @@ from .subnets.operations import Subnets
 from .tags import tags_of
 from .trace import Traces
 from .trunks import Trunks
-from .wiring import NETWORK_CONTROL, NETWORK_HOST, WAKER, hint_host
+from .wiring import NETWORK_CONTROL, NETWORK_HOST, REGROUPER, WAKER, hint_host
 
 SERVICE = Service(
     type="network",
@@ -102,7 +102,11 @@ SERVICE = Service(
     scopes=("project",),
     provides=(Provided(NETWORK, KeptNetwork), Provided(NETWORK_CONTROL, KeptControl, remote=True)),
     agents=(AgentSpec(NETWORK_HOST, NetworkAgent),),
-    reconcilers=(Standing(RECONCILER, PERIOD_S, place_routers), Standing(WAKER, 0, hint_host)),
+    reconcilers=(
+        Standing(RECONCILER, PERIOD_S, place_routers),
+        Standing(WAKER, 0, hint_host),
+        Standing(REGROUPER, 0, tell_group),
+    ),
     bootstrap=bootstrap,
     settings=NetworkSettings,
 )

@@ -17,7 +17,7 @@ from pileus.kernel.reconcile import Reconcilers
 from .contract import GUEST_METADATA
 from .control import decode_document
 from .desired import HostDocument
-from .driver import HostNetwork, NetworkDriver, Observed
+from .driver import HostNetwork, NetworkDriver, Observed, RuleSpec
 from .wiring import NETWORK_CONTROL, NETWORK_HOST, Traffic
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,19 @@ class NetworkAgent:
             ports={id: up for id, up in seen.ports.items() if id in wanted},
             errors={id: text for id, text in seen.errors.items() if id in wanted},
         )
+
+    async def regroup(self, group_id: str, rules: list[RuleSpec]) -> None:
+        async with self._lock:
+            before = self._document.network
+            groups = tuple(
+                msgspec.structs.replace(g, rules=tuple(rules)) if g.id == group_id else g
+                for g in before.groups
+            )
+            if groups != before.groups:
+                network = msgspec.structs.replace(before, groups=groups)
+                self._document = msgspec.structs.replace(self._document, network=network)
+                self._digest = ""  # whatever the next document is, it counts
+                await self._apply()
 
     async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
         return await self.driver.examine(ids, addresses)
@@ -181,7 +194,7 @@ def _states(wanted: HostNetwork, seen: Observed) -> dict[str, bool]:
     for router in wanted.routers:
         works = router.id not in seen.errors
         ends = [i.port_id for i in router.interfaces]
-        ends += [router.gateway.port_id] if router.gateway is not None else []
+        ends += [g.port_id for g in router.gateways]
         state |= {id: works and id not in seen.errors for id in ends}
         for floating in router.floating_ips:
             state[floating.id] = works and floating.id not in seen.errors

@@ -21,7 +21,7 @@ from .port import ROUTER_INTERFACE
 from .resource import OWNER, READER, hold
 from .router import ROUTERS, Router
 from .routers.bodies import GatewayRequest
-from .routers.gateway import set_gateway
+from .routers.gateway import first_gateway, set_gateways
 from .routers.interfaces import add_by_subnet, remove
 from .routers.operations import drop_router
 from .routers.placement import choose_host, legs
@@ -124,8 +124,8 @@ async def auto_topology(runtime: Runtime, owner: str) -> AutoTopology:
         await add_network(tx, world, network)
         host = await choose_host(tx, world.clock.time())
         router = await ROUTERS.insert(tx, replace(router, host=host))
-        gateway = await set_gateway(tx, world, router, GatewayRequest(network_id=outer.id))
-        router = await ROUTERS.change(tx, router, gateway=gateway)
+        goals = first_gateway(router, GatewayRequest(network_id=outer.id))
+        router = await ROUTERS.change(tx, router, **await set_gateways(tx, world, router, goals))
         for pool in pools:
             subnet = await add_subnet(tx, _subnet(network, pool), world.new_id())
             await add_by_subnet(tx, world, router, subnet)

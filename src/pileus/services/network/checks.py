@@ -27,6 +27,7 @@ from pileus.services.network.driver import (
 )
 
 T = TypeVar("T")
+Checked = NetworkSpec | GroupSpec | PortSpec | RouterSpec
 _ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{7,63}\Z")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 _LABEL = re.compile(r"(?!-)[0-9a-zA-Z_-]{1,63}(?<!-)\Z")
@@ -134,7 +135,7 @@ def check_router(router: RouterSpec) -> None:
     """Raises Invalid."""
     _id(router.id)
     ends: list[RouterInterface | RouterGateway] = [*router.interfaces]
-    ends += [router.gateway] if router.gateway else []
+    ends += router.gateways
     for end in ends:
         _id(end.port_id)
         _mac(end.mac)
@@ -154,22 +155,32 @@ def check_router(router: RouterSpec) -> None:
             raise Invalid(f"Ports {forwarding.low}:{forwarding.high} can't be forwarded.")
         if protocol_number(forwarding.protocol) not in WITH_PORTS:
             raise Invalid(f"Protocol {forwarding.protocol!r} has no ports.")
-    if router.gateway:
-        check_limits(router.gateway.limits)
-        _addresses(router.gateway.nexthops)
+    for gateway in router.gateways:
+        check_limits(gateway.limits)
+        _addresses(gateway.nexthops)
 
 
-def unsound(desired: HostNetwork) -> dict[str, str]:
+def refusal(spec: Checked) -> str:
+    """Why an object cannot be realised, whatever else there is; "" if it can."""
+    try:
+        if isinstance(spec, NetworkSpec):
+            check_network(spec)
+        elif isinstance(spec, GroupSpec):
+            check_group(spec)
+        elif isinstance(spec, PortSpec):
+            check_port(spec)
+        else:
+            check_router(spec)
+    except Invalid as fault:
+        return fault.message
+    return ""
+
+
+def unsound(desired: HostNetwork, refused: Callable[[Checked], str] = refusal) -> dict[str, str]:
     """The objects that cannot be realised as asked, with the reason; missing references included."""
-    errors: dict[str, str] = {}
-    for network in desired.networks:
-        _collect(errors, check_network, network)
-    for group in desired.groups:
-        _collect(errors, check_group, group)
-    for port in desired.ports:
-        _collect(errors, check_port, port)
-    for router in desired.routers:
-        _collect(errors, check_router, router)
+    objects: list[Checked] = [*desired.networks, *desired.groups]
+    objects += [*desired.ports, *desired.routers]
+    errors = {spec.id: text for spec in objects if (text := refused(spec))}
     networks = {n.id: n for n in desired.networks if n.id not in errors}
     for port in desired.ports:
         if port.network_id not in networks:
@@ -203,9 +214,10 @@ def _check_references(
         if interface.network_id not in networks:
             text = f"Network {interface.network_id} is not on this host."
             errors.setdefault(router.id, text)
-    gateway = router.gateway
-    if gateway and not (gateway.network_id in networks and networks[gateway.network_id].external):
-        errors.setdefault(router.id, f"Network {gateway.network_id} is not external here.")
+    for gateway in router.gateways:
+        network = networks.get(gateway.network_id)
+        if network is None or not network.external:
+            errors.setdefault(router.id, f"Network {gateway.network_id} is not external here.")
 
 
 def _repeated(desired: HostNetwork) -> dict[str, str]:
@@ -221,13 +233,6 @@ def _repeated(desired: HostNetwork) -> dict[str, str]:
             errors[id] = f"Another {kind} on this host has an id beginning with {id[:11]}."
         seen.add((kind, id[:11]))
     return errors
-
-
-def _collect(errors: dict[str, str], check: Callable[[T], None], spec: T) -> None:
-    try:
-        check(spec)
-    except Invalid as fault:
-        errors[str(getattr(spec, "id", ""))] = fault.message
 
 
 def _id(text: str) -> None:

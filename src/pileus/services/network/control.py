@@ -1,25 +1,33 @@
-"""Control's side of the hosts: gives each its document in pieces, and hears how things turned out."""
+"""Control's side of the hosts: gives each its document in pieces, and hears how things turned out.
+
+A security group's rules are what somebody waits for: they go ahead of the document.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import msgspec
 
+from pileus.kernel.faults import Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Tx
 
-from .desired import HostDocument, host_document
+from .desired import HostDocument, host_document, rule_spec
 from .floating_ip import FLOATING_IPS, tell_floating
 from .memory import Memory
 from .metering import tell_metered
 from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
+from .security_group import RULES
 from .settings import settings_of
-from .wiring import Piece, Traffic
+from .wiring import NETWORK_HOST, Piece, Traffic, hint_host, hosts_of_groups
 
+log = logging.getLogger(__name__)
 _PIECE = 192 * 1024  # a bus message is at most 256 KiB
 _OPEN = 64  # documents being fetched in pieces
 _encode = msgspec.msgpack.Encoder().encode
@@ -80,3 +88,20 @@ class KeptControl:
         for fip in await FLOATING_IPS.list(tx, Page({"id": ids}, limit=1 << 30)):
             if fip.status != status and fip.port_id:
                 await tell_floating(tx, "update", await FLOATING_IPS.change(tx, fip, status=status))
+
+
+async def tell_group(runtime: Runtime, group_id: str) -> None:
+    """Tells a group's hosts its rules. Whom that does not reach hears of them with its next document."""
+    await runtime.store.visible()
+    hosts = await hosts_of_groups(runtime.store, [group_id])
+    page = Page({"security_group_id": group_id}, (("id", False),), limit=1 << 30)
+    rules = [rule_spec(r) for r in await RULES.list(runtime.store, page)] if hosts else []
+
+    async def tell(host: str) -> None:
+        try:
+            await runtime.agents.proxy(NETWORK_HOST, host).regroup(group_id, rules)
+        except Unavailable as fault:
+            log.info("group %s is not told to host %s at once: %s", group_id, host, fault.message)
+        await hint_host(runtime, host)
+
+    await asyncio.gather(*map(tell, sorted(hosts)))

@@ -78,7 +78,7 @@ class _Facts:
     routers: list[Router] = field(default_factory=list)
     legs: list[Port] = field(default_factory=list)  # the routers' ports
     floating: list[FloatingIp] = field(default_factory=list)
-    outer_of: dict[str, str] = field(default_factory=dict)  # a floating IP's address, by its id
+    outer_of: dict[str, FloatingIp] = field(default_factory=dict)  # by id, without a port too
     forwardings: list[PortForwarding] = field(default_factory=list)
     logs: list[PacketLog] = field(default_factory=list)
     meters: list[tuple[MeteringLabel, Meter]] = field(default_factory=list)
@@ -139,7 +139,7 @@ async def _facts(memory: Memory, host: str) -> _Facts:
         facts.legs = [p for p in legs if p.device_owner in ROUTER_OWNERS]
         floating = await memory.rows(FLOATING_IPS, router_id=ids)
         facts.floating = [f for f in floating if f.port_id]
-        facts.outer_of = {f.id: f.floating_ip_address for f in floating}
+        facts.outer_of = {f.id: f for f in floating}
         facts.forwardings = await memory.rows(PORT_FORWARDINGS, router_id=ids)
         await _meters(memory, facts)
     network_ids = sorted({p.network_id for p in (*facts.guests, *facts.legs)})
@@ -332,11 +332,11 @@ def _logs(facts: _Facts, p: Port) -> tuple[LogSpec, ...]:
 
 
 def _group(facts: _Facts, id: str) -> GroupSpec:
-    rules = tuple(_rule(r) for r in facts.rules[id])
+    rules = tuple(rule_spec(r) for r in facts.rules[id])
     return GroupSpec(id=id, rules=rules, members=tuple(sorted(facts.members.get(id, ()))))
 
 
-def _rule(r: SecurityGroupRule) -> RuleSpec:
+def rule_spec(r: SecurityGroupRule) -> RuleSpec:
     return RuleSpec(
         direction=r.direction,
         ethertype=r.ethertype,
@@ -351,9 +351,10 @@ def _rule(r: SecurityGroupRule) -> RuleSpec:
 def _router(facts: _Facts, r: Router) -> RouterSpec:
     legs = [p for p in facts.legs if p.device_id == r.id]
     inner = [p for p in legs if p.device_owner != ROUTER_GATEWAY]
-    outer = [p for p in legs if p.device_owner == ROUTER_GATEWAY]
-    gateway = _gateway(facts, outer[0], r.qos_policy_id) if outer else None
-    floating = [f for f in facts.floating if f.router_id == r.id] if gateway else []
+    ports = {p.id: p for p in legs if p.device_owner == ROUTER_GATEWAY}
+    outer = [ports[g.port_id] for g in r.gateways if g.port_id in ports]
+    gateways = tuple(_gateway(facts, p, r.qos_policy_id) for p in outer)
+    floating = [f for f in facts.floating if f.router_id == r.id] if outer else []
     return RouterSpec(
         id=r.id,
         interfaces=tuple(
@@ -366,7 +367,10 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
             )
             for p in inner
         ),
-        gateway=gateway,
+        gateway=gateways[0] if gateways else None,
+        more_gateways=gateways[1:],
+        spread=r.enable_default_route_ecmp,
+        tried=r.enable_default_route_bfd,
         snat=r.gateway.enable_snat if r.gateway is not None else True,
         admin_up=r.admin_state_up,
         routes=tuple(HostRoute(destination=x.destination, nexthop=x.nexthop) for x in r.routes),
@@ -374,6 +378,7 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
             FloatingSpec(
                 id=f.id,
                 floating_ip=f.floating_ip_address,
+                network_id=_behind(outer, f),
                 fixed_ip=f.fixed_ip_address,
                 port_id=f.port_id,
                 limits=facts.limits(f.qos_policy_id),
@@ -382,7 +387,8 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
         ),
         forwardings=tuple(
             ForwardingSpec(
-                floating_ip=facts.outer_of[f.floatingip_id],
+                floating_ip=facts.outer_of[f.floatingip_id].floating_ip_address,
+                network_id=_behind(outer, facts.outer_of[f.floatingip_id]),
                 protocol=f.protocol,
                 low=f.external_port,
                 high=f.external_last,
@@ -390,10 +396,15 @@ def _router(facts: _Facts, r: Router) -> RouterSpec:
                 fixed_low=f.internal_port,
             )
             for f in facts.forwardings
-            if f.router_id == r.id and gateway and f.floatingip_id in facts.outer_of
+            if f.router_id == r.id and outer and f.floatingip_id in facts.outer_of
         ),
         meters=tuple(m for n, m in facts.meters if n.shared or n.project_id == r.project_id),
     )
+
+
+def _behind(outer: Sequence[Port], f: FloatingIp) -> str:
+    """The network whose gateway has the address, if it is not the first's."""
+    return "" if outer[0].network_id == f.floating_network_id else f.floating_network_id
 
 
 def _gateway(facts: _Facts, p: Port, policy: str) -> RouterGateway:

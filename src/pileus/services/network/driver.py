@@ -184,6 +184,7 @@ class FloatingSpec(Spec, frozen=True, kw_only=True):
     id: str
     floating_ip: str
     fixed_ip: str
+    network_id: str = ""  # which of the router's gateways has it; empty: the first
     port_id: str = ""
     limits: tuple[Limit, ...] = ()
 
@@ -192,6 +193,7 @@ class ForwardingSpec(Spec, frozen=True, kw_only=True):
     """Ports `low` to `high` of a floating address lead to as many of a fixed one, from `fixed_low` on."""
 
     floating_ip: str
+    network_id: str = ""  # as of a floating address
     protocol: str
     low: int
     high: int
@@ -216,15 +218,24 @@ class Meter(Spec, frozen=True, kw_only=True):
 
 
 class RouterSpec(Spec, frozen=True, kw_only=True):
+    """The first gateway leads out; with `spread` all do, with `tried` but those whose next hop is silent."""
+
     id: str
     interfaces: tuple[RouterInterface, ...] = ()
     gateway: RouterGateway | None = None
+    more_gateways: tuple[RouterGateway, ...] = ()
+    spread: bool = False
+    tried: bool = False
     snat: bool = True
     admin_up: bool = True
     routes: tuple[HostRoute, ...] = ()
     floating_ips: tuple[FloatingSpec, ...] = ()
     forwardings: tuple[ForwardingSpec, ...] = ()
     meters: tuple[Meter, ...] = ()
+
+    @property
+    def gateways(self) -> tuple[RouterGateway, ...]:
+        return (self.gateway, *self.more_gateways) if self.gateway else ()
 
 
 class HostNetwork(Spec, frozen=True, kw_only=True):

@@ -39,6 +39,9 @@ EXTENSIONS = {
     "binding": ("Port Binding", "Expose port bindings of a virtual port to external application"),
     "dns-domain-ports": ("dns_domain for ports", "Allows the DNS domain to be specified for a port."),
     "dns-integration": ("DNS Integration", "Provides integration with DNS."),
+    "enable-default-route-bfd": ("Enable Default Route BFD", "Gateways whose next hop does not answer are passed over."),
+    "enable-default-route-ecmp": ("Enable Default Route ECMP", "What goes out is spread over all gateways."),
+    "external-gateway-multihoming": ("Neutron L3 External Gateway Multihoming", "Several external gateways of a router."),
     "ext-gw-mode": (
         "Neutron L3 Configurable external gateway mode",
         "Extension of the router abstraction for specifying whether SNAT should occur on the external gateway",

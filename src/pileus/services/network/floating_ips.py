@@ -364,8 +364,8 @@ async def router_between(tx: Tx, fip: FloatingIp, port: Port, subnet_id: str) ->
         if not any(f.subnet_id == subnet_id for f in leg.fixed_ips):
             continue
         router = await ROUTERS.find(tx, leg.device_id)
-        gateway = router.gateway if router is not None else None
-        if router is not None and gateway and gateway.network_id == fip.floating_network_id:
+        outer = [g.network_id for g in router.gateways] if router is not None else []
+        if router is not None and fip.floating_network_id in outer:
             return router
     raise missing(
         "ExternalGatewayForFloatingIPNotFound",

@@ -50,7 +50,11 @@ KINDS = {
         Networks,
         {
             SHARED: ((PORTS, "network_id"), (SUBNETS, "network_id")),
-            EXTERNAL: ((ROUTERS, "gateway_network_id"), (FLOATING_IPS, "floating_network_id")),
+            EXTERNAL: (
+                (ROUTERS, "gateway_network_id"),
+                (ROUTERS, "more_gateway_networks"),
+                (FLOATING_IPS, "floating_network_id"),
+            ),
         },
     ),
     "qos_policy": Kind(Policies, {SHARED: ((NETWORKS, "qos_policy_id"), (PORTS, "qos_policy_id"))}),

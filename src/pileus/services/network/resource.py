@@ -220,8 +220,9 @@ class NetworkResource(Resource[N]):
         body: type[Attributes],
     ) -> None:  # fmt: skip
         """The rules of single attributes: presence is judged, not value (but for defaults on create)."""
+        start = verb if verb in self.rules else f"{verb}_{self.noun}"  # an action has its own name
         for name, value in raw.items():
-            rule = f"{verb}_{self.noun}:{name}"
+            rule = f"{start}:{name}"
             if rule not in self.rules:
                 continue
             if verb == "create" and name in body.defaults and body.defaults[name] == value:

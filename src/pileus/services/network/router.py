@@ -24,12 +24,19 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     enable_snat: bool = True
     external_fixed_ips: list[OuterIp] = []
 
+    @property
+    def addresses(self) -> set[str]:
+        return {ip.ip_address for ip in self.external_fixed_ips}
+
 
 class Router(Noun, kw_only=True, frozen=True):
     """`host` is where it is placed, "" while no host can take it. `error` is what its host last said of it."""
 
     admin_state_up: bool = True
     gateway: Gateway | None = None
+    more_gateways: list[Gateway] = []
+    enable_default_route_ecmp: bool = False  # all gateways lead out, not the first alone
+    enable_default_route_bfd: bool = False  # ... but those whose next hop does not answer
     routes: list[Route] = []
     host: str = ""
     parked: bool = False  # taken from its host by an administrator, who is to name another
@@ -38,6 +45,11 @@ class Router(Noun, kw_only=True, frozen=True):
     error: str = ""
     ha: bool = False
     qos_policy_id: str = ""  # of its gateway
+
+    @property
+    def gateways(self) -> list[Gateway]:
+        """The one that clients without multihoming know comes first."""
+        return [self.gateway, *self.more_gateways] if self.gateway else []
 
     @property
     def enable_snat(self) -> bool:
@@ -58,7 +70,10 @@ ROUTERS = Nouns(
         Column("enable_snat", lambda r: int(r.enable_snat), int),
         Column("gateway_network_id", lambda r: r.gateway.network_id if r.gateway else ""),
     ),
-    many=(Many("tags", lambda r: r.tags),),
+    many=(
+        Many("tags", lambda r: r.tags),
+        Many("more_gateway_networks", lambda r: sorted({g.network_id for g in r.more_gateways})),
+    ),
     quotas=(Quota("network", "router", default=10),),
     indexes=(("host",), ("project_id", "created_at", "id"), ("gateway_network_id",)),
     noun="Router",

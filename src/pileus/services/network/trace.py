@@ -327,7 +327,7 @@ class Trace:
     def _towards(self, router: RouterSpec, address: str) -> str:
         """The network of the router's in which that address is; "" for none."""
         ends = [(i.network_id, i.addresses) for i in router.interfaces]
-        ends += [(router.gateway.network_id, router.gateway.addresses)] if router.gateway else []
+        ends += [(g.network_id, g.addresses) for g in router.gateways]
         return next((id for id, own in ends if any(_holds(a, address) for a in own)), "")
 
     def _pass(self, at: str, says: str) -> None:

@@ -14,7 +14,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.sql import member_of
 from pileus.kernel.store import Page, Reader
 
-from .driver import Observed
+from .driver import Observed, RuleSpec
 from .port import PORTS, Port
 from .security_group import RULES
 
@@ -24,6 +24,9 @@ class NetworkHost(Protocol):
 
     async def sync(self, port_ids: list[str]) -> Observed:
         """Fetches what the host should be, makes it so, and says how these ports are."""
+
+    async def regroup(self, group_id: str, rules: list[RuleSpec]) -> None:
+        """A security group's new rules, ahead of the document that will hold them too."""
 
     async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
         """What is amiss, by id, with ports, networks and routers, as `NetworkDriver.examine` sees it."""
@@ -109,7 +112,7 @@ async def hosts_of_groups(db: Reader, group_ids: Iterable[str]) -> set[str]:
     return {row[0] for row in rows}
 
 
-WAKER = "network.wake"
+WAKER, REGROUPER = "network.wake", "network.regroup"
 
 
 async def wake(runtime: Runtime, hosts: Iterable[str]) -> None:
@@ -122,6 +125,11 @@ async def hint_host(runtime: Runtime, host: str) -> None:
     if host:
         await runtime.store.visible()
         await runtime.agents.hint(NETWORK_HOST, host)
+
+
+def wake_group(runtime: Runtime, group_id: str) -> None:
+    """After a change of a group's rules: its hosts are told those first, and then look at everything."""
+    runtime.reconcilers.hint(REGROUPER, group_id)
 
 
 async def wake_networks(runtime: Runtime, *network_ids: str) -> None:

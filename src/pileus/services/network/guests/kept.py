@@ -38,7 +38,7 @@ from ..security_groups.operations import drop_group, new_group, refuse_rename
 from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
 from ..settings import settings_of
 from ..trunk import TRUNKS, carry, trunk_over
-from ..wiring import NETWORK_HOST, hosts_of_groups, wake, wake_for_ports
+from ..wiring import NETWORK_HOST, wake, wake_for_ports, wake_group
 from .asked import ask
 from .dressing import dress_of
 from .wishes import Acting, group_ids, settled
@@ -295,7 +295,7 @@ class KeptNetwork:
         made = checked(body, group, self.runtime.world.new_id())
         async with self.runtime.store.tx() as tx:
             made = await add_rule(tx, made)
-        await self._wake_group(group.id)
+        wake_group(self.runtime, group.id)
         return _rule(made)
 
     async def delete_security_group_rule(self, caller: Caller, id: str) -> None:
@@ -307,7 +307,7 @@ class KeptNetwork:
         acting.require("delete_security_group_rule", target)
         async with self.runtime.store.tx() as tx:
             await drop_rule(tx, await RULES.get(tx, id))
-        await self._wake_group(rule.security_group_id)
+        wake_group(self.runtime, rule.security_group_id)
 
     async def set_guest_group(
         self, caller: Caller, guest_id: str, group: str, present: bool
@@ -344,9 +344,6 @@ class KeptNetwork:
             raise GROUPS.missing(id)
         acting.require(rule, group_target(group))
         return group
-
-    async def _wake_group(self, id: str) -> None:
-        await wake(self.runtime, await hosts_of_groups(self.runtime.store, [id]))
 
 
 async def _by_id(store: Any, table: Any, ids: set[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _FIXED = frozenset(
         "tags",
         "availability_zones",
         "enable_snat",
+        "external_gateways",
     ]
 )
 
@@ -53,6 +54,8 @@ class CreateRouter(Attributes):
     availability_zone_hints: list[str] = []
     ha: bool | UnsetType | None = UNSET
     flavor_id: str | None = None
+    enable_default_route_ecmp: bool | None = None
+    enable_default_route_bfd: bool | None = None
 
 
 class UpdateRouter(Attributes):
@@ -66,6 +69,8 @@ class UpdateRouter(Attributes):
     external_gateway_info: GatewayRequest | UnsetType | None = UNSET
     routes: list[Route] | UnsetType | None = UNSET
     ha: bool | UnsetType = UNSET
+    enable_default_route_ecmp: bool | UnsetType | None = UNSET
+    enable_default_route_bfd: bool | UnsetType | None = UNSET
 
 
 class ExtraRoutes(Attributes):
@@ -75,6 +80,15 @@ class ExtraRoutes(Attributes):
     creates = False
 
     routes: list[Route] = []
+
+
+class ExternalGateways(Attributes):
+    """The body of add_, update_ and remove_external_gateways."""
+
+    root: ClassVar[str] = "router"
+    creates = False
+
+    external_gateways: list[GatewayRequest] = []
 
 
 class InterfaceRequest(Attributes):

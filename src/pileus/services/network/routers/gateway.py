@@ -1,13 +1,13 @@
-"""A router's leg on an external network: made, changed and taken away inside a transaction."""
+"""A router's legs on external networks: made, changed and taken away inside a transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
@@ -18,20 +18,83 @@ from ..ports.lifecycle import add_port, readdress, remove_port
 from ..router import Gateway, OuterIp, Router
 from .bodies import GatewayRequest, bad_router
 
+Goal = tuple[Gateway | None, GatewayRequest | None]  # one that is there, and what it is to become
 
-async def set_gateway(
-    tx: Tx, world: World, router: Router, asked: GatewayRequest | None
-) -> Gateway | None:
-    """The router's gateway as asked for. The networks are held. Raises Invalid, Conflict, NotFound."""
+
+def first_gateway(router: Router, asked: GatewayRequest | None) -> list[Goal]:
+    """What `external_gateway_info` means: the first gateway, those behind it stay."""
     old = router.gateway
-    if old is not None and (asked is None or asked.network_id != old.network_id):
-        await drop_gateway(tx, router)
+    if old is not None and asked is not None and asked.network_id != old.network_id:
         old = None
-    if asked is None:
-        return None
-    if old is None:
-        return await _make(tx, world, router, asked)
-    return await _change(tx, world, old, asked)
+    first: list[Goal] = [(old, asked)] if asked is not None else []
+    return [*first, *((g, None) for g in router.more_gateways)]
+
+
+def gateways_with(router: Router, asked: Sequence[GatewayRequest]) -> list[Goal]:
+    """Those asked for behind those that are there."""
+    return [*((g, None) for g in router.gateways), *((None, a) for a in asked)]
+
+
+def gateways_without(router: Router, asked: Sequence[GatewayRequest]) -> list[Goal]:
+    """Those that are there but for those asked for. Raises Invalid if one is not found."""
+    gone = []
+    for request in asked:
+        found = _match(router, [g for g in router.gateways if g not in gone], request)
+        if found is None:
+            raise _unmatched(router, f"it has none on network {request.network_id} as described")
+        gone.append(found)
+    return [(g, None) for g in router.gateways if g not in gone]
+
+
+def gateways_like(router: Router, asked: Sequence[GatewayRequest]) -> list[Goal]:
+    """Those asked for in their order: one that is there where it fits, else a new one. Raises Invalid."""
+    left, goals = router.gateways, list[Goal]()
+    for request in asked:
+        found = _match(router, left, request)
+        left = [g for g in left if g is not found]
+        goals.append((found, request))
+    return goals
+
+
+def _match(router: Router, among: Sequence[Gateway], asked: GatewayRequest) -> Gateway | None:
+    same = [g for g in among if g.network_id == asked.network_id]
+    wanted = {f.ip_address for f in asked.external_fixed_ips or ()}
+    if not wanted and len(same) > 1:
+        raise _unmatched(
+            router, f"several are on network {asked.network_id}: name external_fixed_ips"
+        )
+    return next((g for g in same if not wanted or wanted & g.addresses), None)
+
+
+def _unmatched(router: Router, why: str) -> Invalid:
+    return Invalid(
+        "Unable to match a requested gateway port to existing gateway ports for router "
+        f"{router.id}: {why}.",
+        code="UnableToMatchGateways",
+    )
+
+
+async def set_gateways(
+    tx: Tx, world: World, router: Router, goals: Sequence[Goal]
+) -> dict[str, Any]:
+    """The router's gateways as they are to be: the changes of its record. The networks are held.
+
+    Raises Invalid, Conflict, NotFound.
+    """
+    kept = [old for old, _ in goals if old is not None]
+    networks = {g.network_id for g in kept} | {a.network_id for _, a in goals if a is not None}
+    for old in router.gateways:
+        if old not in kept:
+            await drop_gateway(tx, router, old, still=old.network_id in networks)
+    made = []
+    for before, asked in goals:
+        if asked is None:
+            made += [before] if before is not None else []
+        elif before is None:
+            made.append(await _make(tx, world, router, asked))
+        else:
+            made.append(await _change(tx, world, before, asked))
+    return {"gateway": made[0] if made else None, "more_gateways": made[1:]}
 
 
 async def _make(tx: Tx, world: World, router: Router, asked: GatewayRequest) -> Gateway:
@@ -51,14 +114,14 @@ async def _make(tx: Tx, world: World, router: Router, asked: GatewayRequest) -> 
         host=router.host,
     )
     wanted = asked.external_fixed_ips
-    fixed = None if wanted is UNSET or not wanted else list(wanted)
+    fixed = list(wanted) if wanted else None
     port = await add_port(tx, world, network, port, fixed, wear_default=False)
     return _gateway(port, asked.enable_snat is not False)
 
 
 async def _change(tx: Tx, world: World, old: Gateway, asked: GatewayRequest) -> Gateway:
     port = await PORTS.get(tx, old.port_id)
-    if asked.external_fixed_ips is not UNSET and asked.external_fixed_ips:
+    if asked.external_fixed_ips:
         addresses = await readdress(tx, world, port, asked.external_fixed_ips)
         port = await PORTS.revise(tx, port, fixed_ips=addresses)
     snat = old.enable_snat if asked.enable_snat is UNSET else bool(asked.enable_snat)
@@ -72,12 +135,10 @@ def _gateway(port: Port, snat: bool) -> Gateway:
     )
 
 
-async def drop_gateway(tx: Tx, router: Router) -> None:
-    """Raises Conflict while floating IPs need it."""
-    gateway = router.gateway
-    if gateway is None:
-        return
-    if await FLOATING_IPS.one(tx, router_id=router.id) is not None:
+async def drop_gateway(tx: Tx, router: Router, gateway: Gateway, *, still: bool = False) -> None:
+    """Raises Conflict while floating IPs need it; `still`: the router keeps a leg on the same network."""
+    needs = {"router_id": router.id, "floating_network_id": gateway.network_id}
+    if not still and await FLOATING_IPS.one(tx, **needs) is not None:
         raise Conflict(
             f"Gateway cannot be updated for router {router.id}, since a gateway to external "
             f"network {gateway.network_id} is required by one or more floating IPs.",
@@ -95,5 +156,12 @@ def gateway_view(gateway: Gateway | None, policy_id: str) -> dict[str, Any] | No
         "network_id": gateway.network_id,
         "enable_snat": gateway.enable_snat,
         "qos_policy_id": policy_id or None,
-        "external_fixed_ips": [msgspec.to_builtins(ip) for ip in gateway.external_fixed_ips],
+        "external_fixed_ips": gateway.external_fixed_ips,
     }
+
+
+def gateways_view(router: Router) -> list[dict[str, Any]]:
+    return [
+        {"network_id": g.network_id, "external_fixed_ips": g.external_fixed_ips}
+        for g in router.gateways
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -37,6 +38,7 @@ from ..subnets.operations import Subnets
 from ..wiring import wake, wake_networks
 from .bodies import (
     CreateRouter,
+    ExternalGateways,
     ExtraRoutes,
     GatewayRequest,
     InterfaceRequest,
@@ -45,15 +47,24 @@ from .bodies import (
     bad_router,
     checked_routes,
 )
-from .gateway import drop_gateway, gateway_view, set_gateway
+from .gateway import (
+    Goal,
+    drop_gateway,
+    first_gateway,
+    gateway_view,
+    gateways_like,
+    gateways_view,
+    gateways_with,
+    gateways_without,
+    set_gateways,
+)
 from .interfaces import add_by_port, add_by_subnet, interface_view, refuse_unconnected, remove
 from .placement import choose_host, legs
 
-_GATEWAY = "external_gateway_info"
+_GATEWAY, _GATEWAYS = "external_gateway_info", "external_gateways"
 
 
-def _gateway_rules(verb: str) -> dict[str, str]:
-    start = f"{verb}_router:{_GATEWAY}"
+def _gateway_rules(start: str) -> dict[str, str]:
     return {
         start: OWNER,
         f"{start}:network_id": OWNER,
@@ -72,15 +83,25 @@ class Routers(NetworkResource[Router], path="/routers"):
     rules = {
         "create_router": OWNER,
         "create_router:ha": ADMIN,
-        **_gateway_rules("create"),
+        "create_router:enable_default_route_bfd": ADMIN,
+        "create_router:enable_default_route_ecmp": ADMIN,
+        **_gateway_rules(f"create_router:{_GATEWAY}"),
         "get_router": READER,
         "get_router:ha": ADMIN,
         "get_router:tags": READER,
         "update_router": OWNER,
         "update_router:ha": ADMIN,
+        "update_router:enable_default_route_bfd": ADMIN,
+        "update_router:enable_default_route_ecmp": ADMIN,
         "add_extraroutes": OWNER,
         "remove_extraroutes": OWNER,
-        **_gateway_rules("update"),
+        **_gateway_rules(f"update_router:{_GATEWAY}"),
+        "add_external_gateways": OWNER,
+        **_gateway_rules(f"add_external_gateways:{_GATEWAYS}"),
+        "update_external_gateways": OWNER,
+        **_gateway_rules(f"update_external_gateways:{_GATEWAYS}"),
+        "remove_external_gateways": OWNER,
+        f"remove_external_gateways:{_GATEWAYS}": OWNER,
         "update_router:tags": OWNER,
         "delete_router": OWNER,
         "delete_router:tags": OWNER,
@@ -99,6 +120,9 @@ class Routers(NetworkResource[Router], path="/routers"):
             "admin_state_up": r.admin_state_up,
             "status": "ACTIVE",
             "external_gateway_info": gateway_view(r.gateway, r.qos_policy_id),
+            _GATEWAYS: gateways_view(r),
+            "enable_default_route_bfd": r.enable_default_route_bfd,
+            "enable_default_route_ecmp": r.enable_default_route_ecmp,
             "routes": r.routes,
             "enable_snat": r.enable_snat,
             "ha": r.ha,
@@ -129,8 +153,8 @@ class Routers(NetworkResource[Router], path="/routers"):
                 host = await choose_host(tx, world.clock.time())
                 router = await ROUTERS.insert(tx, replace(router, host=host))
                 if asked is not None:
-                    gateway = await set_gateway(tx, world, router, asked)
-                    router = await ROUTERS.change(tx, router, gateway=gateway)
+                    gateways = await set_gateways(tx, world, router, [(None, asked)])
+                    router = await ROUTERS.change(tx, router, **gateways)
                 await emit(tx, "router.create.end", router.project_id, id=router.id)
                 made.append(router)
         await wake(ctx.runtime, {r.host for r in made})
@@ -144,6 +168,9 @@ class Routers(NetworkResource[Router], path="/routers"):
         changes = body.given()
         text(changes.get("name", ""), "name")
         text(changes.get("description", ""), "description")
+        for name in ("enable_default_route_ecmp", "enable_default_route_bfd"):
+            if changes.get(name, False) is None:
+                del changes[name]  # as it is
         given = changes.pop(_GATEWAY, UNSET)
         asked = asked_gateway(given)
         if asked is not None:
@@ -156,7 +183,8 @@ class Routers(NetworkResource[Router], path="/routers"):
             await hold_policies(tx, changes.get("qos_policy_id", ""))
             router = await ROUTERS.get(tx, router.id)
             if given is not UNSET:
-                changes["gateway"] = await set_gateway(tx, ctx.runtime.world, router, asked)
+                goals = first_gateway(router, asked)
+                changes |= await set_gateways(tx, ctx.runtime.world, router, goals)
             await refuse_unconnected(tx, router, changes.get("routes", ()))
             router = await ROUTERS.revise(tx, router, **changes)
             await emit(tx, "router.update.end", router.project_id, id=router.id)
@@ -165,8 +193,8 @@ class Routers(NetworkResource[Router], path="/routers"):
 
     async def _hold(self, tx: Tx, router: Router, *network_ids: str | None) -> None:
         """The networks that the change concerns, and then the router."""
-        gateway = router.gateway.network_id if router.gateway else None
-        await hold(tx, "networks", *(n for n in (gateway, *network_ids) if n))
+        outer = [g.network_id for g in router.gateways]
+        await hold(tx, "networks", *(n for n in (*outer, *network_ids) if n))
         await hold(tx, "routers", router.id)
 
     @operation("DELETE", "/routers/{router_id}", "delete_router")
@@ -198,6 +226,41 @@ class Routers(NetworkResource[Router], path="/routers"):
                 await refuse_unconnected(tx, router, given)
             if routes != router.routes:
                 router = await ROUTERS.revise(tx, router, routes=routes)
+        await wake(ctx.runtime, {router.host})
+        return await self.one(ctx, router)
+
+    @operation("PUT", "/routers/{router_id}/add_external_gateways", "add_external_gateways")
+    async def add_gateways(self, ctx: Context, router: Router, body: ExternalGateways) -> Any:
+        return await self._regate(ctx, router, body, "add", gateways_with)
+
+    @operation("PUT", "/routers/{router_id}/update_external_gateways", "update_external_gateways")
+    async def update_gateways(self, ctx: Context, router: Router, body: ExternalGateways) -> Any:
+        return await self._regate(ctx, router, body, "update", gateways_like)
+
+    @operation("PUT", "/routers/{router_id}/remove_external_gateways", "remove_external_gateways")
+    async def remove_gateways(self, ctx: Context, router: Router, body: ExternalGateways) -> Any:
+        return await self._regate(ctx, router, body, "remove", gateways_without)
+
+    async def _regate(
+        self,
+        ctx: Context,
+        router: Router,
+        body: ExternalGateways,
+        verb: str,
+        goals: Callable[[Router, Sequence[GatewayRequest]], list[Goal]],
+    ) -> Any:
+        asked, target = body.external_gateways, self.target(ctx, router)
+        self.guard(ctx, f"{verb}_{_GATEWAYS}", ctx.document["router"], target, ExternalGateways)
+        for request in asked:
+            if not request.network_id:
+                raise bad_router("Each of external_gateways must name its network_id")
+            await Networks().visible(ctx, request.network_id)
+        async with ctx.runtime.store.tx() as tx:
+            await self._hold(tx, router, *(a.network_id for a in asked))
+            router = await ROUTERS.get(tx, router.id)
+            changes = await set_gateways(tx, ctx.runtime.world, router, goals(router, asked))
+            router = await ROUTERS.revise(tx, router, **changes)
+            await emit(tx, "router.update.end", router.project_id, id=router.id)
         await wake(ctx.runtime, {router.host})
         return await self.one(ctx, router)
 
@@ -257,7 +320,8 @@ async def drop_router(tx: Tx, router: Router) -> None:
     """The networks and the router are held. Raises Conflict while it has interfaces or is needed."""
     if any(p.device_owner == ROUTER_INTERFACE for p in await legs(tx, router.id)):
         raise router_in_use(router.id)
-    await drop_gateway(tx, router)
+    for gateway in router.gateways:
+        await drop_gateway(tx, router, gateway)
     await ROUTERS.delete(tx, router)
     await emit(tx, "router.delete.end", router.project_id, id=router.id)
 
@@ -283,4 +347,6 @@ def _router(ctx: Context, owner: str, body: CreateRouter) -> Router:
         availability_zone_hints=body.availability_zone_hints,
         ha=body.ha is True,
         flavor_id=body.flavor_id or "",
+        enable_default_route_ecmp=body.enable_default_route_ecmp is True,
+        enable_default_route_bfd=body.enable_default_route_bfd is True,
     )

@@ -21,7 +21,7 @@ from ..checks import PROTOCOLS, WITH_PORTS
 from ..refusals import bad_input
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all
 from ..security_group import GROUPS, RULES, SecurityGroup, SecurityGroupRule, rule_view
-from ..wiring import hosts_of_groups, wake
+from ..wiring import wake_group
 from .operations import SecurityGroups
 
 _ANY = (None, "", "any", "0", 0)
@@ -106,9 +106,7 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule], path="/security-gro
             wanted.append(checked(item, group, ctx.runtime.world.new_id()))
         async with ctx.runtime.store.tx() as tx:
             made = [await add_rule(tx, rule) for rule in wanted]
-        await wake(
-            ctx.runtime, await hosts_of_groups(ctx.runtime.store, [wanted[0].security_group_id])
-        )
+        wake_group(ctx.runtime, wanted[0].security_group_id)
         return await self.made(ctx, made, body.single)
 
     @operation("DELETE", "/security-group-rules/{rule_id}", "delete_security_group_rule")
@@ -116,7 +114,7 @@ class SecurityGroupRules(NetworkResource[SecurityGroupRule], path="/security-gro
         self.match(ctx, rule)
         async with ctx.runtime.store.tx() as tx:
             await drop_rule(tx, await RULES.get(tx, rule.id))
-        await wake(ctx.runtime, await hosts_of_groups(ctx.runtime.store, [rule.security_group_id]))
+        wake_group(ctx.runtime, rule.security_group_id)
 
     def scopes_of(self, ctx: Context) -> tuple[Mapping[str, Any], ...]:
         return () if sees_all(ctx) else ({"project_id": project_of(ctx.caller)},)

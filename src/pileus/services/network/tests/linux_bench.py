@@ -360,7 +360,10 @@ class LinuxBench:
             link.want_addresses("eth0", addresses)
             if gateway:
                 link.want_routes(
-                    {"0.0.0.0/0": (gateway, "eth0"), "169.254.169.254/32": ("", "eth0")}
+                    {
+                        "0.0.0.0/0": ((gateway, "eth0"),),
+                        "169.254.169.254/32": (("", "eth0"),),
+                    }
                 )
 
         await self._inside(there.namespace, dress)

@@ -10,8 +10,9 @@ from pileus.host.metadata import Request
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import NotFound
-from pileus.services.network import control
+from pileus.services.network import agent, control
 from pileus.services.network.contract import GUEST_METADATA, GuestMetadata, MetadataReply
+from pileus.services.network.driver import RuleSpec
 from pileus.services.network.wiring import NETWORK_CONTROL
 
 from .bench import Bench, run
@@ -136,5 +137,45 @@ def test_agents_and_zones_are_listed() -> None:
         assert {z["resource"] for z in zones} == {"network", "router"}
         zones = await b.as_("one").rows("/availability_zones?resource=router&state=available")
         assert [z["resource"] for z in zones] == ["router"]
+
+    run(body)
+
+
+def test_a_rule_that_comes_and_goes_before_the_host_looks_again_is_gone() -> None:
+    """Rules go ahead of the document; the host must not take the document of before for the present one."""
+
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        group = await api.make("security_group", name="web")
+        network, _ = await api.network()
+        await b.boot("one", "guest", network["id"], groups=["web"])
+        await b.settle()
+
+        def rules() -> list[RuleSpec]:
+            (worn,) = (g for g in b.driver().applied.groups if g.id == group["id"])
+            return [r for r in worn.rules if r.direction == "ingress"]
+
+        ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
+        egress = [r for g in b.driver().applied.groups for r in g.rules if r not in rules()]
+        await _agent(b).regroup(group["id"], [*egress, ssh])
+        assert rules() == [ssh], "in force at once"
+        await _agent(b).refresh()
+        assert rules() == [], "the cloud knows of none"
+
+    run(body)
+
+
+def test_a_new_rule_does_not_wait_for_the_hosts_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "_GATHER_S", 60.0)
+
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        group = await api.make("security_group", name="web")
+        network, _ = await api.network()
+        await b.boot("one", "guest", network["id"], groups=["web"])
+        asked = {"security_group_id": group["id"], "direction": "ingress", "protocol": "icmp"}
+        await api.make("security_group_rule", **asked)
+        await b.control.runtime.reconcilers.settled()
+        assert any(r.protocol for g in b.driver().applied.groups for r in g.rules)
 
     run(body)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pileus.host.conntrack import Flow
 from pileus.kernel.faults import Invalid
 from pileus.services.network.checks import unsound
-from pileus.services.network.driver import AddressPair, DhcpOption, GroupSpec, RuleSpec
+from pileus.services.network.driver import AddressPair, DhcpOption, GroupSpec, LogSpec, RuleSpec
 from pileus.services.network.drivers.linux.connections import judge
 from pileus.services.network.drivers.linux.filters import identities, link_local, rule_text
 from pileus.services.network.drivers.linux.names import Names
-from pileus.services.network.drivers.linux.plan import plan_for
+from pileus.services.network.drivers.linux.plan import Kept, bridge_fragments, plan_for
 from pileus.testing.drivers.network import (
     CLOSED,
     DB,
+    FROM_WEB,
     GROUPS,
     NET,
     OPEN,
     OTHER_NET,
     WEB,
+    WEB_ONLY,
     document,
     guest,
     network,
@@ -154,3 +157,27 @@ def test_options_and_groups_amiss_are_reported_without_taking_the_port() -> None
     plan = plan_for(document(odd, guest(DB, "10.0.0.12", uuid(3, 99))), {})
     assert plan.guests.keys() == {WEB, DB}
     assert plan.errors.keys() == {WEB, DB}
+
+
+def test_what_is_kept_from_one_plan_to_the_next_is_what_a_fresh_one_makes() -> None:
+    log = LogSpec(id=uuid(7, 1), project_id="p", accepted=True)
+    web = guest(WEB, "10.0.0.11")
+    narrower = GroupSpec(id=OPEN, rules=GROUPS[0].rules[:1], members=("10.0.0.9",))
+    naming = GroupSpec(id=FROM_WEB, rules=(RuleSpec(direction="ingress", remote_group=WEB_ONLY),))
+    odd = msgspec.structs.replace(web, mac="no")
+    steps = [
+        document(web, guest(DB, "10.0.0.12", CLOSED)),
+        document(msgspec.structs.replace(web, logs=(log,))),
+        document(msgspec.structs.replace(web, logs=(log,)), groups=(narrower,)),
+        document(web, groups=()),
+        document(odd, guest(DB, "10.0.0.12", CLOSED)),
+        document(web, groups=(*GROUPS[:2], naming)),
+        document(web, groups=(*GROUPS[:3], naming)),
+        document(web, networks=(network(mtu=1400),)),
+    ]
+    kept, zones, names = Kept(), dict[str, int](), Names("pl")
+    for step in [*steps, *reversed(steps)]:
+        ours, fresh = plan_for(step, zones, kept), plan_for(step, {})
+        assert bridge_fragments(ours, names) == bridge_fragments(fresh, names)
+        assert ours.errors == fresh.errors
+    assert len(kept.before) + len(kept.now) < 40

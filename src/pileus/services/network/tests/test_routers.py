@@ -281,3 +281,43 @@ def test_an_outer_network_goes_with_the_floating_ips_that_stand_for_nobody() -> 
         assert (await api.get(f"/floatingips/{used['id']}")).status == 200
 
     run(body, hosts=0)
+
+
+def test_a_router_has_several_gateways_and_each_goes_by_itself() -> None:
+    async def body(b: Bench) -> None:
+        api, public = b.admin, await b.admin.public()
+        back = await api.make("network", router__external=True)
+        await api.make("subnet", network_id=back["id"], cidr="172.25.0.0/24", ip_version=4)
+        network, _, router = await api.routed()
+        path = f"/routers/{router['id']}"
+
+        async def change(verb: str, *gateways: Row, status: int = 200) -> list[Row]:
+            document = {"router": {"external_gateways": list(gateways)}}
+            reply = await api.put(f"{path}/{verb}_external_gateways", document)
+            assert reply.status == status, reply
+            return list(reply.json["router"]["external_gateways"]) if status == 200 else []
+
+        first, second, third = await change(
+            "add", {"network_id": back["id"]}, {"network_id": public}
+        )
+        assert (first["network_id"], second["network_id"]) == (public, back["id"])
+        await b.settle()
+        spec = b.driver().applied.routers[0]
+        assert [g.network_id for g in spec.gateways] == [public, back["id"], public]
+        port = await api.make("port", network_id=network["id"])
+        await api.make("floatingip", floating_network_id=back["id"], port_id=port["id"])
+        await change("remove", second, status=409)
+        await change("remove", {"network_id": public}, status=400)  # which of the two?
+        assert await change("remove", first) == [second, third]
+        assert await change("update", second, third) == [second, third]
+        info = (await api.get(path)).json["router"]["external_gateway_info"]
+        assert info["network_id"] == back["id"]
+        cleared: Row = {"router": {"external_gateway_info": {}}}
+        assert said(await api.put(path, cleared)) == (409, "RouterExternalGatewayInUseByFloatingIp")
+        asked = {"router": {"external_gateways": [{"network_id": public, "enable_snat": False}]}}
+        mine = await b.as_("one").make("router")
+        refused = await b.as_("one").put(f"/routers/{mine['id']}/add_external_gateways", asked)
+        assert refused.status == 403
+        assert len(await api.rows("/ports?device_owner=network:router_gateway")) == 2
+
+    run(body)

@@ -49,9 +49,10 @@ def judge(old: Plan | None, new: Plan) -> Judgement:
     changed.
     """
     judgement = Judgement(groups=new.groups)
+    changed = _changed(old.groups, new.groups) if old else set()
     for id, port in new.guests.items():
         before = old.guests.get(id) if old else None
-        if old and before and _rules(old, before) == _rules(new, port):
+        if before and _worn(before) == _worn(port) and changed.isdisjoint(port.groups):
             continue
         zone = new.segments[port.network_id].zone
         judgement.ports.update({(zone, fixed.ip): port for fixed in port.fixed_ips})
@@ -63,12 +64,25 @@ def judge(old: Plan | None, new: Plan) -> Judgement:
     return judgement
 
 
-def _rules(plan: Plan, port: PortSpec) -> object:
-    """All that decides on the port's connections."""
-    groups = [plan.groups[id] for id in port.groups if id in plan.groups]
-    named = {r.remote_group for g in groups for r in g.rules if r.remote_group in plan.groups}
-    members = [(id, plan.groups[id].members) for id in sorted(named)]
-    return port.security, port.admin_up, [(g.id, g.rules) for g in groups], members
+def _worn(port: PortSpec) -> object:
+    return port.security, port.admin_up, port.groups
+
+
+def _changed(old: Mapping[str, GroupSpec], new: Mapping[str, GroupSpec]) -> set[str]:
+    """The groups that no longer decide as they did: by their rules, or by the members of those they name."""
+    moved = {id for id in old.keys() | new.keys() if _members(old, id) != _members(new, id)}
+    return {
+        id
+        for id in old.keys() | new.keys()
+        if id not in old
+        or id not in new
+        or old[id].rules != new[id].rules
+        or any(r.remote_group in moved for r in new[id].rules)
+    }
+
+
+def _members(groups: Mapping[str, GroupSpec], id: str) -> tuple[str, ...] | None:
+    return groups[id].members if id in groups else None
 
 
 def lost_floating(old: RouterSpec | None, new: RouterSpec) -> Unwanted | None:

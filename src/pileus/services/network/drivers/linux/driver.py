@@ -81,6 +81,7 @@ class LinuxNetworkDriver:
         )
         self._lock = asyncio.Lock()
         self._zones: dict[str, int] = {}
+        self._kept = plan.Kept()
         self._plan: Plan | None = None
         self._applied: HostNetwork | None = None
         self._is_whole = False  # did the last apply make everything that it meant to?
@@ -106,7 +107,7 @@ class LinuxNetworkDriver:
             elif self._is_whole and _without_revision(desired) == self._applied:
                 return self._observed(desired, self._plan)
             # A large document takes a while to plan: not on the loop, which serves guests.
-            planning = partial(plan.plan_for, desired, self._zones)
+            planning = partial(plan.plan_for, desired, self._zones, self._kept)
             goal = await self._machine.namespaces.call("", planning)
             self._is_whole = False
             await self._remove(goal)

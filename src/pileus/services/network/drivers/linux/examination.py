@@ -19,6 +19,7 @@ from pileus.services.network.drivers.linux.routers import (
     floating_maps,
     inner_device,
     outer_device,
+    outer_ends,
     translation,
 )
 
@@ -85,9 +86,9 @@ async def _router(machine: Machine, routing: Routing, addresses: Sequence[str]) 
         ends = (names.interface(interface.port_id), names.bridge(interface.network_id))
         if text := await machine.at_home(lambda link, e=ends: _device(link, *e)):  # type: ignore[misc]
             return text
-    if gateway := router.gateway:
-        ends = (names.gateway(router.id), names.external(gateway.network_id))
-        if text := await machine.at_underlay(lambda link: _device(link, *ends)):
+    for end, gateway in outer_ends(names, router).items():
+        ends = (end, names.external(gateway.network_id))
+        if text := await machine.at_underlay(lambda link, e=ends: _device(link, *e)):  # type: ignore[misc]
             return text
     return await machine.inside(namespace, partial(_inside, routing, addresses))
 
@@ -96,14 +97,15 @@ def _inside(routing: Routing, addresses: Sequence[str], link: Netlink) -> str:
     """In the router's namespace."""
     router = routing.router
     devices = [inner_device(i.port_id) for i in router.interfaces]
-    devices += [outer_device(router.gateway.port_id)] if router.gateway else []
+    devices += [outer_device(g.port_id) for g in router.gateways]
     for device in devices:
         if text := _device(link, device):
             return text
-    present = {(d, via) for d, (via, _) in link.static_routes().items()}
-    for destination, (via, device) in routing.routes().items():
-        if (destination, via) not in present:
-            return f"its route to {destination} by {via} on {device} is missing"
+    present = link.static_routes()
+    for destination, hops in routing.routes().items():
+        if not {via for via, _ in hops} <= {via for via, _ in present.get(destination, ())}:
+            ways = ", ".join(f"{via} on {device}" for via, device in hops)
+            return f"its route to {destination} by {ways} is missing"
     table = translation(routing)
     maps = floating_maps(router)
     whole = Fragment(chains=table.chains, elements=maps.elements)

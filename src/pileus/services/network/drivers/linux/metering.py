@@ -13,7 +13,7 @@ from pileus.host import nftables as nft
 from pileus.kernel.faults import Unavailable
 from pileus.services.network.driver import Meter, MeterRule, RouterSpec
 from pileus.services.network.drivers.linux.machine import Machine
-from pileus.services.network.drivers.linux.routers import outer_device
+from pileus.services.network.drivers.linux.routers import outer_devices
 
 log = logging.getLogger(__name__)
 _NAME = "pileus_meters"
@@ -79,8 +79,8 @@ class Meters:
         return await self._machine.namespaces.call(space, work)
 
 
-def _counted(router: RouterSpec) -> tuple[tuple[Meter, ...], str]:
-    return router.meters, router.gateway.port_id if router.gateway else ""
+def _counted(router: RouterSpec) -> tuple[tuple[Meter, ...], list[str]]:
+    return router.meters, [g.port_id for g in router.gateways]
 
 
 def _commands(router: RouterSpec) -> str:
@@ -88,7 +88,7 @@ def _commands(router: RouterSpec) -> str:
     lines = [f"add {_TABLE}", f"delete {_TABLE}", f"add {_TABLE}"]
     if router.gateway is None:
         return "\n".join(lines) + "\n"
-    outer = nft.interface(outer_device(router.gateway.port_id))
+    outer = outer_devices(router)
     hook = "type filter hook forward priority 10; policy accept;"
     lines.append(f"add chain inet {_NAME} passing {{ {hook} }}")
     for meter in router.meters:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
 from pileus.host.ruleset import Fragment
 from pileus.kernel.faults import Invalid
-from pileus.services.network.checks import flaws, unsound
+from pileus.services.network.checks import Checked, flaws, refusal, unsound
 from pileus.services.network.driver import (
     DHCP_OWNER,
     GroupSpec,
@@ -22,11 +24,30 @@ from pileus.services.network.driver import (
 )
 from pileus.services.network.drivers.linux import filters, underlay
 from pileus.services.network.drivers.linux.names import Names
-from pileus.services.network.drivers.linux.routers import Routing
+from pileus.services.network.drivers.linux.routers import Routing, outer_ends
 from pileus.services.network.drivers.linux.segments import Segment
 from pileus.services.network.drivers.linux.serving import Offer
 
+T = TypeVar("T")
 _HIGHEST_ZONE = 65535
+
+
+@dataclass
+class Kept:
+    """What was made of each object last time: made anew only if what it is made of has changed."""
+
+    before: dict[str, tuple[object, Any]] = field(default_factory=dict)
+    now: dict[str, tuple[object, Any]] = field(default_factory=dict)
+
+    def turn(self) -> None:
+        """What was not asked for since the last turn is forgotten."""
+        self.before, self.now = self.now, {}
+
+    def of(self, key: str, inputs: object, make: Callable[[], T]) -> T:
+        known = self.before.get(key)
+        self.now[key] = known if known and known[0] == inputs else (inputs, make())
+        made: T = self.now[key][1]
+        return made
 
 
 @dataclass
@@ -42,15 +63,22 @@ class Plan:
     routings: dict[str, Routing] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def externals(self) -> list[NetworkSpec]:
         return [s.network for s in self.segments.values() if s.network.external]
 
 
-def plan_for(desired: HostNetwork, zones: dict[str, int]) -> Plan:
+def plan_for(desired: HostNetwork, zones: dict[str, int], kept: Kept | None = None) -> Plan:
     """`zones` (network id to conntrack zone) is completed for new networks and forgets old ones."""
-    plan = Plan(errors=unsound(desired))
+    plan = Plan(kept=kept or Kept())
+    plan.kept.turn()
+
+    def refused(spec: Checked) -> str:
+        return plan.kept.of(f"sound {spec.id}", spec, lambda: refusal(spec))
+
+    plan.errors = unsound(desired, refused)
     plan.hosts = tuple(peer.address for peer in desired.peers)
     local = next((p.address for p in desired.peers if p.host == desired.host), "")
     peers = tuple((p.host, p.address) for p in desired.peers if p.host != desired.host)
@@ -89,8 +117,7 @@ def _guests(desired: HostNetwork, errors: Mapping[str, str]) -> dict[str, PortSp
 
 def _routing(router: RouterSpec, segments: Mapping[str, Segment]) -> Routing:
     touched = {i.network_id for i in router.interfaces}
-    if router.gateway:
-        touched.add(router.gateway.network_id)
+    touched |= {g.network_id for g in router.gateways}
     networks = {id: segments[id].network for id in touched}
     plain = {id: msgspec.structs.replace(n, remote_ports=()) for id, n in networks.items()}
     return Routing(router, plain)
@@ -125,14 +152,19 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
         fragments[id] = filters.trusted_devices(devices, vxlan, plan.offers[id].mac)
     for group in plan.groups.values():
         try:
-            fragments[group.id] = filters.group_filter(group, plan.groups)
+            make = partial(filters.group_filter, group, plan.groups)
+            named = {r.remote_group for r in group.rules} & plan.groups.keys()
+            fragments[group.id] = plan.kept.of(group.id, (group, named), make)
         except Invalid as fault:
             plan.errors[group.id] = fault.message
     groups = {g.id: g for g in plan.groups.values() if g.id in fragments}
     for port in plan.guests.values():
         if port.admin_up:
             mac = plan.offers[port.network_id].mac
-            fragments[port.id] = filters.port_filter(port, groups, mac, names.log_group)
+            make = partial(filters.port_filter, port, groups, mac, names.log_group)
+            # Only where something is logged are the groups' rules written out in the port's own.
+            worn: object = groups if port.logs else [g in groups for g in port.groups]
+            fragments[port.id] = plan.kept.of(port.id, (port, mac, worn), make)
         else:
             fragments[port.id] = filters.silenced_port(port)
     return fragments
@@ -166,7 +198,7 @@ def home_devices(plan: Plan, names: Names) -> set[str]:
 def underlay_devices(plan: Plan, names: Names) -> set[str]:
     out = {names.external(n.id) for n in plan.externals}
     out |= {names.downlink(n.id) for n in plan.externals if plan.segments[n.id].has_guests}
-    return out | {names.gateway(id) for id, r in plan.routings.items() if r.router.gateway}
+    return out | {end for r in plan.routings.values() for end in outer_ends(names, r.router)}
 
 
 def namespaces(plan: Plan, names: Names) -> set[str]:

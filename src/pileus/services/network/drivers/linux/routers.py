@@ -15,19 +15,22 @@ from pathlib import Path
 
 from pileus.host import nftables as nft
 from pileus.host.neighbours import ALL_NODES, Advertisement, announce, solicitation_socket
-from pileus.host.netlink import Netlink
+from pileus.host.netlink import Hops, Netlink
 from pileus.host.netns import sysctl
 from pileus.host.ruleset import Fragment, Table
 from pileus.services.network.checks import protocol_number
 from pileus.services.network.driver import (
+    FloatingSpec,
     ForwardingSpec,
     Limit,
     NetworkSpec,
+    RouterGateway,
     RouterInterface,
     RouterSpec,
 )
 from pileus.services.network.drivers.linux.filters import over
 from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
+from pileus.services.network.drivers.linux.names import Names
 from pileus.services.network.drivers.linux.segments import want_pair
 
 ADVERTISE_EVERY_S = 60.0
@@ -41,6 +44,28 @@ def outer_device(port_id: str) -> str:
     return f"qg-{port_id[:11]}"
 
 
+def outer_devices(router: RouterSpec) -> str:
+    """All that lead out, as nft's interface or set of them."""
+    devices = [nft.interface(outer_device(g.port_id)) for g in router.gateways]
+    return devices[0] if len(devices) == 1 else f"{{ {', '.join(devices)} }}"
+
+
+def outer_ends(names: Names, router: RouterSpec) -> dict[str, RouterGateway]:
+    """The gateways by what their ends at the external bridges are called."""
+    ids = [router.id, *(g.port_id for g in router.more_gateways)]
+    return {names.gateway(id): g for id, g in zip(ids, router.gateways, strict=False)}
+
+
+def floating_of(router: RouterSpec, gateway: RouterGateway) -> list[FloatingSpec | ForwardingSpec]:
+    """What stands on that gateway: the first one on its network has it."""
+    first = next(g for g in router.gateways if g.network_id == gateway.network_id)
+    if first is not gateway:
+        return []
+    wanted = ("", gateway.network_id) if gateway is router.gateway else (gateway.network_id,)
+    found: list[FloatingSpec | ForwardingSpec] = [*router.floating_ips, *router.forwardings]
+    return [f for f in found if f.network_id in wanted]
+
+
 @dataclass(frozen=True)
 class Routing:
     """A router and the networks that it touches."""
@@ -48,33 +73,31 @@ class Routing:
     router: RouterSpec
     networks: Mapping[str, NetworkSpec]
 
-    def outer_addresses(self) -> list[str]:
-        """The gateway's own addresses and one /32 for each floating address."""
-        if self.router.gateway is None:
-            return []
-        named = [f.floating_ip for f in self.router.floating_ips]
-        named += [f.floating_ip for f in self.router.forwardings]
+    def outer_addresses(self, gateway: RouterGateway) -> list[str]:
+        """The gateway's own addresses and one /32 for each floating address that it has."""
+        named = [f.floating_ip for f in floating_of(self.router, gateway)]
         floating = dict.fromkeys(f"{ip}/32" for ip in named)
-        return [*self.router.gateway.addresses, *floating]
+        return [*gateway.addresses, *floating]
 
-    def routes(self) -> dict[str, tuple[str, str]]:
+    def routes(self) -> dict[str, Hops]:
         """Default routes and the extra ones, by destination; one without a reachable next hop is
         left out.
         """
-        routes: dict[str, tuple[str, str]] = {}
-        gateway = self.router.gateway
-        for nexthop in gateway.nexthops if gateway else ():
-            default = "::/0" if ":" in nexthop else "0.0.0.0/0"
-            routes[default] = (nexthop, outer_device(gateway.port_id) if gateway else "")
+        routes: dict[str, Hops] = {}
+        gateways = self.router.gateways
+        for gateway in gateways if self.router.spread else gateways[:1]:
+            for nexthop in gateway.nexthops:
+                default = "::/0" if ":" in nexthop else "0.0.0.0/0"
+                hop = (nexthop, outer_device(gateway.port_id))
+                routes[default] = (*routes.get(default, ()), hop)
         for route in self.router.routes:
             if device := self._towards(route.nexthop):
-                routes[route.destination] = (route.nexthop, device)
+                routes[route.destination] = ((route.nexthop, device),)
         return routes
 
     def _towards(self, nexthop: str) -> str:
         ends = [(inner_device(i.port_id), i.addresses) for i in self.router.interfaces]
-        if self.router.gateway:
-            ends.append((outer_device(self.router.gateway.port_id), self.router.gateway.addresses))
+        ends += [(outer_device(g.port_id), g.addresses) for g in self.router.gateways]
         for device, addresses in ends:
             if any(ip_address(nexthop) in ip_interface(a).network for a in addresses):
                 return device
@@ -90,8 +113,8 @@ async def want_router(machine: Machine, routing: Routing) -> None:
     await machine.inside(namespace, lambda link: _prepare(link, routing))
     for interface in router.interfaces:
         await _want_interface(machine, routing, interface, inner)
-    if router.gateway:
-        await _want_gateway(machine, routing, inner)
+    for name, gateway in outer_ends(names, router).items():
+        await _want_gateway(machine, routing, inner, name, gateway)
 
     def finish(link: Netlink) -> None:
         for interface in router.interfaces:
@@ -99,8 +122,8 @@ async def want_router(machine: Machine, routing: Routing) -> None:
             network = routing.networks[interface.network_id]
             link.want(device, mtu=network.mtu, mac=interface.mac, up=router.admin_up)
             link.want_addresses(device, set(interface.addresses))
-        if router.gateway:
-            _dress_gateway(link, routing)
+        for gateway in router.gateways:
+            _dress_gateway(link, routing, gateway)
         if router.admin_up:
             link.want_routes(routing.routes())
 
@@ -118,10 +141,10 @@ def _prepare(link: Netlink, routing: Routing) -> None:
         sysctl(f"net/ipv4/conf/{scope}/send_redirects", 0)
         sysctl(f"net/ipv6/conf/{scope}/accept_dad", 0)
         sysctl(f"net/ipv6/conf/{scope}/accept_ra", 0)
+    sysctl("net/ipv4/fib_multipath_use_neigh", int(routing.router.tried))
     link.want("lo", mtu=65536)
     wanted = {inner_device(i.port_id) for i in routing.router.interfaces} | {"lo"}
-    if routing.router.gateway:
-        wanted.add(outer_device(routing.router.gateway.port_id))
+    wanted |= {outer_device(g.port_id) for g in routing.router.gateways}
     for name in link.links().keys() - wanted:
         link.delete(name)
     rules = nft.Nftables()
@@ -154,12 +177,11 @@ async def _want_interface(
     await machine.at_home(attach)
 
 
-async def _want_gateway(machine: Machine, routing: Routing, inner: Path) -> None:
-    gateway = routing.router.gateway
-    if gateway is None:
-        return
+async def _want_gateway(
+    machine: Machine, routing: Routing, inner: Path, name: str, gateway: RouterGateway
+) -> None:
     network = routing.networks[gateway.network_id]
-    name = machine.names.gateway(routing.router.id)
+    names = {machine.names.gateway(routing.router.id), machine.names.gateway(gateway.port_id)}
     alias = machine.names.alias("gateway", routing.router.id, gateway.port_id[:11])
     external = machine.names.external(network.id)
     device = outer_device(gateway.port_id)
@@ -168,6 +190,9 @@ async def _want_gateway(machine: Machine, routing: Routing, inner: Path) -> None
         present = link.link(name)
         if present and present.alias != alias:
             link.delete(name)  # another gateway port: another device inside
+        for other in names - {name}:
+            if (stale := link.link(other)) and stale.alias == alias:
+                link.delete(other)  # it was not the first gateway, or no other
         want_pair(
             link, name, peer=device, namespace=inner, mtu=network.mtu, alias=alias, mac=gateway.mac
         )
@@ -177,15 +202,12 @@ async def _want_gateway(machine: Machine, routing: Routing, inner: Path) -> None
     await machine.at_underlay(attach)
 
 
-def _dress_gateway(link: Netlink, routing: Routing) -> None:
-    gateway = routing.router.gateway
-    if gateway is None:
-        return
+def _dress_gateway(link: Netlink, routing: Routing, gateway: RouterGateway) -> None:
     device = outer_device(gateway.port_id)
     network = routing.networks[gateway.network_id]
     link.want(device, mtu=network.mtu, mac=gateway.mac, up=routing.router.admin_up)
     before = link.changes
-    addresses = routing.outer_addresses()
+    addresses = routing.outer_addresses(gateway)
     link.want_addresses(device, set(addresses))
     if link.changes != before and routing.router.admin_up:
         plain = [a.split("/")[0] for a in addresses]
@@ -213,23 +235,10 @@ def translation(routing: Routing) -> Table:
     forward = ["ip daddr 169.254.0.0/16 drop", "ip saddr 169.254.0.0/16 drop", *_apart(router)]
     chains: dict[str, tuple[str, ...]] = {}
     if router.gateway and router.admin_up:
-        outer = nft.interface(outer_device(router.gateway.port_id))
-        addresses = [a.split("/")[0] for a in router.gateway.addresses]
-        own = next((nft.block(a) for a in addresses if ":" not in a), "")
-        after = ["ip saddr map @floating_of"]
-        source = [f"oifname {outer} snat ip to {rule}" for rule in after]
-        inside = _inside(router)
-        plain = _as_they_are(router)
-        if plain:
-            source.append(f"oifname {outer} ip saddr {plain} accept")
-            forward.append(f"iifname {outer} ip daddr {plain} accept")
-        if own and router.snat:
-            source.append(f"oifname {outer} meta nfproto ipv4 snat ip to {own}")
-            forward += [
-                f"iifname {outer} ct state established,related accept",
-                f"iifname {outer} ct status dnat accept",
-                f"iifname {outer} meta nfproto ipv4 drop",
-            ]
+        source = [f"oifname {outer_devices(router)} snat ip to ip saddr map @floating_of"]
+        for gateway in router.gateways:
+            _outside(router, gateway, source, forward)
+        inside, own = _inside(router), _own(router.gateway)
         if inside:
             hairpin = f"ip saddr {{ {', '.join(inside)} }} ct status dnat"
             source.append(f"{hairpin} snat ip to ip saddr map @floating_of")
@@ -242,8 +251,8 @@ def translation(routing: Routing) -> Table:
         chains["leaving"] = ("type nat hook postrouting priority srcnat; policy accept;", *source)
     elif not router.admin_up:
         forward = ["drop"]
-    if router.gateway and router.admin_up:
-        forward = [*_limits(router, outer), *forward]
+    if router.admin_up:
+        forward = [*(n for g in router.gateways for n in _limits(router, g)), *forward]
     chains["passing"] = ("type filter hook forward priority filter; policy accept;", *forward)
     return Table(
         family="inet",
@@ -254,6 +263,29 @@ def translation(routing: Routing) -> Table:
         },
         chains=chains,
     )
+
+
+def _own(gateway: RouterGateway) -> str:
+    """The address that stands for whoever has none."""
+    addresses = [a.split("/")[0] for a in gateway.addresses]
+    return next((nft.block(a) for a in addresses if ":" not in a), "")
+
+
+def _outside(
+    router: RouterSpec, gateway: RouterGateway, source: list[str], forward: list[str]
+) -> None:
+    """What one gateway makes of sources, and lets in."""
+    outer, own = nft.interface(outer_device(gateway.port_id)), _own(gateway)
+    if plain := _as_they_are(router, gateway):
+        source.append(f"oifname {outer} ip saddr {plain} accept")
+        forward.append(f"iifname {outer} ip daddr {plain} accept")
+    if own and router.snat:
+        source.append(f"oifname {outer} meta nfproto ipv4 snat ip to {own}")
+        forward += [
+            f"iifname {outer} ct state established,related accept",
+            f"iifname {outer} ct status dnat accept",
+            f"iifname {outer} meta nfproto ipv4 drop",
+        ]
 
 
 def _apart(router: RouterSpec) -> list[str]:
@@ -269,23 +301,23 @@ def _apart(router: RouterSpec) -> list[str]:
     return words
 
 
-def _as_they_are(router: RouterSpec) -> str:
+def _as_they_are(router: RouterSpec, gateway: RouterGateway) -> str:
     """The inner subnets that are of the gateway's address scope, as nft's set; "" if there are none."""
-    scope = router.gateway.scope if router.gateway else ""
+    scope = gateway.scope
     same = [i for i in router.interfaces if scope and i.scopes[0] == scope]
     networks = [ip_interface(a).network for i in same for a in i.addresses]
     blocks = sorted({nft.block(str(n)) for n in networks if n.version == 4})
     return f"{{ {', '.join(blocks)} }}" if blocks else ""
 
 
-def _limits(router: RouterSpec, outer: str) -> list[str]:
+def _limits(router: RouterSpec, gateway: RouterGateway) -> list[str]:
     """Rate limits of floating addresses, each its own, and of all that goes through the gateway's."""
-    words = []
+    words, outer = [], nft.interface(outer_device(gateway.port_id))
     for floating in router.floating_ips:
         own = nft.block(floating.fixed_ip)
         words += [f"{_crossing(n, outer)} {own} {over(n)}" for n in floating.limits]
     others = ", ".join(sorted(nft.block(f.fixed_ip) for f in router.floating_ips))
-    for limit in router.gateway.limits if router.gateway else ():
+    for limit in gateway.limits:
         but = f"{_crossing(limit, outer)} != {{ {others} }}" if others else _way(limit, outer)
         words.append(f"{but} {over(limit)}")
     return words

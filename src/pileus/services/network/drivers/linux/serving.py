@@ -18,7 +18,7 @@ import msgspec
 
 from pileus.host import dhcp, dns
 from pileus.host.metadata import Answer, MetadataServer, Request
-from pileus.host.netlink import Netlink
+from pileus.host.netlink import Hops, Netlink
 from pileus.host.netns import sysctl
 from pileus.kernel.faults import Invalid
 from pileus.services.network.driver import (
@@ -70,11 +70,11 @@ class Offer:
         own |= {f"{METADATA_IPV4}/32", f"{METADATA_IPV6}/64"}
         return {address for address in own if self.speaks_ipv6 or ":" not in address}
 
-    def routes(self) -> dict[str, tuple[str, str]]:
+    def routes(self) -> dict[str, Hops]:
         """On-link routes to the subnets in which the service has no address."""
         covered = {f.subnet_id for f in self.service.fixed_ips} if self.service else set()
         subnets = [s for s in self.network.subnets if self.speaks_ipv6 or s.ip_version == 4]
-        return {s.cidr: ("", _DEVICE) for s in subnets if s.id not in covered}
+        return {s.cidr: (("", _DEVICE),) for s in subnets if s.id not in covered}
 
 
 def service_mac(network: NetworkSpec, service: PortSpec | None) -> str:
