@@ -49,6 +49,8 @@ from .servers.rebuilding import ServerRebuilding
 from .servers.resizing import ServerResizing
 from .servers.shelving import ServerShelving
 from .servers.tags import ServerTags
+from .servers.volume_sagas import SIZES, grown, tell_sizes
+from .servers.volumes import ServerVolumes
 from .services import ComputeServices
 from .settings import Settings
 from .usage import TenantUsage
@@ -85,6 +87,7 @@ SERVICE = Service(
         ServerTags,
         ServerAddresses,
         ServerInterfaces,
+        ServerVolumes,
         ServerPassword,
         InstanceActions,
         Flavors,
@@ -133,8 +136,14 @@ SERVICE = Service(
     ),
     # A guest that resumes opens its taps, and those are the network agent's to make.
     agents=(AgentSpec(COMPUTE_HOST, ComputeAgent, after=("network_host",)),),
-    reconcilers=(Standing("compute.due", PERIOD_S, end_what_is_due),),
-    watches=(Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),),
+    reconcilers=(
+        Standing("compute.due", PERIOD_S, end_what_is_due),
+        Standing(SIZES, 0, tell_sizes),
+    ),
+    watches=(
+        Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),
+        Watch(SIZES, ("volume.resize.end",), grown),
+    ),
     bootstrap=bootstrap,
     settings=Settings,
     optional_project=True,

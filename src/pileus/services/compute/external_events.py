@@ -18,6 +18,7 @@ from pileus.kernel.store import Page
 from pileus.services.compute import checks, instance_actions
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers.addresses import look_again
+from pileus.services.compute.servers.volume_sagas import SIZES
 
 _EVENTS = "os_compute_api:os-server-external-events:create"
 _ASSISTED = "os_compute_api:os-assisted-volume-snapshots:"
@@ -78,6 +79,9 @@ class ServerExternalEvents(Resource[Server]):
         await _record(ctx, taken, servers)
         changed = {e.server_uuid for e in taken if e.name.startswith("network-")}
         await look_again(ctx.runtime, sorted(changed))
+        for event in taken:
+            if event.name == "volume-extended":
+                ctx.runtime.reconcilers.hint(SIZES, event.server_uuid)
         shown = [
             {
                 **msgspec.to_builtins(event),
@@ -111,10 +115,8 @@ async def _record(ctx: Context, taken: list[AskedEvent], servers: dict[str, Serv
     """What users wait for shows among the server's actions."""
     async with ctx.runtime.store.tx() as tx:
         for event in taken:
-            verb = "extend_volume" if event.name == "volume-extended" else ""
-            if event.name == "power-update":
-                verb = _POWERS.get(str(event.tag), "")
-            if verb:
+            verb = _POWERS.get(str(event.tag), "")
+            if verb and event.name == "power-update":
                 await instance_actions.record(tx, ctx, servers[event.server_uuid], verb)
 
 

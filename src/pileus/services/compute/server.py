@@ -72,6 +72,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
 
     `id` is its migration's, and holds the room of before. `decided` is the verb that has begun to end it: half
     confirmed it can't be reverted, nor the other way round. `target` is "" as long as no place was found.
+    `volumes`: what it had before or, while it runs on its way, as its other host is served them.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     target: str = ""
     zone: str = ""  # the source's
+    volumes: list[BlockDevice] = []
 
     @property
     def is_elsewhere(self) -> bool:

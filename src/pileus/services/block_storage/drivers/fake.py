@@ -129,7 +129,9 @@ class FakeVolumeDriver:
         is_remote: bool = False,
     ) -> Export:
         volume = self._find(volume_id)
-        if attachment_id not in volume.exports:
+        known = volume.exports.get(attachment_id)
+        if known is None or (is_remote and not known.secret):
+            door = {"address": "192.0.2.1", "port": 10820, "secret": f"key of {attachment_id}"}
             export = Export(
                 attachment_id=attachment_id,
                 host=self.host,
@@ -137,6 +139,7 @@ class FakeVolumeDriver:
                 name=volume_id,
                 size=volume.size_gib * GIB,
                 is_read_only=is_read_only,
+                **(door if is_remote else {}),  # type: ignore[arg-type]
             )
             volume.exports = {**volume.exports, attachment_id: export}
             self._keep(volume)

@@ -8,12 +8,13 @@ What the lost host still has of it goes when that host is heard of again: no ser
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from pileus.kernel.faults import Invalid, NotFound
+from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.kernel.schema import Body, since, until
@@ -41,6 +42,7 @@ from pileus.services.compute.servers.operations import (
     launched,
     password,
 )
+from pileus.services.compute.servers.plugging import complete, disconnect, plugged_volumes
 from pileus.services.compute.servers.sagas import destroy_on, failed, healed, spec_of
 from pileus.services.placement.contract import PLACEMENT
 
@@ -63,19 +65,28 @@ async def unbind_there(run: Run[Server]) -> None:
 
 
 async def make_anew(run: Run[Server]) -> Changes:
+    """What the lost host may still run cannot write to the volumes by then."""
     server, target = run.record, move_of(run.record).target
-    spec = await spec_of(run)
+    await disconnect(run)
+    spec = await spec_of(run, host=target)
     host = await run.agent(COMPUTE_HOST, on=target)
     guest = await host.spawn(spec)
     if run.becoming.vm_state == states.STOPPED:
         guest = await host.stop_guest(server.id, 0)
+    await complete(run, server.volumes)
     zone = await nodes.zone_of(run.runtime, target)
     return {"host": target, "zone": zone, "power_state": guest.power_state}
 
 
 async def unmake(run: Run[Server]) -> None:
+    """The volumes are for the lost host again, though nobody plugs them."""
+    server, move = run.record, move_of(run.record)
     if not is_there(run):
-        await gone_from(run, move_of(run.record).target)
+        await gone_from(run, move.target)
+        with suppress(Unavailable):  # one that lies on the lost host
+            await disconnect(run)
+            await plugged_volumes(run, server.volumes, move.source)
+            await complete(run, server.volumes)
 
 
 async def forget_lost(run: Run[Server]) -> Changes:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, ClassVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel.faults import Conflict, Invalid, Unavailable
@@ -28,6 +29,7 @@ from pileus.services.compute.servers.moving import (
     MANAGER,
     bind,
     choose_target,
+    detach_others,
     forget_target,
     gone_from,
     is_there,
@@ -38,6 +40,7 @@ from pileus.services.compute.servers.moving import (
     went,
 )
 from pileus.services.compute.servers.operations import PATH, OfServer, act
+from pileus.services.compute.servers.plugging import complete, reserve
 from pileus.services.compute.servers.sagas import destroy_on, failed, healed, spec_of
 from pileus.services.network.contract import NETWORK
 from pileus.services.placement.contract import PLACEMENT
@@ -76,7 +79,10 @@ async def transfer(run: Run[Server]) -> None:
     _refuse_cancelled(await MIGRATIONS.get(run.runtime.store, move.id))
     source = await run.agent(COMPUTE_HOST, on=move.source)
     target = await run.agent(COMPUTE_HOST, on=move.target)
-    there = await target.expect(await spec_of(run, server), await source.lend(server.id))
+    await reserve(run, move.volumes)
+    wanted = msgspec.structs.replace(server, volumes=move.volumes)
+    spec = await spec_of(run, wanted, host=move.target)
+    there = await target.expect(spec, await source.lend(server.id))
     await went(run, migrations.RUNNING)
     stood_s = await source.send(server.id, there)
     async with run.runtime.store.tx(wait=False) as tx:  # nobody can give it up from here on
@@ -96,6 +102,7 @@ async def stay(run: Run[Server]) -> None:
     if await nodes.is_up(run.runtime, move.source):
         source = await run.agent(COMPUTE_HOST, on=move.source)
         await source.stay(server.id, _runs(server))
+    await detach_others(run)
 
 
 def _runs(server: Server) -> bool:
@@ -115,8 +122,11 @@ async def switch(run: Run[Server]) -> Changes:
     if nics:
         await run.peer(NETWORK).plug(server.id, move.target)
     await _add_downtime(run, stood_ms)
+    await complete(run, move.volumes)
     zone = await nodes.zone_of(run.runtime, move.target)
-    return {"host": move.target, "zone": zone, "power_state": guest.power_state}
+    changes = {"host": move.target, "zone": zone, "power_state": guest.power_state}
+    left = msgspec.structs.replace(move, volumes=server.volumes)
+    return {**changes, "volumes": move.volumes, "move": left}
 
 
 async def switch_back(run: Run[Server]) -> None:
@@ -130,6 +140,7 @@ async def switch_back(run: Run[Server]) -> None:
 async def leave_source(run: Run[Server]) -> Changes:
     move = move_of(run.record)
     await destroy_on(run, move.source)
+    await detach_others(run)
     if run.record.nics:
         await run.peer(NETWORK).expect(run.record.id, "")
     await run.peer(PLACEMENT).release(move.id)
@@ -187,7 +198,11 @@ class ServerLiveMigration(OfServer):
         await known_host(ctx, host)
         if host == server.host:
             raise Invalid(f"Unable to migrate instance ({server.id}) to current host ({host}).")
-        changes = {"move": new_move(ctx, server), "requested_host": host}
+        move = new_move(ctx, server)
+        new_id = ctx.runtime.world.new_id
+        served = [msgspec.structs.replace(d, attachment_id=new_id()) for d in server.volumes]
+        move = msgspec.structs.replace(move, volumes=served)
+        changes = {"move": move, "requested_host": host}
         await act(ctx, LIVE_MIGRATE, server, "live-migration", None, **changes)
 
 

@@ -9,6 +9,7 @@ held by the migration, so that there is a way back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -29,6 +30,7 @@ from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.demands import demand_of
 from pileus.services.compute.servers.operations import PATH, OfServer, act, launched, unlocked
 from pileus.services.compute.servers.placing import find_place
+from pileus.services.compute.servers.plugging import complete, detach, disconnect, plug_again
 from pileus.services.compute.servers.sagas import (
     destroy_on,
     failed,
@@ -138,6 +140,7 @@ async def forget_target(run: Run[Server]) -> None:
     else:
         move = move_of(run.record)
         await destroy_on(run, move.source)
+        await detach_others(run)
         if run.record.nics:
             await run.peer(NETWORK).expect(run.record.id, "")
         await run.peer(PLACEMENT).release(move.id)
@@ -145,6 +148,12 @@ async def forget_target(run: Run[Server]) -> None:
         await noting.failure(run)
     if await is_cancelled(run):
         await went(run, migrations.CANCELLED)
+
+
+async def detach_others(run: Run[Server]) -> None:
+    """Of a guest that went running: the host that it is not on is served no longer."""
+    mine = {device.attachment_id for device in run.record.volumes}
+    await detach(run, [d for d in move_of(run.record).volumes if d.attachment_id not in mine])
 
 
 async def is_cancelled(run: Run[Server]) -> bool:
@@ -179,6 +188,7 @@ async def power_up(run: Run[Server]) -> None:
         return
     host = await run.agent(COMPUTE_HOST, on=move.source)
     await host.withdraw(server.id)
+    await plug_again(run, move.source)
     if not move.was_off:
         await host.start_guest(server.id)
 
@@ -214,7 +224,10 @@ async def bind(run: Run[Server], name: str, *, wired: bool = True, also: str = "
 async def move_guest(run: Run[Server]) -> Changes:
     """The guest has its new size, or is made anew on the other host out of what this one lends; it is off there."""
     server, wanted, move = run.record, run.becoming, move_of(run.record)
-    spec = await spec_of(run, msgspec.structs.replace(wanted, nics=server.nics))
+    there = {"nics": server.nics, "volumes": server.volumes}
+    if move.is_elsewhere:  # where the guest is off
+        await disconnect(run)
+    spec = await spec_of(run, msgspec.structs.replace(wanted, **there), host=move.target)
     source = await run.agent(COMPUTE_HOST, on=move.source)
     if not move.is_elsewhere:
         timeout = settings_of(run.runtime).stop_timeout_s
@@ -223,6 +236,7 @@ async def move_guest(run: Run[Server]) -> Changes:
     target = await run.agent(COMPUTE_HOST, on=move.target)
     guest = await target.receive(spec, await source.lend(server.id))
     await source.withdraw(server.id)
+    await complete(run, server.volumes)
     zone = await nodes.zone_of(run.runtime, move.target)
     return {"host": move.target, "zone": zone, "power_state": guest.power_state}
 
@@ -247,6 +261,8 @@ async def guest_back(run: Run[Server]) -> None:
         return
     if move.is_elsewhere:
         await gone_from(run, move.target)
+        with suppress(Unavailable):  # what it knows there is of use to nobody
+            await disconnect(run)
     elif await nodes.is_up(run.runtime, server.host):
         host = await run.agent(COMPUTE_HOST, on=server.host)
         await host.revert_resize(server.id, not move.was_off)
@@ -337,4 +353,4 @@ async def known_host(ctx: Context, host: str) -> None:
 
 def new_move(ctx: Context, server: Server) -> Move:
     id, was_off = ctx.runtime.world.new_id(), server.vm_state == states.STOPPED
-    return Move(id=id, flavor=server.flavor, was_off=was_off)
+    return Move(id=id, flavor=server.flavor, was_off=was_off, volumes=server.volumes)

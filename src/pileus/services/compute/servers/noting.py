@@ -36,6 +36,9 @@ _EVENTS = {
     "restore": "compute_restore_instance",
     "createImage": "compute_snapshot_instance",
     "createBackup": "compute_backup_instance",
+    "attach_volume": "compute_attach_volume",
+    "detach_volume": "compute_detach_volume",
+    "extend_volume": "compute_extend_volume",
 }
 _GIVEN_UP = "It was given up."
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import msgspec
@@ -12,7 +14,7 @@ from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict, Invalid, NotFound, Stale
 from pileus.kernel.query import next_link
 from pileus.kernel.resources import Answer, Context, Resource, operation
-from pileus.kernel.sagas import Saga
+from pileus.kernel.sagas import JOURNAL, Saga
 from pileus.kernel.store import Page, Row
 from pileus.services.compute import checks, instance_actions, nodes
 from pileus.services.compute.server import SERVERS, Server
@@ -30,6 +32,7 @@ READER, MEMBER, ADMIN = (
     "rule:context_is_admin",
 )
 _PASSWORD_LETTERS = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+_TURN_S = 60  # how long a request waits for the volumes of others
 _SLICE = 100  # servers rendered at one go
 _ENDS_A_MOVE = ("confirmResize", "revertResize")
 _encode = msgspec.json.Encoder().encode
@@ -41,6 +44,20 @@ class OfServer(Resource[Server]):
     table = SERVERS
     id_param = "server_id"
     see = RULE + "show"
+
+    async def load(self, ctx: Context, id: str) -> Server:
+        """Whoever changes it waits while a volume comes or goes, but for who deletes it."""
+        server = await super().load(ctx, id)
+        if ctx.method == "GET" or ctx.path.endswith(id):
+            return server
+        with suppress(TimeoutError):  # what it is busy with is said then
+            async with asyncio.timeout(_TURN_S):
+                while server.task_state in states.PASSING:
+                    for entry in await JOURNAL.all(ctx.runtime.store, record_id=id):
+                        await ctx.runtime.sagas.over(entry.id)
+                    await ctx.runtime.store.sync()
+                    server = await super().load(ctx, id)
+        return server
 
 
 def unlocked(ctx: Context, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""A server's volumes as its host plugs them, connected to that host one by one."""
+"""A server's volumes as its host plugs them: connected to that host one by one, and let go of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pileus.kernel.sagas import Run
 from pileus.services.block_storage.contract import VOLUMES, Export
+from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.block_device import BlockDevice, in_order
 from pileus.services.compute.driver import PluggedVolume
 from pileus.services.compute.server import Server
@@ -40,3 +41,42 @@ def _told(volume_id: str, export: Export, host: str, passphrase: str) -> Plugged
         passphrase=passphrase,
         is_read_only=export.is_read_only,
     )
+
+
+async def plug_again(run: Run[Server], name: str, *, before: Iterable[BlockDevice] = ()) -> None:
+    """The guest on that host has the volumes of the record as they are served now, and none of `before` besides."""
+    server = run.record
+    gone = {d.volume_id for d in before} - {d.volume_id for d in server.volumes}
+    if not server.volumes and not gone:
+        return
+    host = await run.agent(COMPUTE_HOST, on=name)
+    for volume_id in sorted(gone):
+        await host.unplug_volume(server.id, volume_id)
+    for volume in await plugged_volumes(run, server.volumes, name):
+        await host.plug_volume(server.id, volume)
+    await complete(run, server.volumes)
+
+
+async def reserve(run: Run[Server], devices: Iterable[BlockDevice]) -> None:
+    """Their volumes are for the server. Raises NotFound, Invalid."""
+    volumes, server_id = run.peer(VOLUMES), run.record.id
+    for device in devices:
+        await volumes.reserve(run.caller, device.volume_id, device.attachment_id, server_id, "rw")
+
+
+async def complete(run: Run[Server], devices: Iterable[BlockDevice]) -> None:
+    """The guest has them."""
+    for device in devices:
+        await run.peer(VOLUMES).complete(device.attachment_id, device.device_name)
+
+
+async def disconnect(run: Run[Server]) -> None:
+    """No host is served any longer: nothing that is left of the guest can write to its volumes."""
+    for device in run.record.volumes:
+        await run.peer(VOLUMES).disconnect(device.attachment_id)
+
+
+async def detach(run: Run[Server], devices: Iterable[BlockDevice]) -> None:
+    """Their volumes are the server's no longer, by these attachments."""
+    for device in devices:
+        await run.peer(VOLUMES).detach(device.attachment_id)

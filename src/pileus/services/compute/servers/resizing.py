@@ -31,6 +31,7 @@ from pileus.services.compute.servers.moving import (
     went,
 )
 from pileus.services.compute.servers.operations import MEMBER, PATH, RULE, OfServer, act
+from pileus.services.compute.servers.plugging import disconnect, plug_again
 from pileus.services.compute.servers.sagas import destroy_on, failed, healed
 from pileus.services.placement.contract import PLACEMENT
 
@@ -68,6 +69,7 @@ async def revert(run: Run[Server]) -> Changes:
     source = await run.agent(COMPUTE_HOST, on=move.source)  # an answer, before anything is lost
     await source.withdraw(server.id)
     await destroy_on(run, move.target)
+    await disconnect(run)
     return {}
 
 
@@ -83,6 +85,7 @@ async def revert_guest(run: Run[Server]) -> Changes:
     if not move.is_elsewhere:
         return {}
     changes: dict[str, Any] = {"host": move.source, "zone": move.zone, "power_state": SHUTDOWN}
+    await plug_again(run, move.source, before=move.volumes)
     if not move.was_off:
         source = await run.agent(COMPUTE_HOST, on=move.source)
         changes["power_state"] = (await source.start_guest(server.id)).power_state

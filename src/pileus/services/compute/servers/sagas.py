@@ -19,7 +19,7 @@ from pileus.services.compute.server import (
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.servers.placing import place, unplace
-from pileus.services.compute.servers.plugging import plugged_volumes
+from pileus.services.compute.servers.plugging import plug_again, plugged_volumes
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK, Dress, GuestRef, NicInfo
@@ -196,6 +196,7 @@ async def _host(run: Run[Server]) -> ComputeHost:
 
 
 async def power_on(run: Run[Server]) -> Changes:
+    await plug_again(run, run.record.host)
     guest = await (await _host(run)).start_guest(run.record.id)
     return {"power_state": guest.power_state}
 
@@ -219,6 +220,9 @@ async def soft_reboot(run: Run[Server]) -> Changes:
 
 
 async def hard_reboot(run: Run[Server]) -> Changes:
+    """Its volumes are plugged anew: whatever hindered that before may be over."""
+    if run.record.vm_state != states.SUSPENDED:
+        await plug_again(run, run.record.host)
     guest = await (await _host(run)).reboot(run.record.id, True)
     return {"power_state": guest.power_state}
 

@@ -31,6 +31,7 @@ from pileus.services.compute.servers.operations import (
     unmoved,
 )
 from pileus.services.compute.servers.placing import demand_of, place, sit, unplace, vacate
+from pileus.services.compute.servers.plugging import complete, disconnect
 from pileus.services.compute.servers.sagas import destroy, failed, power_on, spec_of
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
@@ -115,6 +116,7 @@ async def come_back(run: Run[Server]) -> None:
     host = await run.agent(COMPUTE_HOST, on=server.host)
     await host.spawn(spec)
     await host.stop_guest(server.id, 0)
+    await complete(run, server.volumes)
 
 
 async def leave(run: Run[Server]) -> Changes:
@@ -130,6 +132,7 @@ async def leave(run: Run[Server]) -> Changes:
             await destroy(run)
         except Unavailable as e:
             log.warning("guest %s is left to its host: %s", run.record.id, e.message)
+        await disconnect(run)
         await vacate(run)
         changes |= {"vm_state": states.OFFLOADED, "host": ""}
     await noting.success(run)
@@ -186,7 +189,9 @@ async def _wake_elsewhere(run: Run[Server]) -> Changes:
     host = await run.agent(COMPUTE_HOST, on=server.host)
     if server.nics:
         await run.peer(NETWORK).plug(server.id, server.host)
-    return {"power_state": (await host.spawn(spec)).power_state}
+    guest = await host.spawn(spec)
+    await complete(run, server.volumes)
+    return {"power_state": guest.power_state}
 
 
 async def _disk(run: Run[Server], server: Server) -> ImageCopy:
@@ -204,6 +209,7 @@ async def _disk(run: Run[Server], server: Server) -> ImageCopy:
 async def sleep_again(run: Run[Server]) -> None:
     if _is_away(run):
         await destroy(run)
+        await disconnect(run)
     elif await nodes.is_up(run.runtime, run.record.host):
         host = await run.agent(COMPUTE_HOST, on=run.record.host)
         await host.stop_guest(run.record.id, 0)

@@ -1,0 +1,155 @@
+"""Giving a server a volume while it lives, taking one away, and telling its guest that one has grown.
+
+What the server shall have in the end is in `becoming`: one more of its `volumes`, or one less. A server on no host has
+no guest to tell: the volume is only its own.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from pileus.kernel.auth import Caller
+from pileus.kernel.events import Event
+from pileus.kernel.faults import Fault, NotFound, Unavailable
+from pileus.kernel.runtime import Runtime
+from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.services.block_storage.contract import VOLUMES
+from pileus.services.compute import nodes
+from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.block_device import BlockDevice
+from pileus.services.compute.instance_actions import ACTIONS, Action
+from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.servers import noting, states
+from pileus.services.compute.servers.plugging import complete, plug_again, plugged, reserve
+
+SIZES = "compute.volume_sizes"
+_COMPUTE = Caller(roles=frozenset({"admin"}))
+
+
+def _coming(run: Run[Server]) -> BlockDevice:
+    return run.becoming.volumes[-1]
+
+
+async def make_sure(run: Run[Server]) -> None:
+    """It was reserved before the caller was answered, or is now."""
+    await reserve(run, [_coming(run)])
+
+
+async def give_up(run: Run[Server]) -> None:
+    await run.peer(VOLUMES).detach(_coming(run).attachment_id)
+    await noting.failure(run)
+
+
+async def plug(run: Run[Server]) -> Changes:
+    server, device = run.record, _coming(run)
+    if server.host:
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        await host.plug_volume(server.id, await plugged(run, device, server.host))
+    await complete(run, [device])
+    await noting.success(run)
+    return {"volumes": [*server.volumes, device]}
+
+
+async def unplug(run: Run[Server]) -> None:
+    """A host that is down runs no guest, and a guest that is gone has no volume."""
+    await _taken_from(run, _coming(run), must=False)
+
+
+async def _taken_from(run: Run[Server], device: BlockDevice, *, must: bool) -> None:
+    name = run.record.host
+    if not name or not (must or await nodes.is_up(run.runtime, name)):
+        return
+    host = await run.agent(COMPUTE_HOST, on=name)
+    with suppress(NotFound):
+        await host.unplug_volume(run.record.id, device.volume_id)
+
+
+def _going(run: Run[Server]) -> BlockDevice:
+    kept = {device.volume_id for device in run.becoming.volumes}
+    return next(device for device in run.record.volumes if device.volume_id not in kept)
+
+
+async def let_go(run: Run[Server]) -> None:
+    """If the guest does not let go, the volume stays its own."""
+    await _taken_from(run, _going(run), must=True)
+
+
+async def keep(run: Run[Server]) -> None:
+    """A guest that has let go, or is about to, gets it again. What hinders that ends with its next start."""
+    server, device = run.record, _going(run)
+    if server.host and await nodes.is_up(run.runtime, server.host):
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        with suppress(Fault):
+            await host.plug_volume(server.id, await plugged(run, device, server.host))
+            await complete(run, [device])
+    await noting.failure(run)
+
+
+async def free(run: Run[Server]) -> Changes:
+    device = _going(run)
+    await run.peer(VOLUMES).detach(device.attachment_id)
+    await noting.success(run)
+    return {"volumes": [d for d in run.record.volumes if d.volume_id != device.volume_id]}
+
+
+async def tell_size(run: Run[Server]) -> None:
+    await plug_again(run, run.record.host)
+
+
+ATTACH = Saga(
+    "compute.instance.volume_attach",
+    SERVERS,
+    states.LIFECYCLE,
+    "attach_volume",
+    Step(make_sure, give_up),
+    Step(plug, unplug),
+)
+DETACH = Saga(
+    "compute.instance.volume_detach",
+    SERVERS,
+    states.LIFECYCLE,
+    "detach_volume",
+    Step(let_go, keep),
+    Step(free),
+)
+EXTEND = Saga(
+    "compute.instance.volume_extend",
+    SERVERS,
+    states.LIFECYCLE,
+    "extend_volume",
+    noting.noted(tell_size),
+)
+
+
+# Volumes that grow
+
+
+async def grown(runtime: Runtime, event: Event) -> None:
+    """A volume has another size: the guests that have it are told when nothing else is done to them."""
+    try:
+        volume = await runtime.contracts.get(VOLUMES).volume(_COMPUTE, str(event.payload["id"]))
+    except NotFound:
+        return
+    for server_id in {one.server_id for one in volume.attachments}:
+        runtime.reconcilers.hint(SIZES, server_id)
+
+
+async def tell_sizes(runtime: Runtime, server_id: str) -> None:
+    """Raises Unavailable while something else is done to the server: it is asked for again."""
+    server = await SERVERS.find(runtime.store, server_id) if server_id else None
+    if server is None or not server.host or server.vm_state not in states.TELLS_SIZES:
+        return  # the next start tells the guest
+    if server.task_state:
+        raise Unavailable(f"Instance {server_id} is {server.task_state}.")
+    async with runtime.store.tx() as tx:
+        _, entry = await runtime.sagas.begin(tx, EXTEND, await SERVERS.get(tx, server_id))
+        action = Action(
+            id=entry.id,
+            server_id=server_id,
+            action=EXTEND.verb,
+            request_id=f"req-{runtime.world.new_id()}",
+            user_id="",
+            project_id=server.project_id,
+        )
+        await ACTIONS.insert(tx, action)
+    runtime.sagas.launch(entry)

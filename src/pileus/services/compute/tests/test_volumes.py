@@ -1,0 +1,510 @@
+"""Volumes that a server gets and loses while it lives; what its host and block storage have says whether it is true."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from pileus.services.block_storage.agent import VolumeAgent
+from pileus.services.compute.servers.evacuation import EVACUATE
+from pileus.services.compute.servers.live_migration import LIVE_MIGRATE
+from pileus.services.compute.servers.moving import MIGRATE
+from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH
+from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+from pileus.testing.client import Reply
+from pileus.testing.generated.sagas import FAILS, TWICE, Sabotage, sabotaged
+
+VOLUMES = "/volume/v3/volumes"
+NEWEST = "2.90"
+
+
+async def volume(s: Scene, size: int = 1, **more: Any) -> str:
+    """The id of a volume that may be attached."""
+    made = await s.member.post(VOLUMES, {"volume": {"size": size, **more}})
+    assert made.status == 202, made
+    await s.cloud.settle()
+    return str(made.json["volume"]["id"])
+
+
+async def attach(
+    s: Scene, server: str, volume_id: str, version: str = NEWEST, **more: Any
+) -> Reply:
+    body = {"volumeAttachment": {"volumeId": volume_id, **more}}
+    url = f"{SERVERS}/{server}/os-volume_attachments"
+    return await s.member.post(url, body, openstack_api_version=f"compute {version}")
+
+
+async def attached(s: Scene, server: str, volume_id: str, **more: Any) -> None:
+    reply = await attach(s, server, volume_id, **more)
+    assert reply.status == 200, reply
+    await s.cloud.settle()
+
+
+async def detach(s: Scene, server: str, volume_id: str, version: str = NEWEST) -> Reply:
+    url = f"{SERVERS}/{server}/os-volume_attachments/{volume_id}"
+    reply = await s.member.delete(url, openstack_api_version=f"compute {version}")
+    await s.cloud.settle()
+    return reply
+
+
+async def listed(s: Scene, server: str, version: str = NEWEST, query: str = "") -> Any:
+    reply = await s.get(f"/servers/{server}/os-volume_attachments{query}", version)
+    assert reply.status == 200, reply
+    return reply.json["volumeAttachments"]
+
+
+async def plugged(s: Scene, server: str) -> dict[str, tuple[str, ...]]:
+    """What guests of that name have, by host."""
+    found = {}
+    for name, agent in s.agents().items():
+        for guest in await agent.driver.guests():
+            if guest.id == server:
+                found[name] = guest.volumes
+    return found
+
+
+async def status(s: Scene, volume_id: str) -> str:
+    shown = (await s.member.get(f"{VOLUMES}/{volume_id}")).json["volume"]
+    return str(shown["status"])
+
+
+async def exports(s: Scene, volume_id: str) -> int:
+    """To how many attachments any host serves the volume."""
+    assert s.cloud.hosts is not None
+    found = 0
+    for _, agent in s.cloud.hosts._agents:
+        if isinstance(agent, VolumeAgent):
+            found += sum(len(v.exports) for v in await agent.driver.volumes() if v.id == volume_id)
+    return found
+
+
+async def actions(s: Scene, server: str) -> list[tuple[str, str, str]]:
+    """(action, message, result of its event), the newest first."""
+    found = []
+    for row in (await s.get(f"/servers/{server}/os-instance-actions", NEWEST)).json[
+        "instanceActions"
+    ]:
+        url = f"/servers/{server}/os-instance-actions/{row['request_id']}"
+        one = (await s.get(url, NEWEST, s.admin)).json["instanceAction"]
+        event = one["events"][0] if one["events"] else {"event": "", "result": ""}
+        found.append((row["action"], event["event"], event["result"]))
+    return found
+
+
+async def nothing_left(s: Scene, server: str, volume_id: str) -> None:
+    assert await status(s, volume_id) == "available"
+    assert await exports(s, volume_id) == 0
+    assert await listed(s, server) == []
+    assert all(volume_id not in some for some in (await plugged(s, server)).values())
+    known = await s.member.get("/volume/v3/attachments", openstack_api_version="volume 3.71")
+    assert [a for a in known.json["attachments"] if a["volume_id"] == volume_id] == []
+
+
+def test_a_volume_is_attached_shown_at_every_version_and_detached(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        reply = await attach(s, id, disk, tag="data", delete_on_termination=True)
+        assert reply.status == 200, reply
+        made = {"id": disk, "volumeId": disk, "serverId": id, "device": "/dev/vdb", "tag": "data"}
+        assert reply.json == {"volumeAttachment": {**made, "delete_on_termination": True}}
+        await s.cloud.settle()
+        assert list((await plugged(s, id)).values()) == [(disk,)]
+        assert await status(s, disk) == "in-use" and await exports(s, disk) == 1
+
+        (one,) = await listed(s, id)
+        assert one.pop("attachment_id") and one.pop("bdm_uuid") and "id" not in one
+        assert one == {k: v for k, v in made.items() if k != "id"} | {"delete_on_termination": True}
+        (one,) = await listed(s, id, "2.79")
+        assert one == made | {"delete_on_termination": True}
+        assert await listed(s, id, "2.70") == [made]
+        bare = {k: v for k, v in made.items() if k != "tag"}
+        assert await listed(s, id, "2.1") == [bare]
+        shown = await s.get(f"/servers/{id}/os-volume_attachments/{disk}", "2.1")
+        assert shown.json == {"volumeAttachment": bare}
+
+        assert (await detach(s, id, disk)).status == 202
+        await nothing_left(s, id, disk)
+        assert (await detach(s, id, disk)).status == 404
+        assert [a[:2] for a in await actions(s, id)][:2] == [
+            ("detach_volume", "compute_detach_volume"),
+            ("attach_volume", "compute_attach_volume"),
+        ]
+        assert (await attach(s, id, disk, "2.1")).json["volumeAttachment"] == bare
+
+    stage.play(story)
+
+
+def test_an_attachment_since_2_101_is_answered_without_a_body(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        reply = await attach(s, await s.boot(), await volume(s), "2.101")
+        assert (reply.status, reply.body) == (202, b"")
+
+    stage.play(story)
+
+
+def test_many_volumes_attached_and_detached_at_once_wait_for_each_other(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disks = await s.boot(), [await volume(s) for _ in range(10)]
+        replies = await asyncio.gather(*(attach(s, id, disk) for disk in disks))
+        assert [r.status for r in replies] == [200] * len(disks)
+        names = {r.json["volumeAttachment"]["device"] for r in replies}
+        assert len(names) == len(disks)
+        await s.cloud.settle()
+        assert {d["volumeId"] for d in await listed(s, id)} == set(disks)
+        (guest,) = (await plugged(s, id)).values()
+        assert set(guest) == set(disks)
+        assert len(await listed(s, id, query="?limit=5&offset=8")) == 2
+        gone = await asyncio.gather(*(detach(s, id, disk) for disk in disks))
+        assert [r.status for r in gone] == [202] * len(disks)
+        for disk in disks:
+            await nothing_left(s, id, disk)
+
+    stage.play(story)
+
+
+def test_what_is_done_right_after_an_attach_waits_for_it(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        assert (await attach(s, id, disk)).status == 200
+        assert (await s.act(id, "os-stop")).status == 202
+        assert (await s.server(id))["status"] == "SHUTOFF" and await status(s, disk) == "in-use"
+        more = await volume(s)
+        assert (await attach(s, id, more)).status == 200
+        assert (await s.delete(id)).status == 204
+
+    stage.play(story)
+
+
+def test_what_cannot_be_attached_says_why(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, other, disk = await s.boot(), await s.boot(), await volume(s)
+        nowhere = "11111111-2222-4333-8444-555555555555"
+
+        def says(reply: Reply, code: int, text: str) -> None:
+            assert reply.status == code and text in str(reply), reply
+
+        says(await attach(s, id, nowhere), 404, f"Volume {nowhere} could not be found.")
+        says(await attach(s, id, "x"), 400, "is not a")
+        says(await attach(s, id, disk, device="vdb"), 400, "does not match")
+        says(await attach(s, id, disk, "2.48", tag="x"), 400, "tag")
+        says(await attach(s, id, disk, device="/dev/vda"), 409, "(/dev/vda) is in use")
+        await attached(s, id, disk, device="/dev/vdx")
+        says(await attach(s, other, disk), 400, f"is already attached to instances: {id}")
+        says(
+            await detach(s, other, disk), 404, f"Instance {other} is not attached to volume {disk}"
+        )
+        await s.act(other, "suspend")
+        says(await attach(s, other, await volume(s)), 409, "vm_state suspended")
+        await s.member.post(f"{SERVERS}/{id}/action", {"lock": None})
+        says(await detach(s, id, disk), 409, "is locked")
+        theirs = await s.other()
+        url = f"{SERVERS}/{id}/os-volume_attachments"
+        assert (await theirs.get(url)).status == 404
+        strange = (await theirs.post(VOLUMES, {"volume": {"size": 1}})).json["volume"]["id"]
+        await s.cloud.settle()
+        says(await attach(s, await s.boot(), strange), 404, f"Volume {strange} could not be found.")
+
+    stage.play(story)
+
+
+def test_no_server_has_more_than_26_disks(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, spare = await s.boot(), await volume(s)
+        many = [await volume(s) for _ in range(9)]
+        for disk in many:
+            await attached(s, id, disk)
+        from pileus.services.compute.server import SERVERS as RECORDS
+
+        async with s.cloud.runtime.store.tx() as tx:  # as if it had them all
+            server = await RECORDS.get(tx, id)
+            await RECORDS.change(tx, server, volumes=[*server.volumes * 2, *server.volumes[:7]])
+        reply = await attach(s, id, spare)
+        assert reply.status == 403 and "number of disk devices (26)" in str(reply), reply
+        async with s.cloud.runtime.store.tx() as tx:
+            await RECORDS.change(tx, await RECORDS.get(tx, id), volumes=server.volumes)
+
+    stage.play(story)
+
+
+def test_an_attachments_end_can_be_changed_and_nothing_else(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk, other = await s.boot(), await volume(s), await volume(s)
+        await attached(s, id, disk)
+        url = f"{SERVERS}/{id}/os-volume_attachments/{disk}"
+
+        async def put(version: str = "2.85", client: Any = None, **asked: Any) -> Reply:
+            body = {"volumeAttachment": {"volumeId": disk, **asked}}
+            return await (client or s.member).put(
+                url, body, openstack_api_version=f"compute {version}"
+            )
+
+        assert (await put(id=disk, serverId=id, device="/dev/vdb", tag=None)).status == 202
+        assert (await put(tag="x")).status == 400
+        assert (await put(device="/dev/vdz")).status == 400
+        assert (await put(serverId=other)).status == 400
+        changed = await put(delete_on_termination=True)
+        assert changed.status == 202 and (await listed(s, id))[0]["delete_on_termination"]
+        assert (await put("2.84")).status == 403
+        assert (await put(volumeId=other)).status == 403
+        for version in ("2.84", "2.85"):
+            swapped = await put(version, s.admin, volumeId=other)
+            assert swapped.status == 409 and "is not migrating" in str(swapped), swapped
+
+    stage.play(story)
+
+
+def test_a_shelved_server_gets_and_loses_volumes_without_a_host(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, kept, late = await s.boot(), await volume(s), await volume(s)
+        await attached(s, id, kept)
+        assert (await s.act(id, "shelve")).status == 202
+        assert (await s.server(id))["status"] == "SHELVED_OFFLOADED"
+        assert await status(s, kept) == "reserved" and await exports(s, kept) == 0
+        assert (await attach(s, id, late, "2.19")).status == 409
+        assert (await attach(s, id, late, tag="x")).status == 400
+        await attached(s, id, late)
+        assert await status(s, late) == "in-use" and await exports(s, late) == 0
+        assert (await detach(s, id, late)).status == 202 and await status(s, late) == "available"
+        await attached(s, id, late)
+        await s.act(id, "unshelve")
+        assert (await s.server(id))["status"] == "ACTIVE"
+        assert list((await plugged(s, id)).values()) == [(kept, late)]
+        assert [await status(s, v) for v in (kept, late)] == ["in-use", "in-use"]
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("step", ["make_sure", "plug"])
+def test_an_attach_that_fails_leaves_no_attachment(stage: Stage, step: str) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        at = [one.name for one in ATTACH.steps].index(step)
+        with sabotaged(Sabotage(ATTACH, FAILS, at=at)):
+            await attach(s, id, disk)
+            await s.cloud.settle()
+        await nothing_left(s, id, disk)
+        assert (await actions(s, id))[0] == ("attach_volume", "compute_attach_volume", "Error")
+        await attached(s, id, disk)
+
+    stage.play(story)
+
+
+def test_a_guest_that_does_not_let_go_keeps_its_volume(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        with sabotaged(Sabotage(DETACH, FAILS, at=0, after=True)):
+            assert (await detach(s, id, disk)).status == 202
+        assert await status(s, disk) == "in-use"
+        assert list((await plugged(s, id)).values()) == [(disk,)]
+        assert (await actions(s, id))[0] == ("detach_volume", "compute_detach_volume", "Error")
+        assert (await detach(s, id, disk)).status == 202
+        await nothing_left(s, id, disk)
+
+    stage.play(story)
+
+
+def test_a_volume_that_grows_is_larger_for_its_guest_and_its_action_says_so(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        url = f"{VOLUMES}/{disk}/action"
+        grown = await s.member.post(
+            url, {"os-extend": {"new_size": 3}}, openstack_api_version="volume 3.42"
+        )
+        assert grown.status == 202, grown
+        sizes: set[int] = set()
+        for _ in range(100):
+            await s.cloud.settle()
+            sizes = {
+                v.size >> 30
+                for driver in s.drivers()
+                for guest in driver._guests.values()
+                if guest.spec.id == id
+                for v in guest.spec.volumes
+            }
+            if sizes == {3}:
+                break
+            await asyncio.sleep(0.02)
+        assert sizes == {3}
+        await s.cloud.settle()
+        assert (await actions(s, id))[0] == ("extend_volume", "compute_extend_volume", "Success")
+        assert await status(s, disk) == "in-use"
+
+    stage.play(story)
+
+
+def test_a_volume_of_a_server_is_detached_with_compute_only_and_not_deleted(stage: Stage) -> None:
+    """OSSA-2023-003: `os-detach` and friends would leave the guest with what is another's by then."""
+
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        for verb, client in (("os-detach", s.member), ("os-force_detach", s.admin)):
+            reply = await client.post(f"{VOLUMES}/{disk}/action", {verb: {}})
+            assert reply.status == 409, (verb, reply)
+        ended: Any = {"os-terminate_connection": {"connector": {}}}
+        await s.member.post(f"{VOLUMES}/{disk}/action", ended)
+        assert (await s.member.delete(f"{VOLUMES}/{disk}")).status == 400
+        assert await status(s, disk) == "in-use" and await exports(s, disk) == 1
+
+    stage.play(story)
+
+
+def test_a_host_that_is_down_detaches_nothing(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        (host,) = await plugged(s, id)
+        await lost(s, host, down=True)
+        try:
+            reply = await detach(s, id, disk)
+            assert reply.status == 409 and "does not answer" in str(reply), reply
+        finally:
+            await lost(s, host, down=False)
+        assert await status(s, disk) == "in-use"
+
+    stage.play(story)
+
+
+# Moves
+
+
+async def migrated(s: Scene, id: str, *verbs: Any, client: Any = None) -> None:
+    for verb in verbs:
+        reply = await s.act(id, verb, client or s.admin)
+        assert reply.status < 300, reply
+
+
+async def served_to(s: Scene, id: str, *disks: str) -> None:
+    """One guest of the server has the volumes, one attachment each; whom else they were served to is out."""
+    host = (await s.server(id, client=s.admin))["OS-EXT-SRV-ATTR:host"]
+    assert (await plugged(s, id))[host] == disks
+    known = await s.member.get("/volume/v3/attachments/detail", openstack_api_version="volume 3.71")
+    rows = {a["volume_id"]: a for a in known.json["attachments"] if a["instance"] == id}
+    ours = {d["volumeId"]: d["attachment_id"] for d in await listed(s, id)}
+    assert ours == {disk: rows[disk]["id"] for disk in disks} and len(rows) == len(disks)
+    for disk in disks:
+        assert await status(s, disk) == "in-use" and await exports(s, disk) == 1
+
+
+_LIVE = {"os-migrateLive": {"host": None, "block_migration": False, "disk_over_commit": False}}
+
+
+def test_a_server_takes_its_volumes_to_another_host_and_back(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk, late = await s.boot(), await volume(s), await volume(s)
+        await attached(s, id, disk)
+        (before,) = await plugged(s, id)
+        await migrated(s, id, "migrate")
+        assert (await s.server(id))["status"] == "VERIFY_RESIZE"
+        await served_to(s, id, disk)
+        await attached(s, id, late)
+        assert (await detach(s, id, disk)).status == 202
+        await migrated(s, id, "revertResize")
+        assert list(await plugged(s, id)) == [before]
+        await served_to(s, id, late)
+        await migrated(s, id, "migrate", "confirmResize")
+        await served_to(s, id, late)
+        assert list(await plugged(s, id)) != [before]
+
+    stage.play(story)
+
+
+def test_a_running_server_takes_its_volumes_along_by_attachments_of_its_new_host(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        (old,), (before,) = await plugged(s, id), await listed(s, id)
+        await migrated(s, id, _LIVE)
+        assert old not in await plugged(s, id)
+        await served_to(s, id, disk)
+        (after,) = await listed(s, id)
+        assert after["attachment_id"] != before["attachment_id"]
+        assert after["bdm_uuid"] == before["bdm_uuid"]
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("at", range(len(LIVE_MIGRATE.steps)))
+@pytest.mark.parametrize("after", [False, True])
+def test_a_live_migration_that_fails_leaves_one_attachment(
+    stage: Stage, at: int, after: bool
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        with sabotaged(Sabotage(LIVE_MIGRATE, FAILS, at=at, after=after)):
+            await migrated(s, id, _LIVE)
+        assert (await s.server(id))["status"] == "ACTIVE"
+        await served_to(s, id, disk)
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("at", range(1, len(MIGRATE.steps)))
+def test_a_migration_that_fails_leaves_the_volumes_where_they_were(stage: Stage, at: int) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        with sabotaged(Sabotage(MIGRATE, FAILS, at=at, after=True)):
+            await migrated(s, id, "migrate")
+        assert (await s.server(id))["status"] == "ACTIVE"
+        await served_to(s, id, disk)
+
+    stage.play(story)
+
+
+def test_a_resized_server_keeps_its_volumes_and_so_does_one_that_is_started_again(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        await migrated(s, id, {"resize": {"flavorRef": "84"}}, "revertResize", client=s.member)
+        await served_to(s, id, disk)
+        await migrated(s, id, {"resize": {"flavorRef": "84"}}, "confirmResize", client=s.member)
+        await served_to(s, id, disk)
+        again: tuple[Any, ...] = (
+            "os-stop",
+            "os-start",
+            {"reboot": {"type": "HARD"}},
+            {"rescue": {}},
+            "unrescue",
+        )
+        await migrated(s, id, *again, client=s.member)
+        await served_to(s, id, disk)
+
+    stage.play(story)
+
+
+async def lost(s: Scene, host: str, *, down: bool) -> None:
+    url = "/compute/v2.1/os-services/force-down"
+    body = {"host": host, "binary": "nova-compute", "forced_down": down}
+    reply = await s.admin.put(url, body, openstack_api_version="compute 2.11")
+    assert reply.status == 200, reply
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_evacuated_server_has_its_volumes_and_its_lost_host_is_out(
+    stage: Stage, fails: bool
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        (host,) = await plugged(s, id)
+        await lost(s, host, down=True)
+        try:
+            body = {"evacuate": {"onSharedStorage": "False"}}
+            with sabotaged(Sabotage(EVACUATE, FAILS if fails else TWICE, at=2, after=True)):
+                await migrated(s, id, body)
+        finally:
+            await lost(s, host, down=False)
+        assert (host in await plugged(s, id)) == fails
+        await served_to(s, id, disk)
+
+    stage.play(story)
