@@ -69,18 +69,17 @@ class Table:
         had, has = _gathered(before), _gathered(after)
         lines = [line for fragment in after for line in self._add_declarations(fragment)]
         lines += self._elements("delete", _without(had, has))
-        for fragment in before:
-            lines += [f"flush chain {self.title} {name}" for name in fragment.chains]
-        for fragment in after:
-            lines += self._add_rules(fragment.chains)
+        held = {name: rules for fragment in before for name, rules in fragment.chains.items()}
+        wanted = {name: rules for fragment in after for name, rules in fragment.chains.items()}
+        rewritten = {n: rules for n, rules in wanted.items() if held.get(n) != rules}
+        emptied = [n for n in held if n not in wanted or n in rewritten]
+        lines += [f"flush chain {self.title} {name}" for name in emptied]
+        lines += self._add_rules(rewritten)
         lines += self._elements("add", _without(has, had))
-        kept_chains = {name for fragment in after for name in fragment.chains}
-        kept_sets = {name for fragment in after for name in fragment.sets}
-        for fragment in before:
-            dropped = [name for name in fragment.chains if name not in kept_chains]
-            lines += [f"delete chain {self.title} {name}" for name in dropped]
-            unused = [name for name in fragment.sets if name not in kept_sets]
-            lines += [f"delete set {self.title} {name}" for name in unused]
+        lines += [f"delete chain {self.title} {name}" for name in held if name not in wanted]
+        kept = {name for fragment in after for name in fragment.sets}
+        unused = [name for fragment in before for name in fragment.sets if name not in kept]
+        lines += [f"delete set {self.title} {name}" for name in unused]
         return "\n".join(lines) + "\n"
 
     def lacks(self, fragment: Fragment, ask: Callable[[str], str]) -> str:

@@ -56,6 +56,19 @@ def test_a_change_touches_only_what_changed() -> None:
     ]
 
 
+def test_of_an_objects_chains_only_those_that_differ_are_written() -> None:
+    old = Fragment(chains={"in": ("accept",), "out": ("accept",), "gone": ("drop",)})
+    new = Fragment(chains={"in": ("accept",), "out": ("drop",)})
+    assert TABLE.difference({"a": old}, {"a": new}).splitlines() == [
+        "add chain bridge t in",
+        "add chain bridge t out",
+        "flush chain bridge t out",
+        "flush chain bridge t gone",
+        "add rule bridge t out drop",
+        "delete chain bridge t gone",
+    ]
+
+
 def test_what_goes_leaves_the_maps_before_its_chain_is_deleted() -> None:
     commands = TABLE.difference({"a": port("a", "accept")}, {}).splitlines()
     assert commands[0].startswith("delete element")
