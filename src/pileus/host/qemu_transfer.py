@@ -5,17 +5,20 @@ The other QEMU waits with disks of the same sizes and the same devices. In the e
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from pileus.host import qemu_pages
 from pileus.host.qemu import Emulator
 from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.world import Clock
 
 NBD_SOCKET = "run/nbd.sock"  # of the QEMU that waits, in its folder
-_LOOK_S = 0.01
+_LOOK_S = 0.001  # the guest stands still
 _PATIENCE_S = 3600
 _DOWNTIME_MS = 100  # the most that a guest may stand still, where it runs while its memory is sent
 _SPEED = 1 << 40  # bytes a second: as fast as it goes
@@ -38,7 +41,9 @@ async def stop_exporting(emulator: Emulator) -> None:
         await emulator.execute("nbd-server-stop")
 
 
-async def take_memory(emulator: Emulator, descriptor: int) -> None:
+async def take_memory(emulator: Emulator, descriptor: int, *, is_there: bool) -> None:
+    """`is_there`: the pages of the guest's memory are, and only what else is in the machine comes."""
+    await _leave_out_memory(emulator, is_there)
     await emulator.give("memory", descriptor)
     await emulator.execute("migrate-incoming", uri="fd:memory")
 
@@ -53,35 +58,68 @@ async def taken(emulator: Emulator, clock: Clock) -> None:
 
 
 async def send(
-    emulator: Emulator, disks: dict[str, str], connect: Connect, clock: Clock, *, stop_first: bool
+    emulator: Emulator,
+    disks: dict[str, str],
+    connect: Connect,
+    clock: Clock,
+    *,
+    is_translated: bool,
 ) -> float:
     """Move the disks (node -> sync mode) and the memory; for how many seconds the guest stands still by then.
 
-    `connect` gives connections to the other host by name: one `nbd` for each disk, then one `memory`. `stop_first`:
-    the guest does not run while its memory is sent. Raises Conflict, Unavailable: `stay` puts things right.
+    `connect` gives connections to the other host by name: one `nbd` for each disk, then one `memory`, or `pages` and
+    `state`. `is_translated`: QEMU is not asked to send memory that is written to. Raises Conflict, Unavailable: `stay`
+    puts things right.
     """
     if await emulator.status() == "postmigrate":  # from which nothing can be sent again
         await emulator.execute("cont")
     for node, sync in disks.items():
         await _mirror(emulator, node, sync, connect)
-    with await connect("memory") as plug:
-        await emulator.give("memory", plug.fileno())
-    pausing = {"capability": "pause-before-switchover", "state": True}
-    await emulator.execute("migrate-set-capabilities", capabilities=[pausing])
-    limits = {"downtime-limit": _DOWNTIME_MS, "max-bandwidth": _SPEED}
-    await emulator.execute("migrate-set-parameters", **limits)
-    await _all_ready(emulator, disks, clock)
-    stopped_at = clock.monotonic()
-    if stop_first:
-        await emulator.execute("stop")
-    await emulator.execute("migrate", uri="fd:memory")
-    await _reach(emulator, "pre-switchover", clock)
-    if not stop_first:
+    pages = await _pages(emulator, connect) if is_translated else None
+    with contextlib.closing(pages) if pages else contextlib.nullcontext():
+        with await connect("state" if pages else "memory") as plug:
+            await emulator.give("memory", plug.fileno())
+        await _leave_out_memory(emulator, pages is not None)
+        await _capability(emulator, "pause-before-switchover", True)
+        limits = {"downtime-limit": _DOWNTIME_MS, "max-bandwidth": _SPEED}
+        await emulator.execute("migrate-set-parameters", **limits)
+        await _all_ready(emulator, disks, clock)
+        if pages:
+            await pages.send_while_it_runs()
         stopped_at = clock.monotonic()
-    await _let_go(emulator, disks, clock, force=False)
-    await emulator.execute("migrate-continue", state="pre-switchover")
-    await _reach(emulator, "completed", clock)
-    return clock.monotonic() - stopped_at
+        if is_translated:
+            await emulator.execute("stop")
+        await emulator.execute("migrate", uri="fd:memory")
+        if pages:  # while QEMU gets as far as it may
+            await pages.send()
+        await _reach(emulator, "pre-switchover", clock)
+        if not is_translated:
+            stopped_at = clock.monotonic()
+        await _let_go(emulator, disks, clock, force=False)
+        await emulator.execute("migrate-continue", state="pre-switchover")
+        await _reach(emulator, "completed", clock)
+        return clock.monotonic() - stopped_at
+
+
+async def _pages(emulator: Emulator, connect: Connect) -> qemu_pages.Sender | None:
+    """None where the memory is QEMU's alone: a guest that was started before it was ours too."""
+    memory = await asyncio.to_thread(qemu_pages.open_memory, emulator.pid)
+    if memory is None:
+        return None
+    try:
+        return qemu_pages.Sender(memory, await connect("pages"))
+    except BaseException:
+        os.close(memory)
+        raise
+
+
+async def _leave_out_memory(emulator: Emulator, is_left_out: bool) -> None:
+    await _capability(emulator, "x-ignore-shared", is_left_out)
+
+
+async def _capability(emulator: Emulator, name: str, is_on: bool) -> None:
+    wanted = [{"capability": name, "state": is_on}]
+    await emulator.execute("migrate-set-capabilities", capabilities=wanted)
 
 
 async def stay(emulator: Emulator, nodes: Sequence[str], clock: Clock) -> None:

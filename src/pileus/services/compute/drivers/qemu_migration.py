@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pileus.host import files, handover, qemu_memory, qemu_transfer
+from pileus.host import files, handover, qemu_memory, qemu_pages, qemu_transfer
 from pileus.host.handover import Handover
 from pileus.host.image_cache import CachedImage
 from pileus.host.qemu import Emulator
@@ -147,18 +147,28 @@ class Travellers(Residents):
         """Where to send to: both streams end in the QEMU that waits."""
         loop = asyncio.get_running_loop()
 
-        def memory(plug: socket.socket) -> None:
+        def memory(plug: socket.socket, is_there: bool = False) -> None:
             with plug:
-                taking = qemu_transfer.take_memory(emulator, plug.fileno())
+                taking = qemu_transfer.take_memory(emulator, plug.fileno(), is_there=is_there)
                 try:
                     asyncio.run_coroutine_threadsafe(taking, loop).result()
                 except Unavailable as refused:
                     raise OSError(refused.internal) from refused
 
+        def pages(plug: socket.socket) -> None:
+            opened = qemu_pages.open_memory(emulator.pid)
+            if opened is None:
+                raise OSError("QEMU's memory is no file")
+            with plug, open(opened, "r+b", buffering=0):
+                qemu_pages.take(plug, opened)
+
         def disks(plug: socket.socket) -> None:
             handover.relay(plug, resident.folder.path / qemu_transfer.NBD_SOCKET)
 
-        streams = {"memory": memory, "nbd": disks}
+        def state(plug: socket.socket) -> None:
+            memory(plug, is_there=True)
+
+        streams = {"memory": memory, "pages": pages, "state": state, "nbd": disks}
         return Parcel(url=await self._handover.take(f"take {resident.spec.id}", streams))
 
     def _sent_disks(self, resident: Resident) -> dict[str, str]:
@@ -179,11 +189,10 @@ class Travellers(Residents):
                 resident = self._find(guest_id)
                 emulator = self._running(resident)
                 with held(resident):
-                    disks, slow = self._sent_disks(resident), self.accelerator == "tcg"
+                    disks, is_translated = self._sent_disks(resident), self.accelerator == "tcg"
                     await qemu_transfer.stay(emulator, list(disks), self._clock)
-                    # Busy guests of QEMU's translator lose what they write while their memory is sent.
                     stood_s = await qemu_transfer.send(
-                        emulator, disks, connect, self._clock, stop_first=slow
+                        emulator, disks, connect, self._clock, is_translated=is_translated
                     )
                     resident.power_state = PAUSED
                     return stood_s
