@@ -32,7 +32,10 @@ class FlavorCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ImageCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the host needs to know about the image."""
+    """What the host needs to know about the image; or what is known of the volume that a server starts from.
+
+    `id` is "" where no image was named.
+    """
 
     id: str
     disk_format: str
@@ -42,6 +45,7 @@ class ImageCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_ram: int = 0  # MiB
     min_disk: int = 0  # GiB
     properties: dict[str, str] = {}
+    is_volume: bool = False
 
     @property
     def is_for_containers(self) -> bool:
@@ -124,6 +128,8 @@ class Server(Record, kw_only=True, frozen=True):
     security_groups: list[str] = []
     nics: list[NicInfo] = []
     volumes: list[BlockDevice] = []
+    asked_ephemeral: int | None = None  # GiB, less than its flavor has
+    asked_swap: int | None = None  # MiB
     access_ipv4: str = ""
     access_ipv6: str = ""
     disk_config: str = "MANUAL"
@@ -151,6 +157,22 @@ class Server(Record, kw_only=True, frozen=True):
     def is_on_volume(self) -> bool:
         """Its root disk is a volume, not a disk of its host."""
         return root_of(self.volumes) is not None
+
+    @property
+    def root_device(self) -> str:
+        root = root_of(self.volumes)
+        return root.device_name if root else "/dev/vda"
+
+    @property
+    def ephemeral_gib(self) -> int:
+        had = self.flavor.ephemeral
+        return had if self.asked_ephemeral is None else min(self.asked_ephemeral, had)
+
+    @property
+    def swap_mib(self) -> int:
+        return (
+            self.flavor.swap if self.asked_swap is None else min(self.asked_swap, self.flavor.swap)
+        )
 
     def addresses(self, version: int) -> str:
         """Every address of that version between spaces: a regular expression finds one."""

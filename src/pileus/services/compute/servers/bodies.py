@@ -24,25 +24,30 @@ class AskedGroup(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: Name | UnsetType = UNSET
 
 
-class AskedDisk(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One entry of `block_device_mapping_v2`. Absent and null are alike in it."""
+class OldDisk(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One entry of `block_device_mapping`. Absent and null are alike in it."""
 
-    source_type: str = ""
-    destination_type: str = ""
-    uuid: str = ""
-    image_id: str = ""
-    volume_id: str = ""
-    snapshot_id: str = ""
-    boot_index: int | str | None = None
-    volume_size: int | str | None = None
     device_name: str | None = None
+    virtual_name: str | None = None
+    volume_id: str | None = None
+    snapshot_id: str | None = None
+    volume_size: int | str | None = None
     delete_on_termination: Flag = False
+    no_device: Any = None
+    connection_info: str | None = None
+
+
+class AskedDisk(OldDisk, kw_only=True, forbid_unknown_fields=True):
+    """One entry of `block_device_mapping_v2`."""
+
+    source_type: str | None = None
+    destination_type: str | None = None
+    uuid: str | None = None
+    image_id: str | None = None
+    boot_index: int | str | None = None
     guest_format: str | None = None
     device_type: str | None = None
     disk_bus: str | None = None
-    no_device: Any = None
-    virtual_name: str | None = None
-    connection_info: str | None = None
     tag: Annotated[str | UnsetType, since("2.32")] = UNSET
     volume_type: Annotated[str | UnsetType | None, since("2.67")] = UNSET
 
@@ -60,7 +65,7 @@ class CreateServer(Body):
     accessIPv4: str | None = ""
     accessIPv6: str | None = ""
     availability_zone: Name | UnsetType = UNSET
-    block_device_mapping: list[Any] = []
+    block_device_mapping: list[OldDisk] = []
     block_device_mapping_v2: list[AskedDisk] = []
     config_drive: Flag = False
     key_name: Name | UnsetType = UNSET

@@ -17,11 +17,15 @@ from pileus.kernel.quota import limit_of, usage
 from pileus.kernel.resources import Context
 from pileus.kernel.sagas import Journal
 from pileus.kernel.store import Tx
+from pileus.services.block_storage.contract import VolumeInfo
 from pileus.services.compute import checks, instance_actions, nodes, server_groups
 from pileus.services.compute.aggregates import zones_of
+from pileus.services.compute.block_device import root_of
 from pileus.services.compute.flavors import FLAVORS, Flavor
 from pileus.services.compute.keypairs import Keypair, key_of
 from pileus.services.compute.server import SERVERS, FlavorCopy, ImageCopy, Server
+from pileus.services.compute.servers import block_devices
+from pileus.services.compute.servers.block_devices import Layout
 from pileus.services.compute.servers.bodies import AskedNetwork, CreateServer
 from pileus.services.compute.servers.sagas import CREATE
 from pileus.services.compute.settings import settings_of
@@ -30,6 +34,20 @@ from pileus.services.network.contract import NETWORK, NicRequest
 
 _RULE = "os_compute_api:servers:create"
 _GIB = 1 << 30
+_NO_IMAGE = "Can not find requested image"
+# What a volume keeps of its image that is not of guests.
+_OF_THE_IMAGE = frozenset(
+    (
+        "image_id",
+        "image_name",
+        "size",
+        "checksum",
+        "container_format",
+        "disk_format",
+        "min_ram",
+        "min_disk",
+    )
+)
 _DISK_CONFIGS = ("AUTO", "MANUAL")
 DEFAULT_GROUP = "default"
 MOST_AT_ONCE = 1000  # servers of one request
@@ -51,7 +69,8 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
     _refuse_what_is_not_served(body)
     zone, host = await _destination(ctx, body)
     flavor = await usable_flavor(ctx, str(body.flavorRef))
-    image = await _image(ctx, body, flavor)
+    image = await _image(ctx, body)
+    disks = await block_devices.layout(ctx, body, flavor, image, most)
     key = await _key(ctx, body)
     networks, groups = await _networks(ctx, body, most)
     name = checks.name(body.name)
@@ -65,7 +84,10 @@ async def plan(ctx: Context, body: CreateServer) -> Plan:
         name=name,
         hostname=_hostname(ctx, body),
         flavor=flavor.copy(),
-        image=copy_of(image) if image else None,
+        image=_started_from(ctx, flavor, image, disks),
+        volumes=disks.volumes,
+        asked_ephemeral=disks.ephemeral,
+        asked_swap=disks.swap,
         pinned_zone=zone,
         requested_host=host,
         description=_description(ctx, body, name),
@@ -98,6 +120,9 @@ async def insert(ctx: Context, asked: Plan) -> tuple[list[Server], list[Journal]
         for n in range(count):
             id = world.new_id()
             server = replace(asked.pattern, id=id, reservation_id=reservation, launch_index=n)
+            if server.volumes:
+                volumes = block_devices.for_server(world, server.volumes)
+                server = replace(server, volumes=volumes)
             if asked.most > 1:
                 name = f"{server.name}-{n + 1}"
                 server = replace(server, name=name, hostname=sanitized(name, id))
@@ -143,24 +168,11 @@ def _counts(body: CreateServer) -> tuple[int, int]:
 
 
 def _refuse_what_is_not_served(body: CreateServer) -> None:
-    """Volumes, certificates and injected files are not there yet: said before anything is made."""
+    """Certificates and injected files are not there yet: said before anything is made."""
     if body.trusted_image_certificates not in (UNSET, None, []):
         raise Invalid("Signed images are not served: leave out trusted_image_certificates.")
     if body.personality not in (UNSET, []):
         raise Invalid("Injecting files is not served: use user_data instead of personality.")
-    if body.block_device_mapping:
-        raise Invalid("Volumes are not served: leave out block_device_mapping.")
-    for disk in body.block_device_mapping_v2:
-        kind = (disk.source_type, disk.destination_type or "local")
-        first = disk.boot_index in (0, "0", None)
-        if kind != ("image", "local") or not first or len(body.block_device_mapping_v2) > 1:
-            raise Invalid(
-                f"Block Device Mapping is Invalid: a {kind[0] or 'typeless'} disk to {kind[1]} is "
-                "not served; only one image to a local disk is."
-            )
-        source = disk.uuid or disk.image_id
-        if body.imageRef and source and source != body.imageRef:
-            raise Invalid("Block Device Mapping is Invalid: its image is not that of imageRef.")
 
 
 async def _destination(ctx: Context, body: CreateServer) -> tuple[str, str]:
@@ -214,36 +226,83 @@ def _may_use(ctx: Context, flavor: Flavor) -> bool:
     return flavor.is_public or ctx.caller.is_admin or ctx.caller.project_id in flavor.projects
 
 
-async def _image(ctx: Context, body: CreateServer, flavor: Flavor) -> ImageInfo | None:
+async def _image(ctx: Context, body: CreateServer) -> ImageInfo | None:
+    """The image that is named, if the caller may see it. Raises Invalid."""
     id = body.imageRef.rstrip("/").rsplit("/", 1)[-1]
     if not id:
-        id = next((d.uuid or d.image_id for d in body.block_device_mapping_v2), "")
-    if not id:
-        raise Invalid("Missing imageRef attribute: a server boots from an image.")
+        return None
     if not checks.is_uuid(id):
         raise checks.wrong("imageRef", body.imageRef, f"{body.imageRef!r} is not a 'uuid'")
-    image = await bootable(ctx, id, flavor.copy())
-    if flavor.disk == 0 and not ctx.allows(_RULE + ":zero_disk_flavor"):
-        raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
-    return image
+    return await _seen(ctx, id, _NO_IMAGE)
+
+
+def _started_from(
+    ctx: Context, flavor: Flavor, image: ImageInfo | None, disks: Layout
+) -> ImageCopy:
+    """What is known of what the server starts from, if it fits. Raises Invalid, Forbidden."""
+    root = root_of(disks.volumes)
+    if root is None and image is not None:
+        check_image(image, flavor.copy())
+        if flavor.disk == 0 and not ctx.allows(_RULE + ":zero_disk_flavor"):
+            raise Forbidden("Only volume-backed servers are allowed for flavors with zero disk.")
+    if isinstance(disks.said_by, ImageInfo):
+        _check_active(disks.said_by)
+        found = copy_of(disks.said_by)
+    else:
+        found = _copy_of_volume(disks.said_by)
+    if found.is_for_containers and disks.volumes:
+        raise Invalid(
+            f"Image {found.id} is of containers, which have no volumes: leave out "
+            "block_device_mapping_v2."
+        )
+    if root is None:
+        return found
+    _check_minimum_of_volume(found, flavor.copy(), root.size)
+    return replace(found, id=image.id if image else "", min_disk=0, is_volume=True)
+
+
+def _copy_of_volume(volume: VolumeInfo | None) -> ImageCopy:
+    """What its image said of guests; as large as the volume is, it fits. None: one that has nothing on it."""
+    said = volume.image_metadata if volume else {}
+    return ImageCopy(
+        id="",
+        disk_format="raw",
+        sha512="",
+        size=0,
+        min_ram=int(said.get("min_ram") or 0),
+        properties={k: v for k, v in said.items() if k not in _OF_THE_IMAGE},
+    )
+
+
+def _check_minimum_of_volume(image: ImageCopy, flavor: FlavorCopy, size: int) -> None:
+    """Raises Invalid for a volume of an image that asks for a larger flavor, or for a larger volume."""
+    check_minimum(replace(image, min_disk=0), flavor)
+    if size < image.min_disk:
+        raise Invalid(
+            "Volume is smaller than the minimum size specified in image metadata. Volume size is "
+            f"{size * _GIB} bytes, minimum size is {image.min_disk * _GIB} bytes."
+        )
 
 
 async def bootable(
-    ctx: Context, id: str, flavor: FlavorCopy, missing: str = "Can not find requested image"
+    ctx: Context, id: str, flavor: FlavorCopy, missing: str = _NO_IMAGE
 ) -> ImageInfo:
     """An image that the caller may see and that fits the flavor. Raises Invalid."""
-    try:
-        image = await ctx.peer(IMAGES).image(ctx.caller, id)
-    except NotFound:
-        raise Invalid(missing) from None
+    image = await _seen(ctx, id, missing)
     check_image(image, flavor)
     return image
 
 
+async def _seen(ctx: Context, id: str, missing: str) -> ImageInfo:
+    try:
+        return await ctx.peer(IMAGES).image(ctx.caller, id)
+    except NotFound:
+        raise Invalid(missing) from None
+
+
 def check_image(image: ImageInfo, flavor: FlavorCopy) -> None:
     """Raises Invalid for one that is not ready or does not fit."""
-    if image.status != "active":
-        raise Invalid(f"Image {image.id} is not active.")
+    _check_active(image)
     room = flavor.disk * _GIB
     largest = max(image.size, image.virtual_size)
     if room and largest > room:
@@ -252,6 +311,11 @@ def check_image(image: ImageInfo, flavor: FlavorCopy) -> None:
             f"image is {largest} bytes."
         )
     check_minimum(image, flavor)
+
+
+def _check_active(image: ImageInfo) -> None:
+    if image.status != "active":
+        raise Invalid(f"Image {image.id} is not active.")
 
 
 def check_minimum(image: ImageInfo | ImageCopy, flavor: FlavorCopy) -> None:

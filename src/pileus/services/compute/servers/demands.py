@@ -19,7 +19,8 @@ _SAYS = ("required", "forbidden")
 
 def demand_of(flavor: FlavorCopy, image: ImageCopy | None = None) -> Demand:
     """`resources:CLASS` replaces what the flavor's sizes ask (0: nothing); an image may require traits."""
-    disk = flavor.disk + flavor.ephemeral + -(-flavor.swap // 1024)
+    root = 0 if image and image.is_volume else flavor.disk  # a volume is no host's
+    disk = root + flavor.ephemeral + -(-flavor.swap // 1024)
     amounts: dict[str, dict[str, int]] = defaultdict(dict)
     amounts[""] = {"VCPU": flavor.vcpus, "MEMORY_MB": flavor.ram, "DISK_GB": disk}
     traits: dict[tuple[str, str], set[str]] = defaultdict(set)

@@ -157,6 +157,7 @@ class Servers(OfServer):
         RULE + "create:forced_host": ADMIN,
         "compute:servers:create:requested_destination": ADMIN,
         RULE + "create:attach_network": MEMBER,
+        RULE + "create:attach_volume": MEMBER,
         RULE + "create:zero_disk_flavor": ADMIN,
         RULE + "update": MEMBER,
         RULE + "delete": MEMBER,

@@ -19,7 +19,8 @@ from pileus.services.compute.server import (
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.servers.placing import place, unplace
-from pileus.services.compute.servers.plugging import plug_again, plugged_volumes
+from pileus.services.compute.servers.plugging import complete, plug_again, plugged_volumes
+from pileus.services.compute.servers.provisioning import left, part, provide, take_back
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK, Dress, GuestRef, NicInfo
@@ -43,7 +44,8 @@ def guest_ref(server: Server, zone: str) -> GuestRef:
 async def attach(run: Run[Server]) -> Changes:
     """Makes or binds the ports on the host."""
     server = run.record
-    changes: dict[str, object] = {"task_state": states.SPAWNING}
+    state = states.MAPPING if server.volumes else states.SPAWNING
+    changes: dict[str, object] = {"task_state": state}
     if server.networks:
         guest = guest_ref(server, settings_of(run.runtime).default_zone)
         changes["nics"] = await run.peer(NETWORK).attach(
@@ -58,19 +60,26 @@ async def detach(run: Run[Server]) -> None:
 
 
 async def spawn(run: Run[Server]) -> Changes:
-    """Wires the ports, makes the guest and runs it."""
+    """Wires the ports, makes the guest with its volumes and runs it."""
     server = run.record
+    await provide(run)
     spec = await spec_of(run)  # its ticket is on disk with all that led here: one commit, not two
     host = await run.agent(COMPUTE_HOST, on=server.host)
     network = run.peer(NETWORK) if server.nics else None
     if network is not None:
         await network.plug(server.id, server.host)
     guest = await host.spawn(spec)
+    await complete(run, server.volumes)
     changes: dict[str, object] = {"power_state": guest.power_state}
     if network is not None:
         changes["nics"] = (await network.nics([server.id])).get(server.id, server.nics)
     await noting.success(run)
     return changes
+
+
+async def unspawn(run: Run[Server]) -> None:
+    await destroy(run)
+    await take_back(run)
 
 
 async def image_source(run: Run[Server], image: ImageCopy, *, here: bool = False) -> ImageSource:
@@ -121,7 +130,7 @@ async def spec_of(
     """
     server, image, disk = wanted or run.record, None, disk or run.record.image
     flavor = server.flavor
-    if disk is not None:
+    if disk is not None and not server.is_on_volume:
         image = await image_source(run, disk, here=wanted is not None)
     return GuestSpec(
         id=server.id,
@@ -131,8 +140,8 @@ async def spec_of(
         vcpus=flavor.vcpus,
         ram_mib=flavor.ram,
         root_gib=0 if server.is_on_volume else flavor.disk,
-        ephemeral_gib=flavor.ephemeral,
-        swap_mib=flavor.swap,
+        ephemeral_gib=server.ephemeral_gib,
+        swap_mib=server.swap_mib,
         image=image,
         nics=await cards(run, server.nics, server.image),
         volumes=await plugged_volumes(run, server.volumes, host or server.host),
@@ -165,7 +174,9 @@ async def remove_guest(run: Run[Server]) -> None:
 
 
 async def remove_ports(run: Run[Server]) -> None:
+    """And its volumes, which are no ports but as little its own."""
     await detach(run)
+    await part(run, run.record.volumes)
 
 
 async def release(run: Run[Server]) -> None:
@@ -244,7 +255,8 @@ def failed(server: Server, failure: Failure) -> Changes:
 
 
 def _never_built(server: Server, failure: Failure) -> Changes:
-    return {"fault": fault_of(failure), "host": "", "zone": "", "nics": []}
+    gone = {"host": "", "zone": "", "nics": [], "volumes": left(server)}
+    return {"fault": fault_of(failure), **gone}
 
 
 def _launched(server: Server, now: str) -> Changes:
@@ -267,7 +279,7 @@ CREATE = Saga(
     "create",
     Step(place, unplace),
     Step(attach, detach),
-    Step(spawn, destroy, timeout_s=1800),
+    Step(spawn, unspawn, timeout_s=1800),
     failed=_never_built,
     done=_launched,
 )

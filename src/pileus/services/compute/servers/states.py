@@ -13,6 +13,7 @@ RESIZED, SOFT_DELETED = "resized", KEPT
 SHELVED, OFFLOADED = "shelved", "shelved_offloaded"
 REBUILDING = "rebuilding"
 SCHEDULING, NETWORKING, SPAWNING = "scheduling", "networking", "spawning"
+MAPPING = "block_device_mapping"
 DELETING = "deleting"
 MIGRATING = "migrating"
 EVERY = frozenset(

@@ -201,7 +201,7 @@ def full(ctx: Context, s: Server, seen: Sight, host_status: str = "") -> ServerV
         task_state=s.task_state or None,
         vm_state="deleted" if s.deleted_at else s.vm_state,
         power_state=s.power_state,
-        volumes_attached=[],
+        volumes_attached=_volumes(ctx, s),
         locked=bool(s.locked_by),
         host_status=host_status or UNSET,
         description=s.description,
@@ -244,7 +244,7 @@ def _add_extended(view: ServerView, s: Server, seen: Sight) -> None:
     view.reservation_id = s.reservation_id
     view.launch_index = s.launch_index
     view.kernel_id = view.ramdisk_id = ""
-    view.root_device_name = "/dev/vda"
+    view.root_device_name = s.root_device
     view.user_data = s.user_data or None
 
 
@@ -257,13 +257,21 @@ def _fit(view: ServerView, ctx: Context, s: Server) -> ServerView:
 
 
 def _image(ctx: Context, s: Server) -> dict[str, Any] | str:
-    if s.image is None:
+    if s.image is None or not s.image.id:
         return ""
     bookmark = f"{ctx.root}{ctx.service.prefix}/images/{s.image.id}"
     found: dict[str, Any] = {"id": s.image.id, "links": [{"rel": "bookmark", "href": bookmark}]}
     if ctx.version >= (2, 98):
         found["properties"] = s.image.properties
     return found
+
+
+def _volumes(ctx: Context, s: Server) -> list[dict[str, Any]]:
+    if ctx.version < (2, 3):
+        return [{"id": d.volume_id} for d in s.volumes]
+    return [
+        {"id": d.volume_id, "delete_on_termination": d.delete_on_termination} for d in s.volumes
+    ]
 
 
 def _flavor(ctx: Context, s: Server, seen: Sight) -> dict[str, Any]:
