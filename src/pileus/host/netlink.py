@@ -175,17 +175,22 @@ class Netlink:
             body = _LINK.pack(0, 0, 0, 0, 0, 0) + wire.u32(_GROUP, _DOOMED)
             self._do("remove devices", _DELETE_LINK, 0, body, absent_is_fine=True)
 
+    def addresses(self) -> set[tuple[int, str]]:
+        """Every device's, by its index, as `ip/prefix`."""
+        found = set()
+        for message in self._wire.dump(_GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
+            _, prefix, _, _, owner = _ADDRESS.unpack_from(message)
+            parts = wire.attributes(message[_ADDRESS.size :])
+            if raw := parts.get(2) or parts.get(1):
+                found.add((owner, f"{ip_address(raw)}/{prefix}"))
+        return found
+
     def want_addresses(self, name: str, wanted: set[str]) -> None:
         """Give the device exactly these `ip/prefix`; IPv6 link-local ones are left alone unless
         wanted.
         """
         index = self.index(name)
-        present: set[str] = set()
-        for message in self._wire.dump(_GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
-            _, prefix, _, _, owner = _ADDRESS.unpack_from(message)
-            parts = wire.attributes(message[_ADDRESS.size :])
-            if owner == index and (raw := parts.get(2) or parts.get(1)):
-                present.add(f"{ip_address(raw)}/{prefix}")
+        present = {address for owner, address in self.addresses() if owner == index}
         goal = {str(ip_interface(text)) for text in wanted}
         for gone in sorted(present - goal):
             if not (ip_interface(gone).is_link_local and ":" in gone):

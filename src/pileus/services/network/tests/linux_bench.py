@@ -312,13 +312,16 @@ class LinuxBench:
         await self._inside(name, lambda link: link.want("lo", mtu=65536))
 
     async def _driver(self, host: str) -> LinuxNetworkDriver:
+        driver = LinuxNetworkDriver(echo, options=self.options_of(host))
+        await driver.start_up()
+        return driver
+
+    def options_of(self, host: str) -> Options:
+        """What a driver is told of that host."""
         underlay = str(self.spaces.path(self.name(host)))
         home = str(self.spaces.path(self.home(host)))
         folder = self._scratch / f"netns-{host}"
-        options = Options(home=home, underlay=underlay, namespaces=folder, **self.options)
-        driver = LinuxNetworkDriver(echo, options=options)
-        await driver.start_up()
-        return driver
+        return Options(home=home, underlay=underlay, namespaces=folder, **self.options)
 
     async def _inside(self, name: str, job: Callable[[Netlink], T]) -> T:
         def work() -> T:
@@ -445,10 +448,10 @@ def arp_frame(mac: str, ip: str, to_mac: str, to_ip: str, *, operation: int = 2)
     return theirs + ours + b"\x08\x06" + head + body
 
 
-def advert_frame(mac: str, to_mac: str, source: str, target: str) -> bytes:
-    """A neighbour advertisement for `target`."""
+def advert_frame(mac: str, to_mac: str, source: str, target: str, *, kind: int = 136) -> bytes:
+    """A neighbour advertisement for `target`; of another kind of ICMPv6, a router's (134) say, if asked."""
     ours, theirs = (bytes.fromhex(m.replace(":", "")) for m in (mac, to_mac))
-    body = struct.pack("!BBHI", 136, 0, 0, 0x60000000)
+    body = struct.pack("!BBHI", kind, 0, 0, 0x60000000)
     body += socket.inet_pton(socket.AF_INET6, target) + b"\x02\x01" + ours
     ends = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, "ff02::1")
     whole = ends + struct.pack("!II", len(body), 58) + body

@@ -255,6 +255,29 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
         self.play_here(scenario)
 
+    def test_a_second_cloud_with_the_same_outside_says_whose_it_is_and_takes_nothing(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            outside = document(
+                guest(WEB, "10.0.0.11"), networks=(network(), public()), routers=(router(),)
+            )
+            assert (await bench.apply(outside)).errors == {}
+            home = str(bench.spaces.path(bench.name("h1")))
+            folder = self.scratch / "netns-h1"
+            options = Options(prefix="zz9", home=home, underlay=home, namespaces=folder)
+            other = LinuxNetworkDriver(echo, options=options)
+            await other.start_up()
+            wanted = HostNetwork(host="h1", revision=1, networks=(public(),))
+            said = (await other.apply(wanted)).errors[PUBLIC]
+            assert GATEWAY_IP in said and "--underlay" in said and "device pl" in said
+            assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80), "the first goes on"
+            await bench.apply(document(guest(WEB, "10.0.0.11"), revision=2))
+            assert (await other.apply(wanted)).errors == {}, "its turn, once the first is gone"
+            await other.apply(HostNetwork(host="h1", revision=2))
+            await other.sweep()
+            await other.close()
+
+        self.play_here(scenario)
+
     def test_established_connections_survive_a_restart_of_the_host_process(self) -> None:
         async def scenario(bench: LinuxBench) -> None:
             desired = document(guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12", FROM_WEB))

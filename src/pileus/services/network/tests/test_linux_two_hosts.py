@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 
 import msgspec
@@ -10,20 +12,32 @@ import pytest
 from pileus.services.network.driver import (
     FixedIP,
     ForwardingSpec,
+    GroupSpec,
     HostNetwork,
     Limit,
+    LogSpec,
+    Meter,
+    MeterRule,
     NetworkSpec,
     PortSpec,
     RemotePort,
+    RuleSpec,
 )
 from pileus.services.network.drivers.linux.filters import link_local
-from pileus.services.network.tests.linux_bench import LinuxBench, advert_frame, arp_frame, udp_frame
+from pileus.services.network.tests.linux_bench import (
+    LinuxBench,
+    advert_frame,
+    arp_frame,
+    run,
+    udp_frame,
+)
 from pileus.services.network.tests.test_linux_shaping import Play, arrived, play
 from pileus.testing.drivers.network import (
     CLOSED,
     DB,
     FLOATING,
     FROM_WEB,
+    GROUPS,
     OTHER_NET,
     OUTSIDE_IP,
     REMOTE,
@@ -56,6 +70,7 @@ async def _stretch(
     """A network over two hosts; the first has what `first` says besides: its router."""
     net = first.pop("net", None) or network()
     assert isinstance(net, NetworkSpec)
+    groups = first.pop("groups", GROUPS)
     outer = (public(),) if "routers" in first else ()
     for host, own, others, at in ((HERE, here, there, THERE), (THERE, there, here, HERE)):
         remote = [_remote(p, at) for p in others]
@@ -64,9 +79,8 @@ async def _stretch(
             remote.append(leg)
         stretched = msgspec.structs.replace(net, remote_ports=tuple(remote))
         more = first if host == HERE else {}
-        wanted: HostNetwork = document(
-            *own, host=host, networks=(stretched, *(outer if more else ())), **more
-        )
+        nets = (stretched, *(outer if more else ()))
+        wanted: HostNetwork = document(*own, host=host, networks=nets, groups=groups, **more)
         assert (await bench.apply(wanted)).errors == {}
 
 
@@ -158,6 +172,87 @@ def test_a_limit_drops_what_is_beyond_it_on_the_way_to_the_other_host(play: Play
     play(scenario)
 
 
+def test_a_stateless_group_must_let_answers_from_the_other_host_in_too(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        out = tuple(r for r in GROUPS[0].rules if r.direction == "egress")
+        answers = RuleSpec(direction="ingress", protocol="tcp", port_min=1024, port_max=65535)
+        web = guest(WEB, "10.0.0.11", CLOSED, stateless=True)
+        for rules, works in ((out, False), ((*out, answers), True)):
+            groups = (GROUPS[0], GroupSpec(id=CLOSED, rules=rules))
+            await _stretch(bench, (web,), (guest(REMOTE, "10.0.0.31"),), groups=groups)
+            assert await bench.reaches(WEB, "10.0.0.31", "tcp", 80) is works
+
+    play(scenario)
+
+
+def test_an_address_group_lets_in_its_prefixes_from_the_other_host_and_no_others(
+    play: Play,
+) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        listed = uuid(3, 9)
+        named = RuleSpec(direction="ingress", protocol="tcp", remote_group=listed)
+        there = (guest(REMOTE, "10.0.0.31"), guest(STRANGER, "10.0.0.41"))
+        for prefix, let_in in (("10.0.0.24/29", REMOTE), ("10.0.0.40/29", STRANGER)):
+            groups = (
+                GROUPS[0],
+                GroupSpec(id=CLOSED, rules=(named,)),
+                GroupSpec(id=listed, members=(prefix,)),
+            )
+            await _stretch(bench, (guest(WEB, "10.0.0.11", CLOSED),), there, groups=groups)
+            for source in (REMOTE, STRANGER):
+                assert await bench.reaches(source, "10.0.0.11", "tcp", 80) is (source == let_in)
+
+    play(scenario)
+
+
+def test_scopes_and_labels_hold_for_a_guest_whose_router_is_on_the_other_host(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        label = Meter(id=uuid(7, 1), rules=(MeterRule(direction="egress", source="10.0.0.31/32"),))
+        near, outer = router().interfaces[0], router().gateway
+        assert outer is not None
+        there = (guest(REMOTE, "10.0.0.31"),)
+        space = bench.name(HERE)
+        for own in ("a", "b"):
+            gate = router(
+                interfaces=(msgspec.structs.replace(near, scopes=(own, "")),),
+                gateway=msgspec.structs.replace(outer, scope="b"),
+                meters=(label,),
+            )
+            await _stretch(bench, (guest(WEB, "10.0.0.11"),), there, routers=(gate,))
+            await run("ip", "-n", space, "route", "replace", "10.0.0.0/24", "via", "172.24.4.2")
+            driver = bench.drivers[HERE]
+            await driver.metered()
+            if own == "a":
+                assert await bench.reaches(REMOTE, OUTSIDE_IP, "icmp", 8)
+                assert await driver.metered() == {label.id: (1, 84)}
+            inward = await bench.reaches("", "10.0.0.31", "tcp", 80)
+            assert inward is (own == "b"), "what is of one scope goes in as it is"
+            assert (label.id in await driver.metered()) is inward, "its answers are counted"
+
+    play(scenario)
+
+
+def test_a_log_names_who_on_the_other_host_was_let_in_and_who_was_not(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pileus.packets")
+
+    async def scenario(bench: LinuxBench) -> None:
+        both = LogSpec(id="log-1", project_id="one", accepted=True, dropped=True)
+        web = guest(WEB, "10.0.0.11", WEB_ONLY, logs=(both,))
+        await _stretch(bench, (web,), (guest(REMOTE, "10.0.0.31"),))
+        assert await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
+        assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 22)
+        await asyncio.sleep(0.3)
+        told = [r.getMessage() for r in caplog.records if r.name == "pileus.packets"]
+        for decision, number in (("ACCEPT", 80), ("DROP", 22)):
+            ends = "src=10.0.0.31, dst=10.0.0.11, proto=tcp"
+            lines = [line for line in told if ends in line and f"dst_port={number})" in line]
+            assert lines and all(line.startswith(f"action={decision} ") for line in lines)
+
+    play(scenario)
+
+
 def test_a_lie_about_who_one_is_does_not_cross(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         web, remote = guest(WEB, "10.0.0.11"), guest(REMOTE, "10.0.0.31")
@@ -169,6 +264,10 @@ def test_a_lie_about_who_one_is_does_not_cross(play: Play) -> None:
         assert not await bench.passes(
             WEB, REMOTE, advert_frame(web.mac, remote.mac, own, link_local(remote.mac))
         )
+        assert await bench.passes(WEB, REMOTE, advert_frame(web.mac, remote.mac, own, own))
+        assert not await bench.passes(
+            WEB, REMOTE, advert_frame(web.mac, remote.mac, own, own, kind=134)
+        ), "no guest is a router"
         lie = arp_frame(web.mac, "10.0.0.12", remote.mac, "10.0.0.31")
         assert not await bench.passes(WEB, REMOTE, lie)
         rogue = udp_frame(web.mac, remote.mac, "10.0.0.11", "10.0.0.31", b"rogue", (67, 68))

@@ -158,10 +158,11 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
         except Invalid as fault:
             plan.errors[group.id] = fault.message
     groups = {g.id: g for g in plan.groups.values() if g.id in fragments}
+    macs, log_group = {id: offer.mac for id, offer in plan.offers.items()}, names.log_group
     for port in plan.guests.values():
         if port.admin_up:
-            mac = plan.offers[port.network_id].mac
-            make = partial(filters.port_filter, port, groups, mac, names.log_group)
+            mac = macs[port.network_id]
+            make = partial(filters.port_filter, port, groups, mac, log_group)
             # Only where something is logged are the groups' rules written out in the port's own.
             worn: object = groups if port.logs else [g in groups for g in port.groups]
             fragments[port.id] = plan.kept.of(port.id, (port, mac, worn), make)

@@ -9,12 +9,13 @@ address, and no link-local address.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import ip_interface, ip_network
 
 from pileus.host import nftables as nft
 from pileus.host.netlink import Netlink
 from pileus.host.netns import sysctl
 from pileus.host.ruleset import Fragment, Table
+from pileus.kernel.faults import Conflict
 from pileus.services.network.driver import NetworkSpec
 from pileus.services.network.drivers.linux.machine import Machine
 
@@ -97,6 +98,8 @@ async def want_external(machine: Machine, network: NetworkSpec, *, gateway_here:
             link.add_bridge(name, mtu=network.mtu, alias=alias, filtered=False)
             no_router_advertisements(name)
         link.want(name, mtu=network.mtu, alias=alias, up=network.admin_up)
+        if gateway_here:
+            _need_room(link, name, addresses)
         link.want_addresses(name, addresses if gateway_here else set())
         if gateway_here:
             sysctl("net/ipv4/ip_forward", 1)
@@ -104,6 +107,22 @@ async def want_external(machine: Machine, network: NetworkSpec, *, gateway_here:
                 sysctl("net/ipv6/conf/all/forwarding", 1)
 
     await machine.at_underlay(wire)
+
+
+def _need_room(link: Netlink, name: str, addresses: Iterable[str]) -> None:
+    """Raises Conflict where something else has addresses of these blocks already: another cloud, perhaps."""
+    names = {device.index: device.name for device in link.links().values()}
+    for wanted in addresses:
+        block = ip_interface(wanted).network
+        for index, address in sorted(link.addresses()):
+            other = names.get(index, name)
+            if other != name and ip_interface(address).network.overlaps(block):
+                raise Conflict(
+                    f"{wanted} cannot be an external network's gateway on this machine: its device {other} has {address} "
+                    "already. If that is another cloud's, start this one with an outer network of its own (--underlay) "
+                    "or make it with another range (--set network.public_cidr=..., public_gateway, public_pool_start "
+                    "and public_pool_end)."
+                )
 
 
 def no_router_advertisements(device: str) -> None:
