@@ -40,9 +40,12 @@ class HostReports:
         await self._report(node)
         resume = settings_of(self.runtime).resume_guests
         keep, start, changing = [], [], []
-        page = Page({"host": host}, limit=1_000_000)
+        page = Page(limit=1_000_000, scopes=_on(host))
         for server in await SERVERS.list(self.runtime.store, page):
             keep.append(server.id)
+            if server.host != host:
+                changing.append(server.id)
+                continue
             if server.task_state or server.move or server.vm_state == states.RESCUED:
                 changing.append(server.id)
             power = powers.get(server.id, NO_STATE)
@@ -51,15 +54,7 @@ class HostReports:
                 start.append(server.id)
             else:
                 await self._see(server, power)
-        there = await self._partly_on(host)
-        keep += there
-        changing += there
         return Orders(keep=keep, start=start, changing=changing)
-
-    async def _partly_on(self, host: str) -> list[str]:
-        """The servers that come from this host or go to it, but are on another."""
-        page = Page({"other_host": host}, limit=1_000_000)
-        return [r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))]
 
     async def power(self, host: str, guest: Guest) -> None:
         server = await SERVERS.find(self.runtime.store, guest.id)
@@ -67,9 +62,8 @@ class HostReports:
             await self._see(server, guest.power_state)
 
     async def unknown(self, host: str, guest_ids: list[str]) -> list[str]:
-        page = Page({"host": host, "id": guest_ids}, limit=1_000_000)
+        page = Page({"id": guest_ids}, limit=1_000_000, scopes=_on(host))
         known = {r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))}
-        known.update(await self._partly_on(host))
         return [id for id in guest_ids if id not in known]
 
     async def _see(self, server: Server, power: int) -> None:
@@ -110,6 +104,11 @@ class HostReports:
         own = (await aggregates_of(self.runtime.store)).get(node.host, ())
         within = {a.uuid: True for a in own}
         await mirror(self.runtime, node.host, disabled=node.disabled, aggregates=within)
+
+
+def _on(host: str) -> tuple[dict[str, str], ...]:
+    """The servers that are there, come from there or go there: in one query, or one that lands meanwhile is neither."""
+    return {"host": host}, {"other_host": host}
 
 
 # A rescued server whose guest went off stays rescued: its own disk comes back with `unrescue` only.

@@ -16,6 +16,7 @@ _RESIZE = {"resize": {"flavorRef": "84"}}
 _MIGRATE = {"migrate": None}
 _LIVE = {"os-migrateLive": {"host": None, "block_migration": "auto"}}
 SERVERS = "/compute/v2.1/servers"
+_VOLUMES = "/volume/v3/volumes"
 FLAVOR = "42"
 VERSION = "compute 2.87"
 
@@ -205,6 +206,53 @@ async def unplug(ground: Ground, id: str) -> str:
     return id
 
 
+async def with_disk(ground: Ground) -> str:
+    """A server, and a volume for it."""
+    id = await booted(ground)
+    made = await ground.ask("POST", _VOLUMES, {"volume": {"size": 1}})
+    ground.ids[f"volume of {id}"] = made.json["volume"]["id"]
+    await ground.cloud.settle()
+    return id
+
+
+async def attach(ground: Ground, id: str) -> str:
+    body = {"volumeAttachment": {"volumeId": ground.ids[f"volume of {id}"]}}
+    await ground.ask("POST", f"{SERVERS}/{id}/os-volume_attachments", body)
+    return id
+
+
+async def attached(ground: Ground) -> str:
+    id = await attach(ground, await with_disk(ground))
+    await ground.cloud.settle()
+    return id
+
+
+async def detach(ground: Ground, id: str) -> str:
+    volume = ground.ids[f"volume of {id}"]
+    await ground.ask("DELETE", f"{SERVERS}/{id}/os-volume_attachments/{volume}")
+    return id
+
+
+async def extend(ground: Ground, id: str) -> str:
+    event = {"name": "volume-extended", "server_uuid": id, "tag": ground.ids[f"volume of {id}"]}
+    told = await ground.cloud.admin.post(
+        "/compute/v2.1/os-server-external-events",
+        {"events": [event]},
+        openstack_api_version=VERSION,
+    )
+    if told.status != 200:
+        raise AssertionError(told)
+    await ground.cloud.runtime.reconcilers.settled()
+    return id
+
+
+async def no_disk(ground: Ground, id: str) -> None:
+    """Deletes the server, and its volume."""
+    await clean(ground, id)
+    await ground.ask("DELETE", f"{_VOLUMES}/{ground.ids.pop(f'volume of {id}')}")
+    await ground.cloud.settle()
+
+
 async def no_images(ground: Ground, id: str) -> None:
     """Deletes what images the project has, and the server."""
     found = await ground.ask("GET", "/image/v2/images?visibility=private")
@@ -269,4 +317,7 @@ SCENARIOS = {
     "compute_servers.hard reboot": Scenario(booted, _action({"reboot": {"type": "HARD"}}), clean),
     "compute_servers.attach_interface": Scenario(booted, plug, clean),
     "compute_servers.detach_interface": Scenario(booted, unplug, clean, destroys=True),
+    "compute_servers.attach_volume": Scenario(with_disk, attach, no_disk),
+    "compute_servers.detach_volume": Scenario(attached, detach, no_disk, destroys=True),
+    "compute_servers.extend_volume": Scenario(attached, extend, no_disk),
 }
