@@ -29,8 +29,8 @@ from pileus.services.block_storage.driver import (
     VolumeDriver,
 )
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
-from pileus.services.block_storage.drivers.file.layers import DEEPEST
-from pileus.services.block_storage.drivers.file.record import Kept
+from pileus.services.block_storage.drivers.file.layers import DEEPEST, LONGEST
+from pileus.services.block_storage.drivers.file.record import Kept, Record
 from pileus.testing.drivers.volume import FREE, GIB, SUITE, Bench
 from pileus.testing.nbd import NbdClient, Refused
 from pileus.testing.shelf import shelf
@@ -152,14 +152,29 @@ class Writer:
                     offset = chance.randrange(2000) * 100 * KIB
 
 
-@pytest.mark.parametrize("is_copy", [False, True], ids=["blank", "copy"])
+def age(state: Path, volume_id: str) -> None:
+    """Make a copy what an earlier version made of it: a qcow2."""
+    note = state / "volumes" / volume_id / "volume.json"
+    record = msgspec.json.decode(note.read_bytes(), type=Record)
+    over, behind = record.chain
+    path, back = state / over.name, f"../{behind.name}"
+    made = ["qemu-img", "create", "-q", "-fqcow2", f"-F{behind.format}", f"-b{back}", str(path)]
+    subprocess.run([*made, str(LONGEST)], check=True)
+    chain = (msgspec.structs.replace(over, format="qcow2"), behind)
+    note.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, chain=chain)))
+
+
+@pytest.mark.parametrize("kind", ["blank", "copy", "aged copy"])
 def test_nothing_that_was_written_is_lost_when_daemons_are_killed_and_guests_go_on(
-    is_copy: bool, bench: Bench, state: Path
+    kind: str, bench: Bench, state: Path
 ) -> None:
     async def ask() -> None:
+        spec = bench.spec(None if kind == "blank" else bench.image)
         async with bench.driver() as driver:
-            spec = bench.spec(bench.image if is_copy else None)
             await driver.create(spec)
+        if kind == "aged copy":
+            await asyncio.to_thread(age, state, spec.id)
+        async with bench.driver() as driver:
             attachment = bench.world.new_id()
             writer = Writer(await driver.export(spec.id, attachment, False, FREE))
             writing = asyncio.create_task(asyncio.to_thread(writer.run))

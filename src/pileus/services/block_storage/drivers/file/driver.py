@@ -289,14 +289,14 @@ class FileVolumeDriver:
     async def _begin(self, spec: VolumeSpec, behind: Chain, header: int = 0) -> None:
         """A volume that differs in nothing from that chain."""
         check_depth(behind)
-        with self._fresh("qcow2") as layer:
+        with self._fresh("qed") as layer:
             await asyncio.to_thread(self._layers.lay_over, layer, behind[0])
             await self._keep(_record(spec, (layer, *behind), header))
 
     async def _cover(self, record: Record, **changes: object) -> Record:
         """What is there stays as it is: what is written from now on goes elsewhere."""
         check_depth(record.chain)
-        with self._fresh("qcow2") as layer:
+        with self._fresh("qed") as layer:
             await asyncio.to_thread(self._layers.lay_over, layer, record.chain[0])
             return await self._keep(record, chain=(layer, *record.chain), **changes)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pileus.host import files, handover, qcow2
+from pileus.host import files, handover, qed
 from pileus.host.process import Limits, ProcessFailed, as_user, run
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.world import World
@@ -80,8 +80,8 @@ class Layers:
         files.sync_folder(self.folder)
 
     def lay_over(self, layer: Layer, behind: Layer) -> None:
-        """Make it a qcow2 that differs in nothing from what is behind it."""
-        qcow2.lay_over(self.path(layer), _seen_from(behind), behind.format, LONGEST)
+        """Make it a QED that differs in nothing from what is behind it."""
+        qed.lay_over(self.path(layer), _seen_from(behind), behind.format, LONGEST)
         self.settle(layer)
 
     async def encrypt(

@@ -214,7 +214,7 @@ def _mode(record: Record) -> str:
 
 
 def _writes_through(record: Record) -> bool:
-    return record.chain[0].format != "raw"
+    return record.chain[0].format == "qcow2"
 
 
 def _limits(limits: Limits) -> dict[str, int]:
