@@ -51,7 +51,8 @@ async def _made(run: Run[Server], device: BlockDevice) -> None:
 
 async def part(run: Run[Server], only: Iterable[BlockDevice]) -> None:
     """None of its volumes is the server's any longer; of these, those that go with it go."""
-    devices = run.record.volumes
+    move = run.record.move
+    devices = [*run.record.volumes, *(move.volumes if move else ())]  # of a way not ended, too
     if not devices or not run.runtime.contracts.has(VOLUMES):
         return
     volumes = run.peer(VOLUMES)

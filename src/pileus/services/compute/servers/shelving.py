@@ -31,7 +31,7 @@ from pileus.services.compute.servers.operations import (
     unmoved,
 )
 from pileus.services.compute.servers.placing import demand_of, place, sit, unplace, vacate
-from pileus.services.compute.servers.plugging import complete, disconnect
+from pileus.services.compute.servers.plugging import complete, disconnect, plug_again
 from pileus.services.compute.servers.sagas import destroy, failed, power_on, spec_of
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
@@ -55,7 +55,8 @@ class UnshelveServer(Body):
 
 async def shut_down(run: Run[Server]) -> Changes:
     """A suspended guest's disk is at rest already."""
-    await images.reserve(run)
+    if _is_kept(run):
+        await images.reserve(run)
     server = run.record
     if server.vm_state in (states.ACTIVE, states.PAUSED):
         runs = server.vm_state == states.ACTIVE
@@ -71,24 +72,33 @@ async def run_again(run: Run[Server]) -> None:
     was_on = server.vm_state in (states.ACTIVE, states.PAUSED)
     if was_on and await nodes.is_up(run.runtime, server.host):
         host = await run.agent(COMPUTE_HOST, on=server.host)
+        await plug_again(run, server.host)
         await host.start_guest(server.id)
-    await images.discard(run)
+    if _is_kept(run):
+        await images.discard(run)
 
 
 async def take_disk(run: Run[Server]) -> Changes:
-    await images.take(run)
+    if _is_kept(run):
+        await images.take(run)
     return {"task_state": "shelving_image_uploading"}
 
 
 async def send_disk(run: Run[Server]) -> Changes:
-    await images.send(run)
+    if _is_kept(run):
+        await images.send(run)
     return {"task_state": "shelving"}
+
+
+def _is_kept(run: Run[Server]) -> bool:
+    """Whether there is a disk to keep as an image; a volume keeps itself."""
+    return run.becoming.snapshot is not None
 
 
 def _leaves(run: Run[Server]) -> bool:
     """Whether the host is left at once."""
     offloads = run.runtime.sagas.known[run.entry.saga] is SHELVE_OFFLOAD
-    return offloads or settings_of(run.runtime).shelved_offload_s == 0
+    return offloads or not _is_kept(run) or settings_of(run.runtime).shelved_offload_s == 0
 
 
 async def unbind(run: Run[Server]) -> Changes:
@@ -194,8 +204,10 @@ async def _wake_elsewhere(run: Run[Server]) -> Changes:
     return {"power_state": guest.power_state}
 
 
-async def _disk(run: Run[Server], server: Server) -> ImageCopy:
-    """The image that it was shelved as, or is being."""
+async def _disk(run: Run[Server], server: Server) -> ImageCopy | None:
+    """The image that it was shelved as, or is being; None of one whose disk is a volume."""
+    if server.is_on_volume:
+        return None
     id = server.snapshot.image_id if server.snapshot else server.shelved_image
     try:
         return creation.copy_of(await run.peer(IMAGES).image(_COMPUTE, id))
@@ -217,7 +229,8 @@ async def sleep_again(run: Run[Server]) -> None:
 
 async def drop_image(run: Run[Server]) -> Changes:
     """Nothing may come after it: it was the guest's only other copy."""
-    await run.peer(IMAGES).discard(run.record.shelved_image)
+    if run.record.shelved_image:
+        await run.peer(IMAGES).discard(run.record.shelved_image)
     return {}
 
 
@@ -281,6 +294,8 @@ class ServerShelving(OfServer):
     async def shelve(self, ctx: Context, server: Server) -> None:
         unlocked(ctx, server)
         unmoved(server, "shelve")
+        if server.is_on_volume:
+            return await act(ctx, SHELVE, server, "shelve")
         suffix = "-shelved"
         name = server.name[: _NAME_LIMIT - len(suffix)] + suffix
         wanted = Snapshot(image_id=ctx.runtime.world.new_id(), name=name)

@@ -508,3 +508,30 @@ def test_an_evacuated_server_has_its_volumes_and_its_lost_host_is_out(
         await served_to(s, id, disk)
 
     stage.play(story)
+
+
+def test_a_server_on_a_volume_is_shelved_without_an_image_and_made_of_it_again(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        root = {"boot_index": 0, "uuid": s.image, "source_type": "image", "volume_size": 1}
+        root |= {"destination_type": "volume", "delete_on_termination": True}
+        id = await s.boot("2.60", imageRef="", block_device_mapping_v2=[root])
+        (one,) = await listed(s, id)
+        disk = one["volumeId"]
+        await migrated(s, id, "migrate", "confirmResize", _LIVE)
+        await served_to(s, id, disk)
+        await migrated(s, id, "shelve", client=s.member)
+        assert (await s.server(id))["status"] == "SHELVED_OFFLOADED"
+        assert await status(s, disk) == "reserved" and await exports(s, disk) == 0
+        kept = await s.member.get("/image/v2/images?visibility=private")
+        assert kept.json["images"] == []
+        await migrated(s, id, "unshelve", client=s.member)
+        assert (await s.server(id))["status"] == "ACTIVE"
+        await served_to(s, id, disk)
+        refused = await detach(s, id, disk)
+        assert refused.status == 400 and "Cannot detach a root device volume" in str(refused)
+        await s.delete(id)
+        assert (await s.member.get(f"{VOLUMES}/{disk}")).status == 404
+
+    stage.play(story)
