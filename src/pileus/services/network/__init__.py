@@ -7,6 +7,7 @@ from pileus.kernel.hosts import AgentSpec
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Provided, Standing
 
+from . import reservations
 from .address_groups import AddressGroups
 from .address_scopes import AddressScopes
 from .agent import NetworkAgent
@@ -105,6 +106,7 @@ SERVICE = Service(
     reconcilers=(
         Standing(RECONCILER, PERIOD_S, place_routers),
         Standing(WAKER, 0, hint_host),
+        Standing(reservations.RECONCILER, reservations.PERIOD_S, reservations.tell_placement),
         Standing(REGROUPER, 0, tell_group),
     ),
     bootstrap=bootstrap,

@@ -47,6 +47,14 @@ class GuestRoute(msgspec.Struct, frozen=True, kw_only=True):
     nexthop: str
 
 
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a port is to have at least, of one provider with these traits: amounts by resource class."""
+
+    id: str
+    required: list[str]
+    resources: dict[str, int]
+
+
 class Dress(msgspec.Struct, frozen=True, kw_only=True):
     """What stands on a port in a guest. `addresses` are ip/prefix."""
 
@@ -124,6 +132,9 @@ class Network(Protocol):
 
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         """The interfaces of each guest, in the order they were asked for; no key for a guest without any."""
+
+    async def reservations(self, port_ids: list[str]) -> list[Reservation]:
+        """What QoS policies keep for these ports: to be claimed with whatever else their guest needs."""
 
     async def dress(self, guest_id: str) -> dict[str, Dress]:
         """By port, what a guest that does not ask for its addresses is to have."""

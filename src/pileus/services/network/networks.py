@@ -203,7 +203,7 @@ class Networks(NetworkResource[Network], path="/networks"):
             target = {"project_id": owner, "shared": item.shared}
             ctx.require("create_network", target)
             self.guard(ctx, "create", raw, target, CreateNetwork)
-            policy = await usable_policy(ctx, item.qos_policy_id)
+            policy = await usable_policy(ctx, item.qos_policy_id, reserves=True)
             policy = policy or await policy_of_project(ctx.runtime.store, owner)
             network = _network(ctx.runtime, item, owner)
             wanted.append(replace(network, qos_policy_id=policy))
@@ -224,7 +224,8 @@ class Networks(NetworkResource[Network], path="/networks"):
         if "mtu" in changes:
             changes["mtu"] = _mtu(settings_of(ctx.runtime), changes["mtu"], network.network_type)
         if "qos_policy_id" in changes:
-            changes["qos_policy_id"] = await usable_policy(ctx, changes["qos_policy_id"])
+            policy = await usable_policy(ctx, changes["qos_policy_id"], reserves=True)
+            changes["qos_policy_id"] = policy
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id)
             network = await NETWORKS.get(tx, network.id)

@@ -11,7 +11,7 @@ from pileus.kernel.store import Column, Many, Unique
 
 from .resource import COLUMNS, SHARED_WITH, TAGS, Nouns, Shared
 
-EGRESS, INGRESS = "egress", "ingress"
+EGRESS, INGRESS, ANY = "egress", "ingress", "any"
 MOST = 2_147_483_647  # upstream's column
 _MARKS = (0, *range(8, 41, 2), 44, 46, 48, 56)
 
@@ -51,8 +51,15 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
     },
     "dscp_marking": {"dscp_mark": Parameter(_MARKS)},
     "minimum_bandwidth": {"min_kbps": Parameter(), "direction": _DIRECTION},
+    "minimum_packet_rate": {
+        "min_kpps": Parameter(),
+        "direction": Parameter((EGRESS, INGRESS, ANY), EGRESS),
+    },
 }
-SUPPORTED = ("bandwidth_limit", "packet_rate_limit", "dscp_marking")  # what hosts make true
+RESERVING = (
+    "minimum_bandwidth",
+    "minimum_packet_rate",
+)  # placement keeps them, for ports of guests
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +71,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     def kind(self) -> tuple[str, object]:
         """A policy has one of each."""
         return self.type, self.values.get("direction")
+
+    def is_beside(self, other: Rule) -> bool:
+        """Can a policy have both?"""
+        ways = {self.kind[1], other.kind[1]}
+        return self.type != other.type or (len(ways) == 2 and ANY not in ways)
 
 
 class QosPolicy(Shared, kw_only=True, frozen=True):
@@ -93,7 +105,6 @@ QOS_POLICIES = Nouns[QosPolicy](
 ).worded("QosPolicyNotFound", "QoS policy {id} could not be found.")
 
 
-def unsupported(policies: Iterable[QosPolicy]) -> str:
-    """The type of a rule that no host makes true, "" if there is none."""
-    types = (r.type for p in policies for r in p.rules)
-    return next((t for t in types if t not in SUPPORTED), "")
+def reserving(rules: Iterable[Rule]) -> str:
+    """The type of a rule that keeps something for its port, "" if there is none."""
+    return next((r.type for r in rules if r.type in RESERVING), "")

@@ -21,6 +21,10 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     underlay_mtu: int = 1500  # what hosts can send each other
     vxlan_overhead: int = 50  # what VXLAN takes of it, so guests get 1450
     dns_domain: str = "openstacklocal."  # of ports on networks that name none
+    host_bandwidth_kbps: int = (
+        0  # each way, of each host: what policies may promise; 0: no promises
+    )
+    host_packet_rate_kpps: int = 0  # ... of rules for any direction
     plug_timeout_s: float = 60  # how long a server waits for its host to wire its ports
 
     @property

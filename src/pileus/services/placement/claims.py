@@ -29,7 +29,13 @@ class Claims:
     ahead: Ahead = field(default_factory=Ahead)
 
     async def report(
-        self, host: str, inventories: dict[str, Inventory], traits: frozenset[str], *, id: str = ""
+        self,
+        host: str,
+        inventories: dict[str, Inventory],
+        traits: frozenset[str],
+        *,
+        id: str = "",
+        below: str = "",
     ) -> None:
         await self.runtime.store.sync()  # claims may not be on disk yet, so not to be read
         known = await PROVIDERS.one(self.runtime.store, name=host)
@@ -40,7 +46,12 @@ class Claims:
             known = await PROVIDERS.one(tx, name=host)
             if known is None:
                 id = id or self.runtime.world.new_id()
-                known = await PROVIDERS.insert(tx, ResourceProvider(id=id, name=host, root_id=id))
+                whole = await PROVIDERS.one(tx, name=below) if below else None
+                if below and whole is None:
+                    return
+                root, parent = (whole.root_id, whole.id) if whole is not None else (id, "")
+                new = ResourceProvider(id=id, name=host, root_id=root, parent_id=parent)
+                known = await PROVIDERS.insert(tx, new)
             if changes := _changes(known, inventories, traits):
                 await revise(tx, known, **changes)
 

@@ -78,9 +78,18 @@ def refusal(reasons: Mapping[str, str]) -> NoCapacity:
 
 class Placement(Protocol):
     async def report(
-        self, host: str, inventories: dict[str, Inventory], traits: frozenset[str], *, id: str = ""
+        self,
+        host: str,
+        inventories: dict[str, Inventory],
+        traits: frozenset[str],
+        *,
+        id: str = "",
+        below: str = "",
     ) -> None:
-        """Makes the host's provider say this; writes only what changed. `id`: a new provider's ("": any)."""
+        """Makes the host's provider say this; writes only what changed. `id`: a new provider's ("": any).
+
+        `below`: it is a part of that host, and there is nothing to say of it before the host has a provider.
+        """
 
     async def describe(
         self, host: str, traits: Mapping[str, bool], aggregates: Mapping[str, bool]

@@ -9,6 +9,8 @@ from ipaddress import ip_network
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from msgspec.structs import replace
+
 from pileus.kernel.faults import NoCapacity, Stale
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run
@@ -20,7 +22,8 @@ from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.demands import demand_of
 from pileus.services.compute.settings import settings_of
-from pileus.services.placement.contract import PLACEMENT, Demand, Offer, refusal
+from pileus.services.network.contract import NETWORK
+from pileus.services.placement.contract import PLACEMENT, Demand, Group, Offer, refusal
 
 __all__ = ["demand_of", "find_place", "place", "sit", "unplace", "vacate"]
 log = logging.getLogger(__name__)
@@ -41,13 +44,21 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
     the administrators which ones.
     """
     ask = await _asking(run.runtime, server, leaving)
-    demand = demand_of(server.flavor, server.image)
+    demand = await with_ports(run, server, demand_of(server.flavor, server.image))
     host = await _took(run, ask, demand)
     if not host:
         raise await _refused(run, ask, demand)
     await sit(run, server, host)
     zones = await zones_of(run.runtime.store)
     return host, zones.get(host, settings_of(run.runtime).default_zone)
+
+
+async def with_ports(run: Run[Server], server: Server, demand: Demand) -> Demand:
+    """The demand, and what the server's ports were promised of a host's network."""
+    ports = {n.port_id for n in server.nics} | {r.port_id for r in server.networks}
+    reserved = await run.peer(NETWORK).reservations(sorted(ports - {""}))
+    groups = {r.id: Group(resources=r.resources, required=frozenset(r.required)) for r in reserved}
+    return replace(demand, groups={**demand.groups, **groups}) if groups else demand
 
 
 async def _asking(runtime: Runtime, server: Server, leaving: str) -> Ask:

@@ -23,6 +23,7 @@ from ..contract import (
     GuestRef,
     NicInfo,
     NicRequest,
+    Reservation,
     SecurityGroup,
     SecurityGroupRule,
 )
@@ -32,6 +33,8 @@ from ..network import NETWORKS
 from ..port import DOWN, PORTS, Port
 from ..ports.bodies import FixedRequest
 from ..ports.lifecycle import add_port, remove_port, tell
+from ..qos.users import network_policies
+from ..reservations import reservations_of
 from ..resource import hold
 from ..security_group import GROUPS, RULES, default_group, group_target, rules_of
 from ..security_groups.operations import drop_group, new_group, refuse_rename
@@ -220,6 +223,13 @@ class KeptNetwork:
 
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         return await _nics(self.runtime.store, guest_ids)
+
+    async def reservations(self, port_ids: list[str]) -> list[Reservation]:
+        store = self.runtime.store
+        ports = await PORTS.all(store, id=port_ids) if port_ids else []
+        under = await network_policies(store, {p.network_id for p in ports})
+        found = await reservations_of(store, ports, under)
+        return [r for some in found.values() for r in some]
 
     async def dress(self, guest_id: str) -> dict[str, Dress]:
         await self.runtime.store.visible()  # what was just attached must be found

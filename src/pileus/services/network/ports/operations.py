@@ -16,11 +16,13 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Match, Page, Tx
 
 from ..attributes import domain_name
+from ..contract import Reservation
 from ..network import NETWORKS, Network
 from ..networks import Networks
 from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, ip_allocation, port_target
 from ..qos.users import hold_policies, network_policies, usable_policy
 from ..refusals import service_port_in_use
+from ..reservations import reservations_of
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all, standard
 from ..router import ROUTERS
 from ..security_group import GROUPS
@@ -139,10 +141,14 @@ class Ports(NetworkResource[Port], path="/ports"):
         """With what their networks put them under."""
         found = await super().rendered(ctx, records)
         under = await network_policies(ctx.runtime.store, {p.network_id for p in records})
+        sees = ctx.allows("get_port:resource_request", self.best_target(ctx))
+        reserved = await reservations_of(ctx.runtime.store, records, under) if sees else {}
         trunks = await trunk_details(ctx.runtime.store, [p.id for p in records])
         for port, view in zip(records, found, strict=True):
             if not ctx.query.has("fields"):
                 view["qos_network_policy_id"] = under.get(port.network_id)
+                if sees:
+                    view["resource_request"] = _resource_request(reserved.get(port.id, ()))
                 if port.id in trunks:
                     view["trunk_details"] = trunks[port.id]
         return found
@@ -179,7 +185,8 @@ class Ports(NetworkResource[Port], path="/ports"):
         self.guard(ctx, "create", raw, target, CreatePort)
         groups = await self._groups(ctx, body.security_groups)
         port = _port(ctx.runtime.world.new_id(), owner, network, body, groups)
-        port = replace(port, qos_policy_id=await usable_policy(ctx, body.qos_policy_id))
+        policy = await usable_policy(ctx, body.qos_policy_id, reserves=True)
+        port = replace(port, qos_policy_id=policy)
         await _own_device(ctx, port)
         return port
 
@@ -210,7 +217,8 @@ class Ports(NetworkResource[Port], path="/ports"):
         self.guard(ctx, "update", ctx.document["port"], target, UpdatePort)
         changes = _changes(port, body)
         if "qos_policy_id" in changes:
-            changes["qos_policy_id"] = await usable_policy(ctx, changes["qos_policy_id"])
+            policy = await usable_policy(ctx, changes["qos_policy_id"], reserves=True)
+            changes["qos_policy_id"] = policy
         if "security_groups" in changes:
             changes["security_groups"] = await self._groups(ctx, changes["security_groups"])
         await _own_device(ctx, replace(port, **_device(changes)))
@@ -220,6 +228,7 @@ class Ports(NetworkResource[Port], path="/ports"):
             await hold(tx, "security_groups", *changes.get("security_groups", ()))
             await hold_policies(tx, changes.get("qos_policy_id", ""))
             new = await PORTS.get(tx, port.id)
+            await _reserved_stays(tx, new, changes)
             await _groups_stay(tx, changes.get("security_groups", ()))
             if changes.get("mac_address", "") is None:
                 changes["mac_address"] = await free_mac(tx, ctx.runtime.world, port.network_id)
@@ -291,6 +300,27 @@ async def _groups_stay(tx: Tx, ids: Sequence[str]) -> None:
     """Raises NotFound for a group that was deleted meanwhile."""
     for id in ids:
         await GROUPS.get(tx, id)
+
+
+async def _reserved_stays(tx: Tx, port: Port, changes: Mapping[str, Any]) -> None:
+    """What placement holds for a guest's port was claimed by its policy. Raises Conflict."""
+    if not port.guest or changes.get("qos_policy_id", port.qos_policy_id) == port.qos_policy_id:
+        return
+    under = await network_policies(tx, [port.network_id])
+    new = replace(port, qos_policy_id=changes["qos_policy_id"])
+    before, after = [await reservations_of(tx, [p], under) for p in (port, new)]
+    if before != after:
+        raise Conflict(
+            f"Port {port.id} is in use by server {port.guest}, and its QoS policy reserves another "
+            "minimum than the new one: detach the port first.",
+            code="PortInUse",
+        )
+
+
+def _resource_request(reserved: Sequence[Reservation]) -> dict[str, Any] | None:
+    if not reserved:
+        return None
+    return {"request_groups": reserved, "same_subtree": [r.id for r in reserved]}
 
 
 def _requests(given: Any) -> list[FixedRequest] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..resource import OWNER, SERVICE_TOO
+from ..resource import ADMIN, OWNER, SERVICE_TOO
 
 _NETWORK_OWNER = f"{SERVICE_TOO} or role:member and rule:network_owner"
 _SHARED_TOO = f"{_NETWORK_OWNER} or rule:shared"
@@ -37,6 +37,7 @@ PORT_RULES = {
     "get_port:binding:vif_details": SERVICE_TOO,
     "get_port:binding:host_id": SERVICE_TOO,
     "get_port:binding:profile": SERVICE_TOO,
+    "get_port:resource_request": ADMIN,
     "get_port:tags": "rule:context_is_advsvc or (rule:admin_only) or "
     "(role:reader and rule:network_owner) or role:reader and project_id:%(project_id)s",
     "update_port": _ITS_OWNER,

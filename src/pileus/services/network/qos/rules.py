@@ -12,11 +12,13 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.versions import NO_VERSION, Version
 
 from ..attributes import Attributes
-from ..network import NETWORKS
-from ..port import PORTS
-from ..qos_policy import MOST, PARAMETERS, QOS_POLICIES, SUPPORTED, Parameter, QosPolicy, Rule
+from ..floating_ip import FLOATING_IPS
+from ..qos_policy import MOST, PARAMETERS, QOS_POLICIES, Parameter, QosPolicy, Rule, reserving
+from ..reservations import refuse_bound
 from ..resource import declare, hold, projected, sifted
+from ..router import ROUTERS
 from .policies import rule_view, wake_users
+from .users import not_supported
 
 _GET = "(rule:admin_only) or (role:reader and rule:ext_parent_owner)"
 _SET = "(rule:admin_only) or (role:manager and rule:ext_parent_owner)"
@@ -165,24 +167,22 @@ async def _write(ctx: Context, policy_id: str, rule_id: str, rule: Rule | None) 
         others = [r for r in policy.rules if r.id != rule_id]
         if rule is not None:
             _fits(policy, others, rule)
-            if rule.type not in SUPPORTED:
-                for port in await PORTS.all(tx, qos_policy_id=policy_id):
-                    raise not_supported(rule.type, f"port {port.id}")
-                for network in await NETWORKS.all(tx, qos_policy_id=policy_id):
-                    raise not_supported(rule.type, f"network {network.id}")
+            if kind := reserving([rule]):
+                for fip in await FLOATING_IPS.all(tx, qos_policy_id=policy_id):
+                    raise not_supported(kind, f"floating IP {fip.id}")
+                for router in await ROUTERS.all(tx, qos_policy_id=policy_id):
+                    raise not_supported(kind, f"router {router.id}")
         rules = others if rule is None else [*others, rule]
+        if reserving(r for r in (*policy.rules, *rules) if r.id == rule_id):
+            await refuse_bound(tx, policy_id)
         await QOS_POLICIES.revise(tx, policy, rules=rules)
     await wake_users(ctx, policy_id)
-
-
-def not_supported(kind: str, user: str) -> Conflict:
-    return Conflict(f"Rule {kind} is not supported by {user}", code="QosRuleNotSupported")
 
 
 def _fits(policy: QosPolicy, others: list[Rule], new: Rule) -> None:
     """One rule of a type and direction; no minimum above the maximum. Raises Conflict."""
     for rule in others:
-        if rule.kind == new.kind:
+        if not rule.is_beside(new):
             raise Conflict(
                 f"Rule {new.type} conflicts with rule {rule.id} which already exists in QoS "
                 f"Policy {policy.id}.",
@@ -211,18 +211,15 @@ class RuleTypes(Resource[Any]):
 
     @operation("GET", "/qos/rule-types", "get_rule_type")
     async def index(self, ctx: Context) -> Any:
-        everything = ctx.query.flag("all_rules")
-        return {"rule_types": [{"type": t} for t in (PARAMETERS if everything else SUPPORTED)]}
+        return {"rule_types": [{"type": t} for t in PARAMETERS]}
 
     @operation("GET", "/qos/rule-types/{rule_type}", "get_rule_type")
     async def show(self, ctx: Context, rule_type: str) -> Any:
         if rule_type not in PARAMETERS:
             raise NotFound(f"Rule type {rule_type} could not be found.", code="QosRuleTypeNotFound")
         ctx.require("get_rule_type")
-        drivers = []
-        if rule_type in SUPPORTED:
-            taken = [_described(n, p) for n, p in PARAMETERS[rule_type].items()]
-            drivers = [{"name": "pileus", "supported_parameters": taken}]
+        taken = [_described(n, p) for n, p in PARAMETERS[rule_type].items()]
+        drivers = [{"name": "pileus", "supported_parameters": taken}]
         return {"rule_type": {"type": rule_type, "drivers": drivers}}
 
 

@@ -9,24 +9,28 @@ from pileus.kernel.resources import Context
 from pileus.kernel.store import Page, Reader, Tx
 
 from ..network import NETWORKS
-from ..qos_policy import QOS_POLICIES, unsupported
+from ..qos_policy import QOS_POLICIES, reserving
 from ..resource import hold
 
 
-async def usable_policy(ctx: Context, id: str | None) -> str:
-    """The id of a policy that the caller may use and hosts can make true; "" for none. Raises NotFound, Conflict."""
+async def usable_policy(ctx: Context, id: str | None, *, reserves: bool = False) -> str:
+    """The id of a policy that the caller may use; "" for none. `reserves`: for guests, as nothing is kept for others.
+
+    Raises NotFound, Conflict.
+    """
     if not id:
         return ""
     policy = await QOS_POLICIES.get(ctx.runtime.store, id)
     shared = policy.is_shared_to(ctx.caller.project_id)
     if not ctx.allows("get_policy", {"project_id": policy.project_id, "shared": shared}):
         raise QOS_POLICIES.missing(id)
-    if kind := unsupported([policy]):
-        raise Conflict(
-            f"Rule {kind} is not supported by any host: policy {id} cannot be used here.",
-            code="QosRuleNotSupported",
-        )
+    if not reserves and (kind := reserving(policy.rules)):
+        raise not_supported(kind, f"floating IPs and gateways: use another policy than {id}")
     return id
+
+
+def not_supported(kind: str, user: str) -> Conflict:
+    return Conflict(f"Rule {kind} is not supported by {user}", code="QosRuleNotSupported")
 
 
 async def hold_policies(tx: Tx, *ids: str) -> None:

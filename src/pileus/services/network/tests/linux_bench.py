@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
@@ -33,6 +34,7 @@ from pileus.services.network.drivers.linux import LinuxNetworkDriver, Options
 from pileus.testing.drivers.network import OUTSIDE_IP, LeaseSeen
 
 T = TypeVar("T")
+_SOL_PACKET, _PACKET_AUXDATA = 263, 8
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x2, 0x1000
 _DHCP_SCRIPT = """#!/bin/sh
 [ "$1" = bound ] && env > "$LEASE_FILE"
@@ -246,6 +248,22 @@ class LinuxBench:
                     async with asyncio.timeout(0.25):
                         seen |= {await loop.sock_recv(ears, 2048)} & wanted
         return seen
+
+    async def tag_heard(self, source: str, at: str, frame: bytes) -> int | None:
+        """The VLAN tag (0: none) under which a frame comes to another; None if it does not."""
+        ears = await self.spaces.call(self._guests[at].namespace, _packet_socket)
+        mouth = await self.spaces.call(self._guests[source].namespace, _packet_socket)
+        ears.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        with ears, mouth:
+            mouth.send(frame)
+            for _ in range(25):
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        got, notes, *_ = ears.recvmsg(2048, 100)
+                        if got == frame:
+                            return int.from_bytes(notes[0][2][16:18], sys.byteorder) & 0xFFF
+                await asyncio.sleep(0.01)
+        return None
 
     async def replies(self, source: str, frame: bytes, expected: bytes) -> int:
         """How many frames with these bytes in them come back within half a second."""

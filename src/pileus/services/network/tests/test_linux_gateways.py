@@ -45,7 +45,8 @@ SECOND = RouterGateway(
 )
 
 
-def _back() -> NetworkSpec:
+def back_door() -> NetworkSpec:
+    """A second external network."""
     block = subnet(8, "172.24.5.0/24", BACK_DOOR, dhcp=False)
     return NetworkSpec(id=BACK, external=True, mtu=1500, subnets=(block,))
 
@@ -65,7 +66,7 @@ def test_a_router_leads_out_by_all_its_gateways_and_past_those_that_are_silent(p
         desired = document(
             guest(WEB, "10.0.0.11"),
             guest(DB, "10.0.0.12"),
-            networks=(network(), public(), _back()),
+            networks=(network(), public(), back_door()),
             routers=(gate,),
         )
         assert (await bench.apply(desired)).errors == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pileus.services.network.contract import NicRequest
 from pileus.services.network.driver import Limit
 
 from .bench import Bench, run, said
@@ -50,9 +51,9 @@ def test_rules_that_contradict_or_that_no_host_can_keep_are_refused() -> None:
         assert said(reply) == (409, "QoSRuleParameterConflict")
         less = {"minimum_bandwidth_rule": {"min_kbps": 50}}
         assert (await manager.post(f"{path}/minimum_bandwidth_rules", less)).status == 201
-        asked = {"network": {"qos_policy_id": policy["id"]}}
-        reply = await b.as_("one").post("/networks", asked)
-        assert said(reply) == (409, "QosRuleNotSupported")
+        outer = {"network_id": await b.admin.public(), "qos_policy_id": policy["id"]}
+        reply = await b.as_("one").post("/routers", {"router": {"external_gateway_info": outer}})
+        assert said(reply) == (409, "QosRuleNotSupported"), "nothing is kept for a gateway"
         odd = {"dscp_marking_rule": {"dscp_mark": 58}}
         assert (await manager.post(f"{path}/dscp_marking_rules", odd)).status == 400
         member = b.as_("one")
@@ -76,3 +77,44 @@ def test_a_project_has_one_default_policy_and_its_new_networks_are_under_it() ->
         assert (await b.as_("two").make("network"))["qos_policy_id"] is None
 
     run(body, hosts=0)
+
+
+def test_what_a_policy_promises_is_asked_of_placement_and_stays_as_claimed() -> None:
+    async def body(b: Bench) -> None:
+        manager = b.as_("one", "manager")
+        policy = await manager.make("policy", "/qos/policies", name="p")
+        path = f"/qos/policies/{policy['id']}"
+        rules = f"{path}/minimum_bandwidth_rules"
+        out = await manager.make("minimum_bandwidth_rule", rules, min_kbps=1000)
+        await manager.make("minimum_bandwidth_rule", rules, min_kbps=2000, direction="ingress")
+        await manager.make(
+            "minimum_packet_rate_rule", f"{path}/minimum_packet_rate_rules", min_kpps=5,
+            direction="any",
+        )  # fmt: skip
+        network, _ = await b.as_("one").network()
+        port = await b.as_("one").make("port", network_id=network["id"], qos_policy_id=policy["id"])
+        assert "resource_request" not in port
+        shown = (await b.admin.get(f"/ports/{port['id']}")).json["port"]["resource_request"]
+        first, second = shown["request_groups"]
+        assert shown["same_subtree"] == [first["id"], second["id"]]
+        assert first["required"] == ["CUSTOM_NETWORK_TUNNEL_PROVIDER", "CUSTOM_VNIC_TYPE_NORMAL"]
+        assert first["resources"] == {
+            "NET_BW_EGR_KILOBIT_PER_SEC": 1000,
+            "NET_BW_IGR_KILOBIT_PER_SEC": 2000,
+        }
+        assert second["resources"] == {"NET_PACKET_RATE_KILOPACKET_PER_SEC": 5}
+        kept = await b.contract.reservations([port["id"], ""])
+        assert [r.id for r in kept] == shown["same_subtree"]
+
+        await b.boot("one", "guest", requests=[NicRequest(port_id=port["id"])])
+        more = {"minimum_bandwidth_rule": {"min_kbps": 1}}
+        assert said(await manager.put(f"{rules}/{out['id']}", more)) == (409, "QosPolicyInUse")
+        bare = {"port": {"qos_policy_id": None}}
+        assert said(await b.as_("one").put(f"/ports/{port['id']}", bare)) == (409, "PortInUse")
+        await b.contract.detach("guest")
+        assert (await b.as_("one").put(f"/ports/{port['id']}", bare)).status == 200
+        shown = (await b.admin.get(f"/ports/{port['id']}")).json["port"]
+        assert shown["resource_request"] is None
+        assert (await manager.put(f"{rules}/{out['id']}", more)).status == 200
+
+    run(body, hosts=1)

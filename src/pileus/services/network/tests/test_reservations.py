@@ -1,0 +1,72 @@
+"""What QoS policies promise to guests at least, in a whole cloud: placement keeps it, servers go where it is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pileus.services.network.reservations import tell_placement
+from pileus.services.network.settings import NetworkSettings
+from pileus.testing.client import Client
+from pileus.testing.cloud import Cloud, cloud
+
+NET, NOVA = "/network/v2.0", "/compute/v2.1"
+CLASS = "NET_BW_EGR_KILOBIT_PER_SEC"
+
+
+async def _make(client: Client, path: str, noun: str, **what: object) -> str:
+    reply = await client.post(path, {noun: what})
+    assert reply.status in (201, 202), reply
+    return str(reply.json[noun]["id"])
+
+
+async def _boot(c: Cloud, image: str, port: str) -> dict[str, object]:
+    nics = [{"port": port}]
+    asked = {"name": "s", "imageRef": image, "flavorRef": "42", "networks": nics}
+    id = await _make(c.admin, f"{NOVA}/servers", "server", **asked)
+    await c.settle()
+    found = (await c.admin.get(f"{NOVA}/servers/{id}")).json["server"]
+    return {"id": id, "status": found["status"], "host": found["OS-EXT-SRV-ATTR:host"]}
+
+
+async def _used(c: Cloud) -> dict[str, int]:
+    providers = (await c.admin.get("/placement/resource_providers")).json["resource_providers"]
+    found = {}
+    for one in providers:
+        if one["name"].endswith(":network"):
+            reply = await c.admin.get(f"/placement/resource_providers/{one['uuid']}/usages")
+            found[one["name"].partition(":")[0]] = reply.json["usages"][CLASS]
+    return found
+
+
+def test_servers_go_where_their_ports_minimum_bandwidth_is_free_and_give_it_back() -> None:
+    async def body() -> None:
+        settings = {"network": NetworkSettings(host_bandwidth_kbps=1000)}
+        async with cloud(hosts=2, settings=settings) as c:
+            await tell_placement(c.runtime, "")
+            body = {"name": "i", "disk_format": "raw", "container_format": "bare"}
+            image = str((await c.admin.post("/image/v2/images", body)).json["id"])
+            stream = {"content-type": "application/octet-stream"}
+            where = f"/image/v2/images/{image}/file"
+            assert (await c.admin.request("PUT", where, raw=b"x", headers=stream)).status == 204
+            network = await _make(c.admin, f"{NET}/networks", "network", name="n")
+            block = {"network_id": network, "cidr": "10.9.0.0/24", "ip_version": 4}
+            await _make(c.admin, f"{NET}/subnets", "subnet", **block)
+            policy = await _make(c.admin, f"{NET}/qos/policies", "policy", name="p")
+            rules = f"{NET}/qos/policies/{policy}/minimum_bandwidth_rules"
+            await _make(c.admin, rules, "minimum_bandwidth_rule", min_kbps=600)
+            under = {"network_id": network, "qos_policy_id": policy}
+            ports = [await _make(c.admin, f"{NET}/ports", "port", **under) for _ in range(3)]
+
+            first, second, third = [await _boot(c, image, port) for port in ports]
+            assert {first["host"], second["host"]} == {"fake-1", "fake-2"}
+            assert third["status"] == "ERROR", "neither host has another 600 kbit/s"
+            assert await _used(c) == {"fake-1": 600, "fake-2": 600}
+
+            for server in (first, third):
+                assert (await c.admin.delete(f"{NOVA}/servers/{server['id']}")).status == 204
+            await c.settle()
+            assert await _used(c) == {str(first["host"]): 0, str(second["host"]): 600}
+            again = await _boot(c, image, ports[2])
+            assert (again["status"], again["host"]) == ("ACTIVE", first["host"])
+
+    asyncio.run(body())
