@@ -24,6 +24,10 @@ _NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
 _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
 _NEW_ENTRY, _DELETE_ENTRY, _GET_ENTRY = 28, 29, 30
+_NEW_QDISC, _NEW_FILTER, _DELETE_FILTER = 36, 44, 45
+_TRAFFIC = struct.Struct("=BBHiIII")  # family, pads, index, handle, parent, priority and protocol
+_CLASSIFYING, _AT_INGRESS, _AT_EGRESS = 0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3
+_ANY_PROTOCOL, _DECIDES = 3, 1
 _LINK = struct.Struct("=BBHiII")  # family, pad, type, index, flags, mask of flags
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, prefix, .., table, protocol, scope, type, flags
@@ -117,6 +121,30 @@ class Netlink:
         data = wire.attribute(_VLAN_ID, struct.pack("=H", tag))
         more = wire.u32(_BELOW, self.index(below)) + wire.u32(_MTU, mtu)
         self._add(name, "vlan", data, more)
+
+    def add_plain(self, name: str, *, mtu: int) -> None:
+        """A device that does nothing by itself."""
+        self._add(name, "ifb", b"", wire.u32(_MTU, mtu))
+
+    def add_program(self, name: str, program: int, *, incoming: bool, priority: int) -> None:
+        """Has a loaded program decide on what comes in by a device, or leaves by it; its descriptor is closed. One
+        that was there with this priority goes.
+        """
+        index = self.index(name)
+        where = _AT_INGRESS if incoming else _AT_EGRESS
+        chosen = _TRAFFIC.pack(
+            0, 0, 0, index, 0, where, priority << 16 | socket.htons(_ANY_PROTOCOL)
+        )
+        options = wire.u32(6, program) + wire.text(7, "vlan") + wire.u32(8, _DECIDES)
+        try:
+            place = _TRAFFIC.pack(0, 0, 0, index, _CLASSIFYING & 0xFFFF0000, _CLASSIFYING, 0)
+            place += wire.text(1, "clsact")
+            self._do(f"classify at {name}", _NEW_QDISC, wire.CREATE | wire.REPLACE, place)
+            self._do(f"clear {name}", _DELETE_FILTER, 0, chosen, absent_is_fine=True)
+            body = chosen + wire.text(1, "bpf") + wire.nested(2, options)
+            self._do(f"give {name} a program", _NEW_FILTER, wire.CREATE | wire.EXCLUSIVE, body)
+        finally:
+            os.close(program)
 
     def add_vxlan(
         self, name: str, *, segment: int, local: str, port: int, mtu: int, namespace: Path

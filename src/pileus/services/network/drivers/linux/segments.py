@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pileus.host.netlink import EVERY_MAC, Netlink, add_tap
+from pileus.host.vlan_programs import add_vlan
 from pileus.services.network.driver import NetworkSpec, PortSpec, tap_name
 from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
 
@@ -139,7 +140,7 @@ async def want_tap(
             present = None
         if present is None:
             if port.parent:
-                link.add_vlan(name, below=tap_name(port.parent), tag=port.vlan, mtu=network.mtu)
+                add_vlan(link, name, below=tap_name(port.parent), tag=port.vlan, mtu=network.mtu)
             else:
                 add_tap(name, owner=owner)
                 link.changes += 1
