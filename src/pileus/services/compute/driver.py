@@ -506,6 +506,12 @@ def check_settled(guest_id: str, power_state: int) -> None:
         raise Conflict(f"Guest {guest_id} is suspended; it must be resumed first.")
 
 
+def check_pluggable(spec: GuestSpec, power_state: int, volume: PluggedVolume) -> None:
+    """The same, but that a volume which the guest has already may be served to it in another way. Raises Conflict."""
+    if volume.volume_id not in {known.volume_id for known in spec.volumes}:
+        check_settled(spec.id, power_state)
+
+
 def check_growth(old: GuestSpec, new: GuestSpec) -> None:
     """Raise Conflict for a root disk that would have to shrink."""
     if new.root_gib < old.root_gib:

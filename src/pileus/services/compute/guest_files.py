@@ -61,7 +61,7 @@ def meta_data(server: Server) -> dict[str, Any]:
         "name": server.name,
         "project_id": server.project_id,
         "dedicated_cpus": [],
-        "devices": [],
+        "devices": _devices(server),
     }
     if server.metadata:
         found["meta"] = server.metadata
@@ -71,6 +71,23 @@ def meta_data(server: Server) -> dict[str, Any]:
             {"name": server.key_name, "type": server.key_type, "data": server.public_key}
         ]
     return found
+
+
+def _devices(server: Server) -> list[dict[str, Any]]:
+    """Those with a tag, which a guest finds by what is unique about each; nobody knows where it puts them."""
+    somewhere = {"bus": "none", "address": "none"}
+    tags = {asked.port_id: asked.tag for asked in server.networks if asked.tag}
+    cards = [
+        {"type": "nic", "mac": nic.mac, **somewhere, "tags": [tags[nic.port_id]]}
+        for nic in server.nics
+        if nic.port_id in tags
+    ]
+    disks = [
+        {"type": "disk", "serial": d.volume_id, "path": d.device_name, **somewhere, "tags": [d.tag]}
+        for d in server.volumes
+        if d.tag
+    ]
+    return cards + disks
 
 
 def network_data(server: Server) -> dict[str, Any]:

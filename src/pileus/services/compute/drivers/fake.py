@@ -45,6 +45,7 @@ from pileus.services.compute.driver import (
     Watcher,
     check_growth,
     check_nic,
+    check_pluggable,
     check_root_size,
     check_running,
     check_settled,
@@ -217,7 +218,7 @@ class FakeComputeDriver:
         check_volume(volume)
         async with self._turn(guest_id, "plug_volume"):
             guest = self._find(guest_id)
-            check_settled(guest_id, guest.power_state)
+            check_pluggable(guest.spec, guest.power_state, volume)
             guest.spec = plugged(guest.spec, volume)
             self._save(guest_id, guest)
             return self._seen(guest)

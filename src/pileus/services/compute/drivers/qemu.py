@@ -39,6 +39,7 @@ from pileus.services.compute.driver import (
     PluggedVolume,
     check_growth,
     check_nic,
+    check_pluggable,
     check_root_size,
     check_running,
     check_settled,
@@ -176,7 +177,7 @@ class QemuComputeDriver(Travellers):
     async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
         check_volume(volume)
         async with self._in_hand(guest_id) as resident:
-            check_settled(guest_id, resident.power_state)
+            check_pluggable(resident.spec, resident.power_state, volume)
             if resident.emulator:
                 told = await asyncio.to_thread(guest_volumes.told, resident.folder, volume)
                 await qemu_volumes.plug(resident.emulator, told)

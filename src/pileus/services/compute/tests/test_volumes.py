@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from pileus.services.block_storage.agent import VolumeAgent
@@ -13,6 +14,7 @@ from pileus.services.compute.servers.live_migration import LIVE_MIGRATE
 from pileus.services.compute.servers.moving import MIGRATE
 from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+from pileus.services.network.contract import GUEST_METADATA
 from pileus.testing.client import Reply
 from pileus.testing.generated.sagas import FAILS, TWICE, Sabotage, sabotaged
 
@@ -93,6 +95,26 @@ async def actions(s: Scene, server: str) -> list[tuple[str, str, str]]:
     return found
 
 
+async def extend(s: Scene, volume_id: str, size: int) -> None:
+    """And its guest has been told."""
+    url, body = f"{VOLUMES}/{volume_id}/action", {"os-extend": {"new_size": size}}
+    reply = await s.member.post(url, body, openstack_api_version="volume 3.42")
+    assert reply.status == 202, reply
+    await s.cloud.settle()
+
+
+async def told_sizes(s: Scene, server: str) -> set[int]:
+    """The sizes in GiB of the guest's volumes, once they are not what they were at first."""
+    for _ in range(100):
+        guests = [g for d in s.drivers() for g in d._guests.values() if g.spec.id == server]
+        sizes = {v.size >> 30 for guest in guests for v in guest.spec.volumes}
+        if sizes != {1}:
+            break
+        await asyncio.sleep(0.02)
+    await s.cloud.settle()
+    return sizes
+
+
 async def nothing_left(s: Scene, server: str, volume_id: str) -> None:
     assert await status(s, volume_id) == "available"
     assert await exports(s, volume_id) == 0
@@ -112,6 +134,12 @@ def test_a_volume_is_attached_shown_at_every_version_and_detached(stage: Stage) 
         await s.cloud.settle()
         assert list((await plugged(s, id)).values()) == [(disk,)]
         assert await status(s, disk) == "in-use" and await exports(s, disk) == 1
+
+        (port,) = await s.ports(id)
+        metadata = s.cloud.runtime.contracts.get(GUEST_METADATA)
+        told = await metadata.answer(port["id"], "GET", "/openstack/latest/meta_data.json")
+        (device,) = msgspec.json.decode(told.body)["devices"]
+        assert (device["serial"], device["path"], device["tags"]) == (disk, "/dev/vdb", ["data"])
 
         (one,) = await listed(s, id)
         assert one.pop("attachment_id") and one.pop("bdm_uuid") and "id" not in one
@@ -276,6 +304,19 @@ def test_a_shelved_server_gets_and_loses_volumes_without_a_host(stage: Stage) ->
     stage.play(story)
 
 
+def test_a_suspended_guest_goes_on_with_what_its_volume_has_grown_to(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        await s.act(id, "suspend")
+        await extend(s, disk, 2)
+        assert await told_sizes(s, id) == {2}
+        await s.act(id, "resume")
+        assert (await s.server(id))["status"] == "ACTIVE"
+
+    stage.play(story)
+
+
 @pytest.mark.parametrize("step", ["make_sure", "plug"])
 def test_an_attach_that_fails_leaves_no_attachment(stage: Stage, step: str) -> None:
     async def story(s: Scene) -> None:
@@ -310,26 +351,8 @@ def test_a_volume_that_grows_is_larger_for_its_guest_and_its_action_says_so(stag
     async def story(s: Scene) -> None:
         id, disk = await s.boot(), await volume(s)
         await attached(s, id, disk)
-        url = f"{VOLUMES}/{disk}/action"
-        grown = await s.member.post(
-            url, {"os-extend": {"new_size": 3}}, openstack_api_version="volume 3.42"
-        )
-        assert grown.status == 202, grown
-        sizes: set[int] = set()
-        for _ in range(100):
-            await s.cloud.settle()
-            sizes = {
-                v.size >> 30
-                for driver in s.drivers()
-                for guest in driver._guests.values()
-                if guest.spec.id == id
-                for v in guest.spec.volumes
-            }
-            if sizes == {3}:
-                break
-            await asyncio.sleep(0.02)
-        assert sizes == {3}
-        await s.cloud.settle()
+        await extend(s, disk, 3)
+        assert await told_sizes(s, id) == {3}
         assert (await actions(s, id))[0] == ("extend_volume", "compute_extend_volume", "Success")
         assert await status(s, disk) == "in-use"
 
