@@ -126,5 +126,11 @@ class Volumes(Protocol):
     ) -> None:
         """Takes a snapshot of a volume, attached or not, and returns when it is there. Raises as the API does."""
 
+    async def reimage(self, caller: Caller, volume_id: str, image_id: str) -> None:
+        """Begins to write an image over a volume that is served to nobody. See `state`. Raises NotFound, Invalid."""
+
+    async def drop_snapshot(self, snapshot_id: str) -> None:
+        """Begins the delete of one just taken, which nothing was made of. One that is not there is gone."""
+
 
 VOLUMES = Contract("volumes", Volumes)  # type: ignore[type-abstract]

@@ -21,11 +21,12 @@ from .contract import AttachmentInfo, NewVolume, SnapshotInfo, VolumeInfo
 from .driver import Export
 from .messages import MESSAGES
 from .snapshot import SNAPSHOTS, Snapshot, backend_name, count_of
+from .snapshots import DELETE as DELETE_SNAPSHOT
 from .snapshots import check_source
 from .volume import VOLUMES, Volume, backend_of
 from .volume_type import VOLUME_TYPES, VolumeType, default_type
 from .volumes.creation import check_image_fits, image_metadata, inherited, secured
-from .volumes.sagas import CREATE, DELETE, check_image, passphrase
+from .volumes.sagas import CREATE, DELETE, REIMAGE, check_image, passphrase
 
 
 class Volumes:
@@ -250,6 +251,32 @@ class Volumes:
             fresh = await SNAPSHOTS.get(tx, snapshot_id)
             await SNAPSHOTS.change(tx, fresh, status=states.AVAILABLE)
             await emit(tx, "snapshot.create.end", volume.project_id, id=snapshot_id)
+
+    async def reimage(self, caller: Caller, volume_id: str, image_id: str) -> None:
+        runtime, volume = self.runtime, await self._volume(caller, volume_id)
+        image = await runtime.contracts.get(IMAGES).image(caller, image_id)
+        check_image(image)
+        check_image_fits(image, volume.size)
+        wanted = _with(volume, image_id=image.id, image_metadata=image_metadata(image))
+        async with runtime.store.tx() as tx:
+            fresh = await VOLUMES.get(tx, volume_id)
+            if fresh.task == REIMAGE.lifecycle[REIMAGE.verb].via:
+                return  # it is on its way
+            if await count_of(tx, volume_id):
+                raise checks.unfit("volume", f"{volume_id} has snapshots; delete them first.")
+            _, entry = await runtime.sagas.begin(tx, REIMAGE, fresh, becoming=wanted, caller=caller)
+        runtime.sagas.launch(entry)
+
+    async def drop_snapshot(self, snapshot_id: str) -> None:
+        runtime = self.runtime
+        async with runtime.store.tx() as tx:
+            found = await SNAPSHOTS.find(tx, snapshot_id)
+            if found is None or found.status == states.DELETING:
+                return
+            if found.status == states.CREATING:  # whoever took it is gone
+                found = await SNAPSHOTS.change(tx, found, status=states.ERROR)
+            _, entry = await runtime.sagas.begin(tx, DELETE_SNAPSHOT, found)
+        runtime.sagas.launch(entry)
 
 
 def _with(volume: Volume, **changes: object) -> Volume:

@@ -62,13 +62,17 @@ class FaultCopy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An image that is being made of the root disk. `keep`: how many backups of that type stay."""
+    """An image that is being made of the root disk. `keep`: how many backups of that type stay.
+
+    `of_volumes`: the snapshots that it names instead, by volume, where that disk is one.
+    """
 
     image_id: str
     name: str = ""
     metadata: dict[str, str] = {}
     backup_type: str = ""
     keep: int = 0
+    of_volumes: dict[str, str] = {}
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,6 +89,9 @@ class Images(Protocol):
         Raises NotFound.
         """
 
+    async def leave_empty(self, image_id: str) -> None:
+        """It is active without bytes: its properties say it all. Raises NotFound."""
+
     async def discard(self, image_id: str) -> None:
         """The image goes with its bytes, unless it is protected. One that is not there is gone."""
 

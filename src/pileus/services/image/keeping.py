@@ -132,6 +132,10 @@ class Keeping:
                 await IMAGES.change(tx, image, **formats)
         return "/image/tickets/" + await tickets.issue(self.runtime, image_id, tickets.WRITE)
 
+    async def leave_empty(self, image_id: str) -> None:
+        if await self.awaits(image_id, "raw"):
+            await self.upload(await IMAGES.get(self.runtime.store, image_id), _nothing())
+
     async def discard(self, image_id: str) -> None:
         async with self.runtime.store.tx() as tx:
             image = await IMAGES.find(tx, image_id)
@@ -445,3 +449,9 @@ async def file_chunks(path: Path) -> AsyncIterator[bytes]:
             yield data
     finally:
         file.close()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for chunk in nothing:
+        yield chunk

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from pileus.kernel.auth import Caller
-from pileus.kernel.faults import Conflict, Forbidden
+from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import Body
+from pileus.services.block_storage.contract import VOLUMES
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.block_device import in_order
 from pileus.services.compute.checks import Count, Name
 from pileus.services.compute.server import SERVERS, Server, Snapshot
 from pileus.services.compute.servers import noting, states
@@ -29,6 +33,7 @@ from pileus.services.compute.servers.operations import (
 from pileus.services.image.contract import IMAGES, NewImage
 
 _BACKUP = "os_compute_api:os-create-backup"
+_OF_VOLUMES = ("block_device_mapping", "bdm_v2", "root_device_name")
 _TAKING, _UPLOADING = "image_pending_upload", "image_uploading"
 # What is true of an image's own bytes only, or of a host's cache.
 _NOT_INHERITED = frozenset(("cache_in_nova", "bittorrent"))
@@ -69,8 +74,13 @@ async def begin_snapshot(run: Run[Server]) -> Changes:
 
 
 async def take(run: Run[Server]) -> Changes:
-    """The host copies the disk while the guest goes on."""
+    """The host copies the disk while the guest goes on; of volumes, block storage does."""
     server, wanted = run.record, _wanted(run)
+    for volume_id, snapshot_id in wanted.of_volumes.items():
+        name = f"snapshot for {wanted.name}"
+        await run.peer(VOLUMES).take_snapshot(run.caller, volume_id, snapshot_id, name)
+    if wanted.of_volumes:
+        return {"task_state": _UPLOADING}
     host = await run.agent(COMPUTE_HOST, on=server.host)
     kind = await host.snapshot(server.id, wanted.image_id)
     await run.peer(IMAGES).awaits(wanted.image_id, kind, _container_format(server))
@@ -86,6 +96,8 @@ async def discard(run: Run[Server]) -> None:
     """No image is left, nor a copy on the host: one that is down drops it with its guest."""
     server, wanted = run.record, _wanted(run)
     await run.peer(IMAGES).discard(wanted.image_id)
+    for snapshot_id in wanted.of_volumes.values():
+        await run.peer(VOLUMES).drop_snapshot(snapshot_id)
     if await nodes.is_up(run.runtime, server.host):
         host = await run.agent(COMPUTE_HOST, on=server.host)
         await host.drop_snapshot(server.id, wanted.image_id)
@@ -93,7 +105,11 @@ async def discard(run: Run[Server]) -> None:
 
 
 async def upload(run: Run[Server]) -> Changes:
-    await send(run)
+    """An image that names snapshots has no bytes of its own."""
+    if _wanted(run).of_volumes:
+        await run.peer(IMAGES).leave_empty(_wanted(run).image_id)
+    else:
+        await send(run)
     if not _wanted(run).backup_type:
         await noting.success(run)
     return {}
@@ -155,6 +171,7 @@ class ServerImages(OfServer):
             image_id=ctx.runtime.world.new_id(),
             name=checks.name(body.name),
             metadata=_metadata(ctx, body.metadata),
+            of_volumes=_snapshots(ctx, server),
         )
         await make_image(ctx, CREATE_IMAGE, server, wanted)
         if ctx.version >= (2, 45):
@@ -163,6 +180,8 @@ class ServerImages(OfServer):
 
     @operation("POST", PATH, _BACKUP, action="createBackup", status=202)
     async def create_backup(self, ctx: Context, server: Server, body: CreateBackup) -> Any:
+        if server.is_on_volume:
+            raise Invalid("Backup is not supported for volume-backed instances.")
         wanted = Snapshot(
             image_id=ctx.runtime.world.new_id(),
             name=checks.name(body.name),
@@ -183,6 +202,14 @@ def _metadata(ctx: Context, given: dict[str, str]) -> dict[str, str]:
     if ctx.version < (2, 39) and len(given) > checks.METADATA_LIMIT:
         raise Forbidden("Image metadata limit exceeded")
     return checks.metadata(given)
+
+
+def _snapshots(ctx: Context, server: Server) -> dict[str, str]:
+    """The ids of those to be taken of its volumes. Raises Forbidden."""
+    if not server.is_on_volume:
+        return {}
+    ctx.require(RULE + "create_image:allow_volume_backed", {"project_id": server.project_id})
+    return {device.volume_id: ctx.runtime.world.new_id() for device in server.volumes}
 
 
 def _rotation(given: int | str) -> int:
@@ -211,7 +238,8 @@ def new_image(caller: Caller, server: Server, wanted: Snapshot) -> NewImage:
     inherited = {
         key: value
         for key, value in (server.image.properties if server.image else {}).items()
-        if key not in _NOT_INHERITED and not key.startswith(_NOT_INHERITED_PREFIXES)
+        if key not in (*_NOT_INHERITED, *_OF_VOLUMES)
+        and not key.startswith(_NOT_INHERITED_PREFIXES)
     }
     own = {
         "instance_uuid": server.id,
@@ -223,6 +251,8 @@ def new_image(caller: Caller, server: Server, wanted: Snapshot) -> NewImage:
     }
     if server.image is not None:
         own["base_image_ref"] = server.image.id
+    if wanted.of_volumes:
+        own |= dict(zip(_OF_VOLUMES, _mapping(server, wanted), strict=True))
     if wanted.backup_type:
         own["backup_type"] = wanted.backup_type
     foreign = caller.project_id != server.project_id
@@ -232,6 +262,31 @@ def new_image(caller: Caller, server: Server, wanted: Snapshot) -> NewImage:
         id=wanted.image_id,
         name=wanted.name,
         properties={**inherited, **own, **wanted.metadata},
-        min_disk=server.flavor.disk,
+        min_disk=0 if wanted.of_volumes else server.flavor.disk,
         shared_with=server.project_id if foreign else "",
     )
+
+
+def _mapping(server: Server, wanted: Snapshot) -> tuple[str, str, str]:
+    """The disks of a server that is made of it, as `block_devices` reads them."""
+    disks = [
+        {
+            "source_type": "snapshot",
+            "destination_type": "volume",
+            "snapshot_id": wanted.of_volumes[device.volume_id],
+            "volume_size": device.size or None,
+            "boot_index": device.boot_index if device.boot_index >= 0 else None,
+            "device_name": device.device_name,
+            "delete_on_termination": device.delete_on_termination,
+            "disk_bus": device.disk_bus or None,
+            "device_type": device.device_type or None,
+            "guest_format": None,
+            "volume_id": None,
+            "image_id": None,
+            "no_device": None,
+            "tag": None,
+            "volume_type": None,
+        }
+        for device in in_order(server.volumes)
+    ]
+    return msgspec.json.encode(disks).decode(), "True", server.root_device

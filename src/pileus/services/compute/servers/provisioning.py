@@ -21,30 +21,30 @@ _PAUSES_S = (0.02, 0.1, 0.5, 2)
 async def provide(run: Run[Server]) -> None:
     """All of the server's volumes are there and nobody else's. Raises Invalid, NotFound, OverQuota."""
     volumes, server = run.peer(VOLUMES), run.record
-    made = [device for device in server.volumes if device.is_made_for_it]
-    for device in made:
+    new = [device for device in server.volumes if device.is_made_for_it]
+    for device in new:
         await volumes.create(run.caller, new_volume(server.id, device))
-    for device in made:
-        await _made(run, device)
+    for device in new:
+        await made(run, device.volume_id)
     await reserve(run, server.volumes)
 
 
-async def _made(run: Run[Server], device: BlockDevice) -> None:
-    """Returns once it is. Raises Invalid, which says why it is not."""
+async def made(run: Run[Server], volume_id: str) -> None:
+    """Returns once the volume has all its bytes. Raises Invalid, which says why it has not."""
     clock, tries = run.runtime.world.clock, 0
     end = clock.monotonic() + _PATIENCE_S
     while True:
-        status, why = await run.peer(VOLUMES).state(device.volume_id)
-        if status != "creating":
+        status, why = await run.peer(VOLUMES).state(volume_id)
+        if status not in ("creating", "downloading"):
             break
         if clock.monotonic() > end:
             why = f"It was waited for {_PATIENCE_S} s."
             break
         await clock.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
         tries += 1
-    if why or not status:
+    if why or status in ("", "error"):
         raise Invalid(
-            f"Volume {device.volume_id} did not finish being created: its status is "
+            f"Volume {volume_id} did not finish being created: its status is "
             f"{status or 'deleted'}. {why}".rstrip()
         )
 

@@ -16,8 +16,10 @@ from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import Body, since, until
+from pileus.services.block_storage.contract import VOLUMES
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
+from pileus.services.compute.block_device import root_of
 from pileus.services.compute.checks import Flag, Name
 from pileus.services.compute.driver import RUNNING
 from pileus.services.compute.keypairs import key_of
@@ -36,6 +38,8 @@ from pileus.services.compute.servers.operations import (
     status_of,
     unlocked,
 )
+from pileus.services.compute.servers.plugging import complete
+from pileus.services.compute.servers.provisioning import made
 from pileus.services.compute.servers.sagas import failed, healed, image_source, spec_of
 
 _RESCUE, _UNRESCUE = "os_compute_api:os-rescue", "os_compute_api:os-unrescue"
@@ -74,11 +78,23 @@ class RescueServer(Body):
 async def rebuild(run: Run[Server]) -> Changes:
     """What was off stays off; what was in error runs."""
     was_off = run.becoming.vm_state == states.STOPPED
-    spec = await spec_of(run)
-    host = await run.agent(COMPUTE_HOST, on=run.record.host)
-    guest = await host.rebuild(spec, not was_off)
+    server, host = run.record, await run.agent(COMPUTE_HOST, on=run.record.host)
+    if run.becoming.image and server.is_on_volume and not run.becoming.image.is_volume:
+        await _reimage(run, run.becoming.image.id)
+    guest = await host.rebuild(await spec_of(run), not was_off)
+    await complete(run, server.volumes)
     state = states.STOPPED if was_off else states.ACTIVE
     return {"vm_state": state, "power_state": guest.power_state}
+
+
+async def _reimage(run: Run[Server], image_id: str) -> None:
+    """The image's bytes are in its root volume, which no host has meanwhile."""
+    root = root_of(run.record.volumes)
+    assert root is not None
+    await (await run.agent(COMPUTE_HOST, on=run.record.host)).stop_guest(run.record.id, 0)
+    await run.peer(VOLUMES).disconnect(root.attachment_id)
+    await run.peer(VOLUMES).reimage(run.caller, root.volume_id, image_id)
+    await made(run, root.volume_id)
 
 
 async def rescue(run: Run[Server]) -> Changes:
@@ -155,7 +171,10 @@ class ServerRebuilding(OfServer):
         states.LIFECYCLE.check("rebuild", server)
         launched(server, "rebuild")
         changes = await _changes(ctx, server, body)
-        await act(ctx, REBUILD, server, "rebuild", changes, image=changes["image"])
+        image = changes["image"]
+        if server.is_on_volume:
+            changes["image"], image = await _on_volume(ctx, server, image)
+        await act(ctx, REBUILD, server, "rebuild", changes, image=image)
         fresh = await SERVERS.get(ctx.runtime.store, server.id)
         shown = await _view(ctx, fresh)
         shown["adminPass"] = body.adminPass if body.adminPass is not UNSET else password(ctx)
@@ -170,6 +189,10 @@ class ServerRebuilding(OfServer):
         image = server.image
         if body.rescue_image_ref is not UNSET:
             image = await _image(ctx, server, body.rescue_image_ref, "rescue_image_ref")
+            if "block_device_mapping" in image.properties:
+                raise Invalid(f"Requested rescue image '{image.id}' is not supported")
+        if server.is_on_volume:
+            _check_rescue(ctx, server, image)
         await act(ctx, RESCUE, server, "rescue", image=image)
         return {"adminPass": body.adminPass if body.adminPass is not UNSET else password(ctx)}
 
@@ -184,6 +207,30 @@ async def _image(ctx: Context, server: Server, ref: str, field: str) -> ImageCop
     if not checks.is_uuid(id):
         raise checks.wrong(field, ref, f"{ref!r} is not a 'uuid'")
     return creation.copy_of(await creation.bootable(ctx, id, server.flavor, _NO_IMAGE))
+
+
+async def _on_volume(ctx: Context, server: Server, image: ImageCopy) -> tuple[ImageCopy, ImageCopy]:
+    """What is known of its root volume from now on, and what that is to hold: the same until 2.93. Raises Invalid."""
+    root, known = root_of(server.volumes), server.image or image
+    assert root is not None
+    if ctx.version >= (2, 93):
+        return msgspec.structs.replace(image, id=known.id, min_disk=0, is_volume=True), image
+    volume = await ctx.peer(VOLUMES).volume(ctx.caller, root.volume_id)
+    if volume.image_metadata.get("image_id") != image.id:
+        raise Invalid(
+            f"Image {image.id} is unacceptable: Unable to rebuild with a different image for a "
+            "volume-backed server."
+        )
+    return known, known
+
+
+def _check_rescue(ctx: Context, server: Server, image: ImageCopy | None) -> None:
+    """From another disk only, which says how it is plugged. Raises Invalid."""
+    says = image.properties if image and not image.is_volume else {}
+    if ctx.version < (2, 87) or not {"hw_rescue_bus", "hw_rescue_device"} <= says.keys():
+        raise Invalid(
+            f"Instance {server.id} cannot be rescued: Cannot rescue a volume-backed instance"
+        )
 
 
 async def _changes(ctx: Context, server: Server, body: RebuildServer) -> dict[str, Any]:

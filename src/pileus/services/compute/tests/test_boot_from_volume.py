@@ -366,6 +366,86 @@ def test_ossa_2013_001_nobody_boots_from_anothers_volume(stage: Stage) -> None:
     stage.play(story)
 
 
+def test_an_image_of_its_volumes_makes_another_server(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        root = await _volume(s, imageRef=s.image)
+        disks = [disk(uuid=root), disk("blank", boot=None, volume_size=2)]
+        id = await s.boot(imageRef="", block_device_mapping_v2=disks)
+        reply = await s.act(id, {"createImage": {"name": "both", "metadata": {"a": "b"}}})
+        assert reply.status == 202, reply
+        image_id = reply.headers["location"].rsplit("/", 1)[-1]
+        image = (await s.member.get(f"/image/v2/images/{image_id}")).json
+        assert (image["status"], image["size"], image["min_disk"]) == ("active", 0, 0)
+        assert (image["root_device_name"], image["bdm_v2"], image["a"]) == ("/dev/vda", "True", "b")
+        snapshots = (await s.member.get("/volume/v3/snapshots")).json["snapshots"]
+        assert {(v["size"], v["status"]) for v in snapshots} == {(1, "available"), (2, "available")}
+        assert {v["name"] for v in snapshots} == {"snapshot for both"}
+        copy = await s.boot(imageRef=image_id)
+        shown = await s.server(copy, "2.3")
+        assert (shown["status"], shown["image"]["id"]) == ("ACTIVE", image_id)
+        assert len(shown["os-extended-volumes:volumes_attached"]) == 2
+        assert (await s.member.delete(f"/image/v2/images/{image_id}")).status == 204
+        assert len((await s.member.get("/volume/v3/snapshots")).json["snapshots"]) == 2
+        backup = {"name": "b", "backup_type": "daily", "rotation": 1}
+        reply = await s.act(id, {"createBackup": backup})
+        assert reply.status == 400
+        assert "Backup is not supported for volume-backed" in str(reply.json)
+
+    stage.play(story)
+
+
+def test_a_root_volume_is_kept_or_made_anew_by_a_rebuild(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        other = await make_image(s.admin, content=b"other")
+        volume = await _volume(s, imageRef=s.image)
+        id = await s.boot(imageRef="", block_device_mapping_v2=[disk(uuid=volume)])
+
+        async def rebuild(image: str, version: str) -> Any:
+            url, body = f"{SERVERS}/{id}/action", {"rebuild": {"imageRef": image}}
+            reply = await s.member.post(url, body, openstack_api_version=f"compute {version}")
+            await s.cloud.settle()
+            return reply
+
+        reply = await rebuild(other, "2.92")
+        assert reply.status == 400
+        assert "different image for a volume-backed server" in str(reply.json)
+        assert (await rebuild(s.image, "2.92")).status == 202
+        shown = await _shown(s, volume)
+        assert shown["volume_image_metadata"]["image_id"] == s.image
+        assert (await rebuild(other, "2.93")).status == 202
+        server = await s.server(id)
+        assert (server["status"], server["image"]) == ("ACTIVE", "")
+        shown = await _shown(s, volume)
+        assert shown["volume_image_metadata"]["image_id"] == other
+        assert shown["status"] == "in-use"
+
+    stage.play(story)
+
+
+def test_a_root_volume_is_mended_from_a_disk_that_is_made_for_that(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        volume = await _volume(s, imageRef=s.image)
+        id = await s.boot(imageRef="", block_device_mapping_v2=[disk(uuid=volume)])
+        mends = await make_image(s.admin, hw_rescue_bus="virtio", hw_rescue_device="disk")
+
+        async def rescue(version: str, **more: str) -> Any:
+            url, version = f"{SERVERS}/{id}/action", f"compute {version}"
+            reply = await s.member.post(url, {"rescue": more}, openstack_api_version=version)
+            await s.cloud.settle()
+            return reply
+
+        for version, more in (("2.86", {"rescue_image_ref": mends}), ("2.87", {})):
+            reply = await rescue(version, **more)
+            assert reply.status == 400, reply
+            assert "Cannot rescue a volume-backed instance" in str(reply.json)
+        assert (await rescue("2.87", rescue_image_ref=mends)).status == 200
+        assert (await s.server(id))["status"] == "RESCUE"
+        assert (await s.act(id, "unrescue")).status == 202
+        assert (await s.server(id))["status"] == "ACTIVE"
+
+    stage.play(story)
+
+
 def test_device_names_are_taken_once_and_end() -> None:
     taken: set[str] = set()
     for _ in range(26):
