@@ -46,7 +46,7 @@ async def _image(cloud: Cloud) -> str:
     return id
 
 
-async def create(ground: Ground, id: str = "") -> str:
+async def create(ground: Ground, id: str = "", **more: Any) -> str:
     """Begins a server on the ground's network; its id."""
     body = {
         "name": "ground",
@@ -54,13 +54,27 @@ async def create(ground: Ground, id: str = "") -> str:
         "flavorRef": FLAVOR,
         "networks": [{"uuid": ground.ids["network"]}],
     }
-    reply = await ground.ask("POST", SERVERS, {"server": body})
+    reply = await ground.ask("POST", SERVERS, {"server": body | more})
     return str(reply.json["server"]["id"])
+
+
+async def create_on_volumes(ground: Ground, id: str = "") -> str:
+    """Begins a server that starts from a volume and has another, both made for it and gone with it."""
+    image = {"source_type": "image", "uuid": ground.ids["image"], "boot_index": 0}
+    made = {"destination_type": "volume", "volume_size": 1, "delete_on_termination": True}
+    disks = [image | made, {"source_type": "blank"} | made]
+    return await create(ground, imageRef="", block_device_mapping_v2=disks)
 
 
 async def booted(ground: Ground) -> str:
     """A server that runs."""
     id = await create(ground)
+    await ground.cloud.settle()
+    return id
+
+
+async def booted_on_volumes(ground: Ground) -> str:
+    id = await create_on_volumes(ground)
     await ground.cloud.settle()
     return id
 
@@ -279,8 +293,8 @@ def _admins(action: Any) -> Any:
 
 
 SCENARIOS = {
-    "compute_servers.create": Scenario(nothing, create, clean),
-    "compute_servers.delete": Scenario(booted, delete, clean, destroys=True),
+    "compute_servers.create": Scenario(nothing, create_on_volumes, clean),
+    "compute_servers.delete": Scenario(booted_on_volumes, delete, clean, destroys=True),
     "compute_servers.start": Scenario(stopped, _action({"os-start": None}), clean),
     "compute_servers.stop": Scenario(booted, _action({"os-stop": None}), clean),
     "compute_servers.pause": Scenario(booted, _action({"pause": None}), clean),
