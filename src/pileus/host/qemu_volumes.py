@@ -20,7 +20,7 @@ from pileus.kernel.world import Clock
 RECONNECT_S = 600  # before the guest is told of an error
 DEVICE = "vol-"  # what the name of a volume's device begins with
 KEYS = "keys.psk"
-_GROUP, _GIB = "volumes", 1 << 30
+_GROUP, _THREAD, _GIB = "volumes", "volumes-io", 1 << 30
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,9 @@ async def plug(emulator: Emulator, volume: NbdVolume, *, port: int = 0, boot: bo
             await _grow(emulator, volume)
         return
     await _drop_nodes(emulator, volume)
-    with contextlib.suppress(Unavailable):  # it is there
-        await emulator.execute("object-add", **{"qom-type": "throttle-group", "id": _GROUP})
+    for kind, name in (("throttle-group", _GROUP), ("iothread", _THREAD)):
+        with contextlib.suppress(Unavailable):  # it is there
+            await emulator.execute("object-add", **{"qom-type": kind, "id": name})
     await _connect(emulator, volume)
     await emulator.execute("blockdev-add", **_throttle(volume))
     if volume.passphrase:
@@ -104,6 +105,7 @@ async def plug(emulator: Emulator, volume: NbdVolume, *, port: int = 0, boot: bo
         "id": volume.device,
         "drive": volume.opened,
         "serial": volume.id,
+        "iothread": _THREAD,  # else every request waits for QEMU's main loop
     }
     if boot:
         properties["bootindex"] = 0  # before the disks of the command line
