@@ -34,6 +34,7 @@ class Told:
     migrations: list[Row]
     providers: dict[str, dict[str, Any]]  # name of the host -> consumer -> resources
     limits: Row  # of a project that has all servers
+    volumes: list[Row]
     wrong: list[str]  # what `pileus status` says
 
     @property
@@ -57,6 +58,7 @@ async def read(get: Get) -> Told:
         migrations=(await get("compute", "/os-migrations?limit=1000"))["migrations"],
         providers=providers,
         limits=(await get("compute", "/limits"))["limits"]["absolute"],
+        volumes=(await get("block-storage", "/volumes/detail?all_tenants=1"))["volumes"],
         wrong=(await get("", "/status"))["wrong"],
     )
 
@@ -77,6 +79,7 @@ def differences(told: Told) -> list[str]:
         *_allocations(told),
         *_ports(told),
         *_images(told),
+        *_volumes(told),
         *_usage(told),
     ]
 
@@ -164,6 +167,28 @@ def _images(told: Told) -> list[str]:
     return found
 
 
+def volumes_of(server: Row) -> set[str]:
+    return {one["id"] for one in server["os-extended-volumes:volumes_attached"]}
+
+
+def _volumes(told: Told) -> list[str]:
+    """Each is as its servers say, by one attachment; what no server has is available."""
+    found = []
+    owners: dict[str, list[str]] = defaultdict(list)
+    for id, row in told.servers.items():
+        for volume in volumes_of(row):
+            owners[volume].append(id)
+    for volume in told.volumes:
+        had = owners.pop(volume["id"], [])
+        said = [one["server_id"] for one in volume["attachments"]]
+        away = [id for id in had if not told.servers[id][_HOST]]
+        statuses = ("in-use", "reserved") if away else ("in-use",) if had else ("available",)
+        if volume["status"] not in statuses or (not away and said != had):
+            text = f"volume {volume['id']} is {volume['status']} for {said}"
+            found.append(f"{text}, servers that have it: {had}")
+    return found + [f"volume {id} of {some} is gone" for id, some in owners.items()]
+
+
 def _usage(told: Told) -> list[str]:
     rows = [row for row in told.servers.values() if row["status"] != "SOFT_DELETED"]
     wanted = {
@@ -245,6 +270,7 @@ def _unlike(guest: Row, server: Row, told: Told) -> list[str]:
     pairs = {
         "power state": (guest["power_state"], server[_POWER]),
         "size": ((spec["vcpus"], spec["ram_mib"]), (flavor["vcpus"], flavor["ram"])),
+        "volumes": ({v["volume_id"] for v in spec.get("volumes", ())}, volumes_of(server)),
         "network cards": (ports, set(told.ports_of.get(server["id"], []))),
         "rescued": (bool(guest["rescued_by"]), status == "RESCUE"),
         "half resized": (bool(guest["before"]), status == _RESIZED and not elsewhere),

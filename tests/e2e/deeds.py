@@ -24,6 +24,7 @@ class Things:
     network: str
     hosts: dict[str, str] = field(default_factory=dict)
     ports: dict[str, list[str]] = field(default_factory=dict)  # of each server
+    volumes: list[str] = field(default_factory=list)  # that nobody has
 
 
 Ask = Callable[[Row, Things], list[Request]]  # nothing where it can't be asked for
@@ -86,12 +87,38 @@ def _detach(row: Row, things: Things) -> list[Request]:
     return [("DELETE", f"/servers/{row['id']}/os-interface/{port}", None) for port in ports[-1:]]
 
 
+def _attach_volume(row: Row, things: Things) -> list[Request]:
+    """One of those that are free: another server may be first."""
+    free = sorted(things.volumes)
+    chosen = free[int(row["id"][:8], 16) % len(free) :][:1] if free else []
+    path = f"/servers/{row['id']}/os-volume_attachments"
+    return [("POST", path, {"volumeAttachment": {"volumeId": id}}) for id in chosen]
+
+
+def _detach_volume(row: Row, things: Things) -> list[Request]:
+    path = f"/servers/{row['id']}/os-volume_attachments"
+    return [("DELETE", f"{path}/{id}", None) for id in volumes_of(row)[:1]]
+
+
+def _volume_grown(row: Row, things: Things) -> list[Request]:
+    """Its host is told of the volume's size, whatever that is."""
+    told = [
+        {"name": "volume-extended", "server_uuid": row["id"], "tag": id} for id in volumes_of(row)
+    ]
+    return [("POST", "/os-server-external-events", {"events": told})] if told else []
+
+
+def volumes_of(row: Row) -> list[str]:
+    return [one["id"] for one in row["os-extended-volumes:volumes_attached"]]
+
+
 def _delete(row: Row, things: Things) -> list[Request]:
     return [("DELETE", f"/servers/{row['id']}", None)]
 
 
 _BACKUP = {"name": "kills-backup", "backup_type": "daily", "rotation": 1}
 _LIVE = {"host": None, "block_migration": "auto"}
+_TAKES_VOLUMES = "ACTIVE SHUTOFF PAUSED VERIFY_RESIZE SHELVED SHELVED_OFFLOADED"
 DELETE, FORCE_DELETE, EVACUATE = "delete", "forceDelete", "evacuate"
 DEEDS = (
     _deed("os-start", "SHUTOFF"),
@@ -118,6 +145,9 @@ DEEDS = (
     _deed("createBackup", "ACTIVE SHUTOFF SUSPENDED", _act("createBackup", _BACKUP)),
     _deed("attach an interface", "ACTIVE SHUTOFF PAUSED", _attach, 500),
     _deed("detach an interface", "ACTIVE SHUTOFF PAUSED", _detach),
+    _deed("attach a volume", _TAKES_VOLUMES, _attach_volume, 400),
+    _deed("detach a volume", _TAKES_VOLUMES, _detach_volume, 400),
+    _deed("a volume has grown", "ACTIVE SHUTOFF SUSPENDED RESCUE", _volume_grown),
     _deed("changePassword", "ACTIVE", _act("changePassword", {"adminPass": "once"})),
     _deed("restore", "SOFT_DELETED"),
     _deed(DELETE, "ACTIVE SHUTOFF PAUSED RESCUE VERIFY_RESIZE SHELVED_OFFLOADED ERROR", _delete),

@@ -34,6 +34,7 @@ SETTLE_S = 90
 # How much is asked in a round, and the seconds in which the kill falls: after one of the deeds, or, as real guests take
 # longer and two processors are soon busy, after the first.
 ROUNDS = {"fake": (14, 0.15), "container": (4, 1.5), "qemu": (2, 4.0)}
+VOLUMES = 6
 ROOM = 14  # servers of pretence: with more, some are deleted
 # Both are off by default: a shelved guest leaves its host at once, what is deleted is gone.
 KEEPING = ("--set", "compute.reclaim_s=3600", "--set", "compute.shelved_offload_s=3600")
@@ -150,6 +151,8 @@ class Killer:
         services = self.get("compute", "/os-services?binary=nova-compute")["services"]
         hosts = {service["host"]: service["id"] for service in services}
         self.things = Things(image, (flavors[0], flavors[1]), network_id, hosts)
+        for _ in range(VOLUMES if self.driver == "fake" else 0):
+            client.call("POST", "block-storage", "/volumes", {"volume": {"size": 1}})
         self.create_body = {
             "name": "kills",
             "imageRef": image,
@@ -297,6 +300,7 @@ class Killer:
                 break
             await Clock().sleep(0.1)
         self.rows, self.things.ports = told.servers, told.ports_of
+        self.things.volumes = [v["id"] for v in told.volumes if v["status"] == "available"]
         return found
 
     def clear(self) -> None:
