@@ -117,10 +117,12 @@ def two_processes(folder: Path, driver: str, options: Sequence[str] = ()) -> Ite
 
 
 def unlimited(bench: Bench) -> None:
-    """No quota stands in the way of a thousand servers, or of their networks."""
+    """No quota stands in the way of a thousand servers, of their networks, or of volumes."""
     project = bench.client.project_id
     quota = {"quota_set": {"instances": -1, "cores": -1, "ram": -1}}
     bench.compute("PUT", f"/os-quota-sets/{project}", quota)
+    free = {"quota_set": {"volumes": -1, "gigabytes": -1}}
+    bench.client.call("PUT", "block-storage", f"/os-quota-sets/{project}", free)
     nouns = ("network", "subnet", "port", "security_group_rule")
     free = {"quota": dict.fromkeys(nouns, -1)}
     bench.client.call("PUT", "network", f"/v2.0/quotas/{project}", free)

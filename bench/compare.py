@@ -35,6 +35,7 @@ REAL = {
 }
 # Which real services a suite makes work, by the beginnings of their names in PEERS_HOME/run.
 INVOLVED = {
+    "cinder": ("cinder", "keystone", "mariadb", "memcached", "rabbitmq"),
     "keystone": ("keystone", "mariadb", "memcached"),
     "glance": ("glance", "keystone", "mariadb", "memcached"),
     "placement": ("placement", "keystone", "mariadb", "memcached"),
@@ -45,6 +46,7 @@ INVOLVED = {
     ),
 }
 NAMES = {
+    "cinder": "Cinder",
     "glance": "Glance",
     "keystone": "Keystone",
     "neutron": "Neutron",
