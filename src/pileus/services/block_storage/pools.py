@@ -6,7 +6,7 @@ What an administrator says of one (disabled, frozen) is kept; the rest is what i
 from __future__ import annotations
 
 from pileus.kernel.faults import NotFound
-from pileus.kernel.hosts import Host, hosts_of
+from pileus.kernel.hosts import HOSTS, Host, hosts_of
 from pileus.kernel.quota import usage
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record, Table
@@ -66,11 +66,9 @@ async def pools(runtime: Runtime) -> list[Pool]:
 
 async def place_of(runtime: Runtime, host: str) -> str:
     """The host as Cinder names it, with back end and pool; "" for none."""
-    if not host:
-        return ""
-    for one in await hosts_of(runtime.store, VOLUME_HOST, id=host):
-        for pool in one.facts.get("volume_pools", ()):
-            return f"{host}@{pool['name']}#{pool['name']}"
+    found = await HOSTS.find(runtime.store, host) if host else None
+    for pool in found.facts.get("volume_pools", ()) if found else ():
+        return f"{host}@{pool['name']}#{pool['name']}"
     return host
 
 
