@@ -3,7 +3,7 @@
 from pileus.kernel.faults import CINDER
 from pileus.kernel.hosts import AgentSpec
 from pileus.kernel.resources import Service
-from pileus.kernel.runtime import Provided
+from pileus.kernel.runtime import Provided, Standing
 
 from .agent import VolumeAgent
 from .agent_contract import VOLUME_CONTROL, VOLUME_HOST
@@ -25,7 +25,7 @@ from .quotas import Limits, QuotaClassSets, QuotaSets
 from .rules import RULES
 from .services import Pools, VolumeHosts, VolumeServices, Workers, Zones
 from .snapshots import Snapshots
-from .tickets import VolumeTickets
+from .tickets import VolumeTickets, sweep
 from .transfers import NewTransfers, OldTransfers
 from .type_details import TypeAccess, TypeEncryption, TypeExtraSpecs
 from .versions import VERSIONS, Versions
@@ -89,6 +89,7 @@ SERVICE = Service(
         Provided(VOLUMES, KeptForServices),
     ),
     agents=(AgentSpec(VOLUME_HOST, VolumeAgent),),
+    reconcilers=(Standing("block_storage.sweep", 20, sweep),),
     bootstrap=bootstrap,
     optional_project=True,
     request_id_header="x-compute-request-id",

@@ -88,7 +88,11 @@ async def change(tx: Tx, one: Attachment, **changes: Any) -> Attachment:
 async def connect(
     runtime: Runtime, one: Attachment, connector: dict[str, Any], status: str = ATTACHING
 ) -> Attachment:
-    """The host of the volume serves it. Raises Unavailable, Invalid."""
+    """The host of the volume serves it: whoever lets it go knows before that it may. Raises Unavailable, Invalid."""
+    if not one.connector:
+        async with runtime.store.tx() as tx:
+            fresh = await ATTACHMENTS.get(tx, one.id)
+            await ATTACHMENTS.change(tx, fresh, connector=connector)
     volume = await VOLUMES.get(runtime.store, one.volume_id)
     read_only = one.mode == "ro" or bool(volume.is_read_only)
     export = await exported(runtime, volume, one.id, read_only, str(connector.get("host", "")))
@@ -163,7 +167,7 @@ async def disconnect(runtime: Runtime, attachment_id: str) -> None:
 
 async def _withdraw(runtime: Runtime, one: Attachment) -> None:
     volume = await VOLUMES.find(runtime.store, one.volume_id)
-    if volume is not None and volume.host and one.export is not None:
+    if volume is not None and volume.host and (one.export is not None or one.connector):
         await (await at(runtime, volume)).withdraw(backend_of(volume), one.id)
 
 

@@ -85,6 +85,7 @@ class Attachments(Resource[Attachment]):
             project_id=volume.project_id,
             server_id=body.instance_uuid or "",
             mode="ro" if volume.is_read_only else mode,
+            connector=body.connector or {},
         )
         async with ctx.runtime.store.tx() as tx:
             made = await attaching.reserve(tx, volume.id, wanted)

@@ -39,6 +39,12 @@ async def release(runtime: Runtime, volume_id: str, task: str, **changes: str) -
 
 
 async def begin_backing_up(run: Run[Backup]) -> None:
+    """Unless what it stands on goes: whoever deletes that looks for children when it is `deleting`."""
+    await run.runtime.store.visible()
+    if (parent_id := run.record.parent_id) is not None:
+        parent = await BACKUPS.get(run.runtime.store, parent_id)
+        if parent.status not in (states.AVAILABLE, "restoring"):
+            raise Conflict(f"Backup {parent_id}, on which it stands, is {parent.status}.")
     await occupy(run.runtime, run.record.volume_id, BACKING_UP)
 
 
@@ -135,8 +141,15 @@ RESTORE = Saga(
 # Delete
 
 
+async def has_children(runtime: Runtime, backup: Backup) -> bool:
+    return await BACKUPS.count(runtime.store, Page({"parent_id": backup.id})) > 0
+
+
 async def remove(run: Run[Backup]) -> None:
-    """The file goes with the last backup that shares it."""
+    """The file goes with the last backup that shares it. Raises Conflict if one was begun on it meanwhile."""
+    await run.runtime.store.visible()
+    if await has_children(run.runtime, run.record):
+        raise Conflict(f"Incremental backups exist for backup {run.record.id}.")
     if await BACKUPS.count(run.runtime.store, Page({"file": run.record.file})) < 2:
         await tickets.drop(run.runtime, run.record.file)
 

@@ -14,7 +14,8 @@ from .volume import SERVICE
 class Backup(Record, kw_only=True, frozen=True):
     """`size` in GiB is its volume's, `stored` in bytes. `into`: the volume that it is being restored to.
 
-    It has the key of an encrypted volume, which may be gone when it is restored.
+    It has the key of an encrypted volume, which may be gone when it is restored. One that is not whole has what changed
+    since its parent.
     """
 
     project_id: str
@@ -36,6 +37,7 @@ class Backup(Record, kw_only=True, frozen=True):
     data_timestamp: str = ""
     encryption_key_id: str = ""
     sealed: str = ""
+    is_whole: bool = True
 
 
 BACKUPS = Table(

@@ -20,7 +20,7 @@ from pileus.kernel.schema import Body, since
 from pileus.kernel.store import Page
 
 from . import checks, states
-from .backing_up import CREATE, DELETE, RESTORE
+from .backing_up import CREATE, DELETE, RESTORE, has_children
 from .backup import BACKUPS, Backup
 from .checks import Flag, Text
 from .snapshot import SNAPSHOTS, Snapshot
@@ -143,6 +143,7 @@ class Backups(Resource[Backup]):
             container=checks.name_of(body.container) or "volumebackups",
             snapshot_id=snapshot.id if snapshot else None,
             parent_id=parent.id if parent else None,
+            is_whole=parent is None,
             metadata=checks.metadata(body.metadata or {}),
             data_timestamp=snapshot.created_at if snapshot else "",
             encryption_key_id=volume.encryption_key_id,
@@ -220,8 +221,7 @@ class Backups(Resource[Backup]):
 
     @operation("DELETE", PATH, "backup:delete", status=202)
     async def delete(self, ctx: Context, backup: Backup) -> None:
-        if await BACKUPS.count(ctx.runtime.store, Page({"parent_id": backup.id})):
-            raise checks.unfit("backup", "Incremental backups exist for this backup.")
+        await _check_childless(ctx, backup)
         await checks.begin(ctx, DELETE, backup)
 
     @operation("POST", PATH + "/restore", "backup:restore", status=202)
@@ -278,7 +278,7 @@ class Backups(Resource[Backup]):
             file=checks.uuid_of(given.file, "file"),
             project_id=ctx.caller.project_id,
             user_id=ctx.caller.user_id,
-            parent_id=None,
+            parent_id=None if given.is_whole else given.parent_id,
             into="",
             status=states.AVAILABLE,
             created_at="",
@@ -288,6 +288,8 @@ class Backups(Resource[Backup]):
         async with ctx.runtime.store.tx() as tx:
             if await BACKUPS.find(tx, made.id) is not None:
                 raise checks.unfit("backup", f"Backup {made.id} already exists.")
+            if made.parent_id and await BACKUPS.find(tx, made.parent_id) is None:
+                raise checks.unfit("backup", f"Import {made.parent_id} first: it stands on that.")
             made = await BACKUPS.insert(tx, made)
         return {"backup": _brief(ctx, made)}
 
@@ -300,6 +302,7 @@ class Backups(Resource[Backup]):
 
     @operation("POST", _ACTION, _ADMIN + "force_delete", action="os-force_delete", status=202)
     async def force_delete(self, ctx: Context, backup: Backup) -> None:
+        await _check_childless(ctx, backup)
         if backup.status not in states.BACKUP["delete"].frm:
             async with ctx.runtime.store.tx() as tx:
                 backup = await BACKUPS.change(tx, backup, status=states.ERROR)
@@ -307,6 +310,12 @@ class Backups(Resource[Backup]):
 
     def target(self, ctx: Context, record: Backup) -> Mapping[str, object]:
         return {"project_id": record.project_id, "user_id": record.user_id}
+
+
+async def _check_childless(ctx: Context, backup: Backup) -> None:
+    """Raises Invalid."""
+    if await has_children(ctx.runtime, backup):
+        raise checks.unfit("backup", "Incremental backups exist for this backup.")
 
 
 async def new_volume(ctx: Context, backup: Backup, name: str | None) -> Volume:

@@ -197,6 +197,7 @@ def _part(ctx: Context, whole: GroupSnapshot, volume: Volume) -> Snapshot:
         project_id=whole.project_id,
         user_id=whole.user_id,
         volume_id=volume.id,
+        volume_type_id=volume.volume_type_id,
         size=volume.size,
         name=whole.name,
         description=whole.description,

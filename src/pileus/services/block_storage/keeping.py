@@ -234,6 +234,7 @@ class Volumes:
                         project_id=volume.project_id,
                         user_id=caller.user_id,
                         volume_id=volume.id,
+                        volume_type_id=volume.volume_type_id,
                         size=volume.size,
                         name=name,
                     ),

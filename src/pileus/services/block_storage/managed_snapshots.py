@@ -85,6 +85,7 @@ class ManageableSnapshots(Resource[Snapshot]):
                 project_id=volume.project_id,
                 user_id=ctx.caller.user_id,
                 volume_id=volume.id,
+                volume_type_id=volume.volume_type_id,
                 size=known.size,
                 status=states.AVAILABLE,
                 backend_id=name,

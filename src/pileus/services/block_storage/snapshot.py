@@ -5,16 +5,17 @@ from __future__ import annotations
 from pileus.kernel.quota import Quota
 from pileus.kernel.store import Many, Page, Reader, Record, Table
 
-from .volume import SERVICE, pairs
+from .volume import BY_TYPE, SERVICE, pairs
 
 
 class Snapshot(Record, kw_only=True, frozen=True):
-    """`size` in GiB is its volume's at that time."""
+    """`size` in GiB and `volume_type_id` are its volume's at that time."""
 
     project_id: str
     user_id: str
     volume_id: str
     size: int
+    volume_type_id: str = ""
     status: str = "creating"
     name: str | None = None
     description: str | None = None
@@ -41,6 +42,18 @@ SNAPSHOTS = Table(
     quotas=(
         Quota(SERVICE, "snapshots", 10),
         Quota(SERVICE, "gigabytes", 1000, of=lambda s: s.size),
+        Quota(
+            BY_TYPE,
+            "snapshots",
+            of=lambda s: bool(s.volume_type_id),
+            project=lambda s: f"{s.project_id}/{s.volume_type_id}",
+        ),
+        Quota(
+            BY_TYPE,
+            "gigabytes",
+            of=lambda s: s.size if s.volume_type_id else 0,
+            project=lambda s: f"{s.project_id}/{s.volume_type_id}",
+        ),
     ),
     noun="Snapshot",
 )

@@ -169,6 +169,7 @@ class Snapshots(OfSnapshot):
             project_id=volume.project_id,
             user_id=ctx.caller.user_id,
             volume_id=volume.id,
+            volume_type_id=volume.volume_type_id,
             size=volume.size,
             metadata=checks.metadata(body.metadata),
             **checks.changed(body, "name", "description"),

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from pileus.host import files
 from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Stream, operation
 from pileus.kernel.runtime import Runtime
+from pileus.kernel.sagas import JOURNAL
 from pileus.kernel.store import Record, Table
+
+from .backup import BACKUPS
+from .backup_files import AT_ONCE, Chain, Growing, Piece
 
 GOOD_S = 3600
 READ, WRITE = "read", "write"
 _NAME = "tickets"
-_CHUNK = 1 << 20
 
 
 class Secret(Record, kw_only=True, frozen=True):
@@ -44,8 +48,8 @@ async def issue(runtime: Runtime, name: str, right: str) -> str:
     return f"/volume/tickets/{name}.{until}.{signed}"
 
 
-async def _redeem(runtime: Runtime, ticket: str, right: str) -> Path:
-    """Raises NotFound for a ticket that is forged or too old."""
+async def _redeem(runtime: Runtime, ticket: str, right: str) -> str:
+    """The file's name. Raises NotFound for a ticket that is forged or too old."""
     name, _, rest = ticket.partition(".")
     until, _, signature = rest.partition(".")
     expected = _signed(await _key(runtime), name, right, until)
@@ -53,7 +57,7 @@ async def _redeem(runtime: Runtime, ticket: str, right: str) -> Path:
         raise NotFound("There is no such ticket.")
     if int(until) < runtime.world.clock.time():
         raise NotFound("This ticket has expired; a new one is needed.")
-    return path_of(runtime, name)
+    return name
 
 
 async def _key(runtime: Runtime) -> bytes:
@@ -78,6 +82,35 @@ async def drop(runtime: Runtime, name: str) -> None:
     await asyncio.to_thread(path_of(runtime, name).unlink, missing_ok=True)
 
 
+async def sweep(runtime: Runtime, key: str = "") -> None:
+    """Drops what a control that died was writing, and what was sent when nobody waited for it any more."""
+    alive, folder = runtime.sagas.alive, path_of(runtime, "")
+    if not alive or not folder.exists():
+        return  # who else lives is not known yet, or there is nothing
+    late = runtime.world.clock.time() - GOOD_S
+    for path in await asyncio.to_thread(_found, folder, late):
+        name, *writer = path.name.split(".")
+        if not (writer[0] in alive if writer else await _is_known(runtime, name)):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+def _found(folder: Path, late: float) -> list[Path]:
+    """Half files, and whole ones that are older."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # it went meanwhile
+            if path.suffix == files.PART or path.stat().st_mtime < late:
+                found.append(path)
+    return found
+
+
+async def _is_known(runtime: Runtime, name: str) -> bool:
+    """Whether it is a backup's, or that of a move under way."""
+    if await BACKUPS.one(runtime.store, file=name) is not None:
+        return True
+    return await JOURNAL.find(runtime.store, name) is not None
+
+
 class VolumeTickets(Resource[Any]):
     """`GET` and `PUT /volume/tickets/{ticket}`: whoever has the ticket may."""
 
@@ -86,20 +119,20 @@ class VolumeTickets(Resource[Any]):
 
     @operation("GET", "/tickets/{ticket}", PUBLIC)
     async def read(self, ctx: Context, ticket: str) -> Answer:
-        path = await _redeem(ctx.runtime, ticket, READ)
+        """What a chain of files says together, as one."""
+        name = await _redeem(ctx.runtime, ticket, READ)
         try:
-            file = await asyncio.to_thread(path.open, "rb")
+            pieces = await _pieces(ctx.runtime, name)
+            chain = await asyncio.to_thread(Chain, pieces)
         except FileNotFoundError:
             raise NotFound("There are no bytes under this ticket.") from None
+        size = pieces[0].size
 
         async def chunks() -> Any:
-            try:
-                while data := await asyncio.to_thread(file.read, _CHUNK):
-                    yield data
-            finally:
-                file.close()
+            with chain:
+                for at in range(0, size, AT_ONCE):
+                    yield await asyncio.to_thread(chain.read, at, min(AT_ONCE, size - at))
 
-        size = path.stat().st_size
         answer = Answer(
             headers={"content-length": str(size)}, content_type="application/octet-stream"
         )
@@ -108,19 +141,28 @@ class VolumeTickets(Resource[Any]):
 
     @operation("PUT", "/tickets/{ticket}", PUBLIC, status=204)
     async def write(self, ctx: Context, ticket: str, stream: Stream) -> None:
-        """The file is whole or as it was."""
-        path = await _redeem(ctx.runtime, ticket, WRITE)
+        """The file is complete or as it was."""
+        name = await _redeem(ctx.runtime, ticket, WRITE)
+        behind = (await _pieces(ctx.runtime, name, complete=False))[1:]
+        path = path_of(ctx.runtime, name)
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{ctx.request_id}{files.PART}")
+        writer = f"{ctx.runtime.sagas.me}.{ctx.request_id}"
+        part = path.with_name(f"{path.name}.{writer}{files.PART}")
         try:
-            with await asyncio.to_thread(part.open, "wb") as file:
+            with await asyncio.to_thread(Chain, behind) as chain:
+                growing = Growing(part, chain, is_whole=not behind)
                 async for chunk in stream.chunks:
-                    if chunk.count(0) == len(chunk):  # most of a volume is: nothing is stored of it
-                        file.seek(len(chunk), 1)
-                    else:
-                        await asyncio.to_thread(file.write, chunk)
-                file.truncate()
-            await asyncio.to_thread(files.sync_file, part)
+                    await asyncio.to_thread(growing.write, chunk)
+                await asyncio.to_thread(growing.finish)
             await asyncio.to_thread(files.settle, part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+async def _pieces(runtime: Runtime, name: str, *, complete: bool = True) -> list[Piece]:
+    """The file of that name, and those that it stands on. Raises NotFound, FileNotFoundError if it is not `complete`."""
+    path, backup = path_of(runtime, name), await BACKUPS.one(runtime.store, file=name)
+    if backup is None or backup.is_whole:
+        return [Piece(path, path.stat().st_size if complete else 0)]
+    parent = await BACKUPS.get(runtime.store, backup.parent_id or "")
+    return [Piece(path, backup.stored, False), *await _pieces(runtime, parent.file)]

@@ -1,0 +1,198 @@
+"""Two who want the same volume or the same last gigabyte, and hosts that are not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pileus.kernel.faults import Unavailable
+from pileus.services.block_storage.driver import Export
+from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
+from pileus.services.block_storage.volume import VOLUMES
+from pileus.testing.client import Client, Reply
+from pileus.testing.cloud import Cloud, cloud
+
+from .conftest import Stage
+from .given import AT, BASE, act, made, shown, snapshot
+from .test_volumes import at_host
+
+
+async def attach(cloud: Cloud, member: Client, id: str) -> Reply:
+    """To the host that it lies on."""
+    host = (await VOLUMES.get(cloud.runtime.store, id)).host
+    body = {"volume_uuid": id, "connector": {"host": host}}
+    return await member.post(f"{BASE}/attachments", {"attachment": body}, **AT)
+
+
+async def detach(member: Client, attached: Reply) -> Reply:
+    return await member.delete(f"{BASE}/attachments/{attached.json['attachment']['id']}", **AT)
+
+
+def test_of_two_who_attach_a_volume_at_once_one_has_it(stage: Stage) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id = await made(cloud, member)
+        both = await asyncio.gather(*(attach(cloud, member, id) for _ in range(4)))
+        assert Counter(reply.status for reply in both) == {200: 1, 400: 3}
+        assert len(await at_host(cloud, id)) == 1
+        (winner,) = (reply for reply in both if reply.status == 200)
+        assert (await detach(member, winner)).status == 200
+        assert await at_host(cloud, id) == []
+        assert (await shown(member, id))["status"] == "available"
+
+    stage.run(play())
+
+
+def test_a_volume_that_is_let_go_while_it_is_busy_is_available_afterwards(stage: Stage) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id = await made(cloud, member)
+        attached = await attach(cloud, member, id)
+        body = {"attachment_id": attached.json["attachment"]["id"]}
+        complete = f"{BASE}/attachments/{body['attachment_id']}/action"
+        assert (await member.post(complete, {"os-complete": None}, **AT)).status == 204
+        assert (await act(member, id, "os-extend", {"new_size": 2})).status == 202
+        assert (await detach(member, attached)).status == 200
+        await cloud.settle()
+        seen = await shown(member, id)
+        assert (seen["status"], seen["size"], seen["attachments"]) == ("available", 2, [])
+        assert await at_host(cloud, id) == []
+
+    stage.run(play())
+
+
+def test_an_attachment_whose_host_did_not_answer_leaves_nothing_when_it_is_deleted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = FakeVolumeDriver.export
+
+    async def silent(driver: FakeVolumeDriver, *asked: Any) -> Export:
+        await export(driver, *asked)
+        raise Unavailable("no answer")
+
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id = await made(cloud, member)
+        monkeypatch.setattr(FakeVolumeDriver, "export", silent)
+        assert (await attach(cloud, member, id)).status == 503
+        assert len(await at_host(cloud, id)) == 1
+        listed = await member.get(f"{BASE}/attachments?volume_id={id}", **AT)
+        (one,) = listed.json["attachments"]
+        assert (await member.delete(f"{BASE}/attachments/{one['id']}", **AT)).status == 200
+        assert await at_host(cloud, id) == []
+        assert (await member.delete(f"{BASE}/volumes/{id}")).status == 202
+        await cloud.settle()
+        assert (await member.get(f"{BASE}/volumes/{id}")).status == 404
+
+    stage.run(play())
+
+
+def test_a_volume_with_snapshots_goes_only_with_them(stage: Stage) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id = await made(cloud, member)
+        taken = await snapshot(cloud, member, id)
+        url = f"{BASE}/volumes/{id}"
+        assert (await member.delete(url)).status == 400
+        both = await asyncio.gather(*(member.delete(f"{url}?cascade=true") for _ in range(2)))
+        assert {reply.status for reply in both} <= {202, 400} and both[0].status == 202
+        await cloud.settle()
+        assert (await member.get(url)).status == 404
+        assert (await member.get(f"{BASE}/snapshots/{taken}")).status == 404
+
+    stage.run(play())
+
+
+async def limited(cloud: Cloud, member: Client, **limits: int) -> None:
+    body = {"quota_set": limits}
+    reply = await cloud.admin.put(f"{BASE}/os-quota-sets/{member.project_id}", body)
+    assert reply.status == 200, reply
+
+
+async def all_at_once(member: Client, noun: str, body: Any) -> Counter[int]:
+    asked = (member.post(f"{BASE}/{noun}", body, **AT) for _ in range(6))
+    return Counter(reply.status for reply in await asyncio.gather(*asked))
+
+
+@pytest.mark.parametrize("what", ["volumes", "gigabytes"])
+@pytest.mark.parametrize("by_type", [False, True], ids=["project", "type"])
+def test_six_volumes_at_once_are_as_many_as_the_quota_has_room_for(
+    stage: Stage, what: str, by_type: bool
+) -> None:
+    async def play() -> None:
+        member, cloud, kind = await stage.member(), stage.cloud, f"{what}-{by_type}"
+        await cloud.admin.post(f"{BASE}/types", {"volume_type": {"name": kind}})
+        name = f"{what}_{kind}" if by_type else what
+        await limited(cloud, member, **{name: 4})
+        body = {"volume": {"size": 2 if what == "gigabytes" else 1, "volume_type": kind}}
+        fits = 2 if what == "gigabytes" else 4
+        assert await all_at_once(member, "volumes", body) == {202: fits, 413: 6 - fits}
+        await cloud.settle()
+        assert (await member.post(f"{BASE}/volumes", body, **AT)).status == 413
+        other = {"volume": {"size": 1}}
+        assert (await member.post(f"{BASE}/volumes", other, **AT)).status == (202, 413)[not by_type]
+        await cloud.settle()
+
+    stage.run(play())
+
+
+@pytest.mark.parametrize("name", ["snapshots_kept", "gigabytes_kept", "snapshots"])
+def test_six_snapshots_at_once_are_as_many_as_the_quota_has_room_for(
+    stage: Stage, name: str
+) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        await cloud.admin.post(f"{BASE}/types", {"volume_type": {"name": "kept"}})
+        id = await made(cloud, member, volume_type="kept")
+        await limited(cloud, member, **{name: 2 + name.startswith("gigabytes")})
+        body = {"snapshot": {"volume_id": id}}
+        assert await all_at_once(member, "snapshots", body) == {202: 2, 413: 4}
+        await cloud.settle()
+        url = f"{BASE}/os-quota-sets/{member.project_id}?usage=true"
+        assert (await member.delete(f"{BASE}/volumes/{id}?cascade=true")).status == 202
+        await cloud.settle()
+        used = (await cloud.admin.get(url)).json["quota_set"]
+        assert used[name]["in_use"] == 0
+        assert used["gigabytes"]["in_use"] == used["snapshots"]["in_use"] == 0
+
+    stage.run(play())
+
+
+def test_a_volume_that_no_host_is_there_for_says_so() -> None:
+    async def play() -> None:
+        async with cloud(hosts=0) as c:
+            id = await made(c, c.admin)
+            assert (await shown(c.admin, id))["status"] == "error"
+            found = await c.admin.get(f"{BASE}/messages?resource_uuid={id}", **AT)
+            assert len(found.json["messages"]) == 1
+            assert (await c.admin.delete(f"{BASE}/volumes/{id}")).status == 202
+            await c.settle()
+            assert (await c.admin.get(f"{BASE}/volumes/{id}")).status == 404
+
+    asyncio.run(play())
+
+
+def test_a_volume_whose_host_is_away_when_the_cloud_starts_is_served_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    async def play() -> None:
+        async with cloud(data=tmp_path) as c:
+            id = await made(c, c.admin)
+        async with cloud(data=tmp_path, hosts=0) as c:
+            assert (await shown(c.admin, id))["status"] == "available"
+            assert (await attach(c, c.admin, id)).status == 503
+        async with cloud(data=tmp_path) as c:
+            listed = await c.admin.get(f"{BASE}/attachments?volume_id={id}", **AT)
+            (one,) = listed.json["attachments"]
+            connector = {"host": (await VOLUMES.get(c.runtime.store, id)).host}
+            url, body = f"{BASE}/attachments/{one['id']}", {"attachment": {"connector": connector}}
+            assert (await c.admin.put(url, body, **AT)).status == 200
+            assert await at_host(c, id) == [one["id"]]
+            assert (await c.admin.delete(url, **AT)).status == 200
+            assert (await shown(c.admin, id))["status"] == "available"
+
+    asyncio.run(play())
