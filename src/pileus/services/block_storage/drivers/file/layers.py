@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pileus.host import files, handover, qed
+from pileus.host import files, handover, luks, qed
 from pileus.host.process import Limits, ProcessFailed, as_user, run
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.world import World
@@ -34,7 +35,6 @@ _MEMORY = "/dev/shm"  # a file system that is nowhere else
 _UP = "../.."  # commands and daemons work in the folder of a volume
 _HOURS_S = 6 * 3600
 _COPYING = Limits(cpu_s=_HOURS_S)
-_LUKS_OFFSET = 104  # in a LUKS1 header: where the data begins, in sectors
 
 
 class Layers:
@@ -88,17 +88,14 @@ class Layers:
         self, layer: Layer, size: int, passphrase: str, image: Layer | None, cwd: Path
     ) -> int:
         """Make it a LUKS1 container for `size` bytes, with the image in it; how long its header is."""
-        name = _seen_from(layer)
-        with self._secret(passphrase) as secret:
-            made = ["create", "-q", "-f", "luks", *secret, "-o", "key-secret=key,iter-time=10"]
-            await self._run([*made, name, str(size)], cwd)
-            if image is not None:
-                into = f"driver=luks,key-secret=key,file.driver=file,file.filename={name}"
+        chance = self._world.random
+        await asyncio.to_thread(luks.format, self.path(layer), size, passphrase, chance)
+        if image is not None:
+            into = f"driver=luks,key-secret=key,file.driver=file,file.filename={_seen_from(layer)}"
+            with self._secret(passphrase) as secret:
                 words = ["convert", *secret, "-n", "--target-image-opts", f"-f{image.format}"]
                 await self._run([*words, _seen_from(image), into], cwd)
-        with self.path(layer).open("rb") as file:
-            file.seek(_LUKS_OFFSET)
-            return int.from_bytes(file.read(4), "big") * 512
+        return luks.HEADER
 
     async def fill(self, layer: Layer, url: str) -> None:
         """With the bytes at a URL; zeros are holes."""
