@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from pileus.services.block_storage.agent import VolumeAgent
+from pileus.services.compute.driver import GuestSpec
 from pileus.services.compute.servers.evacuation import EVACUATE
 from pileus.services.compute.servers.live_migration import LIVE_MIGRATE
 from pileus.services.compute.servers.moving import MIGRATE
@@ -359,8 +360,8 @@ def test_a_volume_that_grows_is_larger_for_its_guest_and_its_action_says_so(stag
     stage.play(story)
 
 
-def test_a_volume_of_a_server_is_detached_with_compute_only_and_not_deleted(stage: Stage) -> None:
-    """OSSA-2023-003: `os-detach` and friends would leave the guest with what is another's by then."""
+def test_ossa_2023_003_a_volume_of_a_server_is_detached_with_compute_only(stage: Stage) -> None:
+    """`os-detach` and friends would leave the guest with what is another's by then."""
 
     async def story(s: Scene) -> None:
         id, disk = await s.boot(), await volume(s)
@@ -374,6 +375,71 @@ def test_a_volume_of_a_server_is_detached_with_compute_only_and_not_deleted(stag
         assert await status(s, disk) == "in-use" and await exports(s, disk) == 1
 
     stage.play(story)
+
+
+async def specs(s: Scene, server: str) -> list[GuestSpec]:
+    """What hosts were told of the server's guest."""
+    return [g.spec for d in s.drivers() for g in d._guests.values() if g.spec.id == server]
+
+
+def test_ossa_2018_001_an_encrypted_volume_is_never_plugged_without_its_key(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        kind = await s.admin.post(
+            "/volume/v3/types", {"volume_type": {"name": f"luks-{s.network}"}}
+        )
+        type_id = kind.json["volume_type"]["id"]
+        luks = {"provider": "luks", "cipher": "aes-xts-plain64", "key_size": 256}
+        body = {"encryption": {**luks, "control_location": "front-end"}}
+        made = await s.admin.post(f"/volume/v3/types/{type_id}/encryption", body)
+        assert made.status == 200, made
+        id, disk = await s.boot(), await volume(s, volume_type=type_id)
+        for _ in range(2):
+            await attached(s, id, disk)
+            (guest,) = await specs(s, id)
+            assert [bool(v.passphrase) for v in guest.volumes] == [True]
+            await s.act(id, {"reboot": {"type": "HARD"}})
+            (guest,) = await specs(s, id)
+            assert [bool(v.passphrase) for v in guest.volumes] == [True]
+            assert (await detach(s, id, disk)).status == 202
+
+    stage.play(story)
+
+
+def test_ossa_2020_006_a_guest_that_came_from_another_host_has_its_own_volumes_there(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        await migrated(s, id, _LIVE, {"reboot": {"type": "SOFT"}}, {"reboot": {"type": "HARD"}})
+        (guest,), (one,) = await specs(s, id), await listed(s, id)
+        assert [v.volume_id for v in guest.volumes] == [disk]
+        host = (await s.server(id, client=s.admin))["OS-EXT-SRV-ATTR:host"]
+        (served,) = guest.volumes
+        assert served.user in ("", one["attachment_id"]), "by the key of no other host"
+        assert list(await plugged(s, id)) == [host]
+
+    stage.play(story)
+
+
+def test_ossa_2016_002_the_key_of_a_volume_is_in_no_log_and_in_no_fault(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disks = await s.boot(), [await volume(s) for _ in range(4)]  # some on another host
+        for disk in disks:
+            with sabotaged(Sabotage(ATTACH, FAILS, at=1, after=True)):
+                await attach(s, id, disk)
+                await s.cloud.settle()
+        for row in (await s.get(f"/servers/{id}/os-instance-actions", NEWEST)).json[
+            "instanceActions"
+        ]:
+            url = f"/servers/{id}/os-instance-actions/{row['request_id']}"
+            assert "key of" not in str(await s.get(url, NEWEST, s.admin))
+
+    caplog.set_level("DEBUG")
+    stage.play(story)
+    assert "attach_volume" in caplog.text and "key of" not in caplog.text
 
 
 def test_a_host_that_is_down_detaches_nothing(stage: Stage) -> None:
