@@ -144,7 +144,7 @@ class NetworkResource(Resource[N]):
     def shown(
         self, ctx: Context, record: N, judged: dict[tuple[object, ...], list[str]]
     ) -> dict[str, Any]:
-        """The attributes that the caller may see and asked for. `judged`: what was found of targets alike."""
+        """The attributes that the caller may see. `judged`: what was found of targets alike."""
         view = self.view(ctx, record)
         if self.hidden:
             target = self.target(ctx, record)
@@ -154,12 +154,13 @@ class NetworkResource(Resource[N]):
                 judged[key] = [n for n, rule in rules.items() if not ctx.allows(rule, target)]
             for name in judged[key]:
                 view.pop(name, None)
-        return projected(ctx, view)
+        return view
 
     async def rendered(self, ctx: Context, records: Sequence[N]) -> list[dict[str, Any]]:
         """Their views; for nouns that show something of others, fetched together."""
         judged: dict[tuple[object, ...], list[str]] = {}
-        return [self.shown(ctx, r, judged) for r in records]
+        views = [self.shown(ctx, r, judged) for r in records]
+        return [projected(ctx, v) for v in views] if ctx.query.has("fields") else views
 
     async def one(self, ctx: Context, record: N) -> dict[str, Any]:
         return {self.root or self.noun: (await self.rendered(ctx, [record]))[0]}

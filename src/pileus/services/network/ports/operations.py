@@ -140,17 +140,18 @@ class Ports(NetworkResource[Port], path="/ports"):
     async def rendered(self, ctx: Context, records: Sequence[Port]) -> list[dict[str, Any]]:
         """With what their networks put them under."""
         found = await super().rendered(ctx, records)
+        if ctx.query.has("fields"):
+            return found
         under = await network_policies(ctx.runtime.store, {p.network_id for p in records})
         sees = ctx.allows("get_port:resource_request", self.best_target(ctx))
         reserved = await reservations_of(ctx.runtime.store, records, under) if sees else {}
         trunks = await trunk_details(ctx.runtime.store, [p.id for p in records])
         for port, view in zip(records, found, strict=True):
-            if not ctx.query.has("fields"):
-                view["qos_network_policy_id"] = under.get(port.network_id)
-                if sees:
-                    view["resource_request"] = _resource_request(reserved.get(port.id, ()))
-                if port.id in trunks:
-                    view["trunk_details"] = trunks[port.id]
+            view["qos_network_policy_id"] = under.get(port.network_id)
+            if sees:
+                view["resource_request"] = _resource_request(reserved.get(port.id, ()))
+            if port.id in trunks:
+                view["trunk_details"] = trunks[port.id]
         return found
 
     @operation("POST", "/ports", "create_port", status=201)
