@@ -16,7 +16,9 @@ from ..network import NETWORKS
 from ..port import PORTS, ROUTER_GATEWAY, Port
 from ..ports.lifecycle import add_port, readdress, remove_port
 from ..router import Gateway, OuterIp, Router
+from ..subnet import SUBNETS
 from .bodies import GatewayRequest, bad_router
+from .interfaces import fits
 
 Goal = tuple[Gateway | None, GatewayRequest | None]  # one that is there, and what it is to become
 
@@ -103,6 +105,7 @@ async def _make(tx: Tx, world: World, router: Router, asked: GatewayRequest) -> 
         raise bad_router(f"Network {network.id} is not an external network")
     if not network.subnets:
         raise bad_router(f"No IPs available for external network {network.id}")
+    await fits(tx, router, await SUBNETS.all(tx, network_id=network.id), network.id)
     port = Port(
         id=world.new_id(),
         project_id="",

@@ -47,7 +47,7 @@ async def add_by_subnet(tx: Tx, world: World, router: Router, subnet: Subnet) ->
             f"IPv6 subnet {subnet.id} configured to receive RAs from an external router cannot be "
             "added to Neutron Router"
         )
-    await _fits(tx, router, [subnet])
+    await fits(tx, router, [subnet])
     network = await NETWORKS.get(tx, subnet.network_id)
     port = Port(
         id=world.new_id(),
@@ -73,7 +73,7 @@ async def add_by_port(tx: Tx, router: Router, port_id: str) -> Port:
     subnets = [await SUBNETS.get(tx, f.subnet_id) for f in port.fixed_ips]
     if sum(s.ip_version == 4 for s in subnets) > 1:
         raise bad_router("Cannot have multiple IPv4 subnets on router port")
-    await _fits(tx, router, subnets)
+    await fits(tx, router, subnets)
     port = await PORTS.revise(
         tx,
         port,
@@ -88,9 +88,11 @@ async def add_by_port(tx: Tx, router: Router, port_id: str) -> Port:
     return port
 
 
-async def _fits(tx: Tx, router: Router, new: Sequence[Subnet]) -> None:
-    """No two legs may lead to the same addresses. Raises Invalid."""
+async def fits(tx: Tx, router: Router, new: Sequence[Subnet], beside: str = "") -> None:
+    """No two legs may lead to the same addresses, but on the network `beside`. Raises Invalid."""
     for port in await legs(tx, router.id):
+        if port.network_id == beside:
+            continue
         for fixed in port.fixed_ips:
             other = await SUBNETS.get(tx, fixed.subnet_id)
             for subnet in new:

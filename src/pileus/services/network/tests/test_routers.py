@@ -297,10 +297,13 @@ def test_a_router_has_several_gateways_and_each_goes_by_itself() -> None:
             assert reply.status == status, reply
             return list(reply.json["router"]["external_gateways"]) if status == 200 else []
 
+        over = await api.make("network", router__external=True)
+        await api.make("subnet", network_id=over["id"], cidr="172.25.0.0/16", ip_version=4)
         first, second, third = await change(
             "add", {"network_id": back["id"]}, {"network_id": public}
         )
         assert (first["network_id"], second["network_id"]) == (public, back["id"])
+        await change("add", {"network_id": over["id"]}, status=400)  # the same addresses twice
         await b.settle()
         spec = b.driver().applied.routers[0]
         assert [g.network_id for g in spec.gateways] == [public, back["id"], public]
