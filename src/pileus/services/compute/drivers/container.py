@@ -307,10 +307,13 @@ class ContainerComputeDriver(ContainerResidents, Settled):
         await self._at_home(partial(wires.require, spec.nics))  # to fail before an image is fetched
         resident = self._residents[spec.id] = Resident(spec, self._folder(spec.id))
         with held(resident):
-            await asyncio.to_thread(resident.folder.create, spec)
-            await asyncio.gather(self._base_of(_image_of(spec)), resident.folder.make_disk(spec))
-            await self._launch(resident)
-            await asyncio.to_thread(resident.folder.finish)
+            folder = resident.folder
+            await asyncio.to_thread(folder.create, spec)
+            noting = asyncio.to_thread(folder.write_spec, spec)
+            await asyncio.gather(noting, self._base_of(_image_of(spec)), folder.make_disk(spec))
+            flushing = asyncio.to_thread(files.sync_file, folder.disk)  # most of it, meanwhile
+            await asyncio.gather(self._launch(resident), flushing)
+            await asyncio.to_thread(folder.finish)
 
     async def _powered(self, resident: Resident, run: bool) -> Guest:
         if run and resident.life is None:

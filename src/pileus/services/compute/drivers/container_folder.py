@@ -70,7 +70,6 @@ class ContainerFolder(GuestFolder):
     def create(self, spec: GuestSpec) -> None:
         """The disk of a guest that never was whole is made anew: it may not have been flushed."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        self.write_spec(spec)
         if not self.is_made:
             self.forget_disks()
 
