@@ -71,8 +71,18 @@ async def load(emulator: Emulator, path: Path, clock: Clock) -> None:
         os.close(descriptor)
 
 
+async def arrange(
+    emulator: Emulator, *, without_memory: bool = False, pauses: bool = False
+) -> None:
+    """How the next migration goes, whatever the last was told: shared memory left out, a stop before its end."""
+    wanted = {"x-ignore-shared": without_memory, "pause-before-switchover": pauses}
+    told = [{"capability": name, "state": is_on} for name, is_on in wanted.items()]
+    await emulator.execute("migrate-set-capabilities", capabilities=told)
+
+
 async def _transfer(emulator: Emulator, command: str, descriptor: int, clock: Clock) -> None:
     """`fd:` because QEMU is not allowed to start a program, and need not know the path."""
+    await arrange(emulator)
     await emulator.give("memory", descriptor)
     await emulator.execute(command, uri="fd:memory")
     end = clock.monotonic() + PATIENCE_S

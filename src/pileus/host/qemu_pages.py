@@ -57,7 +57,7 @@ class Sender:
             return await asyncio.shield(sending)
         except asyncio.CancelledError:
             self._hang_up()  # ends the thread, which must be gone before the descriptors are
-            await asyncio.wait([sending])
+            await asyncio.gather(sending, return_exceptions=True)
             raise
         except OSError as broken:
             text = "The other host did not take the guest's memory."

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from pileus.host import qemu_pages
+from pileus.host import qemu_memory, qemu_pages
 from pileus.host.qemu import Emulator
 from pileus.kernel.faults import Conflict, Unavailable
 from pileus.kernel.world import Clock
@@ -43,7 +43,7 @@ async def stop_exporting(emulator: Emulator) -> None:
 
 async def take_memory(emulator: Emulator, descriptor: int, *, is_there: bool) -> None:
     """`is_there`: the pages of the guest's memory are, and only what else is in the machine comes."""
-    await _leave_out_memory(emulator, is_there)
+    await qemu_memory.arrange(emulator, without_memory=is_there)
     await emulator.give("memory", descriptor)
     await emulator.execute("migrate-incoming", uri="fd:memory")
 
@@ -79,8 +79,7 @@ async def send(
     with contextlib.closing(pages) if pages else contextlib.nullcontext():
         with await connect("state" if pages else "memory") as plug:
             await emulator.give("memory", plug.fileno())
-        await _leave_out_memory(emulator, pages is not None)
-        await _capability(emulator, "pause-before-switchover", True)
+        await qemu_memory.arrange(emulator, without_memory=pages is not None, pauses=True)
         limits = {"downtime-limit": _DOWNTIME_MS, "max-bandwidth": _SPEED}
         await emulator.execute("migrate-set-parameters", **limits)
         await _all_ready(emulator, disks, clock)
@@ -102,24 +101,17 @@ async def send(
 
 
 async def _pages(emulator: Emulator, connect: Connect) -> qemu_pages.Sender | None:
-    """None where the memory is QEMU's alone: a guest that was started before it was ours too."""
+    """None where either memory is its QEMU's alone: a guest that was started before, or a host that was."""
     memory = await asyncio.to_thread(qemu_pages.open_memory, emulator.pid)
     if memory is None:
         return None
     try:
         return qemu_pages.Sender(memory, await connect("pages"))
-    except BaseException:
+    except BaseException as refused:
         os.close(memory)
+        if isinstance(refused, Unavailable):
+            return None
         raise
-
-
-async def _leave_out_memory(emulator: Emulator, is_left_out: bool) -> None:
-    await _capability(emulator, "x-ignore-shared", is_left_out)
-
-
-async def _capability(emulator: Emulator, name: str, is_on: bool) -> None:
-    wanted = [{"capability": name, "state": is_on}]
-    await emulator.execute("migrate-set-capabilities", capabilities=wanted)
 
 
 async def stay(emulator: Emulator, nodes: Sequence[str], clock: Clock) -> None:

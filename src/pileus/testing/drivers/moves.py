@@ -15,6 +15,7 @@ from pileus.services.compute.driver import (
     PAUSED,
     RUNNING,
     SHUTDOWN,
+    SUSPENDED,
     ComputeDriver,
     GuestSpec,
 )
@@ -116,9 +117,17 @@ async def what_was_sent_can_stay_and_be_sent_again(bench: Bench) -> None:
         for _ in range(2):
             assert (await hosts.here.stay(spec.id, True)).power_state == RUNNING
         await has_login_prompt(bench, hosts.here, spec.id)
+        await _sleeps_and_wakes(hosts.here, spec.id)
         await hosts.here.pause(spec.id)
         await sent(hosts, spec)
         assert (await hosts.there.arrive(spec.id, False)).power_state == PAUSED
+        await _sleeps_and_wakes(hosts.there, spec.id)
+
+
+async def _sleeps_and_wakes(driver: ComputeDriver, guest_id: str) -> None:
+    """How it was sent does not change how it is laid aside."""
+    assert (await driver.suspend(guest_id)).power_state == SUSPENDED
+    assert (await driver.resume(guest_id)).power_state == RUNNING
 
 
 async def a_send_that_is_given_up_leaves_the_guest_running_here(bench: Bench) -> None:

@@ -11,6 +11,8 @@ from pileus.services.compute.driver import RUNNING, ComputeDriver
 from pileus.services.compute.tests import test_qemu_driver as real
 from pileus.testing.drivers.compute import Bench, eventually, has_login_prompt
 from pileus.testing.drivers.moves import sent, two_hosts
+from pileus.testing.nbd import NbdClient
+from pileus.testing.volume_store import Store
 
 pytestmark = real.pytestmark
 images, netns, store, volume, bench = (
@@ -56,7 +58,61 @@ def test_a_busy_guest_loses_nothing_of_its_memory_on_its_way(bench: Bench, hops:
                 assert (await hosts.there.arrive(spec.id, True)).power_state == RUNNING
                 await hosts.here.destroy(spec.id)
                 hosts.here, hosts.there = hosts.there, hosts.here
-            await eventually(walks, "a walk", within_s=real.BOOT_S, world=bench.world)
+            await hosts.here.suspend(spec.id)
+            await hosts.here.resume(spec.id)
+            walked = await _walks(hosts.here, spec.id)
+
+            async def walks_on() -> bool:
+                return await _walks(hosts.here, spec.id) > walked
+
+            await eventually(walks_on, "a walk", within_s=real.BOOT_S, world=bench.world)
             print("stood still, ms:", *sorted(round(s * 1000) for s in stood_s))
+
+    asyncio.run(story())
+
+
+def test_a_running_guest_reads_and_writes_its_volume_at_both_ends_of_its_way(
+    bench: Bench, store: Store
+) -> None:
+    """By a socket where it comes from, by the door for other hosts where it goes, as two attachments."""
+
+    async def story() -> None:
+        volumes, other = store.driver(), Store(store.state)
+        await volumes.start_up()
+        near = await store.make(volumes)
+        far = await other.served(volumes, near.volume_id, True)
+        write = (
+            "echo {} | sudo dd of=/dev/vdb bs=512 seek={} conv=sync oflag=direct && echo di''d {}"
+        )
+        async with two_hosts(bench) as hosts:
+            spec = bench.spec(volumes=(near,))
+            await hosts.here.spawn(spec)
+            await has_login_prompt(bench, hosts.here, spec.id)
+            await real.on_console(hosts.here, spec.id, write.format("first", 0, 1), "exit")
+            await real.shown(hosts.here, spec.id, "did 1")
+            target = hosts.as_there(spec, volumes=(far,))
+            there = await hosts.there.expect(target, await hosts.here.lend(spec.id))
+            await hosts.here.send(spec.id, there)
+            await hosts.there.destroy(spec.id)
+            await hosts.here.stay(spec.id, True)
+            await real.on_console(hosts.here, spec.id, write.format("stayed", 1, 2), "exit")
+            await real.shown(hosts.here, spec.id, "did 2")
+            there = await hosts.there.expect(target, await hosts.here.lend(spec.id))
+            await hosts.here.send(spec.id, there)
+            assert (await hosts.there.arrive(spec.id, True)).volumes == (near.volume_id,)
+            await hosts.here.destroy(spec.id)
+            await volumes.withdraw(near.volume_id, store.attachment)
+            look = "sudo dd if=/dev/vdb bs=512 count=2 | tr -d '\\000'"
+            await real.on_console(hosts.there, spec.id, look, write.format("went", 2, 3), "exit")
+            await real.shown(hosts.there, spec.id, "stayed")
+            await real.shown(hosts.there, spec.id, "did 3")
+        here = await other.served(volumes, near.volume_id)
+        with NbdClient(here.path, here.name) as client:
+            told = await asyncio.to_thread(client.read, 0, 3 * 512)
+        assert told.split(bytes(100))[0] == b"first\n", told
+        assert b"stayed\n" in told and b"went\n" in told
+        await volumes.withdraw(near.volume_id, other.attachment)
+        await volumes.delete(near.volume_id)
+        await volumes.close()
 
     asyncio.run(story())
