@@ -6,6 +6,8 @@ From outside it is reached at the same floating IP throughout. Host processes ar
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from pileus.cli import background
+from pileus.host import qemu
 from pileus.kernel.world import Clock
 from pileus.testing.places import Place, need_root, place
 from pileus.testing.roles import Host, TwoRoles, two_roles
@@ -106,6 +109,7 @@ def _options(name: str, machine: Place, outside: Place) -> list[str]:
 def pair(folder: Path) -> Iterator[Pair]:
     need_root()
     with ExitStack() as stack:
+        stack.callback(_kill_guests, folder)  # of a walk that broke off
         places = [stack.enter_context(place()) for _ in range(4)]
         (one, one_outside), (two, two_outside) = places[:2], places[2:]
         options = _options("one", one, one_outside)
@@ -123,6 +127,12 @@ def pair(folder: Path) -> Iterator[Pair]:
         asyncio.run(background.delete_servers(here.client, Clock()))
         tear_down(here)
         asyncio.run(until("no guest is left", partial(_are_empty, scopes), 60))
+
+
+def _kill_guests(folder: Path) -> None:
+    for guests in folder.glob("**/compute/guests"):
+        for pid in qemu.running_in(guests).values():
+            os.kill(pid, signal.SIGKILL)
 
 
 def _are_empty(scopes: dict[str, Scope]) -> bool:
