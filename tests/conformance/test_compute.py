@@ -13,7 +13,6 @@ from tests.conformance.test_first import UPSTREAM_SKIP, ledger, run_set
 # What the suite itself leaves out: for services and features that this cloud doesn't say it has.
 OWN_SKIPS = (
     UPSTREAM_SKIP,
-    "Volume-backed live migration not available",
     "SPICE console feature is disabled",
     "auto-allocated-topology extension is not available",
     "``[compute]/certified_image_ref`` required",
@@ -21,7 +20,7 @@ OWN_SKIPS = (
     "Neutron allows duplicate names for security groups",
     "Neutron does not check the security group ID",
 )
-ABSENT = ("Cinder is not available", "volume service is not available", "Barbican is not available")
+ABSENT = ("Barbican is not available",)
 
 
 @pytest.fixture
