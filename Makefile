@@ -17,7 +17,7 @@ export STATE DRIVER
 export PYTHONDONTWRITEBYTECODE :=  # bytecode is most of a quick start
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down clean format check test soak rubbish openapi mutate docs figures
+.PHONY: help setup setup-ceph up down clean format check test soak rubbish openapi mutate docs figures
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {gsub(/\$$\(STATE\)/, "$(STATE)"); printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,10 @@ $(UV):
 	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs --tests)
 	@$(UV) sync --quiet --locked --group rubbish
 	@touch $@
+
+setup-ceph: .venv/.synced ## Ceph's commands for hosts with rbd volumes, and a cluster for tests
+	@$(SAY) "Debian packages of Ceph"
+	@$(BIN)/python src/pileus/cli/packages.py $$($(BIN)/python -m pileus.cli.needs --ceph)
 
 up: setup ## start the cloud in the background and boot a first server
 	@$(BIN)/python -m pileus.cli.background up --state $(STATE) --listen $(LISTEN) --driver $(DRIVER) -- $(OPTIONS)

@@ -99,7 +99,7 @@ def test_ossa_2024_003_one_module_lets_qemu_img_read_what_a_tenant_sent() -> Non
 
 
 DISKS = {f"services/compute/drivers/guest_{name}.py" for name in ("snapshots", "sizes")}
-DISKS |= {"services/block_storage/drivers/file/layers.py"}
+DISKS |= {f"services/block_storage/drivers/{name}.py" for name in ("file/layers", "rbd/driver")}
 
 
 def converts(source: Source) -> Iterator[tuple[str, ast.List]]:

@@ -111,7 +111,7 @@ def control(**given: Any) -> None:
 
 
 @main.command()
-@_options("control_url", *_HOST)
+@_options("control_url", "set", *_HOST)
 def host(**given: Any) -> None:
     """Run the host role alone: it never touches the database."""
     _run(given, control=False, host=True)

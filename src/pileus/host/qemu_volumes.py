@@ -1,4 +1,4 @@
-"""Volumes in a QEMU: an NBD export behind a virtio disk, which comes, grows and goes while the guest runs.
+"""Volumes in a QEMU: an NBD export or an image of Ceph's behind a virtio disk, which comes, grows and goes meanwhile.
 
 A volume's node is a throttle over the connection, so that another connection, to a larger export, can take its place
 while requests go on. A server that dies is waited for.
@@ -14,6 +14,7 @@ from typing import Any
 
 from pileus.host import files
 from pileus.host.qemu import Emulator
+from pileus.host.rbd import RbdImage
 from pileus.kernel.faults import Unavailable
 from pileus.kernel.world import Clock
 
@@ -27,7 +28,7 @@ _GROUP, _THREAD, _GIB = "volumes", "volumes-io", 1 << 30
 class NbdVolume:
     """`id` is what the guest sees as serial number. `path` is a socket's, else it is `address`:`port` with TLS.
 
-    `keys` is a folder with KEYS that name `user`; with a `passphrase` it is a LUKS container.
+    `keys` is a folder with KEYS that name `user`; with a `passphrase` it is a LUKS container. With `rbd` it is that image.
     """
 
     id: str
@@ -40,6 +41,7 @@ class NbdVolume:
     user: str = ""
     passphrase: str = ""
     is_read_only: bool = False
+    rbd: RbdImage | None = None
 
     @property
     def _key(self) -> str:
@@ -63,6 +65,11 @@ class NbdVolume:
         return f"vk-{self._key}", f"vp-{self._key}"
 
     @property
+    def group(self) -> str:
+        """What holds it to its limits: of an image nobody else would."""
+        return f"vg-{self._key}" if self.rbd else _GROUP
+
+    @property
     def connection(self) -> str:
         return f"{self.connections}{blake2s(self.name.encode(), digest_size=4).hexdigest()}"
 
@@ -84,13 +91,14 @@ async def plug(emulator: Emulator, volume: NbdVolume, *, port: int = 0, boot: bo
     `port`: the PCIe port it sits on, 0 for any. Raises Conflict where none is free.
     """
     if volume.device in await emulator.devices():
-        if volume.connection not in await _nodes(emulator):
+        if volume.rbd or volume.connection not in await _nodes(emulator):
             await _grow(emulator, volume)
         return
     await _drop_nodes(emulator, volume)
-    for kind, name in (("throttle-group", _GROUP), ("iothread", _THREAD)):
+    for kind, name in (("throttle-group", volume.group), ("iothread", _THREAD)):
         with contextlib.suppress(Unavailable):  # it is there
             await emulator.execute("object-add", **{"qom-type": kind, "id": name})
+    await _limit(emulator, volume)
     await _connect(emulator, volume)
     await emulator.execute("blockdev-add", **_throttle(volume))
     if volume.passphrase:
@@ -119,9 +127,14 @@ async def unplug(emulator: Emulator, volume: NbdVolume, clock: Clock) -> None:
 
 
 async def _grow(emulator: Emulator, volume: NbdVolume) -> None:
-    """Another connection takes the place of the present one, and the guest is told how large it is."""
-    await _connect(emulator, volume)
-    await emulator.execute("blockdev-reopen", options=[_throttle(volume)])
+    """Another connection takes the place of the present one, and the guest is told how large it is.
+
+    An image's grows by itself.
+    """
+    await _limit(emulator, volume)
+    if not volume.rbd:
+        await _connect(emulator, volume)
+        await emulator.execute("blockdev-reopen", options=[_throttle(volume)])
     await emulator.execute("block_resize", size=volume.size, **{"node-name": volume.node})
     if volume.passphrase:
         size = volume.size // _GIB * _GIB  # what is more is the header
@@ -131,7 +144,27 @@ async def _grow(emulator: Emulator, volume: NbdVolume) -> None:
             await emulator.execute("blockdev-del", **{"node-name": node})
 
 
+async def _limit(emulator: Emulator, volume: NbdVolume) -> None:
+    if volume.rbd and volume.rbd.limits:
+        path, limits = f"/objects/{volume.group}", volume.rbd.limits
+        await emulator.execute("qom-set", path=path, property="limits", value=limits)
+
+
+async def _open_image(emulator: Emulator, volume: NbdVolume, image: RbdImage) -> None:
+    """Nothing is held back: what a guest was told is written is Ceph's."""
+    key = {"qom-type": "secret", "id": volume.secrets[0], "format": "base64", "data": image.key}
+    await emulator.execute("object-add", **key)
+    servers = [server.rpartition(":") for server in image.monitors]
+    place = {"pool": image.pool, "namespace": image.namespace, "image": image.image}
+    node = {"driver": "rbd", "node-name": volume.connection, "read-only": volume.is_read_only}
+    node |= {"server": [{"host": host.strip("[]"), "port": port} for host, _, port in servers]}
+    node |= {"user": image.user, "key-secret": volume.secrets[0], "cache": {"direct": True}}
+    await emulator.execute("blockdev-add", **place, **node)
+
+
 async def _connect(emulator: Emulator, volume: NbdVolume) -> None:
+    if volume.rbd:
+        return await _open_image(emulator, volume, volume.rbd)
     server: dict[str, Any] = {"type": "unix", "path": volume.path}
     options: dict[str, Any] = {"reconnect-delay": RECONNECT_S, "read-only": volume.is_read_only}
     if not volume.path:
@@ -149,7 +182,7 @@ def _throttle(volume: NbdVolume) -> dict[str, Any]:
     return {
         "driver": "throttle",
         "node-name": volume.node,
-        "throttle-group": _GROUP,
+        "throttle-group": volume.group,
         "file": volume.connection,
         "read-only": volume.is_read_only,
     }
@@ -162,7 +195,7 @@ async def _drop_nodes(emulator: Emulator, volume: NbdVolume) -> None:
     for node in dict.fromkeys((volume.opened, volume.node, *connections)):
         if node in nodes:
             await emulator.execute("blockdev-del", **{"node-name": node})
-    for secret in volume.secrets:
+    for secret in (*volume.secrets, *([volume.group] if volume.rbd else [])):
         with contextlib.suppress(Unavailable):  # it was not needed
             await emulator.execute("object-del", id=secret)
 

@@ -6,8 +6,8 @@ hosts (the fake driver pretends to be thousands).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -119,8 +119,7 @@ class HostRuntime:
     """What a host's agents are made of. `driver`: qemu or fake. `control_url`: for bytes, by ticket.
 
     `underlay` names the network namespace that stands for the host's outer network; `address` is the host's in it.
-    `deliver` takes bytes to a path of control where there are no sockets to do it over.
-    """
+    `deliver` takes bytes to a path of control where there are no sockets to do it over."""
 
     world: World
     agents: Agents
@@ -132,6 +131,7 @@ class HostRuntime:
     underlay: str = ""
     deliver: Callable[[str, bytes], Awaitable[None]] | None = None
     prefix: str = ""  # tells this host's kernel objects from another's on the same machine
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of each service, by its type
 
 
 class HostAgent(Protocol):

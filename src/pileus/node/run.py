@@ -203,6 +203,7 @@ class Node:
 
     def _runtimes(self, agents: Agents) -> list[HostRuntime]:
         options = self.options
+        settings = chosen(options.set, find_services(options.off))
         return [
             HostRuntime(
                 self.world,
@@ -214,6 +215,7 @@ class Node:
                 address=options.address,
                 underlay=options.underlay,
                 prefix=prefix_of(options),
+                settings=settings,
             )
             for name in self._names()
         ]

@@ -24,6 +24,7 @@ from .qos_specs import QosSpecs
 from .quotas import Limits, QuotaClassSets, QuotaSets
 from .rules import RULES
 from .services import Pools, VolumeHosts, VolumeServices, Workers, Zones
+from .settings import Settings
 from .snapshots import Snapshots
 from .tickets import VolumeTickets, sweep
 from .transfers import NewTransfers, OldTransfers
@@ -91,6 +92,7 @@ SERVICE = Service(
     agents=(AgentSpec(VOLUME_HOST, VolumeAgent),),
     reconcilers=(Standing("block_storage.sweep", 20, sweep),),
     bootstrap=bootstrap,
+    settings=Settings,
     optional_project=True,
     request_id_header="x-compute-request-id",
 )

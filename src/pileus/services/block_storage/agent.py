@@ -11,19 +11,27 @@ import msgspec
 
 from pileus.host.handover import local_address
 from pileus.kernel.agents import CONTROL
+from pileus.kernel.faults import Invalid
 from pileus.kernel.hosts import HostRuntime
 
 from .agent_contract import VOLUME_CONTROL, VolumeHost
 from .driver import ImageBytes, Volume, VolumeDriver, VolumeSpec
+from .settings import Settings
 
 log = logging.getLogger(__name__)
 _ASKED = frozenset(name for name in vars(VolumeHost) if not name.startswith("_"))
 _AT_ONCE = 2000  # ids in one call
+BACK_END = "volume_back_end"  # a note in the host's folder
 
 
 def _driver(host: HostRuntime) -> VolumeDriver:
     """The back end that goes with the host's other drivers."""
     folder = host.state / "volumes"
+    kind, _, place = _back_end(host).partition(":")
+    if kind == "rbd":
+        from .drivers.rbd import Place, RbdVolumeDriver
+
+        return RbdVolumeDriver(folder, host.name, Place.named(place), world=host.world)
     if host.driver != "fake":
         from .drivers.file import FileVolumeDriver
 
@@ -32,6 +40,19 @@ def _driver(host: HostRuntime) -> VolumeDriver:
     from .drivers.fake import FakeVolumeDriver
 
     return FakeVolumeDriver(folder, host.name, deliver=host.deliver)
+
+
+def _back_end(host: HostRuntime) -> str:
+    """The one asked for; it is noted, for a host that is told nothing goes on with what it has. Raises Invalid."""
+    note = host.state / BACK_END
+    asked = host.settings.get("block-storage", Settings()).back_end
+    if not asked:
+        return note.read_text() if note.exists() else "file"
+    if asked != "file" and not asked.startswith("rbd:"):
+        raise Invalid(f"Back end {asked!r} is neither `file` nor `rbd:POOL`.")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(asked)
+    return str(asked)
 
 
 class VolumeAgent:

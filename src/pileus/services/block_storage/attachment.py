@@ -34,11 +34,13 @@ class Attachment(Record, kw_only=True, frozen=True):
         """As `os-brick` would read it."""
         if self.export is None:
             return {}
-        data = {k: v for k, v in msgspec.to_builtins(self.export).items() if v not in ("", 0)}
+        data = {k: v for k, v in msgspec.to_builtins(self.export).items() if v not in ("", 0, None)}
+        if image := data.pop("rbd", None):
+            data = _as_rbd(image)
         mode = "ro" if self.export.is_read_only else "rw"
         return {
-            **data,
             "driver_volume_type": "nbd",
+            **data,
             "volume_id": self.volume_id,
             "attachment_id": self.id,
             "access_mode": mode,
@@ -46,6 +48,23 @@ class Attachment(Record, kw_only=True, frozen=True):
             "qos_specs": None,
             "discard": True,
         }
+
+
+def _as_rbd(image: dict[str, Any]) -> dict[str, Any]:
+    """The key opens the whole pool, and is for hosts only."""
+    addresses = [address.rpartition(":") for address in image["monitors"]]
+    return {
+        "driver_volume_type": "rbd",
+        "name": f"{image['pool']}/{image['namespace']}/{image['image']}",
+        "hosts": [host for host, _, _ in addresses],
+        "ports": [port for _, _, port in addresses],
+        "cluster_name": "ceph",
+        "auth_enabled": True,
+        "auth_username": image["user"],
+        "secret_type": "ceph",
+        "secret_uuid": None,
+        "keyring": None,
+    }
 
 
 ATTACHMENTS = Table(

@@ -18,6 +18,8 @@ from typing import Protocol
 
 import msgspec
 
+from pileus.host.rbd import RbdImage
+
 
 class ImageBytes(msgspec.Struct, frozen=True, kw_only=True, tag="image"):
     """Made of an image. `size` in bytes, 0 when unknown; so is an empty checksum."""
@@ -55,6 +57,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     read_iops_sec: int = 0
     write_iops_sec: int = 0
 
+    @property
+    def throttle(self) -> dict[str, int]:
+        """As a throttle group of QEMU's has them."""
+        found = {}
+        for one in ("total", "read", "write"):
+            found[f"bps-{one}"] = getattr(self, f"{one}_bytes_sec")
+            found[f"iops-{one}"] = getattr(self, f"{one}_iops_sec")
+        return found
+
 
 class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A volume as asked for; blank (all zeros) without a `source`, which is never larger."""
@@ -81,6 +92,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     `host` is the machine that serves it; a guest there opens `path`, the NBD socket, without going over the
     network. From elsewhere it is `address`:`port` by TLS with `secret`, a pre-shared key of this attachment alone,
     whose id is the user's name.
+    With `rbd` it is an image that the guest's own QEMU opens, from wherever it is.
     The device that a guest sees is the first `size` bytes; of an encrypted volume it is LUKS's, and
     more than the volume has by its header: whoever plugs it has the key.
     """
@@ -94,6 +106,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     size: int = 0
     is_read_only: bool = False
+    rbd: RbdImage | None = None
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from pileus.host.rbd import RbdImage
 from pileus.kernel.faults import Conflict, Invalid
 
 TEXT_LIMIT = (
@@ -70,7 +71,8 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
 class PluggedVolume(msgspec.Struct, frozen=True, kw_only=True):
     """A volume as its back end serves it: `path` is an NBD socket of this host, else it is `address`:`port` by TLS.
 
-    `secret` is the key of `user` there. With a `passphrase` it is a LUKS container, which `size` counts with its header.
+    `secret` is the key of `user` there. With `rbd` it is an image that QEMU opens. With a `passphrase` it is a LUKS
+    container, which `size` counts with its header.
     """
 
     volume_id: str
@@ -83,6 +85,7 @@ class PluggedVolume(msgspec.Struct, frozen=True, kw_only=True):
     secret: str = ""
     passphrase: str = ""
     is_read_only: bool = False
+    rbd: RbdImage | None = None
 
 
 class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -479,7 +482,8 @@ def check_volume(volume: PluggedVolume) -> None:
     """Raise Invalid for a volume that nobody could reach."""
     if not re.fullmatch(r"[0-9a-f-]{36}", volume.volume_id) or volume.size < 1:
         raise Invalid(f"Volume {volume.volume_id!r} of {volume.size} bytes cannot be plugged.")
-    if not volume.path and not (volume.address and volume.port and volume.secret):
+    served = volume.path or (volume.address and volume.port and volume.secret)
+    if not served and volume.rbd is None:
         raise Invalid(f"Volume {volume.volume_id} has neither a socket nor an address with a key.")
 
 

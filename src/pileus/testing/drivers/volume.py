@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from pileus.kernel.faults import Conflict, Invalid, NotFound
@@ -218,7 +219,8 @@ async def an_export_stays_what_it_is_until_it_is_withdrawn(bench: Bench) -> None
         one, two = bench.world.new_id(), bench.world.new_id()
         first = await driver.export(volume_id, one, False, FREE)
         assert (first.attachment_id, first.size, first.is_read_only) == (one, GIB, False)
-        assert await driver.export(volume_id, one, False, Limits(total_iops_sec=50)) == first
+        again = await driver.export(volume_id, one, False, Limits(total_iops_sec=50))
+        assert msgspec.structs.replace(again, rbd=first.rbd) == first  # which has limits in it
         assert (await driver.export(volume_id, two, True, FREE)).is_read_only
         await driver.snapshot(volume_id, "kept")
         for verb in (

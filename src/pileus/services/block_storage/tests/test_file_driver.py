@@ -432,3 +432,24 @@ def test_a_snapshot_that_its_daemon_has_not_heard_of_is_one_after_a_restart(
             assert await read(driver, copy.id, 6) == b"before"
 
     asyncio.run(ask())
+
+
+def test_two_hosts_never_have_one_folder_and_the_second_goes_on_when_the_first_is_gone(
+    bench: Bench, state: Path
+) -> None:
+    async def ask() -> None:
+        attachment = bench.world.new_id()
+        second = FileVolumeDriver(state, "second", address="127.0.0.1")
+        async with bench.driver() as first:
+            volume_id = await bench.volume(first, b"shared")
+            await first.export(volume_id, attachment, False, FREE)
+            with pytest.raises(Conflict, match="used by host here; host second must"):
+                await second.start_up()
+            assert [volume.id for volume in await first.volumes()] == [volume_id]
+        os.kill(await daemon_of(state, volume_id), 9)  # with its machine
+        await second.start_up()
+        export = await second.export(volume_id, attachment, False, FREE)
+        assert await on(export, lambda client: client.read(0, 512)) == b"shared".ljust(512, b"\0")
+        await second.close()
+
+    asyncio.run(ask())

@@ -17,7 +17,7 @@ from pileus.services.compute.drivers.guest_folder import GuestFolder
 def told(folder: GuestFolder, volume: PluggedVolume) -> NbdVolume:
     """What QEMU needs to know; a key for another host's door lies in the guest's folder by then."""
     keys = f"tls-{volume.volume_id}"
-    if not volume.path:
+    if not volume.path and not volume.rbd:
         qemu_volumes.write_keys(folder.path / keys, volume.user, volume.secret)
         for path in (folder.path / keys, folder.path / keys / qemu_volumes.KEYS):
             folder.give(path)
@@ -32,6 +32,7 @@ def told(folder: GuestFolder, volume: PluggedVolume) -> NbdVolume:
         user=volume.user,
         passphrase=volume.passphrase,
         is_read_only=volume.is_read_only,
+        rbd=volume.rbd,
     )
 
 

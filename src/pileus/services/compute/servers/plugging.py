@@ -40,6 +40,7 @@ def _told(volume_id: str, export: Export, host: str, passphrase: str) -> Plugged
         secret="" if is_here else export.secret,
         passphrase=passphrase,
         is_read_only=export.is_read_only,
+        rbd=export.rbd,
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import UUID
 
 import msgspec
@@ -62,10 +63,15 @@ class FileVolumeDriver:
         self._read: list[Chain] = []  # by those who hold no volume meanwhile
         self._turns = Turns()
         self._chores: list[asyncio.Task[None]] = []
+        self._claim: BinaryIO | None = None
 
     async def start_up(self) -> None:
         if self._chores:
             return
+        self._state_dir.mkdir(parents=True, exist_ok=True)
+        if self._claim is None:
+            owner = f"host {self._host}"
+            self._claim = await asyncio.to_thread(files.claim, self._state_dir, owner)
         await asyncio.to_thread(self._load)
         self._images.start_up()
         for daemons in (self._servers, self._gates):
@@ -86,6 +92,9 @@ class FileVolumeDriver:
         await self._gates.close()
         self._volumes.clear()
         await self._images.close()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
 
     async def create(self, spec: VolumeSpec) -> Volume:
         check_size(spec.size_gib)

@@ -20,7 +20,6 @@ from pileus.host.storage_daemon import Served, StorageDaemon, running_below
 from pileus.kernel.faults import Fault, Unavailable
 from pileus.kernel.world import Clock
 
-from ...driver import Limits
 from .layers import Layers, described, laid_over
 from .record import Record, digest
 
@@ -146,7 +145,7 @@ class Servers(Daemons):
                 await _remove(daemon, served, record)
         await _arrange_layers(daemon, record)
         for id, attachment in wanted.items():
-            limits = _limits(record.exports[attachment].limits)
+            limits = record.exports[attachment].limits.throttle
             await daemon.limit(f"g{digest(attachment)}", limits)
             if id not in found:
                 await _add(daemon, id, attachment, record)
@@ -215,14 +214,3 @@ def _mode(record: Record) -> str:
 
 def _writes_through(record: Record) -> bool:
     return record.chain[0].format == "qcow2"
-
-
-def _limits(limits: Limits) -> dict[str, int]:
-    return {
-        "bps-total": limits.total_bytes_sec,
-        "bps-read": limits.read_bytes_sec,
-        "bps-write": limits.write_bytes_sec,
-        "iops-total": limits.total_iops_sec,
-        "iops-read": limits.read_iops_sec,
-        "iops-write": limits.write_iops_sec,
-    }
