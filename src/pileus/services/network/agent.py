@@ -193,11 +193,13 @@ def _states(wanted: HostNetwork, seen: Observed) -> dict[str, bool]:
     state = {p.id: seen.ports.get(p.id, False) for p in wanted.ports}
     for router in wanted.routers:
         works = router.id not in seen.errors
-        ends = [i.port_id for i in router.interfaces]
-        ends += [g.port_id for g in router.gateways]
-        state |= {id: works and id not in seen.errors for id in ends}
+        state |= {i.port_id: works and i.port_id not in seen.errors for i in router.interfaces}
+        for gateway in router.gateways:
+            amiss = {gateway.port_id, gateway.network_id} & seen.errors.keys()
+            state[gateway.port_id] = works and not amiss
+        leads_out = all(state[g.port_id] for g in router.gateways)
         for floating in router.floating_ips:
-            state[floating.id] = works and floating.id not in seen.errors
+            state[floating.id] = leads_out and works and floating.id not in seen.errors
     return state
 
 

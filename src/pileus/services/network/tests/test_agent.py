@@ -12,8 +12,9 @@ from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import NotFound
 from pileus.services.network import agent, control
 from pileus.services.network.contract import GUEST_METADATA, GuestMetadata, MetadataReply
-from pileus.services.network.driver import RuleSpec
+from pileus.services.network.driver import Observed, RuleSpec
 from pileus.services.network.wiring import NETWORK_CONTROL
+from pileus.testing.drivers.network import PUBLIC, document, floating, network, public, router
 
 from .bench import Bench, run
 
@@ -179,3 +180,14 @@ def test_a_new_rule_does_not_wait_for_the_hosts_next_look(monkeypatch: pytest.Mo
         assert any(r.protocol for g in b.driver().applied.groups for r in g.rules)
 
     run(body)
+
+
+def test_what_leads_out_by_a_network_that_could_not_be_made_does_not_work() -> None:
+    gate = router(floating("172.24.4.10", "10.0.0.11"))
+    assert gate.gateway is not None
+    outer, inner, fip = gate.gateway.port_id, gate.interfaces[0].port_id, gate.floating_ips[0].id
+    wanted = document(networks=(network(), public()), ports=(), routers=(gate,))
+    seen = Observed(revision=1)
+    assert agent._states(wanted, seen) == {inner: True, outer: True, fip: True}
+    seen = Observed(revision=1, errors={PUBLIC: "another cloud has its addresses"})
+    assert agent._states(wanted, seen) == {inner: True, outer: False, fip: False}
