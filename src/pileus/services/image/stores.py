@@ -107,7 +107,7 @@ class _Received:
 
 
 class _Writer:
-    """Runs in a thread, a chunk at a time."""
+    """Runs in threads, a chunk at a time: one writes and has one digest, the other has the other digest."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("xb")
@@ -118,8 +118,11 @@ class _Writer:
     def write(self, data: bytes) -> None:
         self.file.write(data)
         self.md5.update(data)
-        self.sha512.update(data)
         self.size += len(data)
+
+    def take(self, data: bytes) -> asyncio.Future[list[None]]:
+        both = (self.write, self.sha512.update)
+        return asyncio.gather(*(asyncio.to_thread(act, data) for act in both))
 
     def finish(self) -> Stored:
         self.file.flush()
@@ -145,7 +148,7 @@ class FileStore:
             ):  # one piece comes in while another is hashed
                 if writing is not None:
                     await writing
-                writing = asyncio.create_task(asyncio.to_thread(writer.write, data))
+                writing = writer.take(data)
             if writing is not None:
                 await writing
             return _Received(self.folder, path, await asyncio.to_thread(writer.finish))
