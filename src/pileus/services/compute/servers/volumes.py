@@ -214,7 +214,7 @@ def _wanted(ctx: Context, body: CreateVolumeAttachment) -> BlockDevice:
 
 def _check(ctx: Context, server: Server, wanted: BlockDevice, volume: VolumeInfo) -> None:
     """Raises Invalid, Forbidden, Conflict."""
-    theirs = [one.server_id for one in volume.attachments]
+    theirs = dict.fromkeys(one.server_id for one in volume.attachments)
     if theirs and not volume.is_multiattach:
         raise Invalid(
             f"Invalid volume: volume {volume.id} is already attached to instances: {' '.join(theirs)}"
@@ -239,20 +239,16 @@ def _check(ctx: Context, server: Server, wanted: BlockDevice, volume: VolumeInfo
 
 def _name(server: Server, asked: str) -> str:
     """The device that is asked for, or the next one after those that the server has. Raises Conflict, Forbidden."""
-    flavor, taken = server.flavor, [d.device_name for d in server.volumes]
-    for is_there in (
-        not server.is_on_volume,
-        flavor.ephemeral,
-        flavor.swap,
-        server.config_drive,
-    ):
+    taken = [d.device_name for d in server.volumes]
+    local = (not server.is_on_volume, server.ephemeral_gib, server.swap_mib, server.config_drive)
+    for is_there in local:
         taken += [free_name(taken)] if is_there else []
     if len(taken) >= _MOST:
         raise Forbidden(
             f"The maximum allowed number of disk devices ({_MOST}) to attach to a single instance has "
             "been exceeded."
         )
-    if asked in taken:
+    if asked and asked in taken:
         raise Conflict(f"The supplied device path ({asked}) is in use.")
     return asked or free_name(taken)
 
