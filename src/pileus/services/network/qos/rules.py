@@ -21,6 +21,7 @@ from .policies import rule_view, wake_users
 from .users import not_supported
 
 _GET = "(rule:admin_only) or (role:reader and rule:ext_parent_owner)"
+_AS_BELOW = ("minimum_packet_rate",)  # whose rules by id upstream writes as references
 _SET = "(rule:admin_only) or (role:manager and rule:ext_parent_owner)"
 
 
@@ -58,8 +59,11 @@ def _rules(kind: str, *, by_id: bool = False) -> type[Resource[Any]]:
 
     class Rules(_Found if by_id else _Below):  # type: ignore[misc]
         rule_type = kind
-        rules = {f"{verb}_{owner}_{noun}": _SET for verb in ("update", "delete")} | {
-            f"get_{owner}_{noun}": _GET
+        rules = {
+            f"{verb}_{owner}_{noun}": f"rule:{verb}_policy_{noun}"
+            if by_id and kind in _AS_BELOW
+            else may
+            for verb, may in (("get", _GET), ("update", _SET), ("delete", _SET))
         }
 
     async def show(self: Any, ctx: Context, policy: QosPolicy, rule_id: str) -> Any:
