@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pileus.host.handover import local_address
+from pileus.host.rbd import Place
 from pileus.kernel.agents import CONTROL
 from pileus.kernel.faults import Invalid
 from pileus.kernel.hosts import HostRuntime
@@ -29,7 +30,7 @@ def _driver(host: HostRuntime) -> VolumeDriver:
     folder = host.state / "volumes"
     kind, _, place = _back_end(host).partition(":")
     if kind == "rbd":
-        from .drivers.rbd import Place, RbdVolumeDriver
+        from .drivers.rbd import RbdVolumeDriver
 
         return RbdVolumeDriver(folder, host.name, Place.named(place), world=host.world)
     if host.driver != "fake":
@@ -48,8 +49,10 @@ def _back_end(host: HostRuntime) -> str:
     asked = host.settings.get("block-storage", Settings()).back_end
     if not asked:
         return note.read_text() if note.exists() else "file"
-    if asked != "file" and not asked.startswith("rbd:"):
-        raise Invalid(f"Back end {asked!r} is neither `file` nor `rbd:POOL`.")
+    if asked.startswith("rbd:"):
+        Place.named(asked.removeprefix("rbd:"))
+    elif asked != "file":
+        raise Invalid(f"Back end {asked!r} is neither file nor rbd:POOL.")
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(asked)
     return str(asked)

@@ -9,8 +9,6 @@ All of it lies in the pool's namespace of this host's name, and nothing of it on
 another machine goes on with it. Copies are clones, and what they were made of goes to the trash until they are gone.
 """
 
-from pileus.host.rbd import Place
-
 from .driver import RbdVolumeDriver
 
-__all__ = ["Place", "RbdVolumeDriver"]
+__all__ = ["RbdVolumeDriver"]

@@ -58,7 +58,8 @@ class RbdVolumeDriver:
         self, state_dir: Path, host: str, place: Place, *, world: World | None = None
     ) -> None:
         self._host, self._world = host, world or World()
-        self._rbd = Rbd(msgspec.structs.replace(place, namespace=host))
+        self.place = msgspec.structs.replace(place, namespace=host)
+        self._rbd = Rbd(self.place)
         self._passing = state_dir / "passing"
         self._images = ImageCache(state_dir / "images", self._world.clock)
         self._exports: Exports = {}
@@ -178,7 +179,7 @@ class RbdVolumeDriver:
         try:
             size = await self._branch(volume_id, snapshot_id, part)
             with self._file() as path:
-                described = {"driver": "raw", "size": size, "file": self._rbd.place.options(part)}
+                described = {"driver": "raw", "size": size, "file": self.place.options(part)}
                 extra = ["-osubformat=streamOptimized"] if disk_format == "vmdk" else []
                 words = ["convert", f"-O{FORMATS[disk_format]}", *extra]
                 words += [f"json:{json.dumps(described)}", str(path)]
@@ -197,7 +198,7 @@ class RbdVolumeDriver:
             with self._file() as path:
                 await handover.fetch(url, path)
                 os.truncate(path, whole)  # the rest of the volume is zeros
-                into = _words(self._rbd.place.options(_image(volume_id)))
+                into = _words(self.place.options(_image(volume_id)))
                 words = ["convert", "-n", "-fraw", "--target-image-opts", str(path), into]
                 await _qemu_img(*words, what=f"{size} bytes")
 
@@ -209,7 +210,7 @@ class RbdVolumeDriver:
         total, free = await self._rbd.room()
         return [
             Pool(
-                name=self._rbd.place.pool,
+                name=self.place.pool,
                 total_gib=total // GIB,
                 free_gib=free // GIB,
                 storage_protocol="ceph",
@@ -277,7 +278,7 @@ class RbdVolumeDriver:
             await self._drop(part)
             await self._rbd.create(part, needed)
             words = ["convert", "-n", f"-f{cached.format}", "--target-image-opts"]
-            words += [str(self._images.path(cached)), _words(self._rbd.place.options(part))]
+            words += [str(self._images.path(cached)), _words(self.place.options(part))]
             await _qemu_img(*words, what=f"image {source.id}")
             await self._rbd.rename(part, name)
         _check_fit(f"Image {source.id}", needed, size)
@@ -286,7 +287,7 @@ class RbdVolumeDriver:
 
     async def _encrypt(self, part: str, size: int, passphrase: str, image: str = "") -> None:
         """A LUKS1 container for `size` bytes, with the image in it: its header makes it longer."""
-        place = self._rbd.place
+        place = self.place
         with self._secret(passphrase) as secret:
             name = f"rbd:{place.pool}/{place.namespace}/{part}:id={place.user}:conf={place.conf}"
             create = ["create", "-q", "-f", "luks", *secret, "-o", "key-secret=key,iter-time=10"]
@@ -362,7 +363,7 @@ class RbdVolumeDriver:
                 await self._rbd.empty_trash()
             except Fault as reason:
                 log.warning("%s: not tidied: %s %s", self._host, reason, reason.internal)
-            await self._images.forget(0, ())
+            await self._images.forget(TIDY_S, ())
 
     @contextmanager
     def _file(self) -> Iterator[Path]:

@@ -1,0 +1,66 @@
+"""Which back end a host has: what it is told, else what it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pileus.host.rbd import Place, RbdImage
+from pileus.kernel.agents import Agents
+from pileus.kernel.bus import MemoryBus
+from pileus.kernel.faults import Invalid
+from pileus.kernel.hosts import HostRuntime
+from pileus.kernel.world import World
+from pileus.services.block_storage.agent import VolumeAgent
+from pileus.services.block_storage.attachment import Attachment
+from pileus.services.block_storage.driver import Export, Limits
+from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
+from pileus.services.block_storage.drivers.rbd import RbdVolumeDriver
+from pileus.services.block_storage.settings import Settings
+
+
+def driver_of(state: Path, back_end: str) -> Any:
+    world = World()
+    told = {"block-storage": Settings(back_end=back_end)} if back_end else {}
+    agents = Agents(MemoryBus(world))
+    host = HostRuntime(world, agents, "here", state, "fake", "http://127.0.0.1", settings=told)
+    return VolumeAgent(host).driver
+
+
+def test_a_host_that_is_told_nothing_goes_on_with_the_back_end_it_had(tmp_path: Path) -> None:
+    assert isinstance(driver_of(tmp_path, ""), FakeVolumeDriver)
+    for told in ("rbd:fast:id=cinder:conf=/etc/ceph/other.conf", ""):
+        driver = driver_of(tmp_path, told)
+        assert isinstance(driver, RbdVolumeDriver)
+        conf = "/etc/ceph/other.conf"
+        assert driver.place == Place(pool="fast", user="cinder", conf=conf, namespace="here")
+    assert isinstance(driver_of(tmp_path, "file"), FakeVolumeDriver)
+    assert isinstance(driver_of(tmp_path, ""), FakeVolumeDriver)
+
+
+@pytest.mark.parametrize("told", ["ceph", "rbd", "rbd:", "rbd:fast:name=x", "rbd:fast:id="])
+def test_a_back_end_that_names_no_place_is_refused(told: str, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="rbd:POOL"):
+        driver_of(tmp_path, told)
+    assert isinstance(driver_of(tmp_path, ""), FakeVolumeDriver)
+
+
+def test_the_key_of_a_pool_is_told_to_hosts_and_never_by_the_api() -> None:
+    place = {"pool": "fast", "namespace": "here", "image": "volume-1", "user": "cinder"}
+    image = RbdImage(monitors=("[::1]:3300", "192.0.2.1:6789"), key="AQC", **place)  # type: ignore[arg-type]
+    export = Export(attachment_id="a", host="here", rbd=image, size=1)
+    info = Attachment(id="a", volume_id="v", project_id="p", export=export).connection_info
+    assert (info["driver_volume_type"], info["name"]) == ("rbd", "fast/here/volume-1")
+    assert (info["hosts"], info["ports"]) == (["[::1]", "192.0.2.1"], ["3300", "6789"])
+    assert "AQC" not in repr(info)
+
+
+def test_limits_are_those_of_a_throttle_group() -> None:
+    limits = Limits(total_iops_sec=5, write_bytes_sec=7).throttle
+    assert {name: value for name, value in limits.items() if value} == {
+        "iops-total": 5,
+        "bps-write": 7,
+    }
+    assert len(limits) == 6
