@@ -159,10 +159,7 @@ class Visit:
         return max(1.0, spent - self.idle_ns * took) / len(asked) / 1_000
 
     def settled(self, newest: int) -> None:
-        """Returns when the newest are built, a page after the other. Raises SystemExit where a boot failed.
-
-        Asked by status, a cloud looks at all the servers of a project: that would be most of what is measured.
-        """
+        """Returns when the newest are built, a page after the other. Raises SystemExit where a boot failed."""
         marker = ""
         while newest > 0:
             path = f"/servers/detail?limit={min(newest, LISTED)}{marker}"
