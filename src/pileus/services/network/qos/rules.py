@@ -92,7 +92,10 @@ def _declare_several(rules: type[Resource[Any]], kind: str, path: str) -> None:
         found = [rule_view(r) for r in policy.rules if r.type == kind]
         return {f"{noun}s": sifted(ctx, found, "id", *PARAMETERS[kind])}
 
-    async def create(self: Any, ctx: Context, policy: QosPolicy, body: Any) -> Any:
+    async def create(self: Any, ctx: Context, policy_id: str, body: Any) -> Any:
+        policy = await QOS_POLICIES.get(ctx.runtime.store, policy_id)
+        # as upstream: whoever may add none is told so, even of a policy that he may not see
+        ctx.require(f"create_policy_{noun}", self.target(ctx, policy))
         rule = Rule(id=ctx.runtime.world.new_id(), type=kind, values=body.complete())
         await _write(ctx, policy.id, rule.id, rule)
         return {noun: rule_view(rule)}
@@ -109,6 +112,9 @@ class _Below(Resource[QosPolicy]):
     id_param = "policy_id"
     see = "get_policy"
     rule_type: ClassVar[str]
+
+    def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
+        return {**ctx.own, "ext_parent:project_id": ctx.caller.project_id}
 
     def target(self, ctx: Context, record: QosPolicy) -> Mapping[str, object]:
         owner, shared = record.project_id, record.is_shared_to(ctx.caller.project_id)

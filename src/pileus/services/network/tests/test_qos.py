@@ -59,6 +59,9 @@ def test_rules_that_contradict_or_that_no_host_can_keep_are_refused() -> None:
         member = b.as_("one")
         assert (await member.post(f"{path}/dscp_marking_rules", odd)).status == 403
         assert (await b.as_("two").get(f"{path}/bandwidth_limit_rules")).status == 404
+        stranger = b.as_("two", "manager")
+        mark = {"dscp_marking_rule": {"dscp_mark": 8}}
+        assert (await stranger.post(f"{path}/dscp_marking_rules", mark)).status == 403
 
     run(body, hosts=0)
 
