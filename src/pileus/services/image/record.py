@@ -144,7 +144,12 @@ IMAGES = Table(
         Column("virtual_size", lambda i: -1 if i.virtual_size is None else i.virtual_size, int),
         "uploader",
     ),
-    indexes=(("owner", "created_at", "id"), ("visibility", "created_at", "id"), ("uploader",)),
+    indexes=(
+        ("owner", "created_at", "id"),
+        ("visibility", "created_at", "id"),
+        ("os_hidden", "created_at", "id"),  # a page of a list ends with its last image
+        ("uploader",),
+    ),
     many=(
         Many("tags", lambda i: i.tags),
         Many("properties", lambda i: [f"{k}={v}" for k, v in i.properties.items()]),
