@@ -17,7 +17,7 @@ FILE = "volume.json"
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A file of a chain, named from the state folder; `format` is raw or qcow2."""
+    """A file of a chain, named from the state folder; `format` is raw, qed or, of earlier versions, qcow2."""
 
     name: str
     format: str
