@@ -123,7 +123,7 @@ def asked(body: CreateServer, image: ImageInfo | None) -> tuple[list[Disk], bool
     if body.block_device_mapping_v2:
         found = [_in_new_form(disk, image) for disk in body.block_device_mapping_v2]
         for disk in found if image else ():
-            if not disk.is_local and disk.device.device_name == _ROOT:
+            if not (disk.is_local or disk.is_absent) and disk.device.device_name == _ROOT:
                 raise Invalid(
                     "The volume cannot be assigned the same device name as the root device vda"
                 )

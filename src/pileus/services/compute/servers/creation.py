@@ -20,7 +20,7 @@ from pileus.kernel.store import Tx
 from pileus.services.block_storage.contract import VolumeInfo
 from pileus.services.compute import checks, instance_actions, nodes, server_groups
 from pileus.services.compute.aggregates import zones_of
-from pileus.services.compute.block_device import root_of
+from pileus.services.compute.block_device import BlockDevice, root_of
 from pileus.services.compute.flavors import FLAVORS, Flavor
 from pileus.services.compute.keypairs import Keypair, key_of
 from pileus.services.compute.server import SERVERS, FlavorCopy, ImageCopy, Server
@@ -257,7 +257,7 @@ def _started_from(
         )
     if root is None:
         return found
-    _check_minimum_of_volume(found, flavor.copy(), root.size)
+    _check_minimum_of_volume(found, flavor.copy(), root)
     return replace(found, id=image.id if image else "", min_disk=0, is_volume=True)
 
 
@@ -274,13 +274,13 @@ def _copy_of_volume(volume: VolumeInfo | None) -> ImageCopy:
     )
 
 
-def _check_minimum_of_volume(image: ImageCopy, flavor: FlavorCopy, size: int) -> None:
-    """Raises Invalid for a volume of an image that asks for a larger flavor, or for a larger volume."""
+def _check_minimum_of_volume(image: ImageCopy, flavor: FlavorCopy, root: BlockDevice) -> None:
+    """Raises Invalid for an image that asks for a larger flavor, or for a larger volume than is to be made of it."""
     check_minimum(replace(image, min_disk=0), flavor)
-    if size < image.min_disk:
+    if root.is_made_for_it and root.size < image.min_disk:
         raise Invalid(
             "Volume is smaller than the minimum size specified in image metadata. Volume size is "
-            f"{size * _GIB} bytes, minimum size is {image.min_disk * _GIB} bytes."
+            f"{root.size * _GIB} bytes, minimum size is {image.min_disk * _GIB} bytes."
         )
 
 
