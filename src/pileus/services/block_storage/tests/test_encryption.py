@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pileus.services.block_storage.backup import BACKUPS
+from pileus.services.block_storage.contract import VOLUMES as KEPT
 from pileus.services.block_storage.driver import ImageBytes, Volume, VolumeSpec
 from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
 from pileus.services.block_storage.volume import VOLUMES
@@ -95,6 +96,27 @@ def test_a_backup_of_an_encrypted_volume_opens_when_the_volume_is_gone(stage: St
         for one in (new, of_type, older):
             assert (await shown(member, one))["status"] == "available"
             assert await key_of(cloud, one) == key
+
+    stage.run(play())
+
+
+def test_ossa_2018_001_who_connects_an_encrypted_volume_again_is_told_its_key(
+    stage: Stage,
+) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        await encrypting(cloud)
+        id = await made(cloud, member, volume_type=TYPE)
+        volumes = cloud.runtime.contracts.get(KEPT)
+        host = (await VOLUMES.get(cloud.runtime.store, id)).host
+        body = {"attachment": {"volume_uuid": id, "connector": {"host": host}}}
+        reply = await member.post(f"{BASE}/attachments", body, **AT)
+        one = reply.json["attachment"]["id"]
+        for _ in range(2):
+            assert await volumes.passphrase(one) == await key_of(cloud, id) != ""
+            await volumes.disconnect(one)
+            await volumes.connect(one, host)
+        await volumes.detach(one)
 
     stage.run(play())
 

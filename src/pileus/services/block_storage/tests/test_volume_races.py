@@ -162,6 +162,25 @@ def test_six_snapshots_at_once_are_as_many_as_the_quota_has_room_for(
     stage.run(play())
 
 
+def test_cve_2026_93856_messages_are_for_the_project_that_they_are_about(stage: Stage) -> None:
+    async def play() -> None:
+        member, other, cloud = await stage.member(), await stage.member(), stage.cloud
+        specs = {"volume_backend_name": "elsewhere"}
+        body = {"volume_type": {"name": "elsewhere", "extra_specs": specs}}
+        assert (await cloud.admin.post(f"{BASE}/types", body)).status == 200
+        id = await made(cloud, member, volume_type="elsewhere")
+        listed = await member.get(f"{BASE}/messages?resource_uuid={id}", **AT)
+        (message,) = listed.json["messages"]
+        for path in ("/messages", f"/messages?resource_uuid={id}", "/messages?all_tenants=1"):
+            assert (await other.get(BASE + path, **AT)).json["messages"] == []
+        url = f"{BASE}/messages/{message['id']}"
+        assert (await other.get(url, **AT)).status == 404
+        assert (await other.delete(url, **AT)).status == 404
+        assert (await member.get(url, **AT)).status == 200
+
+    stage.run(play())
+
+
 def test_a_volume_that_no_host_is_there_for_says_so() -> None:
     async def play() -> None:
         async with cloud(hosts=0) as c:

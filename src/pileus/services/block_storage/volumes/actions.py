@@ -99,6 +99,11 @@ class Upload(Body):
 # The saga that none but these use
 
 
+async def reserve(run: Run[Volume]) -> None:
+    """Again, so that there is no image without somebody who fills it."""
+    await run.peer(IMAGES).reserve(run.caller, _new_image(run.record, run.becoming))
+
+
 async def send(run: Run[Volume]) -> Changes:
     """Its host sends it to the image that waits for it."""
     wanted, volume = run.becoming, run.record
@@ -115,7 +120,14 @@ async def discard(run: Run[Volume]) -> None:
     await messages.tell(run, "VOLUME", "upload")
 
 
-UPLOAD = Saga("volume.upload", VOLUMES, VOLUME, "upload", Step(send, discard, timeout_s=_COPY_S))
+UPLOAD = Saga(
+    "volume.upload",
+    VOLUMES,
+    VOLUME,
+    "upload",
+    Step(reserve, discard),
+    Step(send, timeout_s=_COPY_S),
+)
 
 
 class VolumeActions(OfVolume):
@@ -304,28 +316,19 @@ class VolumeActions(OfVolume):
                 f"Volume {volume.id} is encrypted, and nobody could open an image of it: make a "
                 "backup instead."
             )
-        image = NewImage(
-            id=ctx.runtime.world.new_id(),
-            name=body.image_name,
-            properties=_given_on(volume),
-        )
-        images = ctx.peer(IMAGES)
-        await images.reserve(ctx.caller, image)
-        note = {"disk_format": body.disk_format}
-        wanted = becoming(volume, image_id=image.id, image_metadata=note)
-        try:
-            volume = await checks.begin(ctx, UPLOAD, volume, becoming=wanted)
-        except Fault:
-            await images.discard(image.id)
-            raise
-        return {"os-volume_upload_image": await _uploading(ctx, volume, body, image.id)}
+        id, note = ctx.runtime.world.new_id(), {"disk_format": body.disk_format}
+        wanted = becoming(volume, image_id=id, image_metadata=note, name=body.image_name)
+        volume = await checks.begin(ctx, UPLOAD, volume, becoming=wanted)
+        await ctx.peer(IMAGES).reserve(ctx.caller, _new_image(volume, wanted))  # there at once
+        return {"os-volume_upload_image": await _uploading(ctx, volume, body, id)}
 
 
-def _given_on(volume: Volume) -> dict[str, str]:
-    """What the new image says of guests, as the volume's own did."""
+def _new_image(volume: Volume, wanted: Volume) -> NewImage:
+    """It says of guests what the volume's own did."""
     own = ("image_id", "image_name", "disk_format", "container_format", "min_disk", "min_ram")
     known = volume.image_metadata or {}
-    return {k: v for k, v in known.items() if k not in (*own, "size", "checksum")}
+    given = {k: v for k, v in known.items() if k not in (*own, "size", "checksum")}
+    return NewImage(id=wanted.image_id, name=wanted.name or "", properties=given)
 
 
 async def _uploading(ctx: Context, volume: Volume, body: Upload, image_id: str) -> dict[str, Any]:
