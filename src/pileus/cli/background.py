@@ -146,14 +146,15 @@ async def delete_servers(client: Client, clock: Clock) -> int:
 
 
 def kill_leftovers(state: Path) -> int:
-    """End every process whose command line names a file of the state folder (guests): how many."""
+    """End every process that runs in the state folder (guests) or is told of a file in it: how many."""
     mark = f"{state.resolve()}/".encode()
     ended = 0
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
-            if mark in (folder / "cmdline").read_bytes():
+            inside = os.fsencode(os.readlink(folder / "cwd"))
+            if inside.startswith(mark) or mark in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGTERM)
                 ended += 1
         except (OSError, ProcessLookupError):
