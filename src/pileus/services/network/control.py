@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pileus.kernel.faults import Unavailable
+from pileus.kernel.faults import Fault
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Tx
 
@@ -100,7 +100,7 @@ async def tell_group(runtime: Runtime, group_id: str) -> None:
     async def tell(host: str) -> None:
         try:
             await runtime.agents.proxy(NETWORK_HOST, host).regroup(group_id, rules)
-        except Unavailable as fault:
+        except Fault as fault:  # gone, or of an earlier version that knows no such call
             log.info("group %s is not told to host %s at once: %s", group_id, host, fault.message)
         await hint_host(runtime, host)
 
