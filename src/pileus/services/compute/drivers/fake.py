@@ -1,8 +1,7 @@
 """Guests that are a few fields in memory: no privileges, no packets, all promises kept.
 
-One process holds thousands of them, on as many pretended hosts. With a state folder they survive
-the process in a journal of their changes, as real guests survive it; without one they die with it.
-The journal is not flushed to disk: a power cut ends real guests too.
+One process holds thousands of them, on as many pretended hosts. With a state folder they survive it in a journal of
+their changes, as real guests do, which is not flushed to disk: a power cut ends real guests too.
 """
 
 from __future__ import annotations
