@@ -55,6 +55,7 @@ from .services import ComputeServices
 from .settings import Settings
 from .usage import TenantUsage
 from .versions import VERSIONS, ComputeVersions
+from .volumes import Snapshots, Volumes
 from .zones import AvailabilityZones
 
 SERVICE = Service(
@@ -110,6 +111,8 @@ SERVICE = Service(
         Networks,
         FloatingIps,
         ServerAddressActions,
+        Volumes,
+        Snapshots,
         ServerExternalEvents,
         AssistedVolumeSnapshots,
         ServerConsoles,

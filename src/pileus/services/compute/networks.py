@@ -13,16 +13,17 @@ from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, OverQuo
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.schema import Body
 from pileus.services.compute import checks
+from pileus.services.compute.asked import ask
 from pileus.services.compute.flavors import FLAVORS
 from pileus.services.compute.security_groups import END
 from pileus.services.compute.server import Server
 from pileus.services.compute.servers.addresses import look_again
 from pileus.services.compute.servers.operations import MEMBER, PATH, READER, OfServer, unlocked
-from pileus.services.network.contract import NETWORK
 
 _NETWORKS, _TENANTS = "os_compute_api:os-networks:", "os_compute_api:os-tenant-networks:"
 _POOLS, _FLOATING = "os_compute_api:os-floating-ip-pools", "os_compute_api:os-floating-ips:"
 _FIXED = "os_compute_api:os-multinic:"
+_SERVICE = "network"
 _ACTIONS_END = "2.44"
 _FIELDS = [
     "cidr",
@@ -89,14 +90,14 @@ async def _network(ctx: Context, id: str) -> dict[str, Any]:
     if not checks.is_uuid(id):
         raise NotFound("Network not found")
     try:
-        answer = await ctx.peer(NETWORK).ask(ctx.caller, "GET", f"/networks/{id}")
+        answer = await ask(ctx, _SERVICE, "GET", f"/networks/{id}")
     except NotFound:
         raise NotFound("Network not found") from None
     return dict(answer["network"])
 
 
 async def _networks(ctx: Context, which: str = "") -> list[dict[str, Any]]:
-    answer = await ctx.peer(NETWORK).ask(ctx.caller, "GET", "/networks" + which)
+    answer = await ask(ctx, _SERVICE, "GET", "/networks" + which)
     return list(answer["networks"])
 
 
@@ -160,7 +161,7 @@ async def _floating(ctx: Context, id: str) -> dict[str, Any]:
     if not checks.is_uuid(id):
         raise Invalid(f"Invalid ID received {id}.")
     try:
-        answer = await ctx.peer(NETWORK).ask(ctx.caller, "GET", f"/floatingips/{id}")
+        answer = await ask(ctx, _SERVICE, "GET", f"/floatingips/{id}")
     except NotFound:
         raise NotFound(f"Floating IP not found for ID {id}") from None
     return dict(answer["floatingip"])
@@ -184,7 +185,7 @@ class FloatingIps(Resource[Any]):
     @operation("GET", "/os-floating-ips", _FLOATING + "list", until=END)
     async def index(self, ctx: Context) -> dict[str, Any]:
         own = f"/floatingips?project_id={ctx.caller.project_id}"
-        answer = await ctx.peer(NETWORK).ask(ctx.caller, "GET", own)
+        answer = await ask(ctx, _SERVICE, "GET", own)
         pools = await _pools(ctx)
         return {"floating_ips": [_view(f, pools) for f in answer["floatingips"]]}
 
@@ -201,7 +202,7 @@ class FloatingIps(Resource[Any]):
             raise NotFound("Floating IP pool not found.")
         asked = {"floatingip": {"floating_network_id": chosen}}
         try:
-            answer = await ctx.peer(NETWORK).ask(ctx.caller, "POST", "/floatingips", asked)
+            answer = await ask(ctx, _SERVICE, "POST", "/floatingips", asked)
         except OverQuota:
             raise Forbidden(f"IP allocation over quota in pool {pools[chosen]}.") from None
         except Invalid as e:
@@ -215,7 +216,7 @@ class FloatingIps(Resource[Any]):
     )
     async def delete(self, ctx: Context, floating_ip_id: str) -> None:
         found = await _floating(ctx, floating_ip_id)
-        await ctx.peer(NETWORK).ask(ctx.caller, "DELETE", f"/floatingips/{found['id']}")
+        await ask(ctx, _SERVICE, "DELETE", f"/floatingips/{found['id']}")
 
 
 class ServerAddressActions(OfServer):
@@ -257,7 +258,7 @@ class ServerAddressActions(OfServer):
     ) -> None:
         unlocked(ctx, server)
         body = {"port": {"fixed_ips": fixed_ips}}
-        await ctx.peer(NETWORK).ask(ctx.caller, "PUT", f"/ports/{port_id}", body)
+        await ask(ctx, _SERVICE, "PUT", f"/ports/{port_id}", body)
         await look_again(ctx.runtime, [server.id])
 
     @operation(
@@ -304,11 +305,11 @@ class ServerAddressActions(OfServer):
     async def _by_address(self, ctx: Context, address: str) -> dict[str, Any]:
         checks.address(address or "none", 6 if ":" in address else 4, "address")
         url = f"/floatingips?floating_ip_address={address}"
-        answer = await ctx.peer(NETWORK).ask(ctx.caller, "GET", url)
+        answer = await ask(ctx, _SERVICE, "GET", url)
         if not answer["floatingips"]:
             raise NotFound("floating IP not found")
         return dict(answer["floatingips"][0])
 
     async def _change(self, ctx: Context, found: dict[str, Any], to: dict[str, Any]) -> None:
         url = f"/floatingips/{found['id']}"
-        await ctx.peer(NETWORK).ask(ctx.caller, "PUT", url, {"floatingip": to})
+        await ask(ctx, _SERVICE, "PUT", url, {"floatingip": to})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -141,9 +141,6 @@ class Network(Protocol):
 
     async def guest_of(self, port_id: str) -> str:
         """The device id of a port, "" if it has none."""
-
-    async def ask(self, caller: Caller, method: str, url: str, body: Any = None) -> Any:
-        """What network's own API answers the caller, `url` being below `/v2.0`. Raises what it refuses with."""
 
     async def security_groups(
         self, caller: Caller, *, everybodys: bool = False

@@ -235,3 +235,95 @@ def test_a_volume_that_no_server_has_is_not_snapshot_by_one(stage: Stage) -> Non
         assert (await s.member.post(url, snapshot)).status == 403
 
     stage.play(story)
+
+
+def test_a_volume_and_its_snapshot_are_made_shown_and_deleted_where_block_storage_keeps_them(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        volumes, snapshots = "/compute/v2.1/os-volumes", "/compute/v2.1/os-snapshots"
+        asked = {"size": "1", "display_name": "data", "metadata": {"kind": "work"}}
+        reply = await s.member.post(volumes, {"volume": asked})
+        made = reply.json["volume"]
+        assert reply.status == 200 and reply.headers["location"].endswith("/" + made["id"])
+        assert made["displayName"] == "data" and made["metadata"] == {"kind": "work"}
+        assert made["size"] == 1 and made["attachments"] == [{}]
+        await s.cloud.settle()
+        kept = (await s.member.get(f"/volume/v3/volumes/{made['id']}")).json["volume"]
+        assert (kept["name"], kept["status"]) == ("data", "available")
+        of_it = {"snapshot": {"volume_id": made["id"], "display_name": "then"}}
+        snapshot = (await s.member.post(snapshots, of_it)).json["snapshot"]
+        await s.cloud.settle()
+        shown = (await s.get(f"/os-snapshots/{snapshot['id']}")).json["snapshot"]
+        assert shown == snapshot | {"status": "available"}
+        assert shown["volumeId"] == made["id"] and shown["displayName"] == "then"
+        for path in ("os-snapshots", "os-snapshots/detail"):
+            assert (await s.get("/" + path)).json == {"snapshots": [shown]}
+        assert (await s.member.delete(f"{volumes}/{made['id']}")).status == 400, "it has a snapshot"
+        for url in (f"{snapshots}/{snapshot['id']}", f"{volumes}/{made['id']}"):
+            for version, status in (("2.35", 200), ("2.36", 404)):
+                found = await s.get(url.removeprefix("/compute/v2.1"), version)
+                assert found.status == status
+            assert (await (await s.other()).get(url)).status == 404
+            assert (await s.member.delete(url)).status == 202
+            await s.cloud.settle()
+            assert (await s.member.get(url)).status == 404
+        gone = await s.member.get(f"/volume/v3/volumes/{made['id']}")
+        assert gone.status == 404
+
+    stage.play(story)
+
+
+def test_of_volumes_a_slice_is_listed_and_the_server_that_has_one_is_named(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        for n in range(3):
+            await s.member.post("/volume/v3/volumes", {"volume": {"size": 1, "name": str(n)}})
+        await s.cloud.settle()
+        every = (await s.get("/os-volumes")).json["volumes"]
+        assert [v["displayName"] for v in every] == ["2", "1", "0"]
+        for query, wanted in (
+            ("limit=2", every[:2]),
+            ("limit=1&offset=1", every[1:2]),
+            ("limit=0&offset=0&name=1", every),
+            ("offset=2", every[2:]),
+        ):
+            assert (await s.get(f"/os-volumes/detail?{query}")).json == {"volumes": wanted}, query
+        assert (await s.get("/os-volumes?limit=-1")).status == 400
+        assert (await s.get("/os-volumes", client=await s.other())).json == {"volumes": []}
+        server, volume = await s.boot(), every[0]["id"]
+        attach = {"volumeAttachment": {"volumeId": volume}}
+        await s.member.post(f"{SERVERS}/{server}/os-volume_attachments", attach)
+        await s.cloud.settle()
+        (attached,) = (await s.get(f"/os-volumes/{volume}")).json["volume"]["attachments"]
+        device = attached.pop("device")
+        assert attached == {"id": volume, "volumeId": volume, "serverId": server}
+        assert device.startswith("/dev/")
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize(
+    ("noun", "body", "status"),
+    [
+        ("volume", {"size": "#$%"}, 400),
+        ("volume", {"size": ""}, 400),
+        ("volume", {"size": 0}, 400),
+        ("volume", {"display_name": "x"}, 400),
+        ("volume", {"size": 1, "imageRef": "x"}, 400),
+        ("volume", {"size": 1_000_000}, 403),
+        ("snapshot", {"display_name": "x"}, 400),
+        ("snapshot", {"volume_id": "11111111-2222-4333-8444-555555555555"}, 404),
+    ],
+)
+def test_what_block_storage_does_not_make_is_refused_in_novas_words(
+    stage: Stage, noun: str, body: dict[str, Any], status: int
+) -> None:
+    async def story(s: Scene) -> None:
+        refused = await s.member.post(f"/compute/v2.1/os-{noun}s", {noun: body})
+        assert refused.status == status, refused
+        assert {"badRequest", "forbidden", "itemNotFound"} & refused.json.keys()
+        for id in ("nothing", "detail%2Fmore", "11111111-2222-4333-8444-555555555555"):
+            assert (await s.get(f"/os-{noun}s/{id}")).status == 404
+            assert (await s.member.delete(f"/compute/v2.1/os-{noun}s/{id}")).status == 404
+
+    stage.play(story)

@@ -42,7 +42,6 @@ from ..security_groups.rules import CreateRule, add_rule, checked, drop_rule
 from ..settings import settings_of
 from ..trunk import TRUNKS, carry, trunk_over
 from ..wiring import NETWORK_HOST, wake, wake_for_ports, wake_group
-from .asked import ask
 from .dressing import dress_of
 from .wishes import Acting, group_ids, settled
 
@@ -242,9 +241,6 @@ class KeptNetwork:
         return port.guest if port is not None else ""
 
     # Security groups, as compute's own API shows them
-
-    async def ask(self, caller: Caller, method: str, url: str, body: Any = None) -> Any:
-        return await ask(self.runtime, caller, method, url, body)
 
     async def security_groups(
         self, caller: Caller, *, everybodys: bool = False

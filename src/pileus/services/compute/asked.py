@@ -1,4 +1,4 @@
-"""Network's own API, asked from inside as a caller: for other services' old names of what is network's."""
+"""Other services' own APIs, asked from inside as the caller: for Nova's old names of what is theirs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from pileus.kernel.auth import Caller
-from pileus.kernel.faults import Bug
+from pileus.kernel.faults import Bug, Unavailable
 from pileus.kernel.query import Query
 from pileus.kernel.resources import Context, Operation, Resource, Service
-from pileus.kernel.runtime import Runtime
 from pileus.kernel.versions import UNVERSIONED
 
 _PARAM = re.compile(r"{(\w+)}")
 
 
-async def ask(runtime: Runtime, caller: Caller, method: str, url: str, body: Any) -> Any:
-    """The answer's body. `url` is below `/v2.0`. Raises what is refused."""
-    service = next(s for s in runtime.services if s.type == "network")
+async def ask(ctx: Context, service_type: str, method: str, url: str, body: Any = None) -> Any:
+    """The answer's body, at that API's lowest version; `url` is below its endpoint. Raises what it refuses with."""
+    service = next((s for s in ctx.runtime.services if s.type == service_type), None)
+    if service is None:
+        raise Unavailable(f"The {service_type} service is not enabled in this cloud.")
     parts = urlsplit(url)
     path = service.prefix + service.api + parts.path
     resource, op, params = _operation(service, method, path)
-    ctx = Context(
-        runtime, service, caller, UNVERSIONED, Query(parts.query), "", "", {}, method, path
-    )
-    ctx.document = body
-    found = await resource.call(ctx, op, params, b"", None)
+    at, query = UNVERSIONED, Query(parts.query)
+    inner = Context(ctx.runtime, service, ctx.caller, at, query, ctx.request_id, ctx.root, {})
+    inner.method, inner.path, inner.document = method, path, body
+    found = await resource.call(inner, op, params, b"", None)
     return msgspec.json.decode(found) if isinstance(found, bytes) else found
 
 
@@ -40,4 +39,4 @@ def _operation(
         pattern = _PARAM.sub(r"(?P<\1>[^/]+)", op.path)
         if op.method == method and (m := re.fullmatch(pattern, path)):
             return resource, op, m.groupdict()
-    raise Bug(f"network does not serve {method} {path}")
+    raise Bug(f"{service.type} does not serve {method} {path}")
