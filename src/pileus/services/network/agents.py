@@ -20,6 +20,10 @@ from .wiring import NETWORK_HOST
 AGENT_TYPE, ROUTERS_TYPE = "Pileus network agent", "L3 agent"
 # One process does it all. What routers live on has upstream's name too, by which clients look for it.
 _KINDS = {AGENT_TYPE: ("pileus-host", ""), ROUTERS_TYPE: ("neutron-l3-agent", "l3-agent/")}
+_CONFIGURED: dict[str, dict[str, Any]] = {
+    AGENT_TYPE: {},
+    ROUTERS_TYPE: {"extensions": ["fip_qos", "gateway_ip_qos", "port_forwarding"]},
+}
 _SPACE = uuid.UUID("6f1f6f1c-27f4-4a3e-9e53-7d3c0d6a3d10")
 
 
@@ -68,7 +72,7 @@ def _view(host: Host, kind: str, note: AgentNote | None, now: float) -> dict[str
         "admin_state_up": True,
         "alive": host.is_up(now),
         "availability_zone": "nova",
-        "configurations": host.facts,
+        "configurations": {**host.facts, **_CONFIGURED[kind]},
         "created_at": started,
         "started_at": started,
         "heartbeat_timestamp": stamp(host.seen_at)[:19].replace("T", " "),

@@ -106,7 +106,7 @@ class _Facts:
 
 
 async def host_document(memory: Memory, host: str, domain: str) -> HostDocument:
-    """`domain` is that of networks which name none."""
+    """`domain` is where guests find each other by name."""
     facts = await _facts(memory, host)
     facts.domain = domain
     network = HostNetwork(
@@ -237,7 +237,7 @@ def _network(facts: _Facts, n: Network) -> NetworkSpec:
         mtu=n.mtu,
         external=n.is_outer,
         admin_up=n.admin_state_up,
-        dns_domain=(n.dns_domain or facts.domain).rstrip("."),
+        dns_domain=facts.domain.rstrip("."),  # as upstream: a network's own is for DNS outside
         subnets=tuple(_subnet(s) for s in facts.subnets.values() if s.network_id == n.id),
         remote_ports=tuple(_remote(p) for p in facts.remote if p.network_id == n.id),
     )

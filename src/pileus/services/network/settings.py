@@ -20,7 +20,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
     underlay_mtu: int = 1500  # what hosts can send each other
     vxlan_overhead: int = 50  # what VXLAN takes of it, so guests get 1450
-    dns_domain: str = "openstacklocal."  # of ports on networks that name none
+    dns_domain: str = "openstacklocal."  # in which guests find each other by name
     host_bandwidth_kbps: int = (
         0  # each way, of each host: what policies may promise; 0: no promises
     )
