@@ -35,7 +35,9 @@ ACTIONS: dict[str, Any] = {
 }
 # A server comes into being and goes by requests of their own, and so do its interfaces and volumes; its host is up.
 NO_ACTIONS = {"create", "delete", "soft delete", "evacuate", "extend_volume"}
-NO_ACTIONS |= {f"{verb}_{noun}" for verb in ("attach", "detach") for noun in ("interface", "volume")}
+NO_ACTIONS |= {
+    f"{verb}_{noun}" for verb in ("attach", "detach") for noun in ("interface", "volume")
+}
 BY_ADMINISTRATORS = ("migrate", "os-migrateLive")
 OUTCOMES = {"shelve": OFFLOADED}  # of verbs that have two
 VERBS = [verb for verb in LIFECYCLE.verbs if verb not in NO_ACTIONS]
