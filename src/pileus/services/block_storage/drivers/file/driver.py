@@ -189,7 +189,7 @@ class FileVolumeDriver:
             if attachment_id in record.exports:
                 others = {k: v for k, v in record.exports.items() if k != attachment_id}
                 record = await self._keep(record, exports=others)
-            await self._serve(record)
+            await self._serve(record, less=True)
             await asyncio.to_thread(files.sync_file, self._layers.path(record.chain[0]))
 
     async def send(self, volume_id: str, snapshot_id: str, disk_format: str, url: str) -> int:
@@ -383,10 +383,10 @@ class FileVolumeDriver:
             self._read.remove(chain)
             await asyncio.to_thread(self._layers.remove, self._unused(chain))
 
-    async def _serve(self, record: Record) -> None:
-        """What is written by way of other hosts goes through the server: it ends last."""
-        order = (self._servers, self._gates) if record.exports else (self._gates, self._servers)
-        for daemons in order:
+    async def _serve(self, record: Record, *, less: bool = False) -> None:
+        """What is written by way of other hosts goes through the server: it begins first, and of `less` ends last."""
+        ends = less or not record.exports
+        for daemons in (self._gates, self._servers) if ends else (self._servers, self._gates):
             await daemons.serve(record)
 
     async def _restore(self, volume_id: str) -> None:
