@@ -24,10 +24,18 @@ _NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
 _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22
 _NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
 _NEW_ENTRY, _DELETE_ENTRY, _GET_ENTRY = 28, 29, 30
-_NEW_QDISC, _NEW_FILTER, _DELETE_FILTER = 36, 44, 45
+_NEW_QDISC, _DELETE_QDISC, _NEW_CLASS, _DELETE_CLASS, _GET_CLASS = 36, 37, 40, 41, 42
+_NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
 _TRAFFIC = struct.Struct("=BBHiIII")  # family, pads, index, handle, parent, priority and protocol
 _CLASSIFYING, _AT_INGRESS, _AT_EGRESS = 0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3
 _ANY_PROTOCOL, _DECIDES = 3, 1
+_ROOT, _RATES = 0xFFFFFFFF, 1 << 16  # the parent of a device's own queue; ours, above its classes
+_RATES_SET_UP = struct.pack("=5I", 3, 10, 1, 0, 0)  # version, .., the class of packets without one
+_RATE = struct.Struct("=BBHhHI")  # .., 1: Ethernet, .., bytes a second
+_TICK_NS, _MOST = 64, (1 << 32) - 1
+_QUEUE_S, _LEAST_QUEUE = 0.05, 1 << 17  # what waits: two packets as large as any, at least
+_ASIDE, _STOLEN, _REDIRECTED = 5000, 4, 1
+_EVERY_PACKET = struct.pack("=BBBx2H2h3I2i", 1, 0, 1, *(0,) * 9)
 _LINK = struct.Struct("=BBHiII")  # family, pad, type, index, flags, mask of flags
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, prefix, .., table, protocol, scope, type, flags
@@ -36,7 +44,7 @@ _MULTIPATH = 9
 _ENTRY = struct.Struct("=BBHiHBB")  # family, pads, index, state, flags, type
 _UP = 0x1
 _GROUP, _DOOMED = 27, 0x504C4459  # a device group that nothing else would choose
-_MAC, _NAME, _MTU, _MASTER, _INFO, _ALIAS, _NAMESPACE = 1, 3, 4, 10, 18, 20, 28
+_MAC, _NAME, _MTU, _MASTER, _QUEUE, _INFO, _ALIAS, _NAMESPACE = 1, 3, 4, 10, 13, 18, 20, 28
 _INFO_KIND, _INFO_DATA, _BELOW, _VLAN_ID = 1, 2, 5, 1
 _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_IPTABLES, _BRIDGE_IP6TABLES = 1, 23, 36, 37
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
@@ -124,27 +132,82 @@ class Netlink:
 
     def add_plain(self, name: str, *, mtu: int) -> None:
         """A device that does nothing by itself."""
-        self._add(name, "ifb", b"", wire.u32(_MTU, mtu))
+        self._add(name, "ifb", b"", wire.u32(_MTU, mtu) + wire.u32(_QUEUE, 1000))
 
     def add_program(self, name: str, program: int, *, incoming: bool, priority: int) -> None:
         """Has a loaded program decide on what comes in by a device, or leaves by it; its descriptor is closed. One
         that was there with this priority goes.
         """
-        index = self.index(name)
-        where = _AT_INGRESS if incoming else _AT_EGRESS
-        chosen = _TRAFFIC.pack(
-            0, 0, 0, index, 0, where, priority << 16 | socket.htons(_ANY_PROTOCOL)
-        )
         options = wire.u32(6, program) + wire.text(7, "vlan") + wire.u32(8, _DECIDES)
         try:
-            place = _TRAFFIC.pack(0, 0, 0, index, _CLASSIFYING & 0xFFFF0000, _CLASSIFYING, 0)
-            place += wire.text(1, "clsact")
-            self._do(f"classify at {name}", _NEW_QDISC, wire.CREATE | wire.REPLACE, place)
-            self._do(f"clear {name}", _DELETE_FILTER, 0, chosen, absent_is_fine=True)
-            body = chosen + wire.text(1, "bpf") + wire.nested(2, options)
-            self._do(f"give {name} a program", _NEW_FILTER, wire.CREATE | wire.EXCLUSIVE, body)
+            chosen = self._chosen(name, incoming, priority)
+            self._classify(name, chosen, wire.text(1, "bpf") + wire.nested(2, options))
         finally:
             os.close(program)
+
+    def want_aside(self, name: str, aside: str, *, incoming: bool) -> None:
+        """What comes in by a device, or leaves by it, goes through another first; "" is through none."""
+        chosen, index = self._chosen(name, incoming, _ASIDE), self.index(aside) if aside else 0
+        present = {_mirror(m) for m in self._wire.dump(_GET_FILTER, chosen)} - {None}
+        if present == ({index} if aside else set()):
+            return
+        if not aside:
+            self._do(f"clear {name}", _DELETE_FILTER, 0, chosen, absent_is_fine=True)
+            return
+        mirror = struct.pack("=2I4iI", 0, 0, _STOLEN, 0, 0, _REDIRECTED, index)
+        action = wire.text(1, "mirred") + wire.nested(2, wire.attribute(2, mirror))
+        options = wire.attribute(5, _EVERY_PACKET) + wire.nested(7, wire.nested(1, action))
+        self._classify(name, chosen, wire.text(1, "u32") + wire.nested(2, options))
+
+    def want_rates(self, name: str, wanted: Mapping[int, tuple[int, int]]) -> None:
+        """What leaves by a device with priority 1:N waits its turn at the Nth rate (bytes a second, and of burst), and
+        with no such priority at the first, if there is one. Changed in place.
+        """
+        index = self.index(name)
+        present = {}
+        for message in self._wire.dump(_GET_CLASS, _TRAFFIC.pack(0, 0, 0, index, 0, 0, 0)):
+            parts = wire.attributes(message[_TRAFFIC.size :])
+            if wire.string(parts.get(1)) == "htb":
+                number = _TRAFFIC.unpack_from(message)[4] - _RATES
+                present[number] = wire.attributes(parts[2])
+        if bool(present) != bool(wanted):
+            own = _TRAFFIC.pack(0, 0, 0, index, 0, _ROOT, 0)
+            self._do(f"free {name}", _DELETE_QDISC, 0, own, absent_is_fine=True)
+            if wanted:
+                body = _TRAFFIC.pack(0, 0, 0, index, _RATES, _ROOT, 0) + wire.text(1, "htb")
+                body += wire.nested(2, wire.attribute(2, _RATES_SET_UP))
+                self._do(f"hold up {name}", _NEW_QDISC, wire.CREATE, body)
+        for number in (present.keys() - wanted.keys()) if wanted else ():
+            gone = _TRAFFIC.pack(0, 0, 0, index, _RATES + number, 0, 0)
+            self._do(f"free {name}", _DELETE_CLASS, 0, gone, absent_is_fine=True)
+        for number, (rate, burst) in wanted.items():
+            parts = _rate(rate, burst)
+            if not parts.items() <= present.get(number, {}).items():
+                self._rate(name, index, number, rate, parts)
+
+    def _rate(self, name: str, index: int, number: int, rate: int, parts: dict[int, bytes]) -> None:
+        flags = wire.CREATE | wire.REPLACE
+        body = _TRAFFIC.pack(0, 0, 0, index, _RATES + number, _RATES, 0) + wire.text(1, "htb")
+        body += wire.nested(2, *(wire.attribute(kind, part) for kind, part in parts.items()))
+        self._do(f"hold up {name}", _NEW_CLASS, flags, body)
+        queue = min(max(int(rate * _QUEUE_S), _LEAST_QUEUE), _MOST)
+        body = _TRAFFIC.pack(0, 0, 0, index, 0, _RATES + number, 0) + wire.text(1, "bfifo")
+        self._do(f"hold up {name}", _NEW_QDISC, flags, body + wire.u32(2, queue))
+
+    def _chosen(self, name: str, incoming: bool, priority: int) -> bytes:
+        """The filters of one priority at a device."""
+        where = _AT_INGRESS if incoming else _AT_EGRESS
+        protocol = priority << 16 | socket.htons(_ANY_PROTOCOL)
+        return _TRAFFIC.pack(0, 0, 0, self.index(name), 0, where, protocol)
+
+    def _classify(self, name: str, chosen: bytes, how: bytes) -> None:
+        """By this alone at that priority."""
+        index = _TRAFFIC.unpack(chosen)[3]
+        place = _TRAFFIC.pack(0, 0, 0, index, _CLASSIFYING & 0xFFFF0000, _CLASSIFYING, 0)
+        place += wire.text(1, "clsact")
+        self._do(f"classify at {name}", _NEW_QDISC, wire.CREATE | wire.REPLACE, place)
+        self._do(f"clear {name}", _DELETE_FILTER, 0, chosen, absent_is_fine=True)
+        self._do(f"classify at {name}", _NEW_FILTER, wire.CREATE | wire.EXCLUSIVE, chosen + how)
 
     def add_vxlan(
         self, name: str, *, segment: int, local: str, port: int, mtu: int, namespace: Path
@@ -334,6 +397,24 @@ class Netlink:
         except wire.Refused as refused:
             if not (absent_is_fine and refused.code in _ABSENT):
                 raise Unavailable(f"Cannot {what}: {refused}.") from refused
+
+
+def _rate(rate: int, burst: int) -> dict[int, bytes]:
+    """As the kernel tells it too. A burst is a time at the rate."""
+    own = _RATE.pack(0, 1, 0, 0, 0, min(rate, _MOST))
+    ticks = min(max(burst * 1_000_000_000 // (rate * _TICK_NS), 1), _MOST)
+    parts = {1: own + own + struct.pack("=5I", ticks, ticks, 60_000, 0, 0)}
+    large = struct.pack("=Q", rate)
+    return parts | ({6: large, 7: large} if rate > _MOST else {})
+
+
+def _mirror(message: bytes) -> int | None:
+    """The device that a filter sends packets to; 0: one that has gone."""
+    at = message[_TRAFFIC.size :]
+    for kind in (2, 7, 1, 2):  # options, actions, the first, its options
+        at = wire.attributes(at).get(kind, b"")
+    mirror = wire.attributes(at).get(2)
+    return struct.unpack_from("=I", mirror, 24)[0] if mirror else None
 
 
 def _ways(parts: Mapping[int, bytes]) -> Iterator[tuple[str, int]]:

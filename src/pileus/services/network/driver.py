@@ -96,7 +96,7 @@ class DhcpOption(Spec, frozen=True, kw_only=True):
 
 
 class Limit(Spec, frozen=True, kw_only=True):
-    """What is beyond is dropped. `direction` is the guest's: egress is what it sends."""
+    """What is beyond waits, or, of packets, is dropped. `direction` is the guest's: egress is what it sends."""
 
     direction: str
     rate: int  # bytes, or packets, a second

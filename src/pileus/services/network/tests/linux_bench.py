@@ -18,6 +18,8 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from pileus.host.metadata import Answer, Request
 from pileus.host.netlink import Netlink
 from pileus.host.netns import Namespaces
@@ -126,7 +128,9 @@ class LinuxBench:
         ours = [p for p in desired.ports if is_guest(p) and p.admin_up and not p.parent]
         wanted = {p.id: p for p in ours if seen.ports[p.id]}
         for port_id, there in list(self._guests.items()):
-            if there.port != wanted.get(port_id) and there.namespace.startswith(self.name(host)):
+            if _but_limits(there.port) != _but_limits(
+                wanted.get(port_id)
+            ) and there.namespace.startswith(self.name(host)):
                 await self._detach(port_id)
         for port_id, port in wanted.items():
             if port_id not in self._guests:
@@ -285,14 +289,14 @@ class LinuxBench:
     async def connected(
         self, source: str, target: str, ip: str, *, source_port: int = 0
     ) -> tuple[socket.socket, socket.socket]:
-        """Both ends of a TCP connection to the target's port 22."""
+        """Both ends of a TCP connection to the target's port 22, or, for "", the outside's 80."""
         namespace = self._guests[source].namespace if source else self.name("h1")
         ours = await self.spaces.call(namespace, socket.socket)
         ours.setblocking(False)
         ours.bind(("", source_port))
         async with asyncio.timeout(1.2):
-            await asyncio.get_running_loop().sock_connect(ours, (ip, 22))
-        listening = self._guests[target].listening[0]
+            await asyncio.get_running_loop().sock_connect(ours, (ip, 22 if target else 80))
+        listening = (self._guests[target].listening if target else self._outside)[0]
         listening.setblocking(False)
         theirs, _ = await asyncio.get_running_loop().sock_accept(listening)
         return ours, theirs
@@ -429,6 +433,11 @@ async def run(*command: str, check: bool = True) -> str:
     if check and process.returncode:
         raise AssertionError(f"{' '.join(command)}: {err.decode()}")
     return out.decode()
+
+
+def _but_limits(port: PortSpec | None) -> PortSpec | None:
+    """What a guest would notice of a change."""
+    return msgspec.structs.replace(port, limits=()) if port else None
 
 
 def _bind_to_device(opened: socket.socket) -> None:

@@ -8,11 +8,19 @@ import pytest
 from pileus.host.conntrack import Flow
 from pileus.kernel.faults import Invalid
 from pileus.services.network.checks import unsound
-from pileus.services.network.driver import AddressPair, DhcpOption, GroupSpec, LogSpec, RuleSpec
+from pileus.services.network.driver import (
+    AddressPair,
+    DhcpOption,
+    GroupSpec,
+    Limit,
+    LogSpec,
+    RuleSpec,
+)
 from pileus.services.network.drivers.linux.connections import judge
 from pileus.services.network.drivers.linux.filters import identities, link_local, rule_text
 from pileus.services.network.drivers.linux.names import Names
 from pileus.services.network.drivers.linux.plan import Kept, bridge_fragments, plan_for
+from pileus.services.network.drivers.linux.routers import translation
 from pileus.testing.drivers.network import (
     CLOSED,
     DB,
@@ -21,11 +29,15 @@ from pileus.testing.drivers.network import (
     NET,
     OPEN,
     OTHER_NET,
+    ROUTER,
     WEB,
     WEB_ONLY,
     document,
+    floating,
     guest,
     network,
+    public,
+    router,
     uuid,
 )
 
@@ -181,3 +193,20 @@ def test_what_is_kept_from_one_plan_to_the_next_is_what_a_fresh_one_makes() -> N
         assert bridge_fragments(ours, names) == bridge_fragments(fresh, names)
         assert ours.errors == fresh.errors
     assert len(kept.before) + len(kept.now) < 40
+
+
+def test_limits_in_bytes_are_of_the_rules_only_where_nothing_can_wait() -> None:
+    limit = Limit(direction="egress", rate=1000, burst=20_000)
+    own, carried = guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12", limits=(limit,))
+    carried = msgspec.structs.replace(carried, parent=WEB, vlan=7)
+    fip = msgspec.structs.replace(floating("172.24.4.10", "10.0.0.11"), limits=(limit,))
+    networks = (network(), public())
+    wanted = document(own, carried, networks=networks, routers=(router(fip),))
+    words = "limit rate over 1000 bytes/second burst 20000 bytes drop"
+    for queues, droppers in ((True, {DB}), (False, {WEB, DB})):
+        plan = plan_for(wanted, {}, queues=queues)
+        rules = bridge_fragments(plan, Names("pl"))
+        assert {id for id in (WEB, DB) if words in str(rules[id])} == droppers
+        passing = translation(plan.routings[ROUTER]).chains["passing"]
+        assert (words in " ".join(passing)) is not queues
+        assert ("meta priority set 1:2" in " ".join(passing)) is queues

@@ -16,7 +16,7 @@ from pileus.services.network.driver import HostNetwork
 from pileus.services.network.drivers.linux import LinuxNetworkDriver, Options
 from pileus.services.network.tests.linux_bench import LinuxBench, echo
 from pileus.services.network.tests.test_linux_gateways import BACK, SECOND, back_door
-from pileus.services.network.tests.test_linux_shaping import Play, play
+from pileus.services.network.tests.test_linux_shaping import TEN_MBIT, Play, limits, play
 from pileus.testing.drivers.network import (
     DB,
     FLOATING,
@@ -43,14 +43,16 @@ _LIVES_TO_A_CHECK = 10
 def _documents() -> list[HostNetwork]:
     """What a host may be told one after the other: all of it, another half, nothing."""
     web, db = guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12", FROM_WEB)
-    gate = router(floating(FLOATING, "10.0.0.11"))
+    slow = limits(TEN_MBIT, "egress", "ingress")
+    gate = router(msgspec.structs.replace(floating(FLOATING, "10.0.0.11"), limits=slow))
     wide = msgspec.structs.replace(gate, more_gateways=(SECOND,), spread=True)
     second = network(id=OTHER_NET, segment=102)
     other = guest(STRANGER, "10.0.0.11", network_id=OTHER_NET)
     nets = (network(), public(), back_door())
     assert BACK in {n.id for n in nets}
+    held_up = msgspec.structs.replace(web, limits=slow)
     return [
-        document(web, db, networks=nets, routers=(wide,)),
+        document(held_up, db, networks=nets, routers=(wide,)),
         document(web, other, networks=(network(), second, public()), routers=(gate,)),
         HostNetwork(host="h1", revision=1),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from pileus.services.network.driver import (
     Limit,
     PortSpec,
     RouterInterface,
+    RouterSpec,
     RuleSpec,
+    tap_name,
 )
 from pileus.services.network.tests.linux_bench import LinuxBench, run, udp_frame
 from pileus.testing.drivers.network import (
@@ -100,7 +103,97 @@ def tagged(frame: bytes, tag: int) -> bytes:
     return frame[:12] + b"\x81\x00" + tag.to_bytes(2, "big") + frame[12:]
 
 
-def test_what_is_beyond_a_bandwidth_limit_is_dropped_either_way(play: Play) -> None:
+TEN_MBIT = 1_250_000  # bytes a second
+
+
+def limits(rate: int = TEN_MBIT, *directions: str) -> tuple[Limit, ...]:
+    return tuple(Limit(direction=d, rate=rate, burst=80_000) for d in directions)
+
+
+async def goodput(ends: tuple[socket.socket, socket.socket], *, seconds: float = 2.0) -> float:
+    """Bytes a second that TCP carries from one end to the other, once a burst is over."""
+    sender, receiver = ends
+    loop = asyncio.get_running_loop()
+
+    async def send() -> None:
+        while True:
+            await loop.sock_sendall(sender, bytes(16_384))
+
+    sending, count, begun = asyncio.create_task(send()), 0, 0.0
+    until = loop.time() + 1.0
+    try:
+        async with asyncio.timeout(10 * seconds):
+            while (now := loop.time()) < until or not begun:
+                if now >= until:
+                    begun, until, count = now, now + seconds, 0
+                count += len(await loop.sock_recv(receiver, 1 << 20))
+    finally:
+        sending.cancel()
+        await asyncio.wait({sending})
+    return count / (loop.time() - begun)
+
+
+def test_tcp_gets_what_a_bandwidth_limit_grants_either_way_and_a_change_keeps_it(
+    play: Play,
+) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        revision = 0
+
+        async def limited(*which: Limit) -> None:
+            nonlocal revision
+            revision += 1
+            ports = (guest(WEB, "10.0.0.11", limits=which), guest(DB, "10.0.0.12"))
+            assert (await bench.apply(document(*ports, revision=revision))).errors == {}
+
+        for way in ("egress", "ingress"):
+            await limited(*limits(TEN_MBIT, way))
+            source, target, ip = (
+                (WEB, DB, "10.0.0.12") if way == "egress" else (DB, WEB, "10.0.0.11")
+            )
+            ends = await bench.connected(source, target, ip)
+            found = await goodput(ends)
+            assert 0.85 * TEN_MBIT <= found <= 1.05 * TEN_MBIT
+            await limited(*limits(TEN_MBIT // 2, way))
+            assert 0.85 <= await goodput(ends) / (TEN_MBIT // 2) <= 1.05
+            await limited()
+            assert await goodput(ends, seconds=1) > 1.5 * TEN_MBIT
+            for end in ends:
+                end.close()
+
+    play(scenario)
+
+
+def test_a_limit_is_made_of_any_state_and_goes_with_its_port(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        space, limiter = bench.name("h1"), f"pll{WEB[:11]}"
+        own = limits(TEN_MBIT, "egress", "ingress")
+        wanted = document(guest(WEB, "10.0.0.11", limits=own))
+        await bench.apply(wanted)
+        tap = tap_name(WEB)
+        await run("tc", "-n", space, "qdisc", "del", "dev", tap, "root")
+        await run("ip", "-n", space, "link", "del", limiter)
+        await bench.restart("h1")
+        await bench.apply(wanted)
+        told = await run("tc", "-n", space, "class", "show", "dev", tap)
+        assert "rate 10Mbit" in told
+        told = await run("tc", "-n", space, "filter", "show", "dev", tap, "ingress")
+        assert f"Redirect to device {limiter}" in told
+        await bench.restart("h1")
+        await bench.apply(wanted)
+        assert bench.changes("h1") == 3, "the tables, which a new process writes whole"
+        await bench.restart("h1")
+        await bench.apply(document(guest(WEB, "10.0.0.11")))
+        told = await run("tc", "-n", space, "qdisc", "show")
+        assert "htb" not in told
+        assert limiter not in await run("ip", "-n", space, "link")
+        await bench.apply(wanted)
+        await bench.apply(document(revision=2))
+        assert limiter not in await run("ip", "-n", space, "link")
+
+    play(scenario)
+
+
+def test_what_is_beyond_a_bandwidth_limit_does_not_arrive_either_way(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         limit = Limit(direction="egress", rate=1000, burst=20_000)
         ports = (guest(WEB, "10.0.0.11", limits=(limit,)), guest(DB, "10.0.0.12"))
@@ -152,6 +245,40 @@ def test_a_floating_address_has_a_limit_of_its_own(play: Play) -> None:
         assert await bench.reaches(DB, OUTSIDE_IP, "tcp", 80)
         answers = [await bench.reaches(WEB, OUTSIDE_IP, "icmp", 8) for _ in range(4)]
         assert not all(answers)
+
+    play(scenario)
+
+
+def test_a_floating_address_and_all_others_of_a_gateway_get_what_their_limits_grant(
+    play: Play,
+) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        both = ("egress", "ingress")
+        fip = floating("172.24.4.10", "10.0.0.11")
+        fip = msgspec.structs.replace(fip, limits=limits(TEN_MBIT, *both))
+        plain = router(fip)
+        assert plain.gateway is not None
+        half = limits(TEN_MBIT // 2, *both)
+        through = msgspec.structs.replace(plain.gateway, limits=half)
+        ports = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"))
+
+        async def apply(routed: RouterSpec, revision: int) -> None:
+            wanted = document(
+                *ports, networks=(network(), public()), routers=(routed,), revision=revision
+            )
+            assert (await bench.apply(wanted)).errors == {}
+
+        await apply(msgspec.structs.replace(plain, gateway=through), 1)
+        inward = await bench.connected("", WEB, "172.24.4.10")
+        assert 0.85 <= await goodput(inward) / TEN_MBIT <= 1.05
+        assert 0.85 <= await goodput(inward[::-1]) / TEN_MBIT <= 1.05
+        outward = await bench.connected(DB, "", OUTSIDE_IP)
+        assert 0.85 <= await goodput(outward) / (TEN_MBIT // 2) <= 1.05
+        assert 0.85 <= await goodput(outward[::-1]) / (TEN_MBIT // 2) <= 1.05
+        await apply(router(floating("172.24.4.10", "10.0.0.11")), 2)
+        assert await goodput(outward, seconds=1) > TEN_MBIT
+        for end in (*inward, *outward):
+            end.close()
 
     play(scenario)
 

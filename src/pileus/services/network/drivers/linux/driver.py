@@ -107,7 +107,8 @@ class LinuxNetworkDriver:
             elif self._is_whole and _without_revision(desired) == self._applied:
                 return self._observed(desired, self._plan)
             # A large document takes a while to plan: not on the loop, which serves guests.
-            planning = partial(plan.plan_for, desired, self._zones, self._kept)
+            parts = (desired, self._zones, self._kept)
+            planning = partial(plan.plan_for, *parts, queues=self._machine.queues)
             goal = await self._machine.namespaces.call("", planning)
             self._is_whole = False
             await self._remove(goal)
@@ -275,7 +276,8 @@ class LinuxNetworkDriver:
             yield Work(f"network/{id}", segment, job)
         for id, port in goal.guests.items():
             network = goal.segments[port.network_id].network
-            inputs = (port.admin_up, network.id, network.mtu, port.parent, port.vlan)
+            place = (port.admin_up, network.id, network.mtu, port.parent, port.vlan)
+            inputs = (place, port.limits)
             job = partial(want_tap, machine, port, network, owner=options.tap_owner)
             yield Work(f"port/{id}", inputs, job)
         for id, segment in goal.segments.items():

@@ -14,12 +14,15 @@ from pileus.services.network.driver import UNKNOWN, PortSpec, tap_name
 from pileus.services.network.drivers.linux import filters
 from pileus.services.network.drivers.linux.machine import Machine
 from pileus.services.network.drivers.linux.plan import Plan
+from pileus.services.network.drivers.linux.rates import port_rates
 from pileus.services.network.drivers.linux.routers import (
+    LIMITER,
     Routing,
     floating_maps,
     inner_device,
     outer_device,
     outer_ends,
+    rates,
     translation,
 )
 
@@ -67,10 +70,13 @@ def _port(machine: Machine, plan: Plan, port: PortSpec, link: Netlink) -> str:
     tap, names = tap_name(port.id), machine.names
     if text := _device(link, tap, names.bridge(port.network_id)):
         return text
+    waits = plan.queues and not port.parent and port_rates(port, "egress")
+    if waits and (text := _device(link, names.limiter(port.id))):
+        return text
     table = filters.bridge_table(names.table)
     groups = {id: g for id, g in plan.groups.items() if id not in plan.errors}
     mac = plan.offers[port.network_id].mac
-    wanted = [filters.port_filter(port, groups, mac, names.log_group)]
+    wanted = [filters.port_filter(port, groups, mac, names.log_group, queues=plan.queues)]
     worn = [groups[id] for id in port.groups if id in groups]
     wanted += [filters.group_filter(group, plan.groups) for group in worn]
     missing = (table.lacks(fragment, machine.home_rules) for fragment in wanted)
@@ -98,6 +104,7 @@ def _inside(routing: Routing, addresses: Sequence[str], link: Netlink) -> str:
     router = routing.router
     devices = [inner_device(i.port_id) for i in router.interfaces]
     devices += [outer_device(g.port_id) for g in router.gateways]
+    devices += [LIMITER] if rates(routing) else []
     for device in devices:
         if text := _device(link, device):
             return text

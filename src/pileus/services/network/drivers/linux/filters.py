@@ -153,7 +153,12 @@ def trusted_devices(devices: Iterable[str], vxlan: str, service_mac: str) -> Fra
 
 
 def port_filter(
-    port: PortSpec, groups: Mapping[str, GroupSpec], service_mac: str, log_group: int
+    port: PortSpec,
+    groups: Mapping[str, GroupSpec],
+    service_mac: str,
+    log_group: int,
+    *,
+    queues: bool = True,
 ) -> Fragment:
     """A guest's port: who it may be, what it may send and what may reach it."""
     device = nft.interface(tap_name(port.id))
@@ -168,7 +173,7 @@ def port_filter(
         ("egress", "qe_", "sent_of"),
         ("ingress", "qi_", "received_of"),
     ):
-        if shaping := _shaping(port, direction):
+        if shaping := _shaping(port, direction, queues and not port.parent):
             chain = nft.name(prefix, port.id)
             chains[chain] = tuple(shaping)
             elements[map_name] = frozenset({f"{device} : jump {chain}"})
@@ -184,13 +189,14 @@ def port_filter(
     )
 
 
-def _shaping(port: PortSpec, direction: str) -> list[str]:
-    """The rate limits one way; and, on what it sends, its mark."""
+def _shaping(port: PortSpec, direction: str, queues: bool) -> list[str]:
+    """The rate limits one way, but for those that have queues; and, on what it sends, its mark."""
     marks = []
     if direction == "egress" and port.dscp >= 0:
         mark = nft.number(port.dscp, 63)
         marks = [f"ip dscp set {mark}", f"ip6 dscp set {mark}"]
-    return [over(n) for n in port.limits if n.direction == direction] + marks
+    limits = [n for n in port.limits if n.direction == direction and (n.packets or not queues)]
+    return [over(n) for n in limits] + marks
 
 
 def over(limit: Limit) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from pileus.host.netns import Namespaces, sysctl
 from pileus.host.nftables import Nftables
 from pileus.kernel.faults import Unavailable
 from pileus.services.network.drivers.linux.names import Names
+from pileus.services.network.drivers.linux.rates import can_queue
 
 T = TypeVar("T")
 
@@ -25,6 +27,7 @@ class Machine:
         self.home = home
         self.underlay = underlay
         self.same_namespace = False
+        self.queues = False  # does the kernel have what rate limits wait in?
         self.changes = 0
         self._links: dict[str, Netlink] = {}
         self._rules: dict[str, Nftables] = {}
@@ -41,6 +44,8 @@ class Machine:
         for name in {self.home, self.underlay}:
             self._links[name] = await self.namespaces.call(name, Netlink)
             self._rules[name] = await self.namespaces.call(name, Nftables)
+        probe = partial(can_queue, self._links[self.home], self.names.limiter("probe" + "-" * 6))
+        self.queues = await self.namespaces.call(self.home, probe)
 
     async def close(self) -> None:
         for link in self._links.values():

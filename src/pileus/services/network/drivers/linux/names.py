@@ -40,6 +40,10 @@ class Names:
         """The bridge's end of the pair to a router."""
         return f"{self.prefix}r{port_id[:11]}"
 
+    def limiter(self, port_id: str) -> str:
+        """Where what a guest sends waits its turn."""
+        return f"{self.prefix}l{port_id[:11]}"
+
     def external(self, network_id: str) -> str:
         """The bridge of an external network, in the underlay."""
         return f"{self.prefix}e{network_id[:11]}"
@@ -85,7 +89,7 @@ class Names:
         """By its alias; by its name where a crash came between the making and the alias."""
         if alias.startswith(f"pileus/{self.prefix}/"):
             return True
-        pattern = self.prefix + r"[bdegrsux][0-9a-zA-Z-]{11}"
+        pattern = self.prefix + r"[bdeglrsux][0-9a-zA-Z-]{11}"
         return not alias and re.fullmatch(pattern, name) is not None
 
     def network_of(self, alias: str) -> tuple[str, int]:

@@ -63,6 +63,7 @@ class Plan:
     routings: dict[str, Routing] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+    queues: bool = True  # can what is beyond a limit wait? Else it is dropped at once
     kept: Kept = field(default_factory=Kept)
 
     @property
@@ -70,9 +71,11 @@ class Plan:
         return [s.network for s in self.segments.values() if s.network.external]
 
 
-def plan_for(desired: HostNetwork, zones: dict[str, int], kept: Kept | None = None) -> Plan:
+def plan_for(
+    desired: HostNetwork, zones: dict[str, int], kept: Kept | None = None, *, queues: bool = True
+) -> Plan:
     """`zones` (network id to conntrack zone) is completed for new networks and forgets old ones."""
-    plan = Plan(kept=kept or Kept())
+    plan = Plan(kept=kept or Kept(), queues=queues)
     plan.kept.turn()
 
     def refused(spec: Checked) -> str:
@@ -104,7 +107,7 @@ def plan_for(desired: HostNetwork, zones: dict[str, int], kept: Kept | None = No
         plan.offers[network.id] = Offer(network, sound, guests)
     for router in desired.routers:
         if router.id not in plan.errors:
-            plan.routings[router.id] = _routing(router, plan.segments)
+            plan.routings[router.id] = _routing(router, plan.segments, queues)
     plan.errors = flaws(desired) | plan.errors
     return plan
 
@@ -115,12 +118,12 @@ def _guests(desired: HostNetwork, errors: Mapping[str, str]) -> dict[str, PortSp
     return {p.id: p for p in ordered if p.id not in errors and is_guest(p)}
 
 
-def _routing(router: RouterSpec, segments: Mapping[str, Segment]) -> Routing:
+def _routing(router: RouterSpec, segments: Mapping[str, Segment], queues: bool) -> Routing:
     touched = {i.network_id for i in router.interfaces}
     touched |= {g.network_id for g in router.gateways}
     networks = {id: segments[id].network for id in touched}
     plain = {id: msgspec.structs.replace(n, remote_ports=()) for id, n in networks.items()}
-    return Routing(router, plain)
+    return Routing(router, plain, queues)
 
 
 def _number(zones: dict[str, int], network_ids: list[str]) -> None:
@@ -162,7 +165,8 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
     for port in plan.guests.values():
         if port.admin_up:
             mac = macs[port.network_id]
-            make = partial(filters.port_filter, port, groups, mac, log_group)
+            parts = (port, groups, mac, log_group)
+            make = partial(filters.port_filter, *parts, queues=plan.queues)
             # Only where something is logged are the groups' rules written out in the port's own.
             worn: object = groups if port.logs else [g in groups for g in port.groups]
             fragments[port.id] = plan.kept.of(port.id, (port, mac, worn), make)
@@ -186,6 +190,7 @@ def underlay_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
 def home_devices(plan: Plan, names: Names) -> set[str]:
     """Every device that should be where the bridges are."""
     out = {tap_name(id) for id in plan.guests}
+    out |= {names.limiter(id) for id, port in plan.guests.items() if not port.parent}
     router_ports = _router_ports(plan)
     for id, segment in plan.segments.items():
         out |= {names.bridge(id)} if segment.has_bridge else set()

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Interface, IPv6Network, ip_address, ip_interface
 from pathlib import Path
@@ -31,9 +31,11 @@ from pileus.services.network.driver import (
 from pileus.services.network.drivers.linux.filters import over
 from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
 from pileus.services.network.drivers.linux.names import Names
+from pileus.services.network.drivers.linux.rates import want_rates_aside
 from pileus.services.network.drivers.linux.segments import want_pair
 
 ADVERTISE_EVERY_S = 60.0
+LIMITER = "limits"  # where what is forwarded waits
 
 
 def inner_device(port_id: str) -> str:
@@ -42,6 +44,11 @@ def inner_device(port_id: str) -> str:
 
 def outer_device(port_id: str) -> str:
     return f"qg-{port_id[:11]}"
+
+
+def _devices(router: RouterSpec) -> list[str]:
+    inner = [inner_device(i.port_id) for i in router.interfaces]
+    return [*inner, *(outer_device(g.port_id) for g in router.gateways)]
 
 
 def outer_devices(router: RouterSpec) -> str:
@@ -72,6 +79,7 @@ class Routing:
 
     router: RouterSpec
     networks: Mapping[str, NetworkSpec]
+    queues: bool = True  # else what is beyond a limit is dropped at once
 
     def outer_addresses(self, gateway: RouterGateway) -> list[str]:
         """The gateway's own addresses and one /32 for each floating address that it has."""
@@ -117,6 +125,7 @@ async def want_router(machine: Machine, routing: Routing) -> None:
         await _want_gateway(machine, routing, inner, name, gateway)
 
     def finish(link: Netlink) -> None:
+        want_rates_aside(link, LIMITER, rates(routing), _devices(router), incoming=False)
         for interface in router.interfaces:
             device = inner_device(interface.port_id)
             network = routing.networks[interface.network_id]
@@ -143,8 +152,7 @@ def _prepare(link: Netlink, routing: Routing) -> None:
         sysctl(f"net/ipv6/conf/{scope}/accept_ra", 0)
     sysctl("net/ipv4/fib_multipath_use_neigh", int(routing.router.tried))
     link.want("lo", mtu=65536)
-    wanted = {inner_device(i.port_id) for i in routing.router.interfaces} | {"lo"}
-    wanted |= {outer_device(g.port_id) for g in routing.router.gateways}
+    wanted = {*_devices(routing.router), LIMITER, "lo"}
     for name in link.links().keys() - wanted:
         link.delete(name)
     rules = nft.Nftables()
@@ -252,7 +260,7 @@ def translation(routing: Routing) -> Table:
     elif not router.admin_up:
         forward = ["drop"]
     if router.admin_up:
-        forward = [*(n for g in router.gateways for n in _limits(router, g)), *forward]
+        forward = [*_limits(routing), *forward]
     chains["passing"] = ("type filter hook forward priority filter; policy accept;", *forward)
     return Table(
         family="inet",
@@ -310,17 +318,33 @@ def _as_they_are(router: RouterSpec, gateway: RouterGateway) -> str:
     return f"{{ {', '.join(blocks)} }}" if blocks else ""
 
 
-def _limits(router: RouterSpec, gateway: RouterGateway) -> list[str]:
-    """Rate limits of floating addresses, each its own, and of all that goes through the gateway's."""
-    words, outer = [], nft.interface(outer_device(gateway.port_id))
-    for floating in router.floating_ips:
-        own = nft.block(floating.fixed_ip)
-        words += [f"{_crossing(n, outer)} {own} {over(n)}" for n in floating.limits]
+def _limits(routing: Routing) -> Iterator[str]:
+    """What is beyond is dropped, or gets the number of the rate at which it waits."""
+    waiting = rates(routing)
+    for number, (words, limit) in _limited(routing.router).items():
+        yield f"{words} {f'meta priority set 1:{number:x}' if number in waiting else over(limit)}"
+
+
+def rates(routing: Routing) -> dict[int, tuple[int, int]]:
+    limited = _limited(routing.router).items() if routing.queues else ()
+    return {number: (n.rate, n.burst) for number, (_, n) in limited if not n.packets}
+
+
+def _limited(router: RouterSpec) -> dict[int, tuple[str, Limit]]:
+    """Floating addresses, each with limits of its own, and all else that goes through a gateway: by numbers from 2, as
+    the first rate is for packets without one.
+    """
+    found = []
     others = ", ".join(sorted(nft.block(f.fixed_ip) for f in router.floating_ips))
-    for limit in gateway.limits:
-        but = f"{_crossing(limit, outer)} != {{ {others} }}" if others else _way(limit, outer)
-        words.append(f"{but} {over(limit)}")
-    return words
+    for gateway in router.gateways:
+        outer = nft.interface(outer_device(gateway.port_id))
+        for floating in router.floating_ips:
+            own = nft.block(floating.fixed_ip)
+            found += [(f"{_crossing(n, outer)} {own}", n) for n in floating.limits]
+        for n in gateway.limits:
+            rest = f"{_crossing(n, outer)} != {{ {others} }}" if others else _way(n, outer)
+            found.append((rest, n))
+    return dict(enumerate(found, 2))
 
 
 def _way(limit: Limit, outer: str) -> str:

@@ -9,6 +9,7 @@ from pileus.host.netlink import EVERY_MAC, Netlink, add_tap
 from pileus.host.vlan_programs import add_vlan
 from pileus.services.network.driver import NetworkSpec, PortSpec, tap_name
 from pileus.services.network.drivers.linux.machine import Machine, no_ipv6
+from pileus.services.network.drivers.linux.rates import want_port_rates
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ async def want_tap(
                 add_tap(name, owner=owner)
                 link.changes += 1
             no_ipv6(name)
+        if machine.queues and not port.parent:
+            want_port_rates(link, machine.names, port)
         link.want(name, mtu=network.mtu, master=bridge, alias=alias, up=port.admin_up)
 
     await machine.at_home(attach)
