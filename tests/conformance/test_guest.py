@@ -13,6 +13,8 @@ from tests.conformance.test_first import ledger, run_set, surprises
 from tests.e2e.sweep import Scope, sweep
 
 pytestmark = pytest.mark.e2e
+# As many the suite leaves out at most, for what this cloud does not say it has.
+SKIPPED = {"guest-compute": 11, "guest-network": 35, "guest-volume": 0}
 
 
 @pytest.fixture
@@ -43,12 +45,16 @@ def test_every_scenario_of_the_guest_set_passes_but_those_in_the_ledger(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["guest-compute", "guest-network", "guest-volume"])
+@pytest.mark.parametrize("name", SKIPPED)
 def test_every_test_of_a_service_with_guests_passes_but_those_in_the_ledger(
     cloud: RunningCloud, outside: Place, tmp_path: Path, name: str
 ) -> None:
     result = run_set(cloud, name, tmp_path, "--guest", inside=outside)
-    assert surprises(result, ledger()) == []
+    tests = result["tests"]
+    failed = {t: row["error"] for t, row in tests.items() if row["outcome"] == "failed"}
+    assert {t: error for t, error in failed.items() if t not in ledger()} == {}
+    assert sum(row["outcome"] == "skipped" for row in tests.values()) <= SKIPPED[name]
+    assert result["cleanup_errors"] == {}
 
 
 def passes(cloud: RunningCloud, outside: Place, workspace: Path, count: int, *options: str) -> None:

@@ -94,17 +94,22 @@ def frame(payload: bytes, *, source: IPv4Address, target: IPv4Address) -> bytes:
 
 
 def extra_option(name: str, value: str) -> tuple[int, bytes]:
-    """An option by dnsmasq's name or by number, its value as text. Raises Invalid."""
+    """An option by dnsmasq's name or by number, its value as text, in quotes or not. Raises Invalid."""
     code = int(name) if name.isascii() and name.isdigit() else _CODES.get(name.lower(), 0)
     if not 1 <= code <= 254 or code in _RESERVED:
         raise Invalid(f"DHCP option {name!r} is not one that a port may set.")
     try:
-        encoded = _encoded(code, value)
+        encoded = _encoded(code, _unquoted(value))
     except (ValueError, OverflowError, struct.error) as error:
         raise Invalid(f"DHCP option {name} cannot be {value!r}: {error}.") from error
     if not 1 <= len(encoded) <= 255:
         raise Invalid(f"DHCP option {name} must hold 1 to 255 bytes, not {len(encoded)}.")
     return code, encoded
+
+
+def _unquoted(value: str) -> str:
+    """OVN wants text in quotes, and dnsmasq takes them off."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 def route_option(routes: tuple[tuple[IPv4Network, IPv4Address], ...]) -> bytes:

@@ -122,6 +122,7 @@ def test_a_frame_carries_a_correct_checksum() -> None:
     [
         ("mtu", "1400", (26, b"\x05\x78")),
         ("bootfile-name", "pxelinux.0", (67, b"pxelinux.0")),
+        ("domain-name", '"test.domain"', (15, b"test.domain")),
         ("42", "10.0.0.5, 10.0.0.6", (42, bytes([10, 0, 0, 5, 10, 0, 0, 6]))),
         ("classless-static-route", "10.1.0.0/16,10.0.0.9", (121, bytes([16, 10, 1, 10, 0, 0, 9]))),
     ],
