@@ -335,7 +335,8 @@ def test_a_trunk_carries_another_network_under_a_tag(play: Play) -> None:
             vlan=7,
         )
         peer = guest(STRANGER, "10.0.0.32", network_id=OTHER_NET)
-        ports = (carried, guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12"), peer)
+        slow = limits(TEN_MBIT, "egress", "ingress")
+        ports = (carried, guest(WEB, "10.0.0.11", limits=slow), guest(DB, "10.0.0.12"), peer)
         seen = await bench.apply(document(*ports, networks=(network(), second)))
         assert (seen.errors, seen.ports[REMOTE]) == ({}, True)
         assert await bench.reaches(WEB, "10.0.0.12", "tcp", 80)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pileus.host.netlink import Netlink
+from pileus.host.netlink_wire import Refused
 from pileus.kernel.faults import Unavailable
 from pileus.services.network.driver import PortSpec, tap_name
 from pileus.services.network.drivers.linux.names import Names
@@ -53,7 +54,7 @@ def can_queue(link: Netlink, name: str) -> bool:
     link.delete(name)
     try:
         want_rates_aside(link, name, {1: (1, 1)}, (name,), incoming=True)
-    except Unavailable:
+    except (Unavailable, Refused):
         return False
     finally:
         link.delete(name)

@@ -125,7 +125,8 @@ async def want_router(machine: Machine, routing: Routing) -> None:
         await _want_gateway(machine, routing, inner, name, gateway)
 
     def finish(link: Netlink) -> None:
-        want_rates_aside(link, LIMITER, rates(routing), _devices(router), incoming=False)
+        if routing.queues:
+            want_rates_aside(link, LIMITER, rates(routing), _devices(router), incoming=False)
         for interface in router.interfaces:
             device = inner_device(interface.port_id)
             network = routing.networks[interface.network_id]
