@@ -121,7 +121,7 @@ async def _record(ctx: Context, taken: list[AskedEvent], servers: dict[str, Serv
 
 
 class AssistedVolumeSnapshots(Resource[Server]):
-    """Volumes whose snapshots need the guest's hypervisor are attached to no server here."""
+    """For volumes that are files of their guests' hosts. Here their own hosts serve them, and take snapshots alone."""
 
     table = SERVERS
     rules: ClassVar[Mapping[str, str]] = {
@@ -131,7 +131,7 @@ class AssistedVolumeSnapshots(Resource[Server]):
 
     @operation("POST", "/os-assisted-volume-snapshots", _ASSISTED + "create", status=200)
     async def create(self, ctx: Context, body: CreateSnapshot) -> None:
-        raise _not_attached(body.volume_id)
+        raise _needs_none(body.volume_id)
 
     @operation(
         "DELETE", "/os-assisted-volume-snapshots/{snapshot_id}", _ASSISTED + "delete", status=204
@@ -144,8 +144,11 @@ class AssistedVolumeSnapshots(Resource[Server]):
             raise Invalid("delete_info must be a JSON object that has a volume_id.") from None
         if not isinstance(info.get("volume_id"), str):
             raise Invalid("delete_info must have a volume_id.")
-        raise _not_attached(info["volume_id"])
+        raise _needs_none(info["volume_id"])
 
 
-def _not_attached(volume_id: str) -> Invalid:
-    return Invalid(f"No volume Block Device Mapping with id {volume_id}.")
+def _needs_none(volume_id: str) -> Invalid:
+    return Invalid(
+        f"No volume Block Device Mapping with id {volume_id} needs a hypervisor for its snapshots: "
+        "block storage takes them of attached volumes, too."
+    )

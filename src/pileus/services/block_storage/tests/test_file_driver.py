@@ -399,7 +399,8 @@ def test_what_a_process_that_died_left_half_made_is_gone(bench: Bench, state: Pa
             await driver.delete(volume_id)
 
     asyncio.run(ask())
-    assert {str(path) for path in things(state)} == {"images", "layers", "outgoing", "volumes"}
+    kept = {".claim", "images", "layers", "outgoing", "volumes"}
+    assert {str(path) for path in things(state)} == kept
 
 
 def test_exports_are_served_again_after_a_restart_of_the_machine(bench: Bench, state: Path) -> None:
