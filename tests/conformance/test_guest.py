@@ -48,8 +48,13 @@ def test_every_scenario_of_the_guest_set_passes_but_those_in_the_ledger(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SKIPPED)
 def test_every_test_of_a_service_with_guests_passes_but_those_in_the_ledger(
-    cloud: RunningCloud, outside: Place, tmp_path: Path, name: str
+    cloud: RunningCloud,
+    outside: Place,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TEMPEST_IMAGE_FILE", str(cloud.state / "test-image.qcow2"))
     options = ("--guest", "--prepare", "--exclude", LEFT_OUT)
     result = run_set(cloud, name, tmp_path, *options, inside=outside)
     tests = result["tests"]

@@ -17,7 +17,7 @@ from tests.e2e.deeds import DEEDS, EVACUATE, MICROVERSION, Deed, Things
 from tests.simulation.town import ConnectionLost, Town
 
 BASES = {"compute": "/compute/v2.1", "network": "/network", "image": "/image"}
-BASES["placement"] = "/placement"
+BASES |= {"placement": "/placement", "block-storage": "/volume/v3"}
 # What one's own user may not do.
 FOR_ADMINISTRATORS = {"migrate", "os-migrateLive", EVACUATE, "shelveOffload"}
 LARGER = "84"

@@ -72,7 +72,7 @@ class ManageableSnapshots(Resource[Snapshot]):
 
     async def _managed(self, ctx: Context, body: Manage) -> dict[str, Any]:
         """It is there at once: its host has had it all the time."""
-        name = reference(body.ref).removeprefix("snapshot-")
+        name = reference(body.ref).removeprefix("_").removeprefix("snapshot-")  # LVM's has the _
         async with ctx.runtime.store.tx() as tx:
             volume = await VOLUMES.find(tx, body.volume_id)
             if volume is None:

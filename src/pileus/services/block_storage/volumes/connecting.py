@@ -134,10 +134,13 @@ class VolumeConnecting(OfVolume):
         if one is not None:
             refuse_used(ctx, one)
             await attaching.detach(ctx.runtime, one.id)
-        await self._free(ctx, await VOLUMES.get(ctx.runtime.store, volume.id))
+        fresh = await VOLUMES.get(ctx.runtime.store, volume.id)
+        await self._free(ctx, fresh, states.ATTACHED_STATES | {states.ERROR})
 
-    async def _free(self, ctx: Context, volume: Volume) -> None:
-        if volume.status in states.ATTACHED_STATES:
+    async def _free(
+        self, ctx: Context, volume: Volume, of: frozenset[str] = states.ATTACHED_STATES
+    ) -> None:
+        if volume.status in of:
             others = await attachment.of_volume(ctx.runtime.store, volume.id)
             await _become(ctx, volume, attaching.status_of(others))
 
