@@ -343,8 +343,8 @@ class VolumeKiller:
             for id, content in list(self.kept[noun].items()):
                 self._make({source: id, "size": self.told.of(noun)[id]["size"]}, content)
         self.check()
-        children = [id for id, row in self.told.backups.items() if row["is_incremental"]]
         while self.kept["backups"]:
+            children = [id for id, row in self.told.backups.items() if row["is_incremental"]]
             for id in [*reversed(children), *self.told.backups]:
                 with suppress(ApiError):
                     self._delete("backups", id)
