@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from pileus.host import files
 from pileus.host.handover import local_address
 from pileus.host.rbd import Place
 from pileus.kernel.agents import CONTROL
@@ -54,7 +55,7 @@ def _back_end(host: HostRuntime) -> str:
     elif asked != "file":
         raise Invalid(f"Back end {asked!r} is neither file nor rbd:POOL.")
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(asked)
+    files.write_atomically(note, str(asked).encode())
     return str(asked)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ class VolumeTickets(Resource[Any]):
         size = pieces[0].size
 
         async def chunks() -> Any:
-            with chain:
+            with closing(chain):
                 for at in range(0, size, AT_ONCE):
                     yield await asyncio.to_thread(chain.read, at, min(AT_ONCE, size - at))
 
@@ -149,7 +149,7 @@ class VolumeTickets(Resource[Any]):
         writer = f"{ctx.runtime.sagas.me}.{ctx.request_id}"
         part = path.with_name(f"{path.name}.{writer}{files.PART}")
         try:
-            with await asyncio.to_thread(Chain, behind) as chain:
+            with closing(await asyncio.to_thread(Chain, behind)) as chain:
                 growing = Growing(part, chain, is_whole=not behind)
                 async for chunk in stream.chunks:
                     await asyncio.to_thread(growing.write, chunk)

@@ -130,20 +130,24 @@ class FakeVolumeDriver:
     ) -> Export:
         volume = self._find(volume_id)
         known = volume.exports.get(attachment_id)
-        if known is None or (is_remote and not known.secret):
-            door = {"address": "192.0.2.1", "port": 10820, "secret": f"key of {attachment_id}"}
-            export = Export(
-                attachment_id=attachment_id,
-                host=self.host,
-                path=f"{self.folder}/{volume_id}.socket",
-                name=volume_id,
-                size=volume.size_gib * GIB,
-                is_read_only=is_read_only,
-                **(door if is_remote else {}),  # type: ignore[arg-type]
-            )
+        secret = known.secret if known else ""
+        if is_remote:
+            secret = f"key of {attachment_id}"
+        export = Export(
+            attachment_id=attachment_id,
+            host=self.host,
+            path=f"{self.folder}/{volume_id}.socket",
+            address="192.0.2.1" if secret else "",
+            port=10820 if secret else 0,
+            secret=secret,
+            name=volume_id,
+            size=volume.size_gib * GIB,
+            is_read_only=is_read_only,
+        )
+        if export != known:
             volume.exports = {**volume.exports, attachment_id: export}
             self._keep(volume)
-        return volume.exports[attachment_id]
+        return export
 
     async def withdraw(self, volume_id: str, attachment_id: str) -> None:
         volume = self._volumes.get(volume_id)

@@ -48,8 +48,14 @@ def test_a_back_end_that_names_no_place_is_refused(told: str, tmp_path: Path) ->
 
 
 def test_the_key_of_a_pool_is_told_to_hosts_and_never_by_the_api() -> None:
-    place = {"pool": "fast", "namespace": "here", "image": "volume-1", "user": "cinder"}
-    image = RbdImage(monitors=("[::1]:3300", "192.0.2.1:6789"), key="AQC", **place)  # type: ignore[arg-type]
+    image = RbdImage(
+        pool="fast",
+        namespace="here",
+        image="volume-1",
+        monitors=("[::1]:3300", "192.0.2.1:6789"),
+        user="cinder",
+        key="AQC",
+    )
     export = Export(attachment_id="a", host="here", rbd=image, size=1)
     info = Attachment(id="a", volume_id="v", project_id="p", export=export).connection_info
     assert (info["driver_volume_type"], info["name"]) == ("rbd", "fast/here/volume-1")

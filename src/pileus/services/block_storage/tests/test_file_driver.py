@@ -279,9 +279,8 @@ def test_other_hosts_come_in_by_tls_with_the_key_of_an_attachment_and_no_other(
                 assert refused.returncode != 0 and "longhaul" not in refused.stdout
             os.kill(await daemon_of(state, volume_id, "gate"), 9)
             await eventually(lambda: from_elsewhere(export, export.secret).returncode == 0)
-            stays = (
-                bench.world.new_id()
-            )  # as when a guest came from another host to the volume's own
+            # As when a guest came from another host to the volume's own.
+            stays = bench.world.new_id()
             local = await driver.export(volume_id, stays, False, FREE)
             async with asyncio.timeout(5):
                 await driver.withdraw(volume_id, attachment)

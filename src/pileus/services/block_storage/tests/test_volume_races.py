@@ -65,6 +65,24 @@ def test_a_volume_that_is_let_go_while_it_is_busy_is_available_afterwards(stage:
     stage.run(play())
 
 
+def test_a_forced_detach_mends_an_error_that_was_set_by_hand_and_no_other(stage: Stage) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id = await made(cloud, member)
+        for status in ("available", "error"):
+            if status == "available":
+                given = {"instance_uuid": cloud.runtime.world.new_id(), "mountpoint": "/dev/vdc"}
+                assert (await act(member, id, "os-attach", given)).status == 202
+            assert (
+                await act(cloud.admin, id, "os-reset_status", {"status": "error"})
+            ).status == 202
+            assert (await act(cloud.admin, id, "os-force_detach", {})).status == 202
+            seen = await shown(member, id)
+            assert (seen["status"], seen["attachments"]) == (status, [])
+
+    stage.run(play())
+
+
 def test_an_attachment_whose_host_did_not_answer_leaves_nothing_when_it_is_deleted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

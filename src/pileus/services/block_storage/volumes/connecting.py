@@ -131,11 +131,14 @@ class VolumeConnecting(OfVolume):
     )
     async def force_detach(self, ctx: Context, volume: Volume, body: ForceDetach) -> None:
         one = await self._which(ctx, volume, body.attachment_id)
+        mends = states.ATTACHED_STATES
         if one is not None:
             refuse_used(ctx, one)
             await attaching.detach(ctx.runtime, one.id)
-        fresh = await VOLUMES.get(ctx.runtime.store, volume.id)
-        await self._free(ctx, fresh, states.ATTACHED_STATES | {states.ERROR})
+            mends |= {
+                states.ERROR
+            }  # that was set by hand: one that was never made has no attachment
+        await self._free(ctx, await VOLUMES.get(ctx.runtime.store, volume.id), mends)
 
     async def _free(
         self, ctx: Context, volume: Volume, of: frozenset[str] = states.ATTACHED_STATES

@@ -173,8 +173,8 @@ async def remove_guest(run: Run[Server]) -> None:
         await destroy_on(run, server.move.other(server.host))
 
 
-async def remove_ports(run: Run[Server]) -> None:
-    """And its volumes, which are no ports but as little its own."""
+async def free_what_it_had(run: Run[Server]) -> None:
+    """Its ports and volumes, which others may have from now on."""
     await detach(run)
     await part(run, run.record.volumes)
 
@@ -289,7 +289,7 @@ DELETE = Saga(
     states.LIFECYCLE,
     "delete",
     Step(remove_guest, not_deleted),
-    Step(remove_ports),
+    Step(free_what_it_had),
     Step(release),
     failed=failed,
     done=_gone,

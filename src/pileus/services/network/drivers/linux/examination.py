@@ -89,12 +89,12 @@ async def _router(machine: Machine, routing: Routing, addresses: Sequence[str]) 
     if not machine.namespaces.exists(namespace):
         return f"network namespace {namespace} is missing"
     for interface in router.interfaces:
-        ends = (names.interface(interface.port_id), names.bridge(interface.network_id))
-        if text := await machine.at_home(lambda link, e=ends: _device(link, *e)):  # type: ignore[misc]
+        name, bridge = names.interface(interface.port_id), names.bridge(interface.network_id)
+        if text := await machine.at_home(partial(_device, name=name, bridge=bridge)):
             return text
-    for end, gateway in outer_ends(names, router).items():
-        ends = (end, names.external(gateway.network_id))
-        if text := await machine.at_underlay(lambda link, e=ends: _device(link, *e)):  # type: ignore[misc]
+    for name, gateway in outer_ends(names, router).items():
+        bridge = names.external(gateway.network_id)
+        if text := await machine.at_underlay(partial(_device, name=name, bridge=bridge)):
             return text
     return await machine.inside(namespace, partial(_inside, routing, addresses))
 
