@@ -47,7 +47,7 @@ class CreateSnapshot(Body):
     force: checks.Flag | UnsetType = UNSET
 
 
-async def _listed(ctx: Context, noun: str, view: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+async def _listed(ctx: Context, noun: str, view: View) -> dict[str, Any]:
     """A slice of the project's; of a query nothing else counts, and a 0 says nothing."""
     kept = [(k, v) for k, v in ctx.query.pairs if k in ("limit", "offset") and v.strip("0")]
     answer = await ask(ctx, _SERVICE, "GET", f"/{noun}s/detail?{urlencode(kept)}")

@@ -1,13 +1,18 @@
-"""One cloud for each module, and the loop that it runs in."""
+"""One cloud for each module, and the loop that it runs in; a folder for a real driver."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pileus.host import caches
+from pileus.host.storage_daemon import running_below
 from pileus.testing.client import Client
 from pileus.testing.cloud import Cloud, cloud
 
@@ -35,3 +40,12 @@ def stage() -> Iterator[Stage]:
             yield found
         finally:
             runner.run(manager.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    """Where the file driver's volumes are; its daemons go with it."""
+    yield tmp_path / "state"
+    for pid in running_below(tmp_path / "state").values():
+        os.kill(pid, 9)
+    shutil.rmtree(caches.sockets(tmp_path / "state" / "volumes"))

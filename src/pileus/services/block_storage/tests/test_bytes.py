@@ -8,14 +8,13 @@ import shutil
 import struct
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from pileus.host import caches, storage_daemon
-from pileus.host.storage_daemon import running_below
+from pileus.host import storage_daemon
 from pileus.kernel.world import World
 from pileus.services.block_storage.driver import OfSnapshot, OfVolume, Source, VolumeSpec
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
@@ -30,14 +29,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(shutil.which(storage_daemon.PROGRAM) is None, reason="needs qemu-utils"),
 ]
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "state"
-    for pid in running_below(tmp_path / "state").values():
-        os.kill(pid, 9)
-    shutil.rmtree(caches.sockets(tmp_path / "state" / "volumes"))
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pileus.host import caches, storage_daemon
+from pileus.host import storage_daemon
 from pileus.host.storage_daemon import running_below
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.world import World
@@ -42,14 +42,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(shutil.which(storage_daemon.PROGRAM) is None, reason="needs qemu-utils"),
 ]
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "state"
-    for pid in running_below(tmp_path / "state").values():
-        os.kill(pid, 9)
-    shutil.rmtree(caches.sockets(tmp_path / "state" / "volumes"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pileus.services.network.driver import (
     FixedIP,
     GroupSpec,
     Limit,
+    NetworkSpec,
     PortSpec,
     RouterInterface,
     RouterSpec,
@@ -97,6 +98,20 @@ async def carried_each_way(
 
 async def carries(bench: LinuxBench, port: PortSpec, peer: PortSpec, *, tag: int) -> bool:
     return await carried_each_way(bench, port, peer, tag=tag) == (True, True)
+
+
+def trunked() -> tuple[NetworkSpec, PortSpec, PortSpec]:
+    """A network that the guest WEB has under tag 7, the port by which it has it, and another guest there."""
+    carried = guest(
+        REMOTE,
+        "10.0.0.31",
+        network_id=OTHER_NET,
+        device_owner="trunk:subport",
+        parent=WEB,
+        vlan=7,
+    )
+    peer = guest(STRANGER, "10.0.0.32", network_id=OTHER_NET)
+    return network(id=OTHER_NET, segment=102), carried, peer
 
 
 def tagged(frame: bytes, tag: int) -> bytes:
@@ -325,16 +340,7 @@ def test_address_scopes_meet_only_their_like(play: Play) -> None:
 
 def test_a_trunk_carries_another_network_under_a_tag(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
-        second = network(id=OTHER_NET, segment=102)
-        carried = guest(
-            REMOTE,
-            "10.0.0.31",
-            network_id=OTHER_NET,
-            device_owner="trunk:subport",
-            parent=WEB,
-            vlan=7,
-        )
-        peer = guest(STRANGER, "10.0.0.32", network_id=OTHER_NET)
+        second, carried, peer = trunked()
         slow = limits(TEN_MBIT, "egress", "ingress")
         ports = (carried, guest(WEB, "10.0.0.11", limits=slow), guest(DB, "10.0.0.12"), peer)
         seen = await bench.apply(document(*ports, networks=(network(), second)))

@@ -31,7 +31,7 @@ from pileus.services.network.tests.linux_bench import (
     run,
     udp_frame,
 )
-from pileus.services.network.tests.test_linux_shaping import Play, arrived, carries, play
+from pileus.services.network.tests.test_linux_shaping import Play, arrived, carries, play, trunked
 from pileus.testing.drivers.network import (
     CLOSED,
     DB,
@@ -234,16 +234,7 @@ def test_scopes_and_labels_hold_for_a_guest_whose_router_is_on_the_other_host(pl
 
 def test_a_trunk_carries_a_network_whose_other_guest_is_on_the_other_host(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
-        second = network(id=OTHER_NET, segment=102)
-        carried = guest(
-            REMOTE,
-            "10.0.0.31",
-            network_id=OTHER_NET,
-            device_owner="trunk:subport",
-            parent=WEB,
-            vlan=7,
-        )
-        peer = guest(STRANGER, "10.0.0.32", network_id=OTHER_NET)
+        second, carried, peer = trunked()
         for host, own, other, at in (
             (HERE, (guest(WEB, "10.0.0.11"), carried), peer, THERE),
             (THERE, (peer,), carried, HERE),
