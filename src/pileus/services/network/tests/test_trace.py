@@ -69,8 +69,8 @@ def test_a_packet_under_a_strange_address_or_from_a_port_that_is_down_does_not_l
         network, _ = await api.network()
         (one,) = await b.boot("p", "one", network["id"])
         ip = one.fixed_ips[0].ip_address
-        said = await stop(b.admin, one.port_id, "10.0.0.77", source_ip="10.0.0.99")
-        assert said == (f"port {one.port_id}: anti-spoofing: it may send from {ip}, not 10.0.0.99")
+        said = await stop(b.admin, one.port_id, "10.0.0.77", source_ip="10.9.0.9")
+        assert said == (f"port {one.port_id}: anti-spoofing: it may send from {ip}, not 10.9.0.9")
         await api.put(f"/ports/{one.port_id}", {"port": {"admin_state_up": False}})
         await b.settle()
         assert "administratively down" in await stop(b.admin, one.port_id, "10.0.0.77")
