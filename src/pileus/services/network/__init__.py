@@ -17,6 +17,7 @@ from .bootstrap import bootstrap
 from .contract import NETWORK
 from .control import KeptControl, tell_group
 from .default_rules import DefaultRules
+from .default_statefulness import Statefulnesses
 from .discovery import CoreResources, Versions
 from .extensions import Extensions
 from .flavors import Flavors, ServiceProfiles, ServiceProviders
@@ -77,6 +78,7 @@ SERVICE = Service(
         Policies,
         *QOS_RESOURCES,
         DefaultRules,
+        Statefulnesses,
         Flavors,
         LoggableResources,
         MeteringLabels,

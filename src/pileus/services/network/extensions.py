@@ -66,6 +66,7 @@ EXTENSIONS = {
     "network-ip-availability": ("Network IP Availability", "Provides IP availability data for each network and subnet."),
     "port-mac-address-regenerate": ("Neutron Port MAC address regenerate", "A null MAC address is replaced by a new one."),
     "port-security-groups-filtering": ("Port filtering on security groups", "Provides security groups filtering when listing ports"),
+    "security-groups-default-statefulness": ("Security Groups Default Statefulness", "Whether new groups keep track of connections."),
     "security-groups-default-rules": ("Default rules for security groups", "Rules that every new security group begins with."),
     "service-type": ("Neutron Service Type Management", "API for retrieving service providers for Neutron advanced services"),
     "tag-creation": ("Tag creation extension", "Several tags added at once."),

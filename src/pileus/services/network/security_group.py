@@ -11,6 +11,7 @@ from pileus.kernel.store import Column, Page, Reader, Tx, Unique
 from pileus.kernel.world import World
 
 from .addressing import block
+from .default_statefulness import stateful_by_default
 from .resource import COLUMNS, SHARED_WITH, TAGS, Noun, Nouns, Shared, hold, moment, standard
 
 DEFAULT = "default"
@@ -206,6 +207,7 @@ async def default_group(tx: Tx, world: World, project_id: str) -> SecurityGroup:
         name=DEFAULT,
         description="Default security group",
         is_default=True,
+        stateful=await stateful_by_default(tx, project_id),
     )
     return await add_group(tx, world, group)
 

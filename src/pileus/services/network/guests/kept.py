@@ -27,6 +27,7 @@ from ..contract import (
     SecurityGroup,
     SecurityGroupRule,
 )
+from ..default_statefulness import stateful_by_default
 from ..driver import COMPUTE_OWNER
 from ..floating_ip import FLOATING_IPS
 from ..network import NETWORKS
@@ -259,7 +260,8 @@ class KeptNetwork:
         acting = Acting(self.runtime, caller)
         acting.require("create_security_group", {"project_id": caller.project_id})
         world = self.runtime.world
-        group = new_group(world, name, description, caller.project_id)
+        stateful = await stateful_by_default(self.runtime.store, caller.project_id)
+        group = new_group(world, name, description, caller.project_id, stateful)
         async with self.runtime.store.tx() as tx:
             await default_group(tx, world, caller.project_id)
             group = await groups_record.add_group(tx, world, group)

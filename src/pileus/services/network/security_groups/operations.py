@@ -16,6 +16,7 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 
 from ..attributes import Attributes, text
+from ..default_statefulness import stateful_by_default
 from ..packet_log import drop_logs
 from ..port import PORTS
 from ..rbac_policy import drop_policies
@@ -44,7 +45,7 @@ class CreateSecurityGroup(Attributes):
 
     name: str = ""
     description: str = ""
-    stateful: bool = True
+    stateful: bool | UnsetType = UNSET
     project_id: str | UnsetType = UNSET
 
 
@@ -98,8 +99,13 @@ class SecurityGroups(NetworkResource[SecurityGroup], path="/security-groups"):
         for item in body.items:
             owner = owner_of(ctx, item.project_id)
             ctx.require("create_security_group", {"project_id": owner})
+            stateful = (
+                await stateful_by_default(ctx.runtime.store, owner)
+                if item.stateful is UNSET
+                else item.stateful
+            )
             wanted.append(
-                new_group(ctx.runtime.world, item.name, item.description, owner, item.stateful)
+                new_group(ctx.runtime.world, item.name, item.description, owner, stateful)
             )
         async with ctx.runtime.store.tx() as tx:
             made = []
@@ -144,7 +150,7 @@ class SecurityGroups(NetworkResource[SecurityGroup], path="/security-groups"):
 
 
 def new_group(
-    world: World, name: str, description: str, owner: str, stateful: bool = True
+    world: World, name: str, description: str, owner: str, stateful: bool
 ) -> SecurityGroup:
     """Raises Conflict for the name that only the default group bears, Invalid."""
     if name.lower() == DEFAULT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from .bench import Bench, Row, run, said
+from .bench import Api, Bench, Row, run, said
 
 
 def test_a_readers_first_look_makes_the_default_group_once() -> None:
@@ -178,5 +178,35 @@ def test_anothers_group_and_rules_are_not_there() -> None:
         assert (
             await b.as_("one", "reader").delete(f"/security-group-rules/{rule['id']}")
         ).status == 403
+
+    run(body, hosts=0)
+
+
+def test_new_groups_are_as_stateful_as_the_project_or_the_cloud_has_it() -> None:
+    async def body(b: Bench) -> None:
+        noun = "security_groups_default_statefulness"
+        path = "/" + noun.replace("_", "-")
+        one, two = b.as_("one", "manager"), b.as_("two", "manager")
+
+        async def made(api: Api, **said: object) -> object:
+            return (await api.make("security_group", **said))["stateful"]
+
+        everybodys = {noun: {"project_id": None, "stateful": False}}
+        assert (await one.post(path, everybodys)).status == 403
+        assert (await b.as_("one").post(path, {noun: {"stateful": False}})).status == 403
+        assert (await b.admin.post(path, everybodys)).json[noun]["project_id"] is None
+        own = await one.make(noun, path, stateful=True)
+        assert said(await one.post(path, {noun: {}})) == (
+            409, "SecurityGroupDefaultStatefulnessAlreadyExists",
+        )  # fmt: skip
+        assert [await made(one), await made(two), await made(two, stateful=True)] == [
+            True, False, True,
+        ]  # fmt: skip
+        assert [g["stateful"] for g in await two.rows("/security-groups?name=default")] == [False]
+        assert await one.rows(path) == [own] and await two.rows(path) == []
+        assert (await two.get(f"{path}/{own['id']}")).status == 404
+        assert (await one.put(f"{path}/{own['id']}", {noun: {"stateful": False}})).status == 200
+        assert await made(one) is False
+        assert (await one.delete(f"{path}/{own['id']}")).status == 204
 
     run(body, hosts=0)
