@@ -13,7 +13,7 @@ from pileus.kernel.resources import PUBLIC, Operation, Service
 from pileus.kernel.versions import NO_VERSION, spelled
 from pileus.node.control import find_services
 
-from . import advisories
+from . import advisories, client_rules
 from . import coverage as surface
 
 PACKAGE = Path(__file__).parents[1]
@@ -90,7 +90,13 @@ def security() -> str:
     return advisories.page(find_services(), advisories.tests(folders), NOTE)
 
 
+def rules() -> str:
+    """What clients rely on, and the tests of it."""
+    return client_rules.page(NOTE)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
+    "docs/client_rules.md": rules,
     "docs/coverage.md": coverage,
     "docs/modules.md": modules,
     "docs/operations.md": operations,

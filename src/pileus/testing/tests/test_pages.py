@@ -1,12 +1,14 @@
-"""What the pages on coverage and security count."""
+"""What the pages on coverage, security and clients' rules count."""
 
 from __future__ import annotations
 
 import pytest
 
 from pileus.node.control import find_services
+from pileus.testing import client_rules
 from pileus.testing.advisories import Advisory, advisories, exists, named
 from pileus.testing.coverage import Upstream, answers, noun, surface
+from pileus.testing.docs import PACKAGE
 
 SERVICES = {service.type: service for service in find_services()}
 
@@ -61,3 +63,11 @@ def test_every_service_has_a_surface_to_be_measured_by() -> None:
         assert len(surface(service)) > 30, service.type
     assert noun(Upstream("GET", "/v2.0/ports/{id}", "", "")) == "ports"
     assert noun(Upstream("GET", "/v2.0", "", "")) == "versions"
+
+
+def test_a_rule_of_clients_has_tests_that_are_there_or_says_what_it_waits_for() -> None:
+    there = client_rules.tests([PACKAGE, PACKAGE.parents[1] / "tests"])
+    every = client_rules.rules()
+    assert [rule.number for rule in every] == list(range(1, len(every) + 1))
+    assert [rule.number for rule in every if not rule.tests and not rule.later] == []
+    assert [name for rule in every for name in rule.tests if name not in there] == []

@@ -246,6 +246,39 @@ def test_ossa_2014_009_a_rescued_guest_reads_its_disks_as_it_wrote_them(host: Ho
     play(host, story)
 
 
+def test_ossa_2014_003_what_a_guest_brought_to_a_host_is_on_no_disk_of_the_next_one_there(
+    host: Host,
+) -> None:
+    async def story() -> None:
+        first = await host.spawn()
+        await host.write(first, SECRET)
+        await host.driver.stop(first.id, 0)
+        here, there = host.driver, QemuComputeDriver(host.folder / "other", accelerator="tcg")
+        shutil.copytree(host.folder / "state/images", host.folder / "other/images")
+        await there.start_up()
+        try:
+            await there.receive(first, await here.lend(first.id))
+            host.driver = there
+            second = await host.spawn()
+            guests = host.folder / "other/guests"
+            brought = [b for b in _files(guests / first.id).values() if SECRET[:512] in b]
+            assert len(brought) == 3, "root, ephemeral and swap came as they were"
+            for disk in host.disks():
+                assert SECRET[:512] not in await host.read(guests / second.id, disk)
+            assert not set(_files(guests / first.id)) & set(_files(guests / second.id))
+        finally:
+            host.driver = here
+            await there.close()
+
+    play(host, story)
+
+
+def _files(folder: Path) -> dict[tuple[int, int], bytes]:
+    """The head of each file by what it is on its file system: a link would have the number of another."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {(s.st_dev, s.st_ino): p.read_bytes()[: 4 * MIB] for p in files for s in [p.stat()]}
+
+
 def test_ossa_2016_001_a_snapshot_holds_what_the_guest_wrote(host: Host) -> None:
     async def story() -> None:
         spec, forged = await host.spawn(), await host.forged()

@@ -238,6 +238,42 @@ def test_ossa_2026_021_no_trusted_owner_on_anothers_network() -> None:
     run(body, hosts=0)
 
 
+def test_ossa_2026_032_a_network_one_may_only_see_gives_no_subnet_to_ones_own_pool() -> None:
+    async def body(b: Bench) -> None:
+        network, subnet = await b.admin.network("10.1.0.0/24")
+        await b.admin.put(f"/networks/{network['id']}", {"network": {"shared": True}})
+        two = b.as_("two")
+        pool = await two.make("subnetpool", name="mine", prefixes=["10.2.0.0/16"])
+        onboard = f"/subnetpools/{pool['id']}/onboard_network_subnets"
+        assert (await two.put(onboard, {"network_id": network["id"]})).status == 403
+        hidden, _ = await b.as_("one").network("10.3.0.0/24")
+        assert (await two.put(onboard, {"network_id": hidden["id"]})).status == 404
+        assert (await two.get(f"/subnetpools/{pool['id']}")).json["subnetpool"] == pool
+        assert (await b.admin.get(f"/subnets/{subnet['id']}")).json["subnet"] == subnet
+
+    run(body, hosts=0)
+
+
+def test_ossa_2026_035_a_policy_of_another_project_is_not_held_by_naming_it() -> None:
+    async def body(b: Bench) -> None:
+        network, _, router = await b.as_("two").routed()
+        port = await b.as_("two").make("port", network_id=network["id"])
+        policy = await b.admin.make("policy", "/qos/policies", project_id="one")
+        named = {"qos_policy_id": policy["id"]}
+        for kind, row in (("network", network), ("port", port)):
+            reply = await b.as_("two").put(f"/{kind}s/{row['id']}", {kind: named})
+            assert reply.status == 404, reply
+        outside = router["external_gateway_info"]["network_id"]
+        asked = {"floating_network_id": outside, **named}
+        assert (await b.as_("two").post("/floatingips", {"floatingip": asked})).status == 404
+        gateway = {"external_gateway_info": {"network_id": outside, **named}}
+        path = f"/routers/{router['id']}"
+        assert (await b.as_("two").put(path, {"router": gateway})).status in (403, 404)
+        assert (await b.admin.delete(f"/qos/policies/{policy['id']}")).status == 204
+
+    run(body, hosts=0)
+
+
 def test_cve_2022_3277_lists_make_no_groups_for_projects_that_do_not_exist() -> None:
     async def body(b: Bench) -> None:
         for n in range(100):
@@ -281,7 +317,10 @@ def test_ossa_2013_020_a_new_member_costs_a_host_as_many_rules_as_the_tenth_did(
         ports = [guest(uuid(0x100 + n, n), ip) for n, ip in enumerate(addresses)]
         return bridge_fragments(plan_for(document(*ports, groups=(group,)), {}), Names("pl"))
 
-    commands = bridge_table("t").difference(rules(members), rules(members + 1)).splitlines()
+    before, after = rules(members), rules(members + 1)
+    commands = bridge_table("t").difference(before, after).splitlines()
     assert commands
     assert len(commands) < 50
     assert max(map(len, commands)) < 500
+    (new,) = after.keys() - before.keys()
+    assert not after[new].chains, "nft reads every chain before it changes anything"
