@@ -21,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pileus.host import sparse
 from pileus.host.qemu import reachable
 from pileus.kernel.faults import Conflict, Invalid, Unavailable
 
 _CHUNK = 1 << 20
-_BLOCK = 1 << 16  # zeros of that length are left out where they are written
 _PATIENCE_S = 60  # without a byte
-_ZEROS = bytes(_BLOCK)
 _AT_ONCE = 64  # connections served; others wait
 _HEAD = 4096  # bytes of a request or an answer before its body
 log = logging.getLogger(__name__)
@@ -203,20 +202,14 @@ def _fetch(url: str, part: Path) -> None:
                     "The other host does not lend it any more.", internal=f"{answer.status}"
                 )
             with part.open("r+b") as out:
+                at = 0
                 while chunk := answer.read(_CHUNK):
-                    _write(out.fileno(), chunk)
+                    sparse.write(out.fileno(), at, chunk)
+                    at += len(chunk)
+                if answer.length:  # which `read` says nothing of
+                    raise http.client.IncompleteRead(b"", answer.length)
                 os.ftruncate(out.fileno(), int(answer.headers["Content-Length"]))
                 os.fsync(out.fileno())
-
-
-def _write(descriptor: int, chunk: bytes) -> None:
-    """Zeros are holes, as they were."""
-    for at in range(0, len(chunk), _BLOCK):
-        block = chunk[at : at + _BLOCK]
-        if block == _ZEROS[: len(block)]:
-            os.lseek(descriptor, len(block), os.SEEK_CUR)
-        else:
-            os.write(descriptor, block)
 
 
 async def open_stream(url: str) -> socket.socket:

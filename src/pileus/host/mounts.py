@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from pileus.host import files
+from pileus.host import files, sparse
 from pileus.host.netns import is_own_machine
 from pileus.host.process import run
 from pileus.kernel.faults import Conflict, Unavailable
@@ -139,22 +139,9 @@ def _copy(source: Path, path: Path) -> None:
     """What there is of a sparse file, and not its holes."""
     _blank(path, source.stat().st_size)
     with _opened(source) as origin, _opened(path) as target:
-        at = _next(origin, 0)
-        while at is not None:
-            end = os.lseek(origin, at, os.SEEK_HOLE)
+        for at, end in sparse.extents(origin, 0, source.stat().st_size):
             while at < end:
                 at += os.copy_file_range(origin, target, end - at, at, at)
-            at = _next(origin, at)
-
-
-def _next(file: int, at: int) -> int | None:
-    """Where there is data next, if there is."""
-    try:
-        return os.lseek(file, at, os.SEEK_DATA)
-    except OSError as reason:
-        if reason.errno == errno.ENXIO:
-            return None
-        raise
 
 
 def _configure(device: int, file: int) -> bool:

@@ -17,14 +17,14 @@ class Shelf:
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, bytes]] = []
-        self._given: dict[str, bytes] = {}
+        self._given: dict[str, tuple[bytes, str]] = {}
         self._names = count()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler)
 
-    def offer(self, data: bytes) -> str:
+    def offer(self, data: bytes, kind: str = "application/octet-stream") -> str:
         """A URL that gives these bytes."""
         path = f"/{next(self._names)}"
-        self._given[path] = data
+        self._given[path] = data, kind
         return f"{self._url}{path}"
 
     @property
@@ -38,7 +38,7 @@ class Shelf:
     def _handler(self, *arguments: Any) -> _Handler:
         return _Handler(self, *arguments)
 
-    def give(self, path: str) -> bytes | None:
+    def give(self, path: str) -> tuple[bytes, str] | None:
         return self._given.get(path)
 
 
@@ -48,21 +48,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        data = self._shelf.give(self.path)
-        self.send_response(404 if data is None else 200)
-        self.send_header("Content-Length", str(len(data or b"")))
+        given = self._shelf.give(self.path)
+        data, kind = given or (b"", "text/plain")
+        self.send_response(404 if given is None else 200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data or b"")
+        self.wfile.write(data)
 
     def do_PUT(self) -> None:
-        left = size = int(self.headers["Content-Length"])
-        first = self.rfile.read(min(left, _FIRST))
-        left -= len(first)
-        while left:
-            left -= len(self.rfile.read(min(left, _CHUNK)))
+        size, first = 0, b""
+        for length in self._lengths():
+            while length:
+                data = self.rfile.read(min(length, _CHUNK))
+                first += data[: _FIRST - len(first)]
+                size += len(data)
+                length -= len(data)
         self._shelf.sent.append((size, first))
         self.send_response(204)
         self.end_headers()
+
+    def _lengths(self) -> Iterator[int]:
+        """Of the parts that the body comes in; each must be read before the next one is asked for."""
+        if "Content-Length" in self.headers:
+            yield int(self.headers["Content-Length"])
+            return
+        while length := int(self.rfile.readline(), 16):
+            yield length
+            self.rfile.readline()
+        self.rfile.readline()
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing: the test's output is for failures."""

@@ -6,15 +6,16 @@ begins, and what it stands on, only its record says: nothing that a guest wrote 
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-BLOCK = 1 << 16
-AT_ONCE = 16 * BLOCK
+from pileus.host import sparse
+from pileus.host.sparse import AT_ONCE, BLOCK, Run
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -43,6 +44,14 @@ class Chain:
     def close(self) -> None:
         for file, _, _ in self._files:
             file.close()
+
+    def runs(self, begin: int, end: int) -> Iterator[Run]:
+        """Of whole blocks, where there may be more than zeros."""
+        found = (
+            sparse.extents(file.fileno(), begin, min(end, piece.size))
+            for file, piece, _ in self._files
+        )
+        return sparse.blocks(heapq.merge(*found), end)
 
     def read(self, offset: int, count: int) -> bytes:
         """From the beginning of a block; zeros past the end."""
@@ -73,43 +82,57 @@ class Growing:
     A whole one has nothing behind it, so that its zeros are holes.
     """
 
-    def __init__(self, path: Path, behind: Chain, *, is_whole: bool) -> None:
-        self.path, self._behind, self._is_whole = path, behind, is_whole
-        self.size, self._waiting, self._own = 0, bytearray(), bytearray()
+    def __init__(self, path: Path, behind: Chain, pieces: sparse.Pieces, *, is_whole: bool) -> None:
+        self._behind, self._pieces, self._is_whole = behind, pieces, is_whole
+        self._size, self._own = 0, bytearray()
         path.touch(0o600)
+        self._file = path.open("r+b", buffering=0)
+
+    def close(self) -> None:
+        self._file.close()
 
     def write(self, data: bytes) -> None:
-        self._waiting += data
-        if len(self._waiting) >= AT_ONCE:
-            self._store(len(self._waiting) // BLOCK * BLOCK)
+        """What came of the stream. Raises Invalid."""
+        for at, piece in self._pieces.feed(data):
+            self._store(at, piece)
 
     def finish(self) -> None:
-        self._store(len(self._waiting))
-        with self.path.open("ab") as file:
-            os.truncate(file.fileno(), self.size)
-            if not self._is_whole:
-                file.write(self._own)
-            file.flush()
-            os.fsync(file.fileno())
+        """Raises Invalid for a stream that has no end."""
+        for at, piece in self._pieces.finish():
+            self._store(at, piece)
+        size = self._pieces.size
+        self._leave(size)
+        os.truncate(self._file.fileno(), size)
+        if not self._is_whole:
+            own = self._own.ljust(-(-size // (8 * BLOCK)), b"\0")
+            os.pwrite(self._file.fileno(), own, size)
+        os.fsync(self._file.fileno())
 
-    def _store(self, count: int) -> None:
-        new = bytes(self._waiting[:count])
-        del self._waiting[:count]
-        old = self._behind.read(self.size, count)
-        if new != old:
-            self._store_changed(new, old)
-        self.size += count
-        self._own.extend(bytes(-(-self.size // (8 * BLOCK)) - len(self._own)))
+    def _store(self, at: int, piece: bytes) -> None:
+        self._leave(at)
+        if self._is_whole:
+            sparse.write(self._file.fileno(), at, piece)
+        else:
+            self._store_changed(at, piece)
+        self._size = at + len(piece)
+        sparse.begin_writeback(self._file.fileno(), at, len(piece))
 
-    def _store_changed(self, new: bytes, old: bytes) -> None:
-        with self.path.open("r+b") as file:
-            for at in range(0, len(new), BLOCK):
-                block = new[at : at + BLOCK]
-                if block != old[at : at + BLOCK]:
-                    os.pwrite(file.fileno(), block, self.size + at)
-                    byte, bit = divmod((self.size + at) // BLOCK, 8)
-                    self._own.extend(bytes(max(0, byte + 1 - len(self._own))))
-                    self._own[byte] |= 1 << bit
+    def _leave(self, until: int) -> None:
+        """Zeros come before that: a change of what is behind, if that has others."""
+        for begin, end in self._behind.runs(self._size, until):
+            for at in range(begin, end, AT_ONCE):
+                self._store_changed(at, bytes(min(AT_ONCE, end - at)))
+
+    def _store_changed(self, at: int, new: bytes) -> None:
+        old = self._behind.read(at, len(new))
+        if new == old:
+            return
+        for begin in range(0, len(new), BLOCK):
+            if not new.startswith(old[begin : begin + BLOCK], begin):
+                sparse.write(self._file.fileno(), at + begin, new[begin : begin + BLOCK])
+                byte, bit = divmod((at + begin) // BLOCK, 8)
+                self._own.extend(bytes(max(0, byte + 1 - len(self._own))))
+                self._own[byte] |= 1 << bit
 
 
 def _map(piece: Piece) -> int:

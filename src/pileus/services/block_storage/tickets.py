@@ -9,11 +9,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from pileus.host import files
+from pileus.host import files, sparse, uploads
 from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Stream, operation
 from pileus.kernel.runtime import Runtime
@@ -21,7 +22,7 @@ from pileus.kernel.sagas import JOURNAL
 from pileus.kernel.store import Record, Table
 
 from .backup import BACKUPS
-from .backup_files import AT_ONCE, Chain, Growing, Piece
+from .backup_files import Chain, Growing, Piece
 
 GOOD_S = 3600
 READ, WRITE = "read", "write"
@@ -42,10 +43,10 @@ def path_of(runtime: Runtime, name: str) -> Path:
 
 
 async def issue(runtime: Runtime, name: str, right: str) -> str:
-    """A path under the cloud's URL."""
+    """A path under the cloud's URL; holes need not be sent to it."""
     until = str(int(runtime.world.clock.time()) + GOOD_S)
     signed = _signed(await _key(runtime), name, right, until)
-    return f"/volume/tickets/{name}.{until}.{signed}"
+    return f"/volume/tickets/{name}.{until}.{signed}?{uploads.SPARSE}"
 
 
 async def _redeem(runtime: Runtime, ticket: str, right: str) -> str:
@@ -119,7 +120,7 @@ class VolumeTickets(Resource[Any]):
 
     @operation("GET", "/tickets/{ticket}", PUBLIC)
     async def read(self, ctx: Context, ticket: str) -> Answer:
-        """What a chain of files says together, as one."""
+        """What a chain of files says together, as one; without its holes for who knows of such."""
         name = await _redeem(ctx.runtime, ticket, READ)
         try:
             pieces = await _pieces(ctx.runtime, name)
@@ -127,17 +128,14 @@ class VolumeTickets(Resource[Any]):
         except FileNotFoundError:
             raise NotFound("There are no bytes under this ticket.") from None
         size = pieces[0].size
-
-        async def chunks() -> Any:
-            with closing(chain):
-                for at in range(0, size, AT_ONCE):
-                    yield await asyncio.to_thread(chain.read, at, min(AT_ONCE, size - at))
-
-        answer = Answer(
-            headers={"content-length": str(size)}, content_type="application/octet-stream"
-        )
-        answer.stream = chunks()
-        return answer
+        if ctx.headers.get("accept") == sparse.KIND:
+            sent = sparse.packed(chain.runs(0, size), size, chain.read)
+            return Answer(content_type=sparse.KIND, stream=_turns(chain, sent))
+        steps = range(0, size, sparse.AT_ONCE)
+        sent = (chain.read(at, min(sparse.AT_ONCE, size - at)) for at in steps)
+        headers = {"content-length": str(size)}
+        kind = "application/octet-stream"
+        return Answer(headers=headers, content_type=kind, stream=_turns(chain, sent))
 
     @operation("PUT", "/tickets/{ticket}", PUBLIC, status=204)
     async def write(self, ctx: Context, ticket: str, stream: Stream) -> None:
@@ -149,14 +147,24 @@ class VolumeTickets(Resource[Any]):
         writer = f"{ctx.runtime.sagas.me}.{ctx.request_id}"
         part = path.with_name(f"{path.name}.{writer}{files.PART}")
         try:
-            with closing(await asyncio.to_thread(Chain, behind)) as chain:
-                growing = Growing(part, chain, is_whole=not behind)
-                async for chunk in stream.chunks:
-                    await asyncio.to_thread(growing.write, chunk)
+            cut = sparse.pieces(stream.content_type)
+            with (
+                closing(await asyncio.to_thread(Chain, behind)) as chain,
+                closing(Growing(part, chain, cut, is_whole=not behind)) as growing,
+            ):
+                async for data in uploads.gathered(stream.chunks):
+                    await asyncio.to_thread(growing.write, data)
                 await asyncio.to_thread(growing.finish)
             await asyncio.to_thread(files.settle, part, path)
         finally:
             part.unlink(missing_ok=True)
+
+
+async def _turns(chain: Chain, sent: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Each in a turn of a thread, as the receiver asks for it."""
+    with closing(chain):
+        while data := await asyncio.to_thread(next, sent, b""):
+            yield data
 
 
 async def _pieces(runtime: Runtime, name: str, *, complete: bool = True) -> list[Piece]:

@@ -14,6 +14,7 @@ from typing import IO, Protocol
 
 import msgspec
 
+from pileus.host import files, sparse, uploads
 from pileus.kernel.faults import TooLarge, Unavailable
 
 _CHUNK = 1 << 20
@@ -96,11 +97,7 @@ class _Received:
     stored: Stored
 
     async def keep(self, key: str) -> None:
-        await asyncio.to_thread(self._rename, self.folder / key)
-
-    def _rename(self, to: Path) -> None:
-        os.replace(self.path, to)
-        _sync_folder(self.folder)
+        await asyncio.to_thread(files.settle, self.path, self.folder / key)
 
     async def drop(self) -> None:
         await asyncio.to_thread(self.path.unlink, missing_ok=True)
@@ -110,13 +107,14 @@ class _Writer:
     """Runs in threads, a chunk at a time: one writes and has one digest, the other has the other digest."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("xb")
+        self.file = path.open("xb", buffering=0)
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.sha512 = hashlib.sha512()
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        self.file.write(data)
+        sparse.write(self.file.fileno(), self.size, data)
+        sparse.begin_writeback(self.file.fileno(), self.size, len(data))
         self.md5.update(data)
         self.size += len(data)
 
@@ -125,7 +123,7 @@ class _Writer:
         return asyncio.gather(*(asyncio.to_thread(act, data) for act in both))
 
     def finish(self) -> Stored:
-        self.file.flush()
+        self.file.truncate(self.size)  # zeros at its end are a hole too
         os.fsync(self.file.fileno())
         self.file.close()
         return Stored(size=self.size, md5=self.md5.hexdigest(), sha512=self.sha512.hexdigest())
@@ -143,9 +141,8 @@ class FileStore:
         writer = writing = None
         try:
             writer = await asyncio.to_thread(_Writer, path)
-            async for data in _gathered(
-                chunks, limit
-            ):  # one piece comes in while another is hashed
+            # One piece comes in while another is hashed.
+            async for data in uploads.gathered(_limited(chunks, limit)):
                 if writing is not None:
                     await writing
                 writing = writer.take(data)
@@ -199,29 +196,14 @@ class Clock(Protocol):
     def time(self) -> float: ...
 
 
-async def _gathered(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-    """Pieces of about a mebibyte: each is one turn in a thread. Raises TooLarge past the limit."""
-    parts: list[bytes] = []
-    waiting = total = 0
+async def _limited(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    """Raises TooLarge past the limit."""
+    total = 0
     async for chunk in chunks:
-        parts.append(chunk)
-        waiting += len(chunk)
         total += len(chunk)
         if total > limit:
             raise TooLarge(f"The incoming image is too large: it may have {limit} bytes at most.")
-        if waiting >= _CHUNK:
-            yield b"".join(parts)
-            parts, waiting = [], 0
-    if parts:
-        yield b"".join(parts)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        yield chunk
 
 
 def _fault(e: OSError) -> Exception:

@@ -6,9 +6,12 @@ import os
 import random
 from typing import Any
 
+import pytest
+
+from pileus.host import sparse
+from pileus.host.sparse import BLOCK
 from pileus.services.block_storage import tickets
 from pileus.services.block_storage.backup import BACKUPS, Backup
-from pileus.services.block_storage.backup_files import BLOCK
 from pileus.services.block_storage.tests.given import AT, BASE
 from pileus.testing.client import Client
 from pileus.testing.cloud import Cloud
@@ -16,7 +19,7 @@ from pileus.testing.cloud import Cloud
 from .conftest import Stage
 
 
-async def kept(cloud: Cloud, member: Client, data: bytes, parent: str = "") -> str:
+async def kept(cloud: Cloud, member: Client, data: bytes, parent: str = "", kind: str = "") -> str:
     """A backup of those bytes, as its host would send them."""
     runtime = cloud.runtime
     id = runtime.world.new_id()
@@ -35,13 +38,32 @@ async def kept(cloud: Cloud, member: Client, data: bytes, parent: str = "") -> s
         )
         await BACKUPS.insert(tx, backup)
     url = await tickets.issue(runtime, id, tickets.WRITE)
-    assert (await cloud.client.request("PUT", url, raw=data)).status == 204
+    raw = packed(data) if kind else data
+    sent = await cloud.client.request("PUT", url, raw=raw, headers={"content-type": kind})
+    assert sent.status == 204, sent
     return id
 
 
+def packed(data: bytes) -> bytes:
+    """Without the blocks that are zeros."""
+    zeros = bytes(BLOCK)
+    blocks = [(at, data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
+    runs = [(at, at + len(block)) for at, block in blocks if block != zeros]
+    return b"".join(sparse.packed(runs, len(data), lambda at, count: data[at : at + count]))
+
+
 async def read(cloud: Cloud, id: str) -> bytes:
+    """The same with and without holes."""
     url = await tickets.issue(cloud.runtime, id, tickets.READ)
-    return (await cloud.client.get(url)).body
+    answer = await cloud.client.get(url, accept=sparse.KIND)
+    assert answer.headers["content-type"] == sparse.KIND
+    cut = sparse.pieces(sparse.KIND)
+    pieces = [*cut.feed(answer.body), *cut.finish()]
+    found = bytearray(cut.size)
+    for at, piece in pieces:
+        found[at : at + len(piece)] = piece
+    assert (await cloud.client.get(url)).body == found
+    return bytes(found)
 
 
 def room(cloud: Cloud, id: str) -> int:
@@ -62,14 +84,15 @@ def versions(count: int) -> list[bytes]:
     return found
 
 
+@pytest.mark.parametrize("kind", ["", sparse.KIND])
 def test_each_backup_of_a_chain_reads_as_its_volume_was_and_keeps_what_changed(
-    stage: Stage,
+    stage: Stage, kind: str
 ) -> None:
     async def play() -> None:
         member, cloud, ids = await stage.member(), stage.cloud, [""]
         of = versions(5)
         for data in of:
-            ids.append(await kept(cloud, member, data, ids[-1]))
+            ids.append(await kept(cloud, member, data, ids[-1], kind))
         for id, data in zip(ids[1:], of, strict=True):
             assert await read(cloud, id) == data
         whole, *others = [room(cloud, id) for id in ids[1:]]
@@ -78,16 +101,42 @@ def test_each_backup_of_a_chain_reads_as_its_volume_was_and_keeps_what_changed(
     stage.run(play())
 
 
-def test_a_volume_that_shrank_or_did_not_change_reads_as_it_was(stage: Stage) -> None:
+@pytest.mark.parametrize("kind", ["", sparse.KIND])
+def test_a_volume_that_shrank_or_did_not_change_reads_as_it_was(stage: Stage, kind: str) -> None:
     async def play() -> None:
         member, cloud, data = await stage.member(), stage.cloud, random.Random(1).randbytes(99_999)
         first = await kept(cloud, member, data)
-        same = await kept(cloud, member, data, first)
-        less = await kept(cloud, member, data[:70_000], same)
-        more = await kept(cloud, member, data[:70_000] + bytes(BLOCK * 20), less)
+        same = await kept(cloud, member, data, first, kind)
+        less = await kept(cloud, member, data[:70_000], same, kind)
+        more = await kept(cloud, member, data[:70_000] + bytes(BLOCK * 20), less, kind)
         assert await read(cloud, same) == data and room(cloud, same) <= 4096
         assert await read(cloud, less) == data[:70_000]
         assert await read(cloud, more) == data[:70_000] + bytes(BLOCK * 20)
+
+    stage.run(play())
+
+
+def test_zeros_of_a_whole_volume_take_no_room_whoever_sends_them(stage: Stage) -> None:
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        data = bytes(90 * BLOCK) + b"x" + bytes(90 * BLOCK)
+        for kind in ("", sparse.KIND):
+            whole = await kept(cloud, member, data, "", kind)
+            other = await kept(cloud, member, bytes(len(data)), whole, kind)
+            assert await read(cloud, whole) == data and room(cloud, whole) <= BLOCK
+            assert await read(cloud, other) == bytes(len(data)) and room(cloud, other) <= 4096
+
+    stage.run(play())
+
+
+def test_a_stream_that_breaks_off_leaves_no_file(stage: Stage) -> None:
+    async def play() -> None:
+        cloud, name = stage.cloud, stage.cloud.runtime.world.new_id()
+        url = await tickets.issue(cloud.runtime, name, tickets.WRITE)
+        half, headers = packed(b"x" * 3 * BLOCK)[:-16], {"content-type": sparse.KIND}
+        assert (await cloud.client.request("PUT", url, raw=half, headers=headers)).status == 400
+        folder = tickets.path_of(cloud.runtime, "")
+        assert not list(folder.glob(f"{name}*"))
 
     stage.run(play())
 

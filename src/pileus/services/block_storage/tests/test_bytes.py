@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pileus.host import storage_daemon
+from pileus.host import sparse, storage_daemon, uploads
 from pileus.kernel.world import World
 from pileus.services.block_storage.driver import OfSnapshot, OfVolume, Source, VolumeSpec
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
@@ -110,6 +110,38 @@ def test_ossa_2014_033_and_2015_011_what_a_guest_writes_is_never_taken_for_a_for
                 assert await begins(driver, copies[0], len(header)) == header
                 await driver.send(copies[0], "", "qcow2", shop.takes)
                 assert secret.read_bytes()[:600] not in shop.sent[-1][1]
+
+    asyncio.run(ask())
+
+
+def test_holes_are_neither_sent_nor_kept_and_all_else_comes_back(state: Path) -> None:
+    """Of a file alone, of a chain of them while it is exported, and of a snapshot."""
+    parts = {0: b"first", 700 << 20: b"middle" * BLOCK, (1 << 30) - 4: b"last"}
+
+    async def ask() -> None:
+        async with started(state) as driver:
+            id, snapshot = await new(driver), World().new_id()
+            with shelf() as shop:
+                takes = f"{shop.takes}?{uploads.SPARSE}"
+                for at, part in parts.items():
+                    async with plugged(driver, id) as guest:
+                        await asyncio.to_thread(guest.write, at, part)
+                    await driver.send(id, "", "raw", takes)
+                await driver.snapshot(id, snapshot)
+                async with plugged(driver, id) as guest:
+                    await asyncio.to_thread(guest.write, 1 << 20, b"later")
+                    await driver.send(id, "", "raw", takes)
+                assert await driver.send(id, snapshot, "raw", takes) == 1 << 30
+                assert [size // BLOCK for size, _ in shop.sent] == [16, 32, 48, 64, 48]
+                for _, sent in shop.sent[-2:]:
+                    copy = await new(driver)
+                    await driver.receive(copy, shop.offer(sent, sparse.KIND), 1 << 30)
+                    async with plugged(driver, copy) as guest:
+                        for at, part in parts.items():
+                            assert await asyncio.to_thread(guest.read, at, len(part)) == part
+                    await driver.delete(copy)
+                    used = sum(p.stat().st_blocks * 512 for p in (state / "layers").iterdir())
+                    assert used < 64 * sparse.BLOCK
 
     asyncio.run(ask())
 

@@ -193,16 +193,17 @@ class FileVolumeDriver:
             await asyncio.to_thread(files.sync_file, self._layers.path(record.chain[0]))
 
     async def send(self, volume_id: str, snapshot_id: str, disk_format: str, url: str) -> int:
-        path = self._outgoing / self._world.new_hex()
         async with self._still(volume_id, snapshot_id) as (chain, size):
+            if disk_format == chain[0].format == "raw":
+                return await uploads.send(url, self._layers.path(chain[0]), size)
+            path = self._outgoing / self._world.new_hex()
             try:
                 path.touch(0o600)
                 self._layers.give(path)
                 with room_for(f"the bytes of volume {volume_id}"):
                     folder = self._root / volume_id
                     await self._layers.convert(chain, size, disk_format, path, folder)
-                await uploads.send(url, path)
-                return path.stat().st_size
+                return await uploads.send(url, path)
             finally:
                 path.unlink()
 

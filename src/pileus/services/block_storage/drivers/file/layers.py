@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pileus.host import files, handover, luks, qed
+from pileus.host import files, luks, qed, uploads
 from pileus.host.process import Limits, ProcessFailed, as_user, run
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.world import World
@@ -99,7 +99,7 @@ class Layers:
 
     async def fill(self, layer: Layer, url: str) -> None:
         """With the bytes at a URL; zeros are holes."""
-        await handover.fetch(url, self.path(layer))
+        await uploads.fetch(url, self.path(layer))
 
     async def convert(
         self, chain: Chain, size: int, disk_format: str, path: Path, cwd: Path

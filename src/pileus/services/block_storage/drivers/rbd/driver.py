@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from pileus.host import handover, process, uploads
+from pileus.host import process, uploads
 from pileus.host.image_cache import ImageCache
 from pileus.host.rbd import Place, Rbd
 from pileus.host.turns import Turns
@@ -184,8 +184,7 @@ class RbdVolumeDriver:
                 words = ["convert", f"-O{FORMATS[disk_format]}", *extra]
                 words += [f"json:{json.dumps(described)}", str(path)]
                 await _qemu_img(*words, what=f"the bytes of volume {volume_id}")
-                await uploads.send(url, path)
-                return path.stat().st_size
+                return await uploads.send(url, path)
         finally:
             await self._drop(part)
 
@@ -196,7 +195,7 @@ class RbdVolumeDriver:
                 text = f"{size} bytes do not fit in volume {volume_id}"
                 raise Invalid(f"{text}, which has {whole}.")
             with self._file() as path:
-                await handover.fetch(url, path)
+                await uploads.fetch(url, path)
                 os.truncate(path, whole)  # the rest of the volume is zeros
                 into = _words(self.place.options(_image(volume_id)))
                 words = ["convert", "-n", "-fraw", "--target-image-opts", str(path), into]
