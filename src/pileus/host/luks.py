@@ -7,13 +7,17 @@ bits or more, which nobody guesses, so the format's least is enough. See "LUKS1 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import struct
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+_MEMORY = "/dev/shm"  # a file system that is nowhere else
 _SECTOR = 512
 _KEY, _STRIPES, _SALT, _DIGEST = 64, 4000, 32, 20
 _ROUNDS = 1000  # the format asks for no fewer
@@ -25,8 +29,11 @@ _SLOT = struct.Struct(">II32sII")
 HEADER = (_FIRST + _SLOTS * _SPAN) * _SECTOR  # bytes before those of the disk
 
 
-def format(path: Path, size: int, passphrase: str, chance: random.Random) -> None:
-    """Make a file that is there a container for `size` bytes. `chance` must not be foreseen. Nothing is flushed."""
+def header(passphrase: str, chance: random.Random) -> bytes:
+    """What a container begins with, zeros at its end left out: it has HEADER bytes more than the disk in it.
+
+    `chance` must not be foreseen.
+    """
     key, salt, own_salt = (chance.randbytes(n) for n in (_KEY, _SALT, _SALT))
     head = _HEAD.pack(
         b"LUKS\xba\xbe",
@@ -45,9 +52,18 @@ def format(path: Path, size: int, passphrase: str, chance: random.Random) -> Non
     for n in range(1, _SLOTS):
         slots.append(_SLOT.pack(_FREE, 0, bytes(_SALT), _FIRST + n * _SPAN, _STRIPES))
     material = _sealed(_split(key, chance), _hashed(passphrase.encode(), salt, _KEY))
-    with path.open("r+b") as file:
-        file.write((head + b"".join(slots)).ljust(_FIRST * _SECTOR, b"\0") + material)
-        file.truncate(HEADER + size)
+    return (head + b"".join(slots)).ljust(_FIRST * _SECTOR, b"\0") + material
+
+
+@contextmanager
+def secret(passphrase: str, owner: int | None = None) -> Iterator[list[str]]:
+    """The option that makes it the secret `key` of a tool of QEMU's that runs as `owner`: no argument, on no disk."""
+    with tempfile.NamedTemporaryFile(dir=_MEMORY) as file:
+        file.write(passphrase.encode())
+        file.flush()
+        if owner is not None:
+            os.chown(file.name, owner, owner)
+        yield ["--object", f"secret,id=key,file={file.name}"]
 
 
 def _hashed(secret: bytes, salt: bytes, length: int) -> bytes:

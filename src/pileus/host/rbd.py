@@ -96,6 +96,10 @@ class Rbd:
         words = ("create", self._spec(image), "--size", f"{size}B")
         await self._ends(*words, like=(_EXISTS,))
 
+    async def create_of(self, image: str, data: bytes) -> None:
+        """A new one that has just those bytes."""
+        await self._run("rbd", "import", "--no-progress", "-", self._spec(image), stdin=data)
+
     async def resize(self, image: str, size: int) -> None:
         if await self.size(image) != size:  # which `rbd` refuses
             await self._rbd("resize", self._spec(image), "--size", f"{size}B", "--no-progress")

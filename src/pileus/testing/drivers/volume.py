@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
+from pileus.host import uploads
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.world import World
 from pileus.services.block_storage.driver import (
@@ -263,6 +264,8 @@ async def bytes_are_sent_and_received(bench: Bench) -> None:
             count = await driver.send(volume_id, snapshot, "raw", bench.shelf.takes)
             taken, first = bench.shelf.sent[-1]
             assert taken == count and first.startswith(begins)
+            await driver.send(volume_id, snapshot, "raw", f"{bench.shelf.takes}?{uploads.SPARSE}")
+            assert bench.shelf.sent[-1][0] < 1 << 20, "holes are not sent"
         with pytest.raises(NotFound, match="other"):
             await driver.send(volume_id, "other", "raw", bench.shelf.takes)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from pileus.host.process import run
+from pileus.host.process import ProcessFailed, run
 from pileus.host.rbd import Place, RbdImage
 from pileus.kernel.world import World
 from pileus.services.block_storage.driver import ImageBytes, VolumeDriver
@@ -79,3 +81,39 @@ def test_ceph_keeps_the_promises_of_a_driver(
     ask: Callable[[Bench], Coroutine[None, None, None]], bench: Bench
 ) -> None:
     asyncio.run(ask(bench))
+
+
+def test_what_is_received_leaves_holes_where_zeros_are(bench: Bench, place: Place) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            assert isinstance(driver, RbdVolumeDriver)
+            id = await bench.volume(driver, b"was" * 8 * MIB)
+            await driver.receive(id, bench.shelf.offer(b"is"), 2)
+            assert await bench.read(driver, id, 4096) == b"is".ljust(4096, b"\0")
+            who = ["--conf", place.conf, "--name", f"client.{place.user}", "--format", "json"]
+            spec = f"{place.pool}/{driver.place.namespace}/volume-{id}"
+            (used,) = json.loads(await run(["rbd", *who, "du", spec]))["images"]
+            assert used["used_size"] <= 4 * MIB
+
+    asyncio.run(ask())
+
+
+def test_an_encrypted_volume_of_an_image_is_read_by_who_has_the_passphrase(
+    bench: Bench, place: Place
+) -> None:
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            assert isinstance(driver, RbdVolumeDriver)
+            spec = msgspec.structs.replace(bench.spec(bench.image), passphrase="open sesame")
+            assert (await driver.create(spec)).size_gib == 1
+            assert (await bench.read(driver, spec.id, 4)) == b"LUKS"
+            inner = driver.place.options(f"volume-{spec.id}").items()
+            image = ",".join(f"file.{key}={value}" for key, value in inner)
+            words = ["-c", "length", "-c", "read -v 0 64", f"driver=luks,key-secret=key,{image}"]
+            secret = ["qemu-io", "--image-opts", "--object", "secret,id=key,data="]
+            said = (await run([*secret[:-1], f"{secret[-1]}open sesame", *words])).decode()
+            assert "1 GiB" in said and bench.image_begins[:16].hex(" ") in said
+            with pytest.raises(ProcessFailed):
+                await run([*secret[:-1], f"{secret[-1]}close sesame", *words])
+
+    asyncio.run(ask())

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,6 @@ FORMATS = {
     "vhd": "vpc",
     "vhdx": "vhdx",
 }
-_MEMORY = "/dev/shm"  # a file system that is nowhere else
 _UP = "../.."  # commands and daemons work in the folder of a volume
 _HOURS_S = 6 * 3600
 _COPYING = Limits(cpu_s=_HOURS_S)
@@ -88,11 +86,13 @@ class Layers:
         self, layer: Layer, size: int, passphrase: str, image: Layer | None, cwd: Path
     ) -> int:
         """Make it a LUKS1 container for `size` bytes, with the image in it; how long its header is."""
-        chance = self._world.random
-        await asyncio.to_thread(luks.format, self.path(layer), size, passphrase, chance)
+        header = await asyncio.to_thread(luks.header, passphrase, self._world.random)
+        with self.path(layer).open("r+b") as file:
+            file.write(header)
+            file.truncate(luks.HEADER + size)
         if image is not None:
             into = f"driver=luks,key-secret=key,file.driver=file,file.filename={_seen_from(layer)}"
-            with self._secret(passphrase) as secret:
+            with luks.secret(passphrase, self._owner) as secret:
                 words = ["convert", *secret, "-n", "--target-image-opts", f"-f{image.format}"]
                 await self._run([*words, _seen_from(image), into], cwd)
         return luks.HEADER
@@ -117,15 +117,6 @@ class Layers:
     async def _run(self, words: list[str], cwd: Path) -> None:
         command = [*self.prefix, "qemu-img", *words]
         await run(command, limits=_COPYING, timeout_s=_HOURS_S, cwd=cwd)
-
-    @contextmanager
-    def _secret(self, passphrase: str) -> Iterator[list[str]]:
-        """The option that makes it qemu-img's secret `key`: never an argument, nor on a disk."""
-        with tempfile.NamedTemporaryFile(dir=_MEMORY) as file:
-            file.write(passphrase.encode())
-            file.flush()
-            self.give(Path(file.name))
-            yield ["--object", f"secret,id=key,file={file.name}"]
 
 
 def described(chain: Chain, *, is_read_only: bool) -> dict[str, Any]:

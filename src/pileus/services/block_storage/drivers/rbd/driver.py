@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pileus.host import process, uploads
+from pileus.host import luks, process, uploads
 from pileus.host.image_cache import ImageCache
 from pileus.host.rbd import Place, Rbd
 from pileus.host.turns import Turns
@@ -286,15 +285,14 @@ class RbdVolumeDriver:
 
     async def _encrypt(self, part: str, size: int, passphrase: str, image: str = "") -> None:
         """A LUKS1 container for `size` bytes, with the image in it: its header makes it longer."""
-        place = self.place
-        with self._secret(passphrase) as secret:
-            name = f"rbd:{place.pool}/{place.namespace}/{part}:id={place.user}:conf={place.conf}"
-            create = ["create", "-q", "-f", "luks", *secret, "-o", "key-secret=key,iter-time=10"]
-            await _qemu_img(*create, name, str(size), what="a container")
-            if image:
-                inner = {f"file.{k}": v for k, v in place.options(part).items()}
-                into = _words({"driver": "luks", "key-secret": "key", **inner})
-                origin = json.dumps({"driver": "raw", "file": place.options(image, BASE)})
+        header = await asyncio.to_thread(luks.header, passphrase, self._world.random)
+        await self._rbd.create_of(part, header)
+        await self._rbd.resize(part, luks.HEADER + size)
+        if image:
+            inner = {f"file.{k}": v for k, v in self.place.options(part).items()}
+            into = _words({"driver": "luks", "key-secret": "key", **inner})
+            origin = json.dumps({"driver": "raw", "file": self.place.options(image, BASE)})
+            with luks.secret(passphrase) as secret:
                 words = ["convert", *secret, "-n", "--target-image-opts"]
                 await _qemu_img(*words, f"json:{origin}", into, what="a container")
 
@@ -373,14 +371,6 @@ class RbdVolumeDriver:
             yield path
         finally:
             path.unlink()
-
-    @contextmanager
-    def _secret(self, passphrase: str) -> Iterator[list[str]]:
-        """The option that makes it qemu-img's secret `key`: never an argument, nor on a disk."""
-        with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-            file.write(passphrase.encode())
-            file.flush()
-            yield ["--object", f"secret,id=key,file={file.name}"]
 
 
 async def _qemu_img(*words: str, what: str) -> None:
