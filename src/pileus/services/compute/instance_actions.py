@@ -32,6 +32,7 @@ class ActionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     host: str = ""
     details: str = ""
     traceback: str = ""
+    code: int = 0  # the fault's status
 
 
 class Action(Record, kw_only=True, frozen=True):
@@ -80,6 +81,7 @@ async def finish(
     *,
     error: str = "",
     detail: str = "",
+    code: int = 0,
     note: str = "",
 ) -> None:
     """Notes how the saga's action went, and what else administrators may want to know; once for each saga."""
@@ -95,6 +97,7 @@ async def finish(
             host=host,
             details=error or note,
             traceback=detail,
+            code=code,
         )
         await ACTIONS.change(tx, action, events=[one], message="Error" if error else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,9 @@ from pileus.kernel.faults import Conflict
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
 
-from .contract import Demand, Inventory, Offer, refusal
+from .contract import Demand, Group, Inventory, Offer, refusal
 from .fit import Stock
-from .ledger import CONSUMERS, Consumer, Wish, drop, fulfil, nothing_for
+from .ledger import CONSUMERS, Amounts, Consumer, Wish, drop, fulfil, nothing_for
 from .names import make_missing
 from .offers import Ahead, best_now, offers, whys
 from .providers import PROVIDERS, ResourceProvider, revise
@@ -130,19 +131,36 @@ class Claims:
             return host
         raise refusal(await self.why_not(demand, among))
 
-    async def set_aside(self, consumer_id: str, aside_id: str) -> None:
+    async def set_aside(
+        self,
+        consumer_id: str,
+        aside_id: str,
+        *,
+        only: Collection[Group] | None = None,
+        keeps: Collection[Group] = (),
+    ) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
             await tx.lock("placement.allocations")
             held = await CONSUMERS.find(tx, consumer_id)
-            if held is not None and await CONSUMERS.find(tx, aside_id) is None:
-                await fulfil(tx, [nothing_for(held), _held_by(aside_id, held, _MIGRATION)])
+            if held is None or await CONSUMERS.find(tx, aside_id) is not None:
+                return
+            whole = _counted(held.allocations)
+            part = whole if only is None else await _part(tx, whole, only, keeps)
+            rest = {id: amounts - part.get(id, Counter()) for id, amounts in whole.items()}
+            stays = _held_by(consumer_id, held, held.consumer_type, rest)
+            await fulfil(tx, [stays, _held_by(aside_id, held, _MIGRATION, part)])
 
-    async def take_back(self, consumer_id: str, aside_id: str) -> None:
+    async def take_back(self, consumer_id: str, aside_id: str, *, besides: bool = False) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
             await tx.lock("placement.allocations")
             aside = await CONSUMERS.find(tx, aside_id)
+            held = await CONSUMERS.find(tx, consumer_id) if besides else None
             if aside is not None:
-                await fulfil(tx, [nothing_for(aside), _held_by(consumer_id, aside, _INSTANCE)])
+                whole = _counted(aside.allocations)
+                for id, amounts in held.allocations.items() if held else ():
+                    whole[id] = whole.get(id, Counter()) + Counter(amounts)
+                wish = _held_by(consumer_id, aside, _INSTANCE, whole)
+                await fulfil(tx, [nothing_for(aside), wish])
 
     async def release(self, consumer_id: str) -> None:
         async with self.runtime.store.tx(wait=False) as tx:
@@ -151,10 +169,32 @@ class Claims:
                 await drop(tx, consumer)
 
 
-def _held_by(id: str, of: Consumer, kind: str) -> Wish:
+def _counted(allocations: Amounts) -> dict[str, Counter[str]]:
+    return {id: Counter(amounts) for id, amounts in allocations.items()}
+
+
+async def _part(
+    tx: Tx, whole: Mapping[str, Counter[str]], only: Collection[Group], keeps: Collection[Group]
+) -> dict[str, Counter[str]]:
+    """What of it is for these groups: of each, what one provider with its traits gave."""
+    kept: Counter[str] = Counter()
+    for group in keeps:
+        kept.update(group.resources)
+    part = {id: Counter[str]() for id in whole}
+    for group in only:
+        for id, amounts in whole.items():
+            provider = await PROVIDERS.get(tx, id)
+            free = amounts - part[id] - kept
+            if group.required <= set(provider.traits) and Counter(group.resources) <= free:
+                part[id].update(group.resources)
+                break
+    return part
+
+
+def _held_by(id: str, of: Consumer, kind: str, allocations: Amounts) -> Wish:
     return Wish(
         consumer_id=id,
-        allocations=of.allocations,
+        allocations=allocations,
         project_id=of.project_id,
         user_id=of.user_id,
         consumer_type=kind,

@@ -128,11 +128,24 @@ class Placement(Protocol):
     ) -> str:
         """Offers and takes at once: the host. Raises NoCapacity, see `refusal`."""
 
-    async def set_aside(self, consumer_id: str, aside_id: str) -> None:
-        """What the consumer holds is held by another from now on; nothing happens if that one holds anything."""
+    async def set_aside(
+        self,
+        consumer_id: str,
+        aside_id: str,
+        *,
+        only: Collection[Group] | None = None,
+        keeps: Collection[Group] = (),
+    ) -> None:
+        """What the consumer holds is held by another from now on; nothing happens if that one holds anything.
 
-    async def take_back(self, consumer_id: str, aside_id: str) -> None:
-        """The consumer holds again what was set aside, and nothing else; nothing happens if nothing was."""
+        `only`: as much of it as one provider each gave for these, beyond what is for those that it `keeps`.
+        """
+
+    async def take_back(self, consumer_id: str, aside_id: str, *, besides: bool = False) -> None:
+        """The consumer holds again what was set aside, and nothing else; nothing happens if nothing was.
+
+        `besides`: and what it holds now.
+        """
 
     async def release(self, consumer_id: str) -> None:
         """Gives back what the consumer holds, if anything."""

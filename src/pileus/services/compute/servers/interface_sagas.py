@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import contextlib
 
-from pileus.kernel.faults import NotFound
+from pileus.kernel.faults import Invalid, NoCapacity, NotFound
 from pileus.kernel.sagas import Changes, Run, Saga, Step
-from pileus.services.compute import instance_actions, nodes
+from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.server import SERVERS, Server
-from pileus.services.compute.servers import states
+from pileus.services.compute.servers import noting, states
+from pileus.services.compute.servers.placing import claim_here, promised
 from pileus.services.compute.servers.sagas import cards
 from pileus.services.compute.settings import settings_of
 from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
-
-_EVENTS = {
-    "attach_interface": "compute_attach_interface",
-    "detach_interface": "compute_detach_interface",
-}
+from pileus.services.placement.contract import PLACEMENT, Demand, Group
 
 
 async def _surplus(run: Run[Server]) -> list[NicInfo]:
@@ -32,6 +29,19 @@ async def _surplus(run: Run[Server]) -> list[NicInfo]:
 async def _nics(run: Run[Server]) -> list[NicInfo]:
     await run.runtime.store.visible()  # what network has just written counts
     return (await run.peer(NETWORK).nics([run.record.id])).get(run.record.id, [])
+
+
+async def _promised(run: Run[Server]) -> dict[str, Group]:
+    return await promised(run, [nic.port_id for nic in await _surplus(run)])
+
+
+async def _set_aside(run: Run[Server]) -> None:
+    """What those ports were promised is the saga's, to be given back or taken back."""
+    if groups := await _promised(run):
+        kept = await promised(run, [nic.port_id for nic in run.becoming.nics])
+        await run.peer(PLACEMENT).set_aside(
+            run.record.id, run.id, only=groups.values(), keeps=kept.values()
+        )
 
 
 # Attaching
@@ -49,13 +59,24 @@ async def bind_port(run: Run[Server]) -> Changes:
     )
     requests = [NicRequest(port_id=nic.port_id) for nic in wanted.nics]
     await run.peer(NETWORK).attach(run.caller, guest, [*requests, wanted.networks[-1]], [])
+    if groups := await _promised(run):
+        try:
+            await claim_here(run, Demand(resources={}, groups=groups), run.id)
+        except NoCapacity as e:
+            raise Invalid(
+                f"Failed to allocate additional resources to {server.id} during interface attach. "
+                f"{e.message}",
+                internal=e.internal,
+            ) from None
     return {}
 
 
 async def unbind_port(run: Run[Server]) -> None:
     for nic in await _surplus(run):
         await run.peer(NETWORK).detach(run.record.id, nic.port_id)
-    await _note_failure(run)
+    await run.peer(PLACEMENT).release(run.id)
+    await look_again(run)
+    await noting.failure(run)
 
 
 async def plug(run: Run[Server]) -> Changes:
@@ -65,13 +86,15 @@ async def plug(run: Run[Server]) -> Changes:
     await run.peer(NETWORK).plug(server.id, server.host)
     for card in await cards(run, await _surplus(run), server.image):
         await host.plug(server.id, card)
-    await _note_success(run)
+    await run.peer(PLACEMENT).take_back(server.id, run.id, besides=True)
+    await noting.success(run)
     return {"nics": await _nics(run), "networks": run.becoming.networks}
 
 
 async def unplug(run: Run[Server]) -> None:
     """Takes the cards away. A host that is down runs no guest, and a guest that is gone has no card."""
     server = run.record
+    await _set_aside(run)
     if not await nodes.is_up(run.runtime, server.host):
         return
     host = await run.agent(COMPUTE_HOST, on=server.host)
@@ -88,47 +111,40 @@ async def unplug_card(run: Run[Server]) -> Changes:
     host = await run.agent(COMPUTE_HOST, on=run.record.host)
     for nic in await _surplus(run):
         await host.unplug(run.record.id, nic.port_id)
+    await _set_aside(run)
     return {}
 
 
 async def plug_again(run: Run[Server]) -> None:
     """The card of a port that is still the server's comes back, if there is a guest to take it."""
     surplus = await _surplus(run)
+    if surplus:
+        await run.peer(PLACEMENT).take_back(run.record.id, run.id, besides=True)
+    await run.peer(PLACEMENT).release(run.id)
     if surplus and await nodes.is_up(run.runtime, run.record.host):
         host = await run.agent(COMPUTE_HOST, on=run.record.host)
         with contextlib.suppress(NotFound):
             for card in await cards(run, surplus, run.record.image):
                 await host.plug(run.record.id, card)
-    await _note_failure(run)
+    await noting.failure(run)
 
 
 async def free_port(run: Run[Server]) -> Changes:
     server = run.record
     for nic in await _surplus(run):
         await run.peer(NETWORK).detach(server.id, nic.port_id)
+    await run.peer(PLACEMENT).release(run.id)
     nics = await _nics(run)
-    await _note_success(run)
+    await noting.success(run)
     return {"nics": nics}
 
 
 async def look_again(run: Run[Server]) -> None:
-    """A port that was freed does not come back: the record says what network has."""
+    """A port that was freed is the server's no longer: the record says what network has."""
     nics = await _nics(run)
     async with run.runtime.store.tx(wait=False) as tx:
         server = await SERVERS.get(tx, run.record.id)
         await SERVERS.change(tx, server, nics=nics)
-
-
-async def _note_success(run: Run[Server]) -> None:
-    event = _EVENTS[run.runtime.sagas.known[run.entry.saga].verb]
-    await instance_actions.finish(run.runtime, run.id, event, run.record.host)
-
-
-async def _note_failure(run: Run[Server]) -> None:
-    event, e = _EVENTS[run.runtime.sagas.known[run.entry.saga].verb], run.entry
-    await instance_actions.finish(
-        run.runtime, run.id, event, run.record.host, error=e.error, detail=e.detail
-    )
 
 
 ATTACH = Saga(

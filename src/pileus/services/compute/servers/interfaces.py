@@ -68,11 +68,16 @@ class ServerInterfaces(OfServer):
         asked = await _resolved(ctx, body)
         before = {nic.port_id for nic in await now(ctx, server)}
         networks = [*server.networks, asked]
-        await ctx.runtime.sagas.over(await _begin(ctx, ATTACH, server, networks=networks))
+        entry_id = await _begin(ctx, ATTACH, server, networks=networks)
+        await ctx.runtime.sagas.over(entry_id)
         server = await SERVERS.get(ctx.runtime.store, server.id)
         for nic in await now(ctx, server):
             if nic.port_id not in before:
                 return {"interfaceAttachment": _view(ctx, server, nic)}
+        action = await instance_actions.ACTIONS.find(ctx.runtime.store, entry_id)
+        for event in action.events if action else ():
+            if event.code == Invalid.status:  # the caller's to mend
+                raise Invalid(event.details)
         raise Fault(f"Failed to attach network adapter device to {server.id}")
 
     @operation("DELETE", _ONE, _RULE + "delete", status=202)

@@ -29,7 +29,7 @@ from pileus.services.compute.server import SERVERS, Move, Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.demands import demand_of
 from pileus.services.compute.servers.operations import PATH, OfServer, act, launched, unlocked
-from pileus.services.compute.servers.placing import find_place
+from pileus.services.compute.servers.placing import claim_here, find_place, with_ports
 from pileus.services.compute.servers.plugging import complete, detach, disconnect, plug_again
 from pileus.services.compute.servers.sagas import (
     destroy_on,
@@ -111,9 +111,8 @@ async def _aim(run: Run[Server], target: str) -> Changes:
 async def _room_here(run: Run[Server]) -> str:
     """The server's own host, or the one where it got room in an earlier attempt; "" where there is none."""
     server, demand = run.record, demand_of(run.becoming.flavor, run.record.image)
-    claim = run.peer(PLACEMENT).claim
     try:
-        return await claim(server.id, demand, [server.host], server.project_id, server.user_id)
+        return await claim_here(run, await with_ports(run, server, demand), server.id)
     except NoCapacity:
         return ""
 

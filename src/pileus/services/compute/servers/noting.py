@@ -36,6 +36,8 @@ _EVENTS = {
     "restore": "compute_restore_instance",
     "createImage": "compute_snapshot_instance",
     "createBackup": "compute_backup_instance",
+    "attach_interface": "compute_attach_interface",
+    "detach_interface": "compute_detach_interface",
     "attach_volume": "compute_attach_volume",
     "detach_volume": "compute_detach_volume",
     "extend_volume": "compute_extend_volume",
@@ -52,7 +54,13 @@ async def failure(run: Run[Server]) -> None:
     e = run.entry
     error = e.error or _GIVEN_UP
     await instance_actions.finish(
-        run.runtime, run.id, event_of(run), run.record.host, error=error, detail=e.detail
+        run.runtime,
+        run.id,
+        event_of(run),
+        run.record.host,
+        error=error,
+        detail=e.detail,
+        code=e.error_code,
     )
 
 

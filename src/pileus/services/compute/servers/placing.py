@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -56,9 +56,21 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
 async def with_ports(run: Run[Server], server: Server, demand: Demand) -> Demand:
     """The demand, and what the server's ports were promised of a host's network."""
     ports = {n.port_id for n in server.nics} | {r.port_id for r in server.networks}
-    reserved = await run.peer(NETWORK).reservations(sorted(ports - {""}))
-    groups = {r.id: Group(resources=r.resources, required=frozenset(r.required)) for r in reserved}
+    groups = await promised(run, ports - {""})
     return replace(demand, groups={**demand.groups, **groups}) if groups else demand
+
+
+async def promised(run: Run[Server], port_ids: Iterable[str]) -> dict[str, Group]:
+    """What QoS policies keep of a host's network for these ports."""
+    reserved = await run.peer(NETWORK).reservations(sorted(port_ids))
+    return {r.id: Group(resources=r.resources, required=frozenset(r.required)) for r in reserved}
+
+
+async def claim_here(run: Run[Server], demand: Demand, holder: str) -> str:
+    """Room on the server's own host, held by `holder`. Raises NoCapacity."""
+    server = run.record
+    claim = run.peer(PLACEMENT).claim
+    return await claim(holder, demand, [server.host], server.project_id, server.user_id)
 
 
 async def _asking(runtime: Runtime, server: Server, leaving: str) -> Ask:

@@ -30,13 +30,20 @@ from pileus.services.compute.servers.operations import (
     unlocked,
     unmoved,
 )
-from pileus.services.compute.servers.placing import demand_of, place, sit, unplace, vacate
+from pileus.services.compute.servers.placing import (
+    claim_here,
+    demand_of,
+    place,
+    sit,
+    unplace,
+    vacate,
+    with_ports,
+)
 from pileus.services.compute.servers.plugging import complete, disconnect, plug_again
 from pileus.services.compute.servers.sagas import destroy, failed, power_on, spec_of
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK
-from pileus.services.placement.contract import PLACEMENT
 
 log = logging.getLogger(__name__)
 _RULE = "os_compute_api:os-shelve:"
@@ -114,9 +121,8 @@ async def come_back(run: Run[Server]) -> None:
     server = run.record
     if not _leaves(run):
         return
-    demand = demand_of(server.flavor, server.image)
-    project, user = server.project_id, server.user_id
-    await run.peer(PLACEMENT).claim(server.id, demand, [server.host], project, user)
+    demand = await with_ports(run, server, demand_of(server.flavor, server.image))
+    await claim_here(run, demand, server.id)
     await sit(run, server, server.host)
     is_up = await nodes.is_up(run.runtime, server.host)
     await moving.bind(run, server.host, wired=is_up)

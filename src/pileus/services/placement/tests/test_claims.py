@@ -345,3 +345,39 @@ async def test_of_offers_that_changed_meanwhile_the_one_with_most_room_is_taken(
         left = [await placement.take(f"d{n}", before, "p", "u") for n in range(11)]
         assert Counter(left) == {first: 5, second: 5, "": 1}, "eight fit on each"
         await check_books(cloud)
+
+
+@in_loop
+async def test_a_part_is_set_aside_and_taken_back_however_often_it_is_asked() -> None:
+    async with alone(SERVICE) as cloud:
+        placement, store = placement_of(cloud), cloud.runtime.store
+        await placement.report("host-1", SMALL, NODE)
+        nic = {"NET_BW_EGR_KILOBIT_PER_SEC": Inventory(total=1000)}
+        await placement.report("host-1:net", nic, frozenset({"CUSTOM_NET"}), below="host-1")
+        wire = Group(
+            resources={"NET_BW_EGR_KILOBIT_PER_SEC": 400}, required=frozenset({"CUSTOM_NET"})
+        )
+        await placement.claim("c", ONE, ["host-1"], "p", "u")
+        await store.sync()
+        before = (await CONSUMERS.get(store, "c")).allocations
+        for _ in range(2):
+            await placement.claim(
+                "saga", Demand(resources={}, groups={"a": wire}), ["host-1"], "p", "u"
+            )
+        for _ in range(2):
+            await placement.take_back("c", "saga", besides=True)
+        await store.sync()
+        both = (await CONSUMERS.get(store, "c")).allocations
+        net = await PROVIDERS.one(store, name="host-1:net")
+        assert net is not None and both == {**before, net.id: dict(wire.resources)}
+        await placement.set_aside("c", "saga", only=[wire], keeps=[wire])  # it is another's
+        assert await CONSUMERS.find(store, "saga") is None
+        for _ in range(2):
+            await placement.set_aside("c", "saga", only=[wire])
+        await store.sync()
+        assert (await CONSUMERS.get(store, "c")).allocations == before
+        await check_books(cloud)
+        await placement.release("saga")
+        await store.sync()
+        net = await PROVIDERS.one(store, name="host-1:net")
+        assert net is not None and net.inventories["NET_BW_EGR_KILOBIT_PER_SEC"].used == 0
