@@ -43,7 +43,7 @@ from .memory import Memory
 from .metering import LABELS, METERING_RULES, MeteringLabel
 from .network import NETWORKS, Network
 from .packet_log import ACCEPT, DROP, PACKET_LOGS, PacketLog
-from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port
+from .port import ACTIVE, PORTS, ROUTER_GATEWAY, ROUTER_OWNERS, Port, part_of
 from .port_forwarding import PORT_FORWARDINGS, PortForwarding
 from .qos_policy import QOS_POLICIES, QosPolicy, Rule
 from .router import ROUTERS, Router
@@ -262,7 +262,14 @@ def _subnet(s: Subnet) -> SubnetSpec:
 
 def _remote(p: Port) -> RemotePort:
     ips = tuple(f.ip_address for f in p.fixed_ips)
-    return RemotePort(id=p.id, mac=p.mac_address, ips=ips, host=p.host, hostname=p.dns_name)
+    return RemotePort(
+        id=p.id,
+        mac=p.mac_address,
+        ips=ips,
+        host=p.host,
+        hostname=p.dns_name,
+        pvlan=part_of(p),
+    )
 
 
 def _limit(rule: Rule) -> Limit | None:
@@ -304,6 +311,7 @@ def _port(facts: _Facts, p: Port) -> PortSpec:
         admin_up=p.admin_state_up,
         dhcp_options=tuple(options),
         limits=facts.limits(policy),
+        pvlan=part_of(p),
         dscp=facts.mark(policy),
         logs=_logs(facts, p) if facts.logs and p.port_security_enabled else (),
     )

@@ -19,6 +19,7 @@ DHCP_OWNER = "network:dhcp"
 COMPUTE_OWNER = "compute:"
 METADATA_IPV4 = "169.254.169.254"
 METADATA_IPV6 = "fe80::a9fe:a9fe"
+ISOLATED, PROMISCUOUS = "isolated", "promiscuous"
 UNKNOWN = "is not in what this host was last told"
 
 
@@ -41,6 +42,7 @@ class RemotePort(Spec, frozen=True, kw_only=True):
     ips: tuple[str, ...] = ()
     host: str
     hostname: str = ""
+    pvlan: str = ""  # as a local port's
 
 
 class HostRoute(Spec, frozen=True, kw_only=True):
@@ -136,6 +138,7 @@ class PortSpec(Spec, frozen=True, kw_only=True):
     parent: str = ""  # the guest's port whose trunk carries this one, with this VLAN tag
     vlan: int = 0
     logs: tuple[LogSpec, ...] = ()
+    pvlan: str = ""  # its part in a private network; a community's with its name
     dscp: int = -1  # the mark of what it sends; -1 leaves the guest's own
 
 
@@ -301,3 +304,15 @@ def tap_name(port_id: str) -> str:
 
 def is_guest(port: PortSpec) -> bool:
     return port.device_owner.startswith(COMPUTE_OWNER) or bool(port.parent)
+
+
+def is_narrowed(pvlan: str) -> bool:
+    """Is a port with that part in a network reached by some of its ports only?"""
+    return pvlan not in ("", PROMISCUOUS)
+
+
+def meets(sender: str, receiver: str) -> bool:
+    """May ports with these parts in a private network speak to each other?"""
+    if is_narrowed(sender) and is_narrowed(receiver):
+        return sender == receiver != ISOLATED
+    return True

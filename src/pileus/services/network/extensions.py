@@ -12,6 +12,7 @@ EXTENSIONS = {
     "address-group": ("Address group", "Support address group"),
     "address-scope": ("Address scope", "Address scopes extension."),
     "default-subnetpools": ("Default Subnetpools", "Provides ability to mark and use a subnetpool as the default."),
+    "pvlan": ("Private VLAN", "Networks whose ports meet some of the others only."),
     "qos": ("Quality of Service", "The Quality of Service extension."),
     "qos-bw-limit-direction": ("Direction for QoS bandwidth limit rule", "Bandwidth limits of what a port sends, and of what it receives."),
     "qos-bw-minimum-ingress": ("Ingress direction for QoS minimum bandwidth rule", "Minimum bandwidths of what a port receives."),

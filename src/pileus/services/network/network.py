@@ -40,6 +40,7 @@ class Network(Shared, kw_only=True, frozen=True):
     qos_policy_id: str = ""
     ipv4_address_scope: str = ""
     ipv6_address_scope: str = ""
+    pvlan: bool = False  # private: see `pvlan.py`
 
     @property
     def is_outer(self) -> bool:
@@ -86,6 +87,7 @@ NETWORKS = Nouns[Network](
         "physical_network",
         "segmentation_id",
         "qos_policy_id",
+        "pvlan",
         Column("status", lambda n: "ACTIVE"),
         Column("segment", _segment),
     ),

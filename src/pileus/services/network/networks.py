@@ -29,12 +29,14 @@ from .network import (
     refuse_second_default,
 )
 from .port import PORTS
+from .pvlan import follow_network, private
 from .qos.users import hold_policies, policy_of_project, usable_policy
 from .rbac_policy import drop_policies, follow_flags
 from .refusals import bad_input, network_in_use
 from .resource import (
     ADMIN,
     OWNER,
+    READER,
     NetworkResource,
     hold,
     listing,
@@ -86,6 +88,7 @@ class CreateNetwork(Attributes):
     is_default: bool = False
     mtu: int = 0
     port_security_enabled: bool = True
+    pvlan: bool = False
     dns_domain: str = ""
     network_type: str | None = field(name="provider:network_type", default=None)
     physical_network: str | None = field(name="provider:physical_network", default=None)
@@ -107,6 +110,7 @@ class UpdateNetwork(Attributes):
     is_default: bool | UnsetType = UNSET
     mtu: int | UnsetType = UNSET
     port_security_enabled: bool | UnsetType = UNSET
+    pvlan: bool | UnsetType = UNSET
     dns_domain: str | UnsetType = UNSET
     network_type: str | UnsetType = field(name="provider:network_type", default=UNSET)
     physical_network: str | UnsetType = field(name="provider:physical_network", default=UNSET)
@@ -121,13 +125,19 @@ class Networks(NetworkResource[Network], path="/networks"):
     id_param = "network_id"
     see = "get_network"
     share_type = "network"
-    hidden = ("provider:network_type", "provider:physical_network", "provider:segmentation_id")
+    hidden = (
+        "provider:network_type",
+        "provider:physical_network",
+        "provider:segmentation_id",
+        "pvlan",
+    )
     rules = {
         "create_network": OWNER,
         "create_network:shared": ADMIN,
         "create_network:router:external": ADMIN,
         "create_network:is_default": ADMIN,
         "create_network:port_security_enabled": OWNER,
+        "create_network:pvlan": OWNER,
         "create_network:provider:network_type": ADMIN,
         "create_network:provider:physical_network": ADMIN,
         "create_network:provider:segmentation_id": ADMIN,
@@ -136,6 +146,7 @@ class Networks(NetworkResource[Network], path="/networks"):
         "get_network:provider:network_type": ADMIN,
         "get_network:provider:physical_network": ADMIN,
         "get_network:provider:segmentation_id": ADMIN,
+        "get_network:pvlan": READER,
         "get_network:tags": "(rule:admin_only) or (role:reader and project_id:%(project_id)s) or "
         "rule:shared or rule:external or rule:context_is_advsvc",
         "update_network": OWNER,
@@ -146,6 +157,7 @@ class Networks(NetworkResource[Network], path="/networks"):
         "update_network:router:external": ADMIN,
         "update_network:is_default": ADMIN,
         "update_network:port_security_enabled": OWNER,
+        "update_network:pvlan": OWNER,
         "update_network:tags": OWNER,
         "delete_network": OWNER,
         "delete_network:tags": OWNER,
@@ -157,6 +169,7 @@ class Networks(NetworkResource[Network], path="/networks"):
         is_default=Filter(kind=bool),
         mtu=Filter(kind=int),
         port_security_enabled=Filter(kind=bool),
+        pvlan=Filter(kind=bool),
         **{
             "router:external": Filter("external", kind=bool),
             "provider:network_type": Filter("network_type"),
@@ -184,6 +197,7 @@ class Networks(NetworkResource[Network], path="/networks"):
             "is_default": n.is_default,
             "mtu": n.mtu,
             "port_security_enabled": n.port_security_enabled,
+            "pvlan": n.pvlan,
             "dns_domain": n.dns_domain,
             "availability_zone_hints": n.availability_zone_hints,
             "availability_zones": ["nova"],
@@ -205,7 +219,7 @@ class Networks(NetworkResource[Network], path="/networks"):
             self.guard(ctx, "create", raw, target, CreateNetwork)
             policy = await usable_policy(ctx, item.qos_policy_id, reserves=True)
             policy = policy or await policy_of_project(ctx.runtime.store, owner)
-            network = _network(ctx.runtime, item, owner)
+            network = private(_network(ctx.runtime, item, owner))
             wanted.append(replace(network, qos_policy_id=policy))
         async with ctx.runtime.store.tx() as tx:
             await hold_policies(tx, *(n.qos_policy_id for n in wanted))
@@ -234,7 +248,9 @@ class Networks(NetworkResource[Network], path="/networks"):
             if "mtu" in changes:
                 versions = [s.ip_version for s in await SUBNETS.all(tx, network_id=network.id)]
                 refuse_small_mtu(network.id, changes["mtu"], versions)
-            wanted = replace(network, **changes)
+            wanted = private(replace(network, **changes))
+            if wanted.pvlan != network.pvlan:
+                await follow_network(tx, wanted)
             await refuse_second_default(tx, wanted)
             await follow_flags(tx, ctx.runtime.world, "network", network, wanted)
             network = await NETWORKS.revise(tx, network, **changes)
@@ -319,6 +335,7 @@ def _network(runtime: Runtime, body: CreateNetwork, owner: str) -> Network:
         is_default=body.is_default,
         mtu=_mtu(settings_of(runtime), body.mtu, kind),
         port_security_enabled=body.port_security_enabled,
+        pvlan=body.pvlan,
         dns_domain=domain_name(body.dns_domain, "dns_domain"),
         network_type=kind,
         physical_network=body.physical_network or "",

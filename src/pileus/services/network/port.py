@@ -14,6 +14,7 @@ ROUTER_GATEWAY = "network:router_gateway"
 FLOATING_IP = "network:floatingip"
 ROUTER_OWNERS = (ROUTER_INTERFACE, ROUTER_GATEWAY)
 SERVICE_OWNERS = (*ROUTER_OWNERS, FLOATING_IP)
+COMMUNITY = "community"
 ACTIVE, DOWN = "ACTIVE", "DOWN"
 
 
@@ -62,6 +63,8 @@ class Port(Noun, kw_only=True, frozen=True):
     dns_name: str = ""
     dns_domain: str = ""
     qos_policy_id: str = ""
+    pvlan_type: str = ""  # its part in a private network
+    pvlan_community: str = ""
     guest: str = ""
     made: bool = False
     order: int = 0
@@ -74,6 +77,11 @@ def _addresses(p: Port) -> list[str]:
         for f in p.fixed_ips
         for text in (f"ip_address={f.ip_address}", f"subnet_id={f.subnet_id}")
     ]
+
+
+def part_of(p: Port) -> str:
+    """Its part in a private network, in one word for those that are of one community."""
+    return f"{COMMUNITY} {p.pvlan_community}" if p.pvlan_type == COMMUNITY else p.pvlan_type
 
 
 def ip_allocation(p: Port) -> str:
@@ -99,6 +107,8 @@ PORTS = Nouns(
         "vnic_type",
         "dns_name",
         "qos_policy_id",
+        "pvlan_type",
+        "pvlan_community",
         Column("ip_allocation", ip_allocation),
     ),
     unique=(

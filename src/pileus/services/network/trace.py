@@ -30,6 +30,7 @@ from .driver import (
     NetworkSpec,
     PortSpec,
     RouterSpec,
+    meets,
 )
 from .floating_ip import FLOATING_IPS
 from .memory import Memory
@@ -136,7 +137,7 @@ class Trace:
         network, subnet_ids = self._networks[port.network_id], {f.subnet_id for f in port.fixed_ips}
         subnets = [s for s in network.subnets if s.id in subnet_ids and s.ip_version == version]
         if any(_holds(s.cidr, packet.target) for s in subnets):
-            return await self._deliver(port.network_id, packet)
+            return await self._deliver(port.network_id, packet, port.pvlan)
         nexthop = _longest((r for s in subnets for r in s.host_routes), packet.target)
         nexthop = nexthop or next((s.gateway for s in subnets if s.gateway), "")
         if not nexthop:
@@ -162,8 +163,8 @@ class Trace:
                 self._stop(at, f"{id}: {text}")
             self._pass(at, f"has the devices, rules and routes of {', '.join(ids)}")
 
-    async def _deliver(self, network_id: str, packet: Packet) -> None:
-        """To whoever has the address on that network."""
+    async def _deliver(self, network_id: str, packet: Packet, sender: str = "") -> None:
+        """To whoever has the address on that network. `sender`: its part there, if it is private."""
         row = await self._holder(network_id, packet.target)
         if row is None:
             self._stop(f"network {network_id}", f"no port has the address {packet.target}")
@@ -172,6 +173,9 @@ class Trace:
         if row.device_owner == FLOATING_IP:
             return await self._translate(network_id, packet)
         port = await self._guest(row)
+        if not meets(sender, port.pvlan):
+            text = f"a private network: being {port.pvlan}, it hears none that is {sender}"
+            self._stop(f"port {port.id}", text)
         self._judge(port, "ingress", packet)
         self._answering = {packet.target}
         self._pass(f"port {port.id}", f"receives {packet} from {packet.source}")

@@ -16,6 +16,8 @@ from typing import Protocol
 import msgspec
 
 from pileus.services.network.driver import (
+    ISOLATED,
+    PROMISCUOUS,
     AddressPair,
     DhcpOption,
     FixedIP,
@@ -395,6 +397,40 @@ class NetworkDriverSuite:
             assert await bench.reaches(WEB, "10.0.0.31", "tcp", 22)
             assert await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
             assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 22)
+
+        self.play(scenario)
+
+    def test_in_a_private_network_isolated_ports_and_communities_meet_whom_they_may(self) -> None:
+        async def scenario(bench: Bench) -> None:
+            parts = {WEB: ISOLATED, DB: ISOLATED, STRANGER: "community a", REMOTE: "community a"}
+
+            def ports(**changed: str) -> tuple[PortSpec, ...]:
+                spoken = parts | {uuid(2, 5): PROMISCUOUS, uuid(2, 6): "community b"} | changed
+                return tuple(
+                    guest(id, f"10.0.0.{11 + n}", pvlan=part)
+                    for n, (id, part) in enumerate(spoken.items())
+                )
+
+            outside = {"networks": (network(), public()), "routers": (router(),)}
+            assert (await bench.apply(document(*ports(), **outside))).errors == {}
+            web, db, stranger, remote, open_to_all, other = (f"10.0.0.{n}" for n in range(11, 17))
+            for source, ip, arrives in (
+                (WEB, db, False),
+                (WEB, stranger, False),
+                (STRANGER, web, False),
+                (STRANGER, remote, True),
+                (STRANGER, other, False),
+                (WEB, open_to_all, True),
+                (uuid(2, 5), web, True),
+                (uuid(2, 5), other, True),
+            ):
+                assert await bench.reaches(source, ip, "tcp", 80) is arrives, (source, ip)
+            assert (await bench.lease(WEB)) is not None
+            assert (await bench.fetch(DB, "/x")) == (200, f"{DB} /x".encode())
+            assert await bench.reaches(WEB, OUTSIDE_IP, "tcp", 80), "by its router"
+            await bench.apply(document(*ports(**{WEB: "community a"}), **outside, revision=2))
+            assert await bench.reaches(WEB, stranger, "tcp", 80)
+            assert not await bench.reaches(WEB, db, "tcp", 80)
 
         self.play(scenario)
 

@@ -25,6 +25,7 @@ from pileus.services.network.driver import (
     RouterSpec,
     SubnetSpec,
     is_guest,
+    meets,
 )
 from pileus.services.network.permission import ICMP, ICMPV6, permits
 
@@ -175,6 +176,8 @@ class FakeNetworkDriver:
         local = self._on_link(port.network_id, ip)
         if local is not None:
             driver, target = local
+            if not meets(port.pvlan, target.pvlan):
+                return False
             return driver._admits(target, address, protocol, number)
         return self._arrives(port, ip, address, protocol, number)
 

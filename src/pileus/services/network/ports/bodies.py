@@ -14,6 +14,7 @@ from pileus.kernel.faults import Conflict, Invalid
 
 from ..attributes import Attributes, domain_name, printable, text
 from ..port import AddressPairing, ExtraDhcpOpt
+from ..pvlan import CommunityName, Part
 from ..refusals import bad_input
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
@@ -101,6 +102,8 @@ class CreatePort(Attributes):
     dns_name: str = ""
     dns_domain: str = ""
     qos_policy_id: str | None = None
+    pvlan_type: Part | None = None
+    pvlan_community: CommunityName | None = None
     tags: list[str] = []
 
 
@@ -126,6 +129,8 @@ class UpdatePort(Attributes):
     dns_name: str | UnsetType = UNSET
     dns_domain: str | UnsetType = UNSET
     qos_policy_id: str | UnsetType | None = UNSET
+    pvlan_type: Part | UnsetType | None = UNSET
+    pvlan_community: CommunityName | UnsetType | None = UNSET
 
 
 def mac_address(value: str) -> str:

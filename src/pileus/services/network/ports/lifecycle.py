@@ -17,6 +17,7 @@ from ..floating_ip import release as release_floating
 from ..network import Network
 from ..packet_log import drop_logs
 from ..port import PORTS, ROUTER_OWNERS, Fixed, Port
+from ..pvlan import taking_part
 from ..refusals import bad_input, no_addresses
 from ..security_group import default_group
 from ..subnet import SUBNETS, Subnet, auto_prefix, give_back, take, take_free
@@ -39,6 +40,7 @@ async def add_port(
 
     Raises Conflict (addresses, MAC), Invalid, OverQuota.
     """
+    port = taking_part(network, port)
     mac = port.mac_address or await free_mac(tx, world, network.id)
     port = msgspec.structs.replace(port, mac_address=mac, network_project_id=network.project_id)
     addresses = await choose(tx, world, port, fixed)

@@ -20,6 +20,7 @@ from ..contract import Reservation
 from ..network import NETWORKS, Network
 from ..networks import Networks
 from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, ip_allocation, port_target
+from ..pvlan import cleared, taking_part
 from ..qos.users import hold_policies, network_policies, usable_policy
 from ..refusals import service_port_in_use
 from ..reservations import reservations_of
@@ -56,7 +57,14 @@ class Ports(NetworkResource[Port], path="/ports"):
     plural = "ports"
     id_param = "port_id"
     see = "get_port"
-    hidden = ("binding:vif_type", "binding:vif_details", "binding:host_id", "binding:profile")
+    hidden = (
+        "binding:vif_type",
+        "binding:vif_details",
+        "binding:host_id",
+        "binding:profile",
+        "pvlan_type",
+        "pvlan_community",
+    )
     rules = PORT_RULES
     listing = listing(
         (
@@ -68,6 +76,8 @@ class Ports(NetworkResource[Port], path="/ports"):
             "dns_name",
             "qos_policy_id",
             "ip_allocation",
+            "pvlan_type",
+            "pvlan_community",
         ),
         admin_state_up=Filter(kind=bool),
         port_security_enabled=Filter(kind=bool),
@@ -109,6 +119,8 @@ class Ports(NetworkResource[Port], path="/ports"):
             "allowed_address_pairs": p.allowed_address_pairs,
             "extra_dhcp_opts": p.extra_dhcp_opts,
             "qos_policy_id": p.qos_policy_id or None,
+            "pvlan_type": p.pvlan_type or None,
+            "pvlan_community": p.pvlan_community or None,
             "dns_name": p.dns_name,
             "dns_domain": p.dns_domain,
             "dns_assignment": _dns_assignment(p, settings_of(ctx.runtime).dns_domain),
@@ -235,6 +247,8 @@ class Ports(NetworkResource[Port], path="/ports"):
                 changes["mac_address"] = await free_mac(tx, ctx.runtime.world, port.network_id)
             if fixed is not UNSET:
                 changes["fixed_ips"] = await readdress(tx, ctx.runtime.world, new, fixed)
+            part = taking_part(await NETWORKS.get(tx, port.network_id), replace(new, **changes))
+            changes["pvlan_type"] = part.pvlan_type
             new = await PORTS.revise(tx, new, **changes)
             await carry(tx, new)
             await tell(tx, "update", new)
@@ -369,6 +383,8 @@ def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[
         tags=checked_tags(body.tags),
         dns_name=dns_label(body.dns_name),
         dns_domain=domain_name(body.dns_domain, "dns_domain"),
+        pvlan_type=body.pvlan_type or "",
+        pvlan_community=body.pvlan_community or "",
     )
 
 
@@ -393,7 +409,7 @@ def _changes(port: Port, body: UpdatePort) -> dict[str, Any]:
     if changes.get("host", port.host) != port.host:
         changes["status"] = DOWN
     _still_secured(port, changes)
-    return changes
+    return cleared(changes)
 
 
 _EMPTY: dict[str, Any] = {
@@ -405,6 +421,8 @@ _EMPTY: dict[str, Any] = {
     "allowed_address_pairs": [],
     "extra_dhcp_opts": [],
     "profile": {},
+    "pvlan_type": "",
+    "pvlan_community": "",
 }
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "mac_address": lambda value: mac_address(value) if value is not None else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..resource import ADMIN, OWNER, SERVICE_TOO
+from ..resource import ADMIN, OWNER, READER, SERVICE_TOO
 
 _NETWORK_OWNER = f"{SERVICE_TOO} or role:member and rule:network_owner"
 _SHARED_TOO = f"{_NETWORK_OWNER} or rule:shared"
@@ -28,6 +28,8 @@ PORT_RULES = {
     "create_port:binding:host_id": SERVICE_TOO,
     "create_port:binding:profile": "rule:service_api",
     "create_port:binding:vnic_type": _DEVICE,
+    "create_port:pvlan_type": OWNER,
+    "create_port:pvlan_community": OWNER,
     "create_port:allowed_address_pairs": _PAIRS,
     "create_port:allowed_address_pairs:mac_address": _PAIRS,
     "create_port:allowed_address_pairs:ip_address": _PAIRS,
@@ -37,6 +39,8 @@ PORT_RULES = {
     "get_port:binding:vif_details": SERVICE_TOO,
     "get_port:binding:host_id": SERVICE_TOO,
     "get_port:binding:profile": SERVICE_TOO,
+    "get_port:pvlan_type": READER,
+    "get_port:pvlan_community": READER,
     "get_port:resource_request": ADMIN,
     "get_port:tags": "rule:context_is_advsvc or (rule:admin_only) or "
     "(role:reader and rule:network_owner) or role:reader and project_id:%(project_id)s",
@@ -51,6 +55,8 @@ PORT_RULES = {
     "update_port:binding:host_id": SERVICE_TOO,
     "update_port:binding:profile": "rule:service_api",
     "update_port:binding:vnic_type": _ITS_OWNER,
+    "update_port:pvlan_type": OWNER,
+    "update_port:pvlan_community": OWNER,
     "update_port:allowed_address_pairs": _PAIRS,
     "update_port:allowed_address_pairs:mac_address": _PAIRS,
     "update_port:allowed_address_pairs:ip_address": _PAIRS,

@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from pileus.services.network.driver import (
+    ISOLATED,
+    PROMISCUOUS,
     FixedIP,
     ForwardingSpec,
     GroupSpec,
@@ -86,7 +88,9 @@ async def _stretch(
 
 def _remote(port: PortSpec, at: str) -> RemotePort:
     ips = tuple(f.ip for f in port.fixed_ips)
-    return RemotePort(id=port.id, mac=port.mac, ips=ips, host=at, hostname=port.hostname)
+    return RemotePort(
+        id=port.id, mac=port.mac, ips=ips, host=at, hostname=port.hostname, pvlan=port.pvlan
+    )
 
 
 def test_rules_and_groups_hold_for_a_guest_of_the_other_host(play: Play) -> None:
@@ -99,6 +103,41 @@ def test_rules_and_groups_hold_for_a_guest_of_the_other_host(play: Play) -> None
         assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 22)
 
     play(scenario)
+
+
+def test_an_isolated_port_hears_the_promiscuous_of_the_other_host_alone(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        here = (guest(WEB, "10.0.0.11", pvlan=ISOLATED), guest(DB, "10.0.0.12", pvlan=PROMISCUOUS))
+        await _stretch(bench, here, (guest(REMOTE, "10.0.0.31", pvlan=ISOLATED),))
+        assert await bench.reaches(DB, "10.0.0.31", "tcp", 80)
+        assert await bench.reaches(REMOTE, "10.0.0.12", "tcp", 80)
+        assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
+        assert not await bench.reaches(WEB, "10.0.0.31", "tcp", 80)
+
+    play(scenario)
+
+
+def test_no_router_brings_an_isolated_port_what_another_sends_it(play: Play) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        (ip, mac), web = ROUTED, guest(WEB, "10.0.0.11", pvlan=PROMISCUOUS)
+        remote = guest(REMOTE, "10.0.0.31", pvlan=ISOLATED)
+        for part, arrives in ((PROMISCUOUS, True), (ISOLATED, False)):
+            web = msgspec.structs.replace(web, pvlan=part)
+            await _stretch(bench, (web,), (remote,), routers=(router(gateway=None),))
+            assert await bench.reaches(REMOTE, ip, "icmp", 8)
+            assert await bench.reaches(WEB, ip, "icmp", 8)
+            there = (remote.fixed_ips[0].ip, part.encode())
+            sent = udp_frame(web.mac, mac, web.fixed_ips[0].ip, *there)
+            back = _a_hop_later(udp_frame(mac, remote.mac, web.fixed_ips[0].ip, *there))
+            assert bool(await bench.arrivals(WEB, REMOTE, [sent], [back])) is arrives
+
+    play(scenario)
+
+
+def _a_hop_later(frame: bytes) -> bytes:
+    checksum = int.from_bytes(frame[24:26]) + 0x100
+    folded = (checksum & 0xFFFF) + (checksum >> 16)
+    return frame[:22] + bytes([frame[22] - 1, frame[23]]) + folded.to_bytes(2) + frame[26:]
 
 
 def test_a_guest_leaves_and_is_reached_through_a_router_on_the_other_host(play: Play) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from .bench import Api, Bench, Row, run, said
 
@@ -188,8 +189,8 @@ def test_new_groups_are_as_stateful_as_the_project_or_the_cloud_has_it() -> None
         path = "/" + noun.replace("_", "-")
         one, two = b.as_("one", "manager"), b.as_("two", "manager")
 
-        async def made(api: Api, **said: object) -> object:
-            return (await api.make("security_group", **said))["stateful"]
+        async def made(api: Api, **more: Any) -> object:
+            return (await api.make("security_group", **more))["stateful"]
 
         everybodys = {noun: {"project_id": None, "stateful": False}}
         assert (await one.post(path, everybodys)).status == 403

@@ -63,6 +63,23 @@ def test_the_group_that_has_no_rule_for_a_packet_is_named() -> None:
     run(test)
 
 
+def test_a_private_network_stops_what_an_isolated_port_may_not_hear() -> None:
+    async def test(b: Bench) -> None:
+        api = b.as_("p")
+        network, _ = await api.network()
+        (one,), (two,) = [await b.boot("p", g, network["id"]) for g in ("one", "two")]
+        ip = two.fixed_ips[0].ip_address
+        await api.put(f"/networks/{network['id']}", {"network": {"pvlan": True}})
+        assert (await traced(b.admin, one.port_id, ip))["allowed"], "both are promiscuous"
+        for nic in (one, two):
+            await api.put(f"/ports/{nic.port_id}", {"port": {"pvlan_type": "isolated"}})
+        assert await stop(b.admin, one.port_id, ip) == (
+            f"port {two.port_id}: a private network: being isolated, it hears none that is isolated"
+        )
+
+    run(test)
+
+
 def test_a_packet_under_a_strange_address_or_from_a_port_that_is_down_does_not_leave() -> None:
     async def test(b: Bench) -> None:
         api = b.as_("p")

@@ -26,6 +26,7 @@ from pileus.services.network.driver import (
     RuleSpec,
     tap_name,
 )
+from pileus.services.network.drivers.linux.pvlan import narrowed
 
 _ESTABLISHED = "0x10000000"
 ACCEPTED, DROPPED = "ACCEPT", "DROP"
@@ -190,13 +191,13 @@ def port_filter(
 
 
 def _shaping(port: PortSpec, direction: str, queues: bool) -> list[str]:
-    """The rate limits one way, but for those that have queues; and, on what it sends, its mark."""
-    marks = []
+    """Whom it hears; the rate limits one way, but for those that have queues; and, on what it sends, its mark."""
+    marks, heard = [], narrowed(port) if direction == "ingress" else []
     if direction == "egress" and port.dscp >= 0:
         mark = nft.number(port.dscp, 63)
         marks = [f"ip dscp set {mark}", f"ip6 dscp set {mark}"]
     limits = [n for n in port.limits if n.direction == direction and (n.packets or not queues)]
-    return [over(n) for n in limits] + marks
+    return [*heard, *map(over, limits), *marks]
 
 
 def over(limit: Limit) -> str:

@@ -20,10 +20,12 @@ from pileus.services.network.driver import (
     PortSpec,
     RouterSpec,
     is_guest,
+    is_narrowed,
     tap_name,
 )
 from pileus.services.network.drivers.linux import filters, underlay
 from pileus.services.network.drivers.linux.names import Names
+from pileus.services.network.drivers.linux.pvlan import senders
 from pileus.services.network.drivers.linux.routers import Routing, outer_ends
 from pileus.services.network.drivers.linux.segments import Segment
 from pileus.services.network.drivers.linux.serving import Offer
@@ -153,6 +155,7 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
         vxlan = names.vxlan(id) if segment.is_stretched else ""
         devices += [vxlan] if vxlan else []
         fragments[id] = filters.trusted_devices(devices, vxlan, plan.offers[id].mac)
+    fragments |= _private_fragments(plan)
     for group in plan.groups.values():
         try:
             make = partial(filters.group_filter, group, plan.groups)
@@ -173,6 +176,20 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
         else:
             fragments[port.id] = filters.silenced_port(port)
     return fragments
+
+
+def _private_fragments(plan: Plan) -> dict[str, Fragment]:
+    """Whom the ports hear that are not to hear all of their network."""
+    legs = [i for r in plan.routings.values() for i in r.router.interfaces]
+    own = {
+        id: [offer.mac, *(i.mac for i in legs if i.network_id == id)]
+        for id, offer in plan.offers.items()
+    }
+    return {
+        f"private {id}": senders(offer.network, offer.guests, own[id])
+        for id, offer in plan.offers.items()
+        if any(is_narrowed(p.pvlan) for p in offer.guests)
+    }
 
 
 def tracking_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
