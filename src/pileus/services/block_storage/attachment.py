@@ -12,6 +12,7 @@ from pileus.kernel.store import Page, Reader, Record, Table
 from .driver import Export
 
 RESERVED, ATTACHING, ATTACHED, DETACHING = "reserved", "attaching", "attached", "detaching"
+HAD = (ATTACHED, DETACHING)  # by a guest
 
 
 class Attachment(Record, kw_only=True, frozen=True):

@@ -115,6 +115,9 @@ class Volumes(Protocol):
     async def complete(self, attachment_id: str, device: str) -> None:
         """The guest has it. Raises NotFound."""
 
+    async def detaching(self, attachment_id: str, is_so: bool) -> None:
+        """The guest that has it is about to let go, or does not after all. Of any other nothing changes."""
+
     async def detach(self, attachment_id: str) -> None:
         """The guest has it no longer: it is served no more. An unknown one is detached."""
 

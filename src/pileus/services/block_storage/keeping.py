@@ -16,7 +16,7 @@ from pileus.kernel.store import Page, Record
 from pileus.services.image.contract import IMAGES
 
 from . import attaching, attachment, checks, pools, states
-from .attachment import ATTACHMENTS, Attachment
+from .attachment import ATTACHED, ATTACHMENTS, DETACHING, Attachment
 from .contract import AttachmentInfo, NewVolume, SnapshotInfo, VolumeInfo
 from .driver import Export
 from .messages import MESSAGES
@@ -206,6 +206,13 @@ class Volumes:
 
     async def complete(self, attachment_id: str, device: str) -> None:
         await attaching.complete(self.runtime, attachment_id, device=device)
+
+    async def detaching(self, attachment_id: str, is_so: bool) -> None:
+        before, after = (ATTACHED, DETACHING) if is_so else (DETACHING, ATTACHED)
+        async with self.runtime.store.tx() as tx:
+            one = await ATTACHMENTS.find(tx, attachment_id)
+            if one is not None and one.status == before:
+                await attaching.change(tx, one, status=after)
 
     async def disconnect(self, attachment_id: str) -> None:
         await self.runtime.store.visible()

@@ -8,7 +8,7 @@ from typing import Any
 from pileus.kernel.resources import Context
 
 from .. import checks, pools, volume_type
-from ..attachment import ATTACHED, Attachment, of_volumes
+from ..attachment import HAD, Attachment, of_volumes
 from ..volume import Volume
 
 _IMAGE = "volume_image_metadata"
@@ -68,7 +68,7 @@ def _detail(
         "replication_status": None,
         "consistencygroup_id": v.group_id if v.is_consistent else None,
         "multiattach": v.is_multiattach,
-        "attachments": [_attachment(ctx, a) for a in attached if a.status == ATTACHED],
+        "attachments": [_attachment(ctx, a) for a in attached if a.status in HAD],
     }
     if v.image_metadata is not None:
         found[_IMAGE] = v.image_metadata
@@ -80,7 +80,7 @@ def _metadata(v: Volume, attached: Sequence[Attachment]) -> dict[str, str]:
     shown = dict(v.metadata)
     if v.is_read_only is not None:
         shown["readonly"] = str(v.is_read_only)
-    modes = [a.mode for a in attached if a.status == ATTACHED and a.mode in ("rw", "ro")]
+    modes = [a.mode for a in attached if a.status in HAD and a.mode in ("rw", "ro")]
     return shown | ({"attached_mode": modes[0]} if modes else {})
 
 

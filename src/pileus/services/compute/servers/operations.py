@@ -20,6 +20,7 @@ from pileus.services.compute import checks, instance_actions, nodes
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import creation, listing, states, views
 from pileus.services.compute.servers.bodies import CreateServer, UpdateServer
+from pileus.services.compute.servers.plugging import reserve_now
 from pileus.services.compute.servers.sagas import DELETE, RESTORE, SAGAS, SOFT_DELETE
 from pileus.services.compute.settings import settings_of
 
@@ -209,7 +210,14 @@ class Servers(OfServer):
     async def create(self, ctx: Context, body: CreateServer) -> Answer:
         asked = await creation.plan(ctx, body)
         made, entries = await creation.insert(ctx, asked)
-        ctx.runtime.sagas.launch(*entries)
+        try:
+            why_not = await _taken(ctx, made)
+        finally:
+            ctx.runtime.sagas.launch(*entries)
+        if why_not:
+            for server in made:
+                await begin(ctx, DELETE, server, "delete")
+            raise Invalid(why_not)
         if checks.flag(body.return_reservation_id, "return_reservation_id"):
             return Answer({"reservation_id": made[0].reservation_id})
         server = made[0]
@@ -254,6 +262,17 @@ class Servers(OfServer):
     async def restore(self, ctx: Context, server: Server) -> None:
         """Raises OverQuota: what is only kept doesn't count."""
         await act(ctx, RESTORE, server, "restore", None, vm_state=states.ACTIVE)
+
+
+async def _taken(ctx: Context, made: Sequence[Server]) -> str:
+    """Reserves the volumes that were there before; why that can't be, where another was faster."""
+    try:
+        for server in made:
+            there = [d for d in server.volumes if not d.is_made_for_it]
+            await reserve_now(ctx, server.id, there)
+    except (Invalid, NotFound) as e:
+        return e.message
+    return ""
 
 
 async def _fragments(ctx: Context, rows: Sequence[Row]) -> list[bytes]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
+from pileus.kernel.faults import Stale, Unavailable
+from pileus.kernel.resources import Context
 from pileus.kernel.sagas import Run
 from pileus.services.block_storage.contract import VOLUMES, Export
 from pileus.services.compute.agent_contract import COMPUTE_HOST
@@ -63,6 +66,15 @@ async def reserve(run: Run[Server], devices: Iterable[BlockDevice]) -> None:
     volumes, server_id = run.peer(VOLUMES), run.record.id
     for device in devices:
         await volumes.reserve(run.caller, device.volume_id, device.attachment_id, server_id, "rw")
+
+
+async def reserve_now(ctx: Context, server_id: str, devices: Iterable[BlockDevice]) -> None:
+    """The same before the caller is answered, so that he is told; what hinders for a moment is left to the saga."""
+    for device in devices:
+        with suppress(Stale, Unavailable):
+            await ctx.peer(VOLUMES).reserve(
+                ctx.caller, device.volume_id, device.attachment_id, server_id, "rw"
+            )
 
 
 async def complete(run: Run[Server], devices: Iterable[BlockDevice]) -> None:

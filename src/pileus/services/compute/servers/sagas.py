@@ -77,9 +77,10 @@ async def spawn(run: Run[Server]) -> Changes:
     return changes
 
 
-async def unspawn(run: Run[Server]) -> None:
-    await destroy(run)
+async def give_up(run: Run[Server]) -> None:
+    """Its volumes were reserved before it had a place."""
     await take_back(run)
+    await unplace(run)
 
 
 async def image_source(run: Run[Server], image: ImageCopy, *, here: bool = False) -> ImageSource:
@@ -277,9 +278,9 @@ CREATE = Saga(
     SERVERS,
     states.LIFECYCLE,
     "create",
-    Step(place, unplace),
+    Step(place, give_up),
     Step(attach, detach),
-    Step(spawn, unspawn, timeout_s=1800),
+    Step(spawn, destroy, timeout_s=1800),
     failed=_never_built,
     done=_launched,
 )

@@ -1,7 +1,7 @@
 """Giving a server a volume while it lives, taking one away, and telling its guest that one has grown.
 
-What the server shall have in the end is in `becoming`: one more of its `volumes`, or one less. A server on no host has
-no guest to tell: the volume is only its own.
+What the server shall have in the end is in `becoming`: one more of its `volumes`, which is shown at once, or one less,
+which is shown until it is gone. A server on no host has no guest to tell: the volume is only its own.
 """
 
 from __future__ import annotations
@@ -36,18 +36,22 @@ async def make_sure(run: Run[Server]) -> None:
 
 
 async def give_up(run: Run[Server]) -> None:
-    await run.peer(VOLUMES).detach(_coming(run).attachment_id)
+    device = _coming(run)
+    await run.peer(VOLUMES).detach(device.attachment_id)
+    async with run.runtime.store.tx(wait=False) as tx:
+        server = await SERVERS.get(tx, run.record.id)
+        kept = [d for d in server.volumes if d.attachment_id != device.attachment_id]
+        await SERVERS.change(tx, server, volumes=kept)
     await noting.failure(run)
 
 
-async def plug(run: Run[Server]) -> Changes:
+async def plug(run: Run[Server]) -> None:
     server, device = run.record, _coming(run)
     if server.host:
         host = await run.agent(COMPUTE_HOST, on=server.host)
         await host.plug_volume(server.id, await plugged(run, device, server.host))
     await complete(run, [device])
     await noting.success(run)
-    return {"volumes": [*server.volumes, device]}
 
 
 async def unplug(run: Run[Server]) -> None:
@@ -82,6 +86,7 @@ async def keep(run: Run[Server]) -> None:
         with suppress(Fault):
             await host.plug_volume(server.id, await plugged(run, device, server.host))
             await complete(run, [device])
+    await run.peer(VOLUMES).detaching(device.attachment_id, False)
     await noting.failure(run)
 
 

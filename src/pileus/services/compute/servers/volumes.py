@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, Stale, Unavailable
+from pileus.kernel.faults import Conflict, Forbidden, Invalid, NotFound, Stale
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.sagas import Saga
 from pileus.kernel.schema import Body, since
@@ -31,6 +31,7 @@ from pileus.services.compute.servers.operations import (
     begin,
     unlocked,
 )
+from pileus.services.compute.servers.plugging import reserve_now
 from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH, EXTEND
 
 _RULE = "os_compute_api:os-volumes-attachments:"
@@ -111,15 +112,9 @@ class ServerVolumes(OfServer):
         """Begins it; the device as it is named."""
         _ready(ctx, server, ATTACH)
         device = msgspec.structs.replace(wanted, device_name=_name(server, wanted.device_name))
-
-        async def reserve() -> None:
-            with suppress(Stale, Unavailable):  # the saga tries again
-                await ctx.peer(VOLUMES).reserve(
-                    ctx.caller, device.volume_id, device.attachment_id, server.id, "rw"
-                )
-
         volumes = [*server.volumes, device]
-        await begin(ctx, ATTACH, server, ATTACH.verb, None, reserve, volumes=volumes)
+        now, first = {"volumes": volumes}, partial(reserve_now, ctx, server.id, [device])
+        await begin(ctx, ATTACH, server, ATTACH.verb, now, first, volumes=volumes)
         return device
 
     async def _in_turn(
@@ -175,7 +170,8 @@ class ServerVolumes(OfServer):
         _ready(ctx, server, DETACH)
         device = _device(server, volume_id)
         volumes = [d for d in server.volumes if d is not device]
-        await begin(ctx, DETACH, server, DETACH.verb, None, volumes=volumes)
+        first = partial(ctx.peer(VOLUMES).detaching, device.attachment_id, True)
+        await begin(ctx, DETACH, server, DETACH.verb, None, first, volumes=volumes)
 
 
 def _count(ctx: Context, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -452,3 +453,20 @@ def test_device_names_are_taken_once_and_end() -> None:
         taken.add(free_name(taken))
     assert "/dev/vdz" in taken and free_name(taken) == "/dev/vdaa"
     assert BlockDevice(volume_id="a", attachment_id="b", boot_index=0).is_root
+
+
+def test_of_two_servers_that_want_one_volume_the_later_is_refused_at_once(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        volume, used = await _volume(s, imageRef=s.image), await s.used()
+        wants: dict[str, Any] = {"imageRef": "", "block_device_mapping_v2": [disk(uuid=volume)]}
+        replies = await asyncio.gather(*(s.create(**wants) for _ in range(3)))
+        assert sorted(r.status for r in replies) == [202, 400, 400], replies
+        (made,) = [r.json["server"]["id"] for r in replies if r.status == 202]
+        await s.cloud.settle()
+        assert (await s.server(made))["status"] == "ACTIVE"
+        listed = (await s.get("/servers")).json["servers"]
+        assert [one["id"] for one in listed] == [made]
+        assert await s.used() == {"Instances": 1, "Cores": used["Cores"] + 1, "RAM": 128}
+        assert [a["server_id"] for a in (await _shown(s, volume))["attachments"]] == [made]
+
+    stage.play(story)

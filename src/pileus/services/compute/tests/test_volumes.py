@@ -178,6 +178,35 @@ def test_a_volume_is_attached_shown_at_every_version_and_detached(stage: Stage) 
     stage.play(story)
 
 
+def test_an_attachment_is_listed_at_once_and_its_volume_is_detaching_until_it_is_gone(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        try:
+            for driver in s.drivers():
+                driver.trouble.latency_s = 0.2
+            assert (await attach(s, id, disk)).status == 200
+            assert [one["volumeId"] for one in await listed(s, id)] == [disk]
+            shown = await s.server(id, "2.3")
+            assert shown["os-extended-volumes:volumes_attached"][0]["id"] == disk
+            assert await status(s, disk) in ("reserved", "attaching")
+            await s.cloud.settle()
+            assert await status(s, disk) == "in-use"
+            url = f"{SERVERS}/{id}/os-volume_attachments/{disk}"
+            assert (await s.member.delete(url)).status == 202
+            shown = (await s.member.get(f"{VOLUMES}/{disk}")).json["volume"]
+            assert (shown["status"], len(shown["attachments"])) == ("detaching", 1)
+            assert [one["volumeId"] for one in await listed(s, id)] == [disk]
+        finally:
+            for driver in s.drivers():
+                driver.trouble.latency_s = 0
+        await s.cloud.settle()
+        await nothing_left(s, id, disk)
+
+    stage.play(story)
+
+
 def test_an_attachment_since_2_101_is_answered_without_a_body(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         reply = await attach(s, await s.boot(), await volume(s), "2.101")
