@@ -28,6 +28,7 @@ from .metering import MeteringLabels, MeteringRules
 from .networks import Networks
 from .packet_logs import LoggableResources, PacketLogs
 from .port_forwardings import PortForwardings
+from .ports.bindings import PortBindings
 from .ports.operations import Ports
 from .qos.policies import Policies
 from .qos.rules import QOS_RESOURCES
@@ -62,6 +63,7 @@ SERVICE = Service(
         Networks,
         Subnets,
         Ports,
+        PortBindings,
         SubnetPools,
         SecurityGroups,
         SecurityGroupRules,

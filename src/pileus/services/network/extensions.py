@@ -41,6 +41,7 @@ EXTENSIONS = {
     "allowed-address-pairs": ("Allowed Address Pairs", "Provides allowed address pairs"),
     "availability_zone": ("Availability Zone", "The availability zone extension."),
     "binding": ("Port Binding", "Expose port bindings of a virtual port to external application"),
+    "binding-extended": ("Port Bindings Extended", "The bindings of a port, two while its guest moves."),
     "dns-domain-ports": ("dns_domain for ports", "Allows the DNS domain to be specified for a port."),
     "dns-integration": ("DNS Integration", "Provides integration with DNS."),
     "enable-default-route-bfd": ("Enable Default Route BFD", "Gateways whose next hop does not answer are passed over."),

@@ -60,6 +60,7 @@ class Port(Noun, kw_only=True, frozen=True):
     next_host: str = ""  # where it is wired too, for a guest that is on its way there or from there
     vnic_type: str = "normal"
     profile: dict[str, object] = {}
+    next_profile: dict[str, object] = {}
     dns_name: str = ""
     dns_domain: str = ""
     qos_policy_id: str = ""
@@ -82,6 +83,16 @@ def _addresses(p: Port) -> list[str]:
 def part_of(p: Port) -> str:
     """Its part in a private network, in one word for those that are of one community."""
     return f"{COMMUNITY} {p.pvlan_community}" if p.pvlan_type == COMMUNITY else p.pvlan_type
+
+
+def binding_of(p: Port) -> dict[str, object]:
+    """How it is wired on its host."""
+    return {
+        "vnic_type": p.vnic_type,
+        "profile": p.profile,
+        "vif_type": "bridge" if p.host else "unbound",
+        "vif_details": {"port_filter": p.port_security_enabled} if p.host else {},
+    }
 
 
 def ip_allocation(p: Port) -> str:

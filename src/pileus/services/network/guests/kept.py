@@ -206,7 +206,7 @@ class KeptNetwork:
                     await remove_port(tx, port)
                     continue
                 freed = await PORTS.revise(
-                    tx, port, guest="", device_id="", device_owner="", host="", dns_name="",
+                    tx, port, guest="", device_id="", device_owner="", host="", next_host="", dns_name="",
                     status=DOWN, nic_tag="", order=0,
                 )  # fmt: skip
                 await carry(tx, freed)

@@ -19,7 +19,7 @@ from ..attributes import domain_name
 from ..contract import Reservation
 from ..network import NETWORKS, Network
 from ..networks import Networks
-from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, ip_allocation, port_target
+from ..port import DOWN, PORTS, SERVICE_OWNERS, Port, binding_of, ip_allocation, port_target
 from ..pvlan import cleared, taking_part
 from ..qos.users import hold_policies, network_policies, usable_policy
 from ..refusals import service_port_in_use
@@ -124,11 +124,8 @@ class Ports(NetworkResource[Port], path="/ports"):
             "dns_name": p.dns_name,
             "dns_domain": p.dns_domain,
             "dns_assignment": _dns_assignment(p, settings_of(ctx.runtime).dns_domain),
-            "binding:vnic_type": p.vnic_type,
             "binding:host_id": p.host,
-            "binding:profile": p.profile,
-            "binding:vif_type": "bridge" if p.host else "unbound",
-            "binding:vif_details": {"port_filter": p.port_security_enabled} if p.host else {},
+            **{f"binding:{name}": value for name, value in binding_of(p).items()},
         }
 
     async def listed(self, ctx: Context, **fixed: Any) -> dict[str, Any]:

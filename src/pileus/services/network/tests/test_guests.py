@@ -80,20 +80,27 @@ def test_a_guest_on_its_way_is_wired_on_both_hosts_and_bound_on_one() -> None:
             await b.settle()
             return [h for h in ("fake-1", "fake-2") if b.driver(h).port(nic.port_id) is not None]
 
-        async def bound() -> str:
-            port = (await b.admin.get(f"/ports/{nic.port_id}")).json["port"]
-            return str(port["binding:host_id"])
+        async def bound() -> list[tuple[str, str]]:
+            found = (await b.admin.get(f"/ports/{nic.port_id}/bindings")).json["bindings"]
+            return [(r["host"], r["status"]) for r in found]
 
+        first, second = ("fake-1", "ACTIVE"), ("fake-2", "ACTIVE")
         await b.contract.expect("guest", "fake-2")
         await b.contract.plug("guest", "fake-2")
-        assert (await wired(), await bound()) == (["fake-1", "fake-2"], "fake-1")
+        assert (await wired(), await bound()) == (
+            ["fake-1", "fake-2"],
+            [first, ("fake-2", "INACTIVE")],
+        )
         await b.contract.expect("guest", "")
-        assert (await wired(), await bound()) == (["fake-1"], "fake-1")
+        assert (await wired(), await bound()) == (["fake-1"], [first])
         there = msgspec.structs.replace(_guest(host="fake-2"), also="fake-1")
         await b.contract.attach(_caller(), there, request, [])
-        assert (await wired(), await bound()) == (["fake-1", "fake-2"], "fake-2")
+        assert (await wired(), await bound()) == (
+            ["fake-1", "fake-2"],
+            [second, ("fake-1", "INACTIVE")],
+        )
         await b.contract.expect("guest", "")
-        assert (await wired(), await bound()) == (["fake-2"], "fake-2")
+        assert (await wired(), await bound()) == (["fake-2"], [second])
 
     run(body, hosts=2)
 
