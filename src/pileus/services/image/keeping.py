@@ -67,6 +67,8 @@ class Keeping:
     stores: Mapping[str, ImageStore]
     cache: ImageStore
     live: set[str] = field(default_factory=set)  # images whose bytes come in through this control
+    # Images as the API shows them: when it was created, since an id may come back; its generation; the JSON.
+    shown: dict[str, tuple[tuple[str, int], bytes]] = field(default_factory=dict)
 
     @property
     def settings(self) -> ImageSettings:
@@ -87,6 +89,11 @@ class Keeping:
     @cached_property
     def protections(self) -> Protections:
         return Protections.read(self.settings.property_protections)
+
+    @cached_property
+    def is_same_for_all(self) -> bool:
+        """What is shown of an image depends on nothing but the image."""
+        return not (self.protections.sections or self.settings.show_multiple_locations)
 
     # The contract
 

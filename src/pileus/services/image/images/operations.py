@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Forbidden, Invalid, NotFound, TooLarge
+from pileus.kernel.query import next_link
 from pileus.kernel.resources import Answer, Context, Resource, Stream, operation
 from pileus.kernel.schema import KEEP, Body, extras_of, parse
 
@@ -15,9 +18,10 @@ from ..keeping import kept
 from ..record import ADMIN_OR_OWNER, IMAGES, SEEN, WEB, Image, target, visible
 from ..settings import words
 from . import listing, locations, patch
-from .views import url_of, view
+from .views import all_rendered, rendered, url_of, view
 
 _MAX_PATCH = 1 << 20
+_SHOWN_BY = ("id", "created_at", "generation")
 
 
 class CreateImage(Body):
@@ -86,24 +90,24 @@ class Images(ImageResource):
         try:
             if page.marker:
                 await self.visible(ctx, page.marker)
-            found = await IMAGES.list(ctx.runtime.store, page)
+            rows = await IMAGES.page(ctx.runtime.store, page, select=_SHOWN_BY)
         except NotFound:
             raise Invalid(f"No image found with ID {page.marker}: it can't be a marker.") from None
         if ctx.query.get("limit") == "0":
-            found = []
+            rows = []
         first = [(k, v) for k, v in ctx.query.pairs if k != "marker"]
         shown = {
-            "images": [view(ctx, i) for i in found],
+            "images": msgspec.Raw(b"[" + b",".join(await all_rendered(ctx, rows)) + b"]"),
             "first": "/v2/images" + (f"?{listing.encoded(first)}" if first else ""),
             "schema": "/v2/schemas/images",
         }
-        if following := ctx.next_page(page, found, "/v2/images"):
-            shown["next"] = following
+        if rows and len(rows) >= page.limit:
+            shown["next"] = next_link("/v2/images", ctx.query, rows[-1][0])
         return shown
 
     @operation("GET", "/images/{image_id}", "get_image")
-    async def show(self, ctx: Context, image: Image) -> Any:
-        return view(ctx, image)
+    async def show(self, ctx: Context, image: Image) -> bytes:
+        return rendered(ctx, image)
 
     @operation("PATCH", "/images/{image_id}", "modify_image")
     async def update(self, ctx: Context, image: Image, stream: Stream) -> Any:

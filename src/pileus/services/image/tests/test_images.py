@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from pileus.services.image import SERVICE
+from pileus.services.image.record import IMAGES
 from pileus.services.image.tests.given import (
     URL,
     V20,
@@ -434,3 +435,27 @@ async def test_usage_counts_images_and_their_mebibytes() -> None:
             "image_stage_total": 0,
             "image_count_uploading": 0,
         }
+
+
+@in_loop
+async def test_what_is_remembered_of_an_image_is_never_shown_for_another_state_of_it() -> None:
+    """Nor for another image that comes under the same id when the first is forgotten."""
+    async with alone(SERVICE) as cloud:
+        client, store = cloud.user("p"), cloud.runtime.store
+
+        async def told() -> str:
+            one = await shown(client, ID)
+            (listed,) = (await client.get(f"{URL}?id=in:{ID}")).json["images"]
+            assert listed == one
+            return str(one["name"])
+
+        for life in ("first", "second"):
+            await made(client, id=ID, name=life)
+            assert await told() == life == await told()
+            for name in ("changed", "again"):
+                change = {"op": "replace", "path": "/name", "value": f"{name} {life}"}
+                await patched(client, ID, change)
+                assert await told() == f"{name} {life}"
+            assert (await client.delete(f"{URL}/{ID}")).status == 204
+            async with store.tx() as tx:
+                assert await IMAGES.sweep(tx, "9") == 1
