@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, cast, get_type_hints
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Invalid
 from pileus.kernel.schema import Body, names_of
 from pileus.kernel.versions import NO_VERSION, Version
@@ -17,6 +18,9 @@ NAME_LENGTH = 255
 _WHERE = re.compile(r"(.*) - at `\$\.?(.*)`", re.S)
 _REQUIRED = re.compile(r"Object missing required field `(.*?)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
+_KEYWORDS = ("project_id", "project_name", "user_id", "user_name")
+_ANYBODY = Caller(project_id="p", project_name="p", user_id="u", user_name="u")
+_NOT_IN_LABELS = re.compile(r"[^0-9a-zA-Z-]+")
 _LABEL = re.compile(r"(?!-)[0-9a-zA-Z_-]{1,63}(?<!-)\Z")
 
 
@@ -102,6 +106,20 @@ def domain_name(value: str, name: str) -> str:
     labels = value.rstrip(".").split(".") if value else []
     if len(value) > 255 or not all(_LABEL.match(label) for label in labels):
         raise Invalid(f"Invalid input for {name}. Reason: '{value[:60]}' not a valid PQDN or FQDN.")
+    return value
+
+
+def zone_of(domain: str, caller: Caller) -> str:
+    """A `dns_domain` with what its keywords stand for when this caller names something in it."""
+    for keyword in _KEYWORDS:
+        label = _NOT_IN_LABELS.sub("-", getattr(caller, keyword)).strip("-")[:63]
+        domain = domain.replace(f"<{keyword}>", label)
+    return domain
+
+
+def network_domain(value: str) -> str:
+    """As `domain_name`, but labels may be keywords, as in `<project_id>.example.org.`. Raises Invalid."""
+    domain_name(zone_of(value, _ANYBODY), "dns_domain")
     return value
 
 

@@ -74,6 +74,7 @@ def check_network(network: NetworkSpec) -> None:
     for remote in network.remote_ports:
         _mac(remote.mac)
         _hostname(remote.hostname)
+        _hostname(remote.zone)
         _addresses(remote.ips)
 
 
@@ -95,6 +96,7 @@ def check_port(port: PortSpec) -> None:
     _mac(port.mac)
     _addresses(f.ip for f in port.fixed_ips)
     _hostname(port.hostname)
+    _hostname(port.zone)
     for pair in port.allowed_address_pairs:
         _parsed(ip_interface, pair.cidr)
         if pair.mac:

@@ -268,6 +268,7 @@ def _remote(p: Port) -> RemotePort:
         ips=ips,
         host=p.host,
         hostname=p.dns_name,
+        zone=p.dns_zone.rstrip("."),
         pvlan=part_of(p),
     )
 
@@ -304,6 +305,7 @@ def _port(facts: _Facts, p: Port) -> PortSpec:
         device_id=p.device_id,
         device_owner=p.device_owner,
         hostname=p.dns_name,
+        zone=p.dns_zone.rstrip("."),
         security=p.port_security_enabled,
         stateless=p.port_security_enabled and not facts.stateless.isdisjoint(p.security_groups),
         groups=tuple(sorted(p.security_groups)) if p.port_security_enabled else (),

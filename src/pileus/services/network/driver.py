@@ -42,6 +42,7 @@ class RemotePort(Spec, frozen=True, kw_only=True):
     ips: tuple[str, ...] = ()
     host: str
     hostname: str = ""
+    zone: str = ""  # the domain under which it is known besides its network's
     pvlan: str = ""  # as a local port's
 
 
@@ -128,6 +129,7 @@ class PortSpec(Spec, frozen=True, kw_only=True):
     device_id: str = ""
     device_owner: str = ""
     hostname: str = ""
+    zone: str = ""  # the domain under which it is known besides its network's
     security: bool = True  # port_security_enabled
     stateless: bool = False  # its groups' rules are asked for answers too
     groups: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ EXTENSIONS = {
     "binding-extended": ("Port Bindings Extended", "The bindings of a port, two while its guest moves."),
     "dns-domain-ports": ("dns_domain for ports", "Allows the DNS domain to be specified for a port."),
     "dns-integration": ("DNS Integration", "Provides integration with DNS."),
+    "dns-integration-domain-keywords": ("DNS domain names with keywords allowed", "Domains of networks that name the project or the user."),
     "enable-default-route-bfd": ("Enable Default Route BFD", "Gateways whose next hop does not answer are passed over."),
     "enable-default-route-ecmp": ("Enable Default Route ECMP", "What goes out is spread over all gateways."),
     "external-gateway-multihoming": ("Neutron L3 External Gateway Multihoming", "Several external gateways of a router."),

@@ -16,7 +16,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Page, Tx
 
-from .attributes import Attributes, domain_name, text
+from .attributes import Attributes, network_domain, text
 from .floating_ip import FLOATING_IPS, tell_floating
 from .network import (
     FLAT,
@@ -234,7 +234,7 @@ class Networks(NetworkResource[Network], path="/networks"):
         changes = body.given()
         _refuse_segment(network, changes)
         _checked(changes.get("name", ""), changes.get("description", ""))
-        domain_name(changes.get("dns_domain", ""), "dns_domain")
+        network_domain(changes.get("dns_domain", ""))
         if "mtu" in changes:
             changes["mtu"] = _mtu(settings_of(ctx.runtime), changes["mtu"], network.network_type)
         if "qos_policy_id" in changes:
@@ -336,7 +336,7 @@ def _network(runtime: Runtime, body: CreateNetwork, owner: str) -> Network:
         mtu=_mtu(settings_of(runtime), body.mtu, kind),
         port_security_enabled=body.port_security_enabled,
         pvlan=body.pvlan,
-        dns_domain=domain_name(body.dns_domain, "dns_domain"),
+        dns_domain=network_domain(body.dns_domain),
         network_type=kind,
         physical_network=body.physical_network or "",
         segmentation_id=body.segmentation_id or 0,

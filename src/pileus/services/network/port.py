@@ -63,6 +63,9 @@ class Port(Noun, kw_only=True, frozen=True):
     next_profile: dict[str, object] = {}
     dns_name: str = ""
     dns_domain: str = ""
+    dns_zone: str = (
+        ""  # the domain that it was named in: its own or its network's, keywords replaced
+    )
     qos_policy_id: str = ""
     pvlan_type: str = ""  # its part in a private network
     pvlan_community: str = ""

@@ -199,6 +199,10 @@ class NetworkDriverSuite:
             assert await bench.resolve(WEB, "vm-12") == "10.0.0.12"
             assert await bench.resolve(WEB, "VM-12.openstacklocal") == "10.0.0.12"
             assert await bench.resolve(WEB, "vm-99.openstacklocal") is None
+            named = guest(DB, "10.0.0.12", zone="p.example.org")
+            await bench.apply(document(guest(WEB, "10.0.0.11"), named, revision=2))
+            assert await bench.resolve(WEB, "vm-12.p.Example.org") == "10.0.0.12"
+            assert await bench.resolve(WEB, "vm-12.openstacklocal") == "10.0.0.12"
             answer = await bench.fetch(WEB, "/latest/meta-data/")
             assert answer == (200, f"{WEB} /latest/meta-data/".encode())
             answer = await bench.fetch(DB, "/openstack")

@@ -151,7 +151,8 @@ class FakeNetworkDriver:
         network = self.network(asker.network_id) if asker else None
         for port in self._ports() if network else ():
             same = asker and port.network_id == asker.network_id and port.hostname
-            names = {port.hostname, f"{port.hostname}.{network.dns_domain}" if network else ""}
+            names = {port.hostname, f"{port.hostname}.{port.zone}"}
+            names |= {f"{port.hostname}.{network.dns_domain}" if network else ""}
             if same and name.rstrip(".").lower() in {n.lower() for n in names}:
                 return _own(port, 4)
         return None

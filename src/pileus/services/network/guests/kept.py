@@ -16,6 +16,7 @@ from pileus.kernel.store import Page, Reader, Tx
 
 from .. import security_group as groups_record
 from ..addressing import address
+from ..attributes import zone_of
 from ..auto_topology import auto_topology
 from ..contract import (
     Dress,
@@ -88,7 +89,8 @@ class KeptNetwork:
                     free = await self._free_port(tx, request.port_id)
                     changed.append(await self._bind(tx, free, guest, order, request))
                 else:
-                    changed.append(await self._make(tx, guest, request, order, worn, groups))
+                    made = await self._make(tx, caller, guest, request, order, worn, groups)
+                    changed.append(made)
             nics = await _nics(tx, [guest.id])
         await self._tell_others(changed, guest.host)
         before = {p.host for p in (*given, *known)} | {p.next_host for p in known}
@@ -132,6 +134,7 @@ class KeptNetwork:
     async def _make(
         self,
         tx: Tx,
+        caller: Caller,
         guest: GuestRef,
         request: NicRequest,
         order: int,
@@ -159,6 +162,7 @@ class KeptNetwork:
             order=order,
             nic_tag=request.tag,
             dns_name=hostname(guest.name),
+            dns_zone=zone_of(network.dns_domain, caller),
         )
         fixed = [FixedRequest(ip_address=request.fixed_ip)] if request.fixed_ip else None
         return await add_port(tx, world, network, port, fixed, wear_default=wears_default)

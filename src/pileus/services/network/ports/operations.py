@@ -15,7 +15,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Match, Page, Tx
 
-from ..attributes import domain_name
+from ..attributes import domain_name, zone_of
 from ..contract import Reservation
 from ..network import NETWORKS, Network
 from ..networks import Networks
@@ -196,7 +196,8 @@ class Ports(NetworkResource[Port], path="/ports"):
         groups = await self._groups(ctx, body.security_groups)
         port = _port(ctx.runtime.world.new_id(), owner, network, body, groups)
         policy = await usable_policy(ctx, body.qos_policy_id, reserves=True)
-        port = replace(port, qos_policy_id=policy)
+        zone = zone_of(port.dns_domain or network.dns_domain, ctx.caller)
+        port = replace(port, qos_policy_id=policy, dns_zone=zone)
         await _own_device(ctx, port)
         return port
 
@@ -229,6 +230,9 @@ class Ports(NetworkResource[Port], path="/ports"):
         if "qos_policy_id" in changes:
             policy = await usable_policy(ctx, changes["qos_policy_id"], reserves=True)
             changes["qos_policy_id"] = policy
+        if not changes.keys().isdisjoint(("dns_name", "dns_domain")):
+            domain = changes.get("dns_domain", port.dns_domain) or network.dns_domain
+            changes["dns_zone"] = zone_of(domain, ctx.caller)
         if "security_groups" in changes:
             changes["security_groups"] = await self._groups(ctx, changes["security_groups"])
         await _own_device(ctx, replace(port, **_device(changes)))
@@ -454,7 +458,8 @@ def _dns_assignment(port: Port, domain: str) -> list[dict[str, str]]:
     found = []
     for fixed in port.fixed_ips:
         name = port.dns_name or hostname_of(fixed.ip_address)
-        full = name if name.endswith(".") else f"{name}.{domain}"
+        below = port.dns_zone if port.dns_name and port.dns_zone else domain
+        full = name if name.endswith(".") else f"{name}.{below}"
         found.append({"ip_address": fixed.ip_address, "hostname": name.split(".")[0], "fqdn": full})
     return found
 

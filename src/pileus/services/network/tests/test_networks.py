@@ -7,6 +7,35 @@ import asyncio
 from .bench import Bench, run, said
 
 
+def test_names_are_in_their_networks_domain_with_its_keywords_replaced() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network, _ = await api.network()
+        path = f"/networks/{network['id']}"
+        for domain, status in (
+            ("<project_id>.<user_id>.example.org.", 200),
+            ("<host>.example.org.", 400),
+            ("<project_id>..org", 400),
+        ):
+            assert (await api.put(path, {"network": {"dns_domain": domain}})).status == status
+
+        async def named(id: str) -> list[str]:
+            shown = (await b.admin.get(f"/ports/{id}")).json["port"]
+            return [a["fqdn"] for a in shown["dns_assignment"]]
+
+        port = await api.make("port", network_id=network["id"], dns_name="web")
+        assert await named(port["id"]) == ["web.one.user-of-one.example.org."]
+        (nic,) = await b.boot("one", "guest", network["id"])
+        assert await named(nic.port_id) == ["guest.one.user-of-one.example.org."]
+        own = {"port": {"dns_domain": "own.example.org."}}
+        assert (await b.admin.put(f"/ports/{nic.port_id}", own)).status == 200
+        assert await named(nic.port_id) == ["guest.own.example.org."]
+        await b.settle()
+        assert await b.driver().resolve(nic.port_id, "guest.own.example.org") is not None
+
+    run(body)
+
+
 def test_a_member_makes_sees_changes_and_deletes_a_network() -> None:
     async def body(b: Bench) -> None:
         api = b.as_("one")

@@ -323,13 +323,15 @@ def _usable(port: PortSpec) -> list[DhcpOption]:
 def _names(offer: Offer) -> dict[str, list[str]]:
     """Every name of the network, short and full, in lower case, to its addresses."""
     domain = offer.network.dns_domain.rstrip(".").lower()
-    known = [(p.hostname, [f.ip for f in p.fixed_ips]) for p in offer.guests]
-    known += [(r.hostname, list(r.ips)) for r in offer.network.remote_ports if r.hostname]
+    known = [(p.hostname, p.zone, [f.ip for f in p.fixed_ips]) for p in offer.guests]
+    remote = (r for r in offer.network.remote_ports if r.hostname)
+    known += [(r.hostname, r.zone, list(r.ips)) for r in remote]
     names: dict[str, list[str]] = {}
-    for hostname, ips in known:
+    for hostname, zone, ips in known:
         own = [hostname.lower()] if hostname else [default_hostname(ip) for ip in ips]
         for name in own:
-            for spelled in (name, f"{name}.{domain}" if domain else name):
+            full = [f"{name}.{d}" for d in (domain, zone.lower()) if d]
+            for spelled in dict.fromkeys((name, *full)):
                 merged = names.setdefault(spelled, [])
                 merged += [ip for ip in ips if ip not in merged]
     return names
