@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.hosts import Host, hosts_of
 from pileus.kernel.resources import Context, Resource, operation
-from pileus.kernel.store import Record, Table
+from pileus.kernel.store import Record, Store, Table
 from pileus.kernel.world import stamp
 
 from .attributes import Attributes, text
@@ -32,9 +32,10 @@ def agent_id(host: str, kind: str = AGENT_TYPE) -> str:
 
 
 class AgentNote(Record, kw_only=True, frozen=True):
-    """What an administrator wrote of a host's agent; its id is the agent's."""
+    """What is kept of a host's agent; its id is the agent's. `synced`: was placement told of what the host has?"""
 
     description: str = ""
+    synced: bool | None = None
 
 
 NOTES = Table("network_agent_notes", AgentNote, noun="Agent")
@@ -77,8 +78,18 @@ def _view(host: Host, kind: str, note: AgentNote | None, now: float) -> dict[str
         "started_at": started,
         "heartbeat_timestamp": stamp(host.seen_at)[:19].replace("T", " "),
         "description": note.description or None if note is not None else None,
-        "resources_synced": None,
+        "resources_synced": note.synced if note is not None else None,
     }
+
+
+async def note_synced(store: Store, host: str, synced: bool) -> None:
+    """What has become of telling placement of the host's network."""
+    id = agent_id(host)
+    note = await NOTES.find(store, id)
+    if note is None or note.synced != synced:
+        async with store.tx() as tx:
+            note = await NOTES.find(tx, id) or await NOTES.insert(tx, AgentNote(id=id))
+            await NOTES.change(tx, note, synced=synced)
 
 
 async def agents_of(ctx: Context) -> list[dict[str, Any]]:

@@ -6,16 +6,18 @@ is a provider below the host's own, with as much as the operator says (`settings
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid5
 
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Fault
 from pileus.kernel.hosts import hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Reader, Tx
 from pileus.services.placement.contract import PLACEMENT, Inventory
 
+from .agents import note_synced
 from .contract import Reservation
 from .network import FLAT, NETWORKS, Network
 from .port import PORTS, Port
@@ -23,6 +25,7 @@ from .qos_policy import ANY, EGRESS, INGRESS, QOS_POLICIES, RESERVING, QosPolicy
 from .settings import settings_of
 from .wiring import NETWORK_HOST
 
+log = logging.getLogger(__name__)
 RECONCILER, PERIOD_S = "network.reservations", 60.0
 _CLASSES = {
     ("minimum_bandwidth", EGRESS): "NET_BW_EGR_KILOBIT_PER_SEC",
@@ -105,4 +108,10 @@ async def tell_placement(runtime: Runtime, key: str) -> None:
     traits = frozenset((_TUNNELS, _trait("VNIC_TYPE", "normal"), *map(_network_trait, flat)))
     for host in await hosts_of(store, NETWORK_HOST):
         name = f"{host.id}:network"
-        await runtime.contracts.get(PLACEMENT).report(name, amounts, traits, below=host.id)
+        try:
+            await runtime.contracts.get(PLACEMENT).report(name, amounts, traits, below=host.id)
+        except Fault as fault:
+            log.warning("placement is not told of %s: %s", name, fault.message)
+            await note_synced(store, host.id, False)
+        else:
+            await note_synced(store, host.id, True)

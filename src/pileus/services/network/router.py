@@ -44,6 +44,7 @@ class Router(Noun, kw_only=True, frozen=True):
     availability_zone_hints: list[str] = []
     error: str = ""
     ha: bool = False
+    candidates: dict[str, int] = {}  # hosts that may have it, by priority, where `ha` is true
     qos_policy_id: str = ""  # of its gateway
 
     @property
@@ -52,8 +53,18 @@ class Router(Noun, kw_only=True, frozen=True):
         return [self.gateway, *self.more_gateways] if self.gateway else []
 
     @property
+    def ranked(self) -> list[str]:
+        """The candidates, from the highest priority on."""
+        return sorted(self.candidates, key=lambda h: (-self.candidates[h], h))
+
+    @property
     def enable_snat(self) -> bool:
         return self.gateway is None or self.gateway.enable_snat
+
+
+def _preferred(r: Router) -> str:
+    """Where it is to go back to, "" if it is there."""
+    return "".join(h for h in r.ranked[:1] if h != r.host)
 
 
 ROUTERS = Nouns(
@@ -66,15 +77,22 @@ ROUTERS = Nouns(
         "parked",
         "qos_policy_id",
         "flavor_id",
+        Column("preferred", _preferred),
         Column("status", lambda r: "ACTIVE"),
         Column("enable_snat", lambda r: int(r.enable_snat), int),
         Column("gateway_network_id", lambda r: r.gateway.network_id if r.gateway else ""),
     ),
     many=(
         Many("tags", lambda r: r.tags),
+        Many("candidates", lambda r: r.ranked),
         Many("more_gateway_networks", lambda r: sorted({g.network_id for g in r.more_gateways})),
     ),
     quotas=(Quota("network", "router", default=10),),
-    indexes=(("host",), ("project_id", "created_at", "id"), ("gateway_network_id",)),
+    indexes=(
+        ("host",),
+        ("preferred",),
+        ("project_id", "created_at", "id"),
+        ("gateway_network_id",),
+    ),
     noun="Router",
 ).worded("RouterNotFound", "Router {id} could not be found")

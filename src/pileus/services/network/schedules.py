@@ -1,6 +1,7 @@
 """Which agent has what: routers and DHCP (API reference: L3 and DHCP agent schedulers).
 
-A router lives on one host, and moves by hand as it moves by itself. DHCP is served by each host that has a guest on the
+A router lives on one host, and moves by hand as it moves by itself. One that is `ha` has candidates with priorities: it
+is on the first of them that is up, and goes back when a higher one is. DHCP is served by each host that has a guest on the
 network, to its own guests: there is nothing to move.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Match, Page
 
@@ -24,9 +25,10 @@ from .refusals import missing
 from .resource import ADMIN, hold, projected
 from .router import ROUTERS, Router
 from .routers.operations import Routers
-from .routers.placement import legs, move, wake_moved
+from .routers.placement import home_of, legs, move, wake_moved
 
 _ALL = 1 << 30
+_HIGHEST, _MOST_CANDIDATES = 32767, 5  # upstream's
 _NULL = msgspec.Raw(b"null")  # an answer that clients parse
 
 
@@ -34,6 +36,14 @@ class HostedRouter(Attributes):
     root: ClassVar[str] = ""
 
     router_id: str
+    ha_chassis_priority: int | None = None
+
+
+class PrioritizedRouter(Attributes):
+    root: ClassVar[str] = ""
+    creates = False
+
+    ha_chassis_priority: int | None = None
 
 
 class HostedNetwork(Attributes):
@@ -43,13 +53,20 @@ class HostedNetwork(Attributes):
 
 
 class RoutersOfAgents(Resource[Any]):
-    rules = {f"{v}_l3-router{s}": ADMIN for v, s in (("get", "s"), ("create", ""), ("delete", ""))}
+    rules = {
+        f"{v}_l3-router{s}": ADMIN
+        for v, s in (("get", "s"), ("create", ""), ("update", ""), ("delete", ""))
+    }
 
     @operation("GET", "/agents/{agent_id}/l3-routers", "get_l3-routers")
     async def index(self, ctx: Context, agent_id: str) -> Any:
         agent = await agent_of(ctx, agent_id)
         is_home = agent["agent_type"] == ROUTERS_TYPE
-        found = await ROUTERS.all(ctx.runtime.store, host=agent["host"]) if is_home else []
+        store, host = ctx.runtime.store, agent["host"]
+        found = await ROUTERS.all(store, host=host) if is_home else []
+        found += [
+            r for r in await ROUTERS.all(store, candidates=[host]) if is_home and r.host != host
+        ]
         return {"routers": await Routers().rendered(ctx, found)}
 
     @operation("POST", "/agents/{agent_id}/l3-routers", "create_l3-router", status=201)
@@ -61,6 +78,9 @@ class RoutersOfAgents(Resource[Any]):
                 "InvalidL3Agent", f"Agent {agent_id} is not a L3 Agent or has been disabled"
             )
         router = await ROUTERS.get(ctx.runtime.store, body.router_id)
+        if router.ha or body.ha_chassis_priority is not None:
+            await _rank(ctx, router, agent, body.ha_chassis_priority)
+            return _NULL
         if router.host not in ("", agent["host"]):
             raise Conflict(
                 f"The router {router.id} has been already hosted by the L3 Agent of host "
@@ -70,27 +90,85 @@ class RoutersOfAgents(Resource[Any]):
         await _move(ctx, router, agent["host"])
         return _NULL
 
+    @operation("PUT", "/agents/{agent_id}/l3-routers/{router_id}", "update_l3-router")
+    async def update(
+        self, ctx: Context, agent_id: str, router_id: str, body: PrioritizedRouter
+    ) -> Any:
+        """Raises NotFound, Conflict, Invalid."""
+        agent = await agent_of(ctx, agent_id)
+        router = await ROUTERS.get(ctx.runtime.store, router_id)
+        if agent["host"] not in router.candidates:
+            raise _not_hosted(router_id, agent_id)
+        if body.ha_chassis_priority is not None:
+            await _rank(ctx, router, agent, body.ha_chassis_priority, known=True)
+        return _NULL
+
     @operation("DELETE", "/agents/{agent_id}/l3-routers/{router_id}", "delete_l3-router")
     async def delete(self, ctx: Context, agent_id: str, router_id: str) -> None:
         """Nothing passes it until it is given to an agent again. Raises NotFound, Conflict."""
         agent = await agent_of(ctx, agent_id)
         router = await ROUTERS.get(ctx.runtime.store, router_id)
-        if agent["agent_type"] != ROUTERS_TYPE or router.host != agent["host"]:
-            raise Conflict(
-                f"The router {router_id} is not hosted by the L3 Agent {agent_id}.",
-                code="RouterNotHostedByL3Agent",
-            )
-        await _move(ctx, router, "")
+        host = agent["host"]
+        if agent["agent_type"] != ROUTERS_TYPE or host not in (router.host, *router.candidates):
+            raise _not_hosted(router_id, agent_id)
+        left = {h: n for h, n in router.candidates.items() if h != host}
+        await _move(ctx, router, "" if host == router.host else router.host, left)
 
 
-async def _move(ctx: Context, router: Router, host: str) -> None:
-    if router.host == host and not router.parked:
+def _not_hosted(router_id: str, agent_id: str) -> Conflict:
+    return Conflict(
+        f"The router {router_id} is not hosted by the L3 Agent {agent_id}.",
+        code="RouterNotHostedByL3Agent",
+    )
+
+
+async def _rank(
+    ctx: Context, router: Router, agent: dict[str, Any], priority: int | None, known: bool = False
+) -> None:
+    """Makes the agent's host a candidate with that priority, else the last. Raises Conflict, Invalid."""
+    host, candidates = agent["host"], router.candidates
+    if not router.ha:
+        raise Conflict(
+            f"The router {router.id} is not highly available: set its ha before it has candidates.",
+            code="RouterDoesntSupportScheduling",
+        )
+    if host in candidates and not known:
+        raise Conflict(
+            f"The router {router.id} has been already hosted by the L3 Agent {agent['id']}.",
+            code="RouterHostedByL3Agent",
+        )
+    if priority is None:
+        priority = min(candidates.values(), default=_MOST_CANDIDATES + 1) - 1
+    if not 0 <= priority <= _HIGHEST:
+        raise Invalid(
+            f"HA Chassis priority must be between 0 and {_HIGHEST}",
+            code="InvalidHAChassisPriority",
+        )
+    if priority in candidates.values():
+        raise Conflict(
+            f"HA Chassis priority {priority} is already assigned",
+            code="HAChassisPriorityAlreadyAssigned",
+        )
+    await _move(ctx, router, "", candidates | {host: priority})
+
+
+async def _move(
+    ctx: Context, router: Router, host: str, candidates: dict[str, int] | None = None
+) -> None:
+    """To that host, or ("") to the first candidate that is up; to none where there are none."""
+    candidates = {} if candidates is None else candidates
+    now = ctx.runtime.world.clock.time()
+    wanted = msgspec.structs.replace(router, candidates=candidates)
+    host = host or (await home_of(ctx.runtime.store, now, wanted) if candidates else "")
+    if (router.host, router.candidates) == (host, candidates) and not router.parked:
         return
     networks = {p.network_id for p in await legs(ctx.runtime.store, router.id)}
     async with ctx.runtime.store.tx() as tx:
         await hold(tx, "networks", *networks)
         await hold(tx, "routers", router.id)
-        await move(tx, await ROUTERS.get(tx, router.id), host)
+        wanted = await ROUTERS.change(tx, router, candidates=candidates)
+        if wanted.host != host or wanted.parked:
+            await move(tx, wanted, host)
         await emit(tx, "router.update.end", router.project_id, id=router.id)
     await wake_moved(ctx.runtime, router, host)
 
@@ -102,7 +180,12 @@ class AgentsOfRouters(Resource[Router]):
 
     @operation("GET", "/routers/{router_id}/l3-agents", "get_l3-agents")
     async def index(self, ctx: Context, router: Router) -> Any:
-        return {"agents": await _at(ctx, ROUTERS_TYPE, {router.host})}
+        found = await _at(ctx, ROUTERS_TYPE, {router.host, *router.candidates})
+        for agent in found:
+            is_home, priority = agent["host"] == router.host, router.candidates.get(agent["host"])
+            agent["ha_state"] = ("active" if is_home else "standby") if router.ha else None
+            agent |= {"ha_chassis_priority": priority} if router.ha else {}
+        return {"agents": [projected(ctx, agent) for agent in found]}
 
 
 class NetworksOfAgents(Resource[Any]):
@@ -147,7 +230,7 @@ class AgentsOfNetworks(Resource[Any]):
     async def index(self, ctx: Context, network_id: str) -> Any:
         await NETWORKS.get(ctx.runtime.store, network_id)
         hosts = await _guests(ctx, "host", network_id=network_id)
-        return {"agents": await _at(ctx, AGENT_TYPE, hosts)}
+        return {"agents": [projected(ctx, a) for a in await _at(ctx, AGENT_TYPE, hosts)]}
 
 
 async def _guests(ctx: Context, column: str, **where: str) -> set[str]:
@@ -158,8 +241,7 @@ async def _guests(ctx: Context, column: str, **where: str) -> set[str]:
 
 
 async def _at(ctx: Context, kind: str, hosts: set[str]) -> list[dict[str, Any]]:
-    found = [a for a in await agents_of(ctx) if a["agent_type"] == kind and a["host"] in hosts]
-    return [projected(ctx, a) for a in found]
+    return [a for a in await agents_of(ctx) if a["agent_type"] == kind and a["host"] in hosts]
 
 
 SCHEDULES: tuple[type[Resource[Any]], ...] = (

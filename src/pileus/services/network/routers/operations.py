@@ -59,7 +59,7 @@ from .gateway import (
     set_gateways,
 )
 from .interfaces import add_by_port, add_by_subnet, interface_view, refuse_unconnected, remove
-from .placement import choose_host, legs
+from .placement import candidates_with, choose_host, legs
 
 _GATEWAY, _GATEWAYS = "external_gateway_info", "external_gateways"
 
@@ -150,8 +150,11 @@ class Routers(NetworkResource[Router], path="/routers"):
             await hold(tx, "networks", *(a.network_id or "" for _, a in wanted if a))
             await hold_policies(tx, *(r.qos_policy_id for r, _ in wanted))
             for router, asked in wanted:
-                host = await choose_host(tx, world.clock.time())
-                router = await ROUTERS.insert(tx, replace(router, host=host))
+                now = world.clock.time()
+                host = await choose_host(tx, now)
+                candidates = await candidates_with(tx, now, host) if router.ha else {}
+                router = replace(router, host=host, candidates=candidates)
+                router = await ROUTERS.insert(tx, router)
                 if asked is not None:
                     gateways = await set_gateways(tx, world, router, [(None, asked)])
                     router = await ROUTERS.change(tx, router, **gateways)
@@ -186,6 +189,10 @@ class Routers(NetworkResource[Router], path="/routers"):
                 goals = first_gateway(router, asked)
                 changes |= await set_gateways(tx, ctx.runtime.world, router, goals)
             await refuse_unconnected(tx, router, changes.get("routes", ()))
+            if changes.get("ha", router.ha) != router.ha:
+                now = ctx.runtime.world.clock.time()
+                some = await candidates_with(tx, now, router.host) if changes["ha"] else {}
+                changes["candidates"] = some
             router = await ROUTERS.revise(tx, router, **changes)
             await emit(tx, "router.update.end", router.project_id, id=router.id)
         await wake(ctx.runtime, {router.host})

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pileus.kernel.hosts import HOSTS, hosts_of
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Page, Reader, Tx
+from pileus.kernel.store import Match, Page, Reader, Tx
 
 from ..floating_ip import FLOATING_IPS, tell_floating
 from ..port import ACTIVE, DOWN, PORTS, ROUTER_OWNERS, Port
@@ -33,16 +33,36 @@ async def _loads(db: Reader) -> Counter[str]:
     return Counter(host for (host,) in rows)
 
 
-async def choose_host(db: Reader, now: float) -> str:
-    """The host with the fewest routers; "" if none is up. Few hosts are looked at, however many there are."""
+async def choose_hosts(db: Reader, now: float, most: int) -> list[str]:
+    """The hosts that are up with the fewest routers. Few hosts are looked at, however many there are."""
     loads = await _loads(db)
     rows = await HOSTS.page(db, Page({}, (("id", False),), limit=_ALL), select=("id",))
     names = sorted((name for (name,) in rows), key=lambda name: loads[name])  # else by name
+    found: list[str] = []
     for at in range(0, len(names), _FEW):
         up = await _up(db, now, names[at : at + _FEW])
-        if up:
-            return min(up, key=names.index)
-    return ""
+        found += sorted(up, key=names.index)
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+async def choose_host(db: Reader, now: float) -> str:
+    """The least loaded host; "" if none is up."""
+    return "".join(await choose_hosts(db, now, 1))
+
+
+async def candidates_with(db: Reader, now: float, host: str) -> dict[str, int]:
+    """The priorities of a router's host and of another, which is to take over."""
+    others = [h for h in await choose_hosts(db, now, 2) if h != host]
+    found = [h for h in (host, *others[:1]) if h]
+    return {h: n for n, h in enumerate(reversed(found), 1)}
+
+
+async def home_of(db: Reader, now: float, router: Router) -> str:
+    """The highest of its candidates that is up; the least loaded host where none is; "" where that is none."""
+    up = await _up(db, now, router.ranked) if router.candidates else set()
+    return next((h for h in router.ranked if h in up), "") or await choose_host(db, now)
 
 
 async def legs(db: Reader, router_id: str) -> list[Port]:
@@ -52,18 +72,24 @@ async def legs(db: Reader, router_id: str) -> list[Port]:
 
 
 async def place_routers(runtime: Runtime, key: str) -> None:
-    """The standing fact: every router is on a host that is up, as long as there is one."""
+    """The standing fact: every router is on a host that is up, as long as there is one, and on the first of its
+    candidates, as long as that is.
+    """
     store, now = runtime.store, runtime.world.clock.time()
     used = sorted(await _loads(store))
     gone = set(used) - await _up(store, now, used) if used else set()
-    if not gone or not await choose_host(store, now):
-        return
-    stray = Page({"host": sorted(gone), "parked": 0}, limit=100)  # the next run takes the rest
-    for router in await ROUTERS.list(store, stray):
+    away = Page({"preferred": Match("ne", "")}, (("id", False),), limit=_ALL)
+    back = {host for (host,) in await ROUTERS.page(store, away, select=("preferred",))}
+    back = await _up(store, now, sorted(back)) if back else set()
+    stray = []
+    for column, hosts in (("host", gone), ("preferred", back)):  # the next run takes the rest
+        page = Page({column: sorted(hosts), "parked": 0}, limit=100)
+        stray += await ROUTERS.list(store, page) if hosts else []
+    for router in stray:
         async with store.tx() as tx:
             router = await ROUTERS.get(tx, router.id)
-            host = await choose_host(tx, now)
-            if router.parked or not host:
+            host = await home_of(tx, now, router)
+            if router.parked or host in ("", router.host):
                 continue
             await move(tx, router, host)
         log.info("router %s moves from %r to %s", router.id, router.host, host)

@@ -43,6 +43,10 @@ def test_servers_go_where_their_ports_minimum_bandwidth_is_free_and_give_it_back
         settings = {"network": NetworkSettings(host_bandwidth_kbps=1000)}
         async with cloud(hosts=2, settings=settings) as c:
             await tell_placement(c.runtime, "")
+            kinds = {"Pileus%20network%20agent": True, "L3%20agent": None}
+            for kind, synced in kinds.items():
+                agents = (await c.admin.get(f"{NET}/agents?agent_type={kind}")).json["agents"]
+                assert {a["resources_synced"] for a in agents} == {synced}
             body = {"name": "i", "disk_format": "raw", "container_format": "bare"}
             image = str((await c.admin.post("/image/v2/images", body)).json["id"])
             stream = {"content-type": "application/octet-stream"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pileus.kernel.hosts import HOSTS, LEASE_S
 from pileus.services.network.routers.placement import place_routers
 
 from .bench import Bench, Row, run, said
@@ -57,6 +58,64 @@ def test_a_router_taken_from_its_host_is_on_none_until_it_is_given_to_another() 
         assert await _status(b, floating) == "ACTIVE"
 
     run(body, hosts=2)
+
+
+async def _ranks(b: Bench, router: Row) -> dict[str, tuple[str, int]]:
+    found = (await b.admin.get(f"/routers/{router['id']}/l3-agents")).json["agents"]
+    return {a["host"]: (a["ha_state"], a["ha_chassis_priority"]) for a in found}
+
+
+async def _heard(b: Bench, host: str, ago_s: float) -> None:
+    """The host was heard of so long ago; and routers are placed."""
+    runtime = b.control.runtime
+    async with runtime.store.tx() as tx:
+        seen = {"seen_at": runtime.world.clock.time() - ago_s, "speaker": ""}
+        await HOSTS.change(tx, await HOSTS.get(tx, host), **seen)
+    await place_routers(runtime, "")
+    await b.settle()
+
+
+def test_a_highly_available_router_moves_to_its_standby_and_back() -> None:
+    async def body(b: Bench) -> None:
+        await b.as_("one").make("router", name="of the first host, which speaks for the others")
+        router = await b.admin.make("router", ha=True, project_id="one")
+        home, standby = (await _ranks(b, router)).keys()
+        assert await _ranks(b, router) == {home: ("active", 2), standby: ("standby", 1)}
+        await _heard(b, home, 2 * LEASE_S)
+        assert await _ranks(b, router) == {home: ("standby", 2), standby: ("active", 1)}
+        assert router["id"] in [r.id for r in b.driver(standby).routers()]
+        await _heard(b, home, 0)
+        assert await _ranks(b, router) == {home: ("active", 2), standby: ("standby", 1)}
+        assert router["id"] in [r.id for r in b.driver(home).routers()]
+
+        agents = await _routers_agents(b)
+        (third,) = agents.keys() - {home, standby}
+        of_third = f"/agents/{agents[third]}/l3-routers"
+        one = f"{of_third}/{router['id']}"
+        for priority, answer in (
+            (40_000, (400, "InvalidHAChassisPriority")),
+            (2, (409, "HAChassisPriorityAlreadyAssigned")),
+        ):
+            wish = {"router_id": router["id"], "ha_chassis_priority": priority}
+            assert said(await b.admin.post(of_third, wish)) == answer
+        refused = await b.admin.put(one, {"ha_chassis_priority": 9})
+        assert said(refused) == (409, "RouterNotHostedByL3Agent")
+        assert (await b.admin.post(of_third, {"router_id": router["id"]})).status == 201
+        assert (await _ranks(b, router))[third] == ("standby", 0)
+        assert (await b.admin.put(one, {"ha_chassis_priority": 9})).status == 200
+        assert (await _ranks(b, router))[third] == ("active", 9)
+        assert router["id"] in [r["id"] for r in await _rows(b, of_third)]
+        assert (await b.admin.delete(one)).status == 204
+        assert await _ranks(b, router) == {home: ("active", 2), standby: ("standby", 1)}
+
+        plain = {"router": {"ha": False}}
+        assert (await b.admin.put(f"/routers/{router['id']}", plain)).status == 200
+        assert await _home(b, router) == [home]
+        wish = {"router_id": router["id"], "ha_chassis_priority": 3}
+        answer = said(await b.admin.post(of_third, wish))
+        assert answer == (409, "RouterDoesntSupportScheduling")
+
+    run(body, hosts=3)
 
 
 async def _status(b: Bench, floating: Row) -> str:
