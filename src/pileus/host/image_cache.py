@@ -219,9 +219,9 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-async def look(url: str, size: int = 0) -> ImageFacts:
-    """The facts of a remote image from its head, without fetching the rest."""
-    return await asyncio.get_running_loop().run_in_executor(_LOOKS, _look, url, size)
+async def look(url: str, size: int = 0, disk_format: str = "") -> ImageFacts:
+    """The facts of a remote image, said to be of that format, from its head, without fetching the rest."""
+    return await asyncio.get_running_loop().run_in_executor(_LOOKS, _look, url, size, disk_format)
 
 
 async def fetch(url: str) -> bytes:
@@ -234,18 +234,23 @@ def _fetch(url: str) -> bytes:
         return bytes(answer.read(HEAD))
 
 
-def _look(url: str, size: int) -> ImageFacts:
-    head, whole = _head(url, HEAD)
+def _look(url: str, size: int, disk_format: str) -> ImageFacts:
+    head, whole = _part(url, 0, HEAD)
     if (more := needed(head)) > HEAD:
-        head, whole = _head(url, more)
-    return inspect_bytes(head, size or whole or len(head))
+        head, whole = _part(url, 0, more)
+    size, tail = size or whole or len(head), b""
+    if disk_format == "vhd" and size > len(head):  # a fixed one says what it is at its end
+        tail, _ = _part(url, size - 512, 512)
+    return inspect_bytes(head, size, tail)
 
 
-def _head(url: str, length: int) -> tuple[bytes, int]:
-    """The first bytes of it, and how many it has; 0 if that is not said."""
-    with _open(url, {"Range": f"bytes=0-{length - 1}"}) as answer:
+def _part(url: str, at: int, length: int) -> tuple[bytes, int]:
+    """So many bytes of it, and how many it has; 0 if that is not said."""
+    with _open(url, {"Range": f"bytes={at}-{at + length - 1}"}) as answer:
         told = answer.headers.get("Content-Range", "").rpartition("/")[2]
         whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
+        if at and answer.status != 206:
+            raise Unavailable("The image's server gives no part of it.", internal=url)
         return answer.read(length), whole
 
 

@@ -69,7 +69,7 @@ def _one_driver(host: HostRuntime, name: str) -> ComputeDriver:
 
 
 async def _look(image: ImageSource) -> ImageFacts:
-    return await look(image.url, image.size)
+    return await look(image.url, image.size, image.disk_format)
 
 
 class ComputeAgent:

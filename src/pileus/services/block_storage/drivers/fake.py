@@ -201,7 +201,7 @@ class FakeVolumeDriver:
             return b""
         if isinstance(source, ImageBytes):
             if self._deliver is None:
-                facts = await look(source.url, source.size)
+                facts = await look(source.url, source.size, source.disk_format)
                 require(facts, source.disk_format)
                 _check_fit(facts.virtual_size, size_gib * GIB)
             return f"image {source.id}".encode()
