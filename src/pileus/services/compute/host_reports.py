@@ -40,7 +40,7 @@ class HostReports:
         await self._report(node)
         resume = settings_of(self.runtime).resume_guests
         keep, start, changing = [], [], []
-        page = Page(limit=1_000_000, scopes=_on(host))
+        page = Page(sorts=(), limit=1_000_000, scopes=_on(host))
         for server in await SERVERS.list(self.runtime.store, page):
             keep.append(server.id)
             if server.host != host:
@@ -62,7 +62,7 @@ class HostReports:
             await self._see(server, guest.power_state)
 
     async def unknown(self, host: str, guest_ids: list[str]) -> list[str]:
-        page = Page({"id": guest_ids}, limit=1_000_000, scopes=_on(host))
+        page = Page({"id": guest_ids}, (), 1_000_000, scopes=_on(host))
         known = {r[0] for r in await SERVERS.page(self.runtime.store, page, select=("id",))}
         return [id for id in guest_ids if id not in known]
 

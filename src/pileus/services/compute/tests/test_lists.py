@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from pileus.kernel.sqlite import SqliteStore
+from pileus.services.compute.host_reports import HostReports
+from pileus.services.compute.nodes import NODES
 from pileus.services.compute.server import SERVERS as TABLE
 from pileus.services.compute.tests.scene import Scene, Stage
 
@@ -48,20 +50,45 @@ def test_filters_find_what_they_say(stage: Stage) -> None:
     stage.play(story)
 
 
+def _sqlite(s: Scene) -> SqliteStore:
+    assert isinstance(s.cloud.runtime.store, SqliteStore)
+    return s.cloud.runtime.store
+
+
+def _plans(store: SqliteStore) -> list[str]:
+    """How SQLite finds the rows of each statement that it knows."""
+    return [
+        row[3]
+        for sql in store.statements._known.values()
+        for row in store._read.execute(f"EXPLAIN QUERY PLAN {sql.text}", [None] * len(sql.names))
+    ]
+
+
+@pytest.mark.sqlite
+def test_a_host_that_joins_is_told_its_guests_without_a_look_at_those_of_others(
+    stage: Stage,
+) -> None:
+    async def story(s: Scene) -> None:
+        await s.boot()
+        _sqlite(s).statements._known.clear()
+        reports = HostReports(s.cloud.runtime)
+        assert await reports.unknown("fake-1", ["a"]) == ["a"]
+        node = await NODES.one(s.cloud.runtime.store, host="fake-1")
+        assert node is not None
+        assert (await reports.joined("fake-9", node.inventory, {})).keep == []
+        plans = [plan for plan in _plans(_sqlite(s)) if "compute_servers" in plan]
+        assert any("live_compute_servers_host" in plan for plan in plans), plans
+        assert [plan for plan in plans if plan.startswith("SCAN")] == []
+
+    stage.play(story)
+
+
 @pytest.mark.sqlite
 def test_servers_of_one_status_are_found_in_the_order_of_an_index(stage: Stage) -> None:
     async def story(s: Scene) -> None:
-        store = s.cloud.runtime.store
-        assert isinstance(store, SqliteStore)
-        store.statements._known.clear()
+        _sqlite(s).statements._known.clear()
         assert await _names(s, "status=SHUTOFF&limit=5") == []
-        plans = [
-            row[3]
-            for sql in store.statements._known.values()
-            for row in store._read.execute(
-                f"EXPLAIN QUERY PLAN {sql.text}", [None] * len(sql.names)
-            )
-        ]
+        plans = _plans(_sqlite(s))
         assert any("(project_id=? AND vm_state=?)" in plan for plan in plans), plans
         assert not any("TEMP B-TREE" in plan for plan in plans), plans
 
