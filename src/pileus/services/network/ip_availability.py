@@ -78,7 +78,7 @@ async def _availabilities(
 class FloatingIpPools(Resource[Any]):
     rules = {"get_floatingip_pool": READER}
 
-    @operation("GET", "/floatingip_pools", "get_floatingip_pool")
+    @operation("GET", "/floatingip-pools", "get_floatingip_pool")
     async def index(self, ctx: Context) -> Any:
         mine = [ctx.caller.project_id]
         page = Page({"ip_version": 4}, scopes=({"external": 1}, {"external_to": mine}))

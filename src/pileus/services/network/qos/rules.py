@@ -55,7 +55,9 @@ def _rules(kind: str, *, by_id: bool = False) -> type[Resource[Any]]:
     """The operations on one type of rules: below a policy, or by the rule's id alone."""
     noun, owner = f"{kind}_rule", "alias" if by_id else "policy"
     key = f"alias_{noun}" if by_id else noun
-    path = f"/qos/alias_{noun}s" if by_id else f"/qos/policies/{{policy_id}}/{noun}s"
+    path = (
+        f"/qos/alias-{noun}s".replace("_", "-") if by_id else f"/qos/policies/{{policy_id}}/{noun}s"
+    )
 
     class Rules(_Found if by_id else _Below):  # type: ignore[misc]
         rule_type = kind

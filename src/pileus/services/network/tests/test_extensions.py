@@ -44,7 +44,7 @@ def test_ip_availability_counts_what_is_taken_of_the_pools() -> None:
         assert (await b.as_("one").get(path)).status == 403
         reply = await b.admin.get("/network-ip-availabilities?ip_version=6")
         assert reply.json["network_ip_availabilities"] == []
-        pools = (await b.as_("one").get("/floatingip_pools")).json["floatingip_pools"]
+        pools = (await b.as_("one").get("/floatingip-pools")).json["floatingip_pools"]
         assert [p["network_id"] for p in pools] == [await b.as_("one").public()]
 
     run(body, hosts=0)

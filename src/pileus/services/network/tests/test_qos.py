@@ -28,7 +28,7 @@ def test_a_policys_rules_reach_the_ports_networks_and_floating_ips_under_it() ->
         assert told.limits == (Limit(direction="egress", rate=100_000, burst=80_000),)
         assert told.dscp == 10
         changed = {"alias_bandwidth_limit_rule": {"max_kbps": 8000}}
-        reply = await manager.put(f"/qos/alias_bandwidth_limit_rules/{limit['id']}", changed)
+        reply = await manager.put(f"/qos/alias-bandwidth-limit-rules/{limit['id']}", changed)
         assert reply.json["alias_bandwidth_limit_rule"]["max_kbps"] == 8000
         await b.settle()
         assert b.driver("fake-1").applied.ports[0].limits[0].rate == 1_000_000
