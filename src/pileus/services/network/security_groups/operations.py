@@ -14,13 +14,23 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 from pileus.kernel.world import World
+from pileus.services.identity.contract import IDENTITY
 
 from ..attributes import Attributes, text
 from ..default_statefulness import stateful_by_default
 from ..packet_log import drop_logs
 from ..port import PORTS
 from ..rbac_policy import drop_policies
-from ..resource import OWNER, READER, NetworkResource, hold, listing, owner_of, projected
+from ..resource import (
+    OWNER,
+    READER,
+    NetworkResource,
+    hold,
+    listing,
+    owner_of,
+    projected,
+    sees_all,
+)
 from ..security_group import (
     DEFAULT,
     GROUPS,
@@ -115,11 +125,15 @@ class SecurityGroups(NetworkResource[SecurityGroup], path="/security-groups"):
         return await self.made(ctx, made, body.single)
 
     async def want_default(self, ctx: Context) -> None:
-        """The caller's own project has a default group from the first look on; nobody else's is made."""
+        """A project has a default group from the first look on, its own or an administrator's who names it."""
         project, store = ctx.caller.project_id, ctx.runtime.store
-        if not project or not ctx.allows("create_default_security_group"):
+        named = [*ctx.query.all("project_id"), *ctx.query.all("tenant_id")]
+        if named and sees_all(ctx):
+            known = await ctx.peer(IDENTITY).project(named[0])
+            project = known.id if known is not None else ""
+        elif not ctx.allows("create_default_security_group"):
             return
-        if await GROUPS.one(store, project_id=project, is_default=1) is None:
+        if project and await GROUPS.one(store, project_id=project, is_default=1) is None:
             async with store.tx() as tx:
                 await default_group(tx, ctx.runtime.world, project)
 

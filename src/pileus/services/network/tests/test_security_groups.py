@@ -30,6 +30,16 @@ def test_a_readers_first_look_makes_the_default_group_once() -> None:
     run(body, hosts=0)
 
 
+def test_an_administrators_look_at_a_project_makes_its_default_group_too() -> None:
+    async def body(b: Bench) -> None:
+        for who, found in ((b.as_("one"), 0), (b.admin, 1)):
+            assert len(await who.rows("/security-groups?project_id=two&name=default")) == found
+        everybodys = await b.admin.rows("/security-groups?name=default")
+        assert {g["project_id"] for g in everybodys} == {"one", "two", "admin"}
+
+    run(body, hosts=0)
+
+
 def test_the_default_group_keeps_its_name_and_only_administrators_delete_it() -> None:
     async def body(b: Bench) -> None:
         api = b.as_("one")
