@@ -61,12 +61,11 @@ class RoutersOfAgents(Resource[Any]):
     @operation("GET", "/agents/{agent_id}/l3-routers", "get_l3-routers")
     async def index(self, ctx: Context, agent_id: str) -> Any:
         agent = await agent_of(ctx, agent_id)
-        is_home = agent["agent_type"] == ROUTERS_TYPE
         store, host = ctx.runtime.store, agent["host"]
-        found = await ROUTERS.all(store, host=host) if is_home else []
-        found += [
-            r for r in await ROUTERS.all(store, candidates=[host]) if is_home and r.host != host
-        ]
+        found: list[Router] = []
+        if agent["agent_type"] == ROUTERS_TYPE:
+            found = await ROUTERS.all(store, host=host)
+            found += [r for r in await ROUTERS.all(store, candidates=[host]) if r.host != host]
         return {"routers": await Routers().rendered(ctx, found)}
 
     @operation("POST", "/agents/{agent_id}/l3-routers", "create_l3-router", status=201)
@@ -97,7 +96,7 @@ class RoutersOfAgents(Resource[Any]):
         """Raises NotFound, Conflict, Invalid."""
         agent = await agent_of(ctx, agent_id)
         router = await ROUTERS.get(ctx.runtime.store, router_id)
-        if agent["host"] not in router.candidates:
+        if agent["agent_type"] != ROUTERS_TYPE or agent["host"] not in router.candidates:
             raise _not_hosted(router_id, agent_id)
         if body.ha_chassis_priority is not None:
             await _rank(ctx, router, agent, body.ha_chassis_priority, known=True)
@@ -127,6 +126,8 @@ async def _rank(
 ) -> None:
     """Makes the agent's host a candidate with that priority, else the last. Raises Conflict, Invalid."""
     host, candidates = agent["host"], router.candidates
+    if router.host and not candidates:  # made when there was no other
+        candidates = {router.host: _MOST_CANDIDATES}
     if not router.ha:
         raise Conflict(
             f"The router {router.id} is not highly available: set its ha before it has candidates.",
@@ -156,7 +157,7 @@ async def _move(
     ctx: Context, router: Router, host: str, candidates: dict[str, int] | None = None
 ) -> None:
     """To that host, or ("") to the first candidate that is up; to none where there are none."""
-    candidates = {} if candidates is None else candidates
+    candidates = candidates or {}
     now = ctx.runtime.world.clock.time()
     wanted = msgspec.structs.replace(router, candidates=candidates)
     host = host or (await home_of(ctx.runtime.store, now, wanted) if candidates else "")

@@ -81,6 +81,8 @@ async def place_routers(runtime: Runtime, key: str) -> None:
     away = Page({"preferred": Match("ne", "")}, (("id", False),), limit=_ALL)
     back = {host for (host,) in await ROUTERS.page(store, away, select=("preferred",))}
     back = await _up(store, now, sorted(back)) if back else set()
+    if not (gone or back) or not await choose_host(store, now):
+        return
     stray = []
     for column, hosts in (("host", gone), ("preferred", back)):  # the next run takes the rest
         page = Page({column: sorted(hosts), "parked": 0}, limit=100)
