@@ -9,7 +9,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -20,6 +20,7 @@ _NETLINK_NETFILTER = 12
 _GET, _DELETE = 0x101, 0x102
 _ORIGINAL, _REPLY, _ZONE = 1, 2, 18
 _HEAD = struct.Struct("=BBH")  # family, version, resource
+_SIZES = {wire.attribute(1, bytes(4))[:4]: 4, wire.attribute(3, bytes(16))[:4]: 16}  # of a source
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,39 @@ class Flow:
     answers_to: str
 
 
-def forget(unwanted: Callable[[Flow], bool]) -> int:
-    """Drop the tracked connections for which `unwanted` holds; how many they were. Raises
-    Unavailable.
+def forget(
+    unwanted: Callable[[Flow], bool], places: Collection[tuple[int, str]] | None = None
+) -> int:
+    """Drop the tracked connections for which `unwanted` holds; how many they were. Raises Unavailable.
+
+    `places`, zones and addresses in them, say whose first packet went from or to one of them: of a
+    hundred thousand, each takes 40 us to read and a fortieth of that to pass over.
     """
+    body = _HEAD.pack(socket.AF_UNSPEC, 0, 0)
+    zones = {zone for zone, _ in places or ()}
+    if len(zones) == 1:  # kernels before 6.8 give all the same
+        body += wire.attribute(_ZONE, struct.pack("!H", *zones))
+    wanted = None if places is None else {ip_address(address).packed for _, address in places}
     with contextlib.closing(wire.NetlinkWire(_NETLINK_NETFILTER)) as channel:
-        doomed = []
-        for family in (socket.AF_INET, socket.AF_INET6):
-            head = _HEAD.pack(family, 0, 0)
-            try:
-                for message in channel.dump(_GET, head):
-                    parts = wire.attributes(message[_HEAD.size :])
-                    if unwanted(_flow(parts)):
-                        doomed.append((head, parts))
-            except wire.Refused as refused:
-                raise Unavailable(f"Cannot list tracked connections: {refused}.") from refused
+        try:
+            told = channel.dump(_GET, body)
+            found = [m for m in told if wanted is None or _concerns(m, wanted)]
+        except wire.Refused as refused:
+            raise Unavailable(f"Cannot list tracked connections: {refused}.") from refused
+        read = [(m[: _HEAD.size], wire.attributes(m[_HEAD.size :])) for m in found]
+        doomed = [(head, parts) for head, parts in read if unwanted(_flow(parts))]
         for head, parts in doomed:
             _delete(channel, head, parts)
         return len(doomed)
+
+
+def _concerns(message: bytes, wanted: Container[bytes]) -> bool:
+    """By the addresses of the first packet, which the kernel puts first; all is read where it does not."""
+    size = _SIZES.get(message[12:16])
+    if size is None:
+        return True
+    source, target = 16, 20 + size
+    return message[source : source + size] in wanted or message[target : target + size] in wanted
 
 
 def _delete(channel: wire.NetlinkWire, head: bytes, parts: dict[int, bytes]) -> None:

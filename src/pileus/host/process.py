@@ -173,6 +173,24 @@ async def ended(pidfd: int, timeout_s: float | None = None) -> bool:
     return True
 
 
+async def outcome(child: subprocess.Popen[bytes], timeout_s: float) -> int:
+    """The exit status of what we launched, which is killed when time runs out. `Popen.wait` would only look now and then.
+
+    Who is cancelled meanwhile still waits for that end: nothing comes into being behind his back.
+    """
+    pidfd = os.pidfd_open(child.pid)
+    waiting = asyncio.create_task(ended(pidfd, timeout_s))
+    try:
+        await asyncio.shield(waiting)
+    finally:
+        if not await waiting:
+            child.kill()
+            await ended(pidfd)
+        os.close(pidfd)
+        child.wait()
+    return child.returncode
+
+
 async def kill(pid: int) -> None:
     """Kill a process and wait until it is gone; one that is gone already is fine."""
     try:

@@ -178,15 +178,12 @@ class Runc:
         argv = [*self._command, "--log", str(words), "create", "--bundle", str(bundle)]
         argv += ["--pid-file", str(pid), id]
 
-        def make() -> int:
-            words.unlink(missing_ok=True)
-            child = process.launch(argv, cwd=bundle, output=console)
-            if child.wait(_START_S):
-                said = words.read_text(errors="replace")[-2000:] if words.exists() else ""
-                raise Unavailable("The container could not be made.", internal=said)
-            return int(pid.read_text())
-
-        return await asyncio.to_thread(make)
+        words.unlink(missing_ok=True)
+        child = await asyncio.to_thread(process.launch, argv, cwd=bundle, output=console)
+        if await process.outcome(child, _START_S):
+            said = words.read_text(errors="replace")[-2000:] if words.exists() else ""
+            raise Unavailable("The container could not be made.", internal=said)
+        return int(pid.read_text())
 
     async def start(self, id: str) -> None:
         """As `runc start` would, which takes longer to start itself. Raises Conflict where nobody waits to be let go."""

@@ -124,3 +124,31 @@ def test_several_may_wait_for_one_end() -> None:
             child.wait()
 
     assert asyncio.run(story()) == [True, True, True]
+
+
+def test_the_outcome_of_what_was_launched_is_known_and_what_takes_too_long_is_killed(
+    tmp_path: Path,
+) -> None:
+    def launched(script: str) -> subprocess.Popen[bytes]:
+        return process.launch(["sh", "-c", script], cwd=tmp_path, output=tmp_path / "words")
+
+    async def story() -> None:
+        assert await process.outcome(launched("exit 3"), 20) == 3
+        assert await process.outcome(launched("exec sleep 60"), 0.01) == -signal.SIGKILL
+
+    asyncio.run(story())
+
+
+def test_who_no_longer_wants_an_outcome_still_waits_for_the_end(tmp_path: Path) -> None:
+    async def story() -> None:
+        argv = ["sh", "-c", "sleep 0.2; touch made"]
+        child = process.launch(argv, cwd=tmp_path, output=tmp_path / "words")
+        waiting = asyncio.create_task(process.outcome(child, 20))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert (tmp_path / "made").exists()
+        assert child.returncode == 0
+
+    asyncio.run(story())
