@@ -164,12 +164,7 @@ class Netlink:
         with no such priority at the first, if there is one. Changed in place.
         """
         index = self.index(name)
-        present = {}
-        for message in self._wire.dump(_GET_CLASS, _TRAFFIC.pack(0, 0, 0, index, 0, 0, 0)):
-            parts = wire.attributes(message[_TRAFFIC.size :])
-            if wire.string(parts.get(1)) == "htb":
-                number = _TRAFFIC.unpack_from(message)[4] - _RATES
-                present[number] = wire.attributes(parts[2])
+        present = self._rates_at(index)
         if bool(present) != bool(wanted):
             own = _TRAFFIC.pack(0, 0, 0, index, 0, _ROOT, 0)
             self._do(f"free {name}", _DELETE_QDISC, 0, own, absent_is_fine=True)
@@ -184,6 +179,24 @@ class Netlink:
             parts = _rate(rate, burst)
             if not parts.items() <= present.get(number, {}).items():
                 self._rate(name, index, number, rate, parts)
+
+    def take_after(self, name: str, model: str) -> None:
+        """What leaves by a device waits, and what comes in goes aside, as at another."""
+        present = self._rates_at(self.index(model))
+        self.want_rates(name, {number: _rate_of(parts) for number, parts in present.items()})
+        filters = self._wire.dump(_GET_FILTER, self._chosen(model, True, _ASIDE))
+        if aside := next((index for m in filters if (index := _mirror(m))), 0):
+            self.want_aside(name, socket.if_indextoname(aside), incoming=True)
+
+    def _rates_at(self, index: int) -> dict[int, dict[int, bytes]]:
+        """The parts of each rate's message by the rate's number."""
+        present = {}
+        for message in self._wire.dump(_GET_CLASS, _TRAFFIC.pack(0, 0, 0, index, 0, 0, 0)):
+            parts = wire.attributes(message[_TRAFFIC.size :])
+            if wire.string(parts.get(1)) == "htb":
+                number = _TRAFFIC.unpack_from(message)[4] - _RATES
+                present[number] = wire.attributes(parts[2])
+        return present
 
     def _rate(self, name: str, index: int, number: int, rate: int, parts: dict[int, bytes]) -> None:
         flags = wire.CREATE | wire.REPLACE
@@ -226,6 +239,12 @@ class Netlink:
             self._alter(name, self.index(name), 0, 0, wire.u32(_NAMESPACE, fd))
         finally:
             os.close(fd)
+
+    def rename(self, name: str, become: str) -> None:
+        """It is down then: not every kernel renames a device that is up. Raises NotFound."""
+        index = self.index(name)
+        self._alter(name, index, 0, _UP, b"")
+        self._alter(name, index, 0, 0, wire.text(_NAME, become))
 
     def want(
         self,
@@ -406,6 +425,13 @@ def _rate(rate: int, burst: int) -> dict[int, bytes]:
     parts = {1: own + own + struct.pack("=5I", ticks, ticks, 60_000, 0, 0)}
     large = struct.pack("=Q", rate)
     return parts | ({6: large, 7: large} if rate > _MOST else {})
+
+
+def _rate_of(parts: Mapping[int, bytes]) -> tuple[int, int]:
+    """What `_rate` was told."""
+    rate = _RATE.unpack_from(parts[1])[5] if 6 not in parts else struct.unpack("=Q", parts[6])[0]
+    (ticks,) = struct.unpack_from("=I", parts[1], 2 * _RATE.size)
+    return rate, -(-ticks * rate * _TICK_NS // 1_000_000_000)
 
 
 def _mirror(message: bytes) -> int | None:

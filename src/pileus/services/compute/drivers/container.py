@@ -130,6 +130,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
                 cards = await self._namespaces.call(f"/proc/{pid}/ns/net", wires.cards)
                 if nic.mac.lower() not in cards:
                     await self._wire(pid, nic, wires.free_card(list(cards.values())))
+                    await self._at_home(partial(wires.drop, [nic]))
             others = [other for other in resident.spec.nics if other.port_id != nic.port_id]
             await self._rewrite(resident, nics=(*others, nic))
             return self._seen(resident)

@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -137,16 +137,7 @@ class ContainerResidents(Population[Resident]):
     async def _launch(self, resident: Resident) -> None:
         """The network is there before its first program is."""
         spec, folder = resident.spec, resident.folder
-        await self._at_home(partial(wires.require, spec.nics))
-        image = await self._image(resident)
-        tree = await self._mount(resident)
-        command = self._command(image, await self._base_of(image))
-        container = runc.Container(
-            spec.id, spec.hostname, tree, command, spec.vcpus, spec.ram_mib, folder.binds(spec)
-        )
-        bundle = msgspec.json.encode(container.bundle())
-        await asyncio.to_thread((folder.path / "config.json").write_bytes, bundle)
-        await asyncio.to_thread(folder.open_console)
+        await self._bundle(resident)
         async with AsyncExitStack() as undo:
             life = Life(await self._runc.create(spec.id, folder.path, folder.console_log))
             undo.callback(life.close)
@@ -156,6 +147,19 @@ class ContainerResidents(Population[Resident]):
             await self._runc.start(spec.id)
             undo.pop_all()
         self._begin(resident, life)
+
+    async def _bundle(self, resident: Resident) -> None:
+        """All that it starts from, mounted and written down."""
+        spec, folder = resident.spec, resident.folder
+        image = await self._image(resident)
+        tree = await self._mount(resident)
+        command = self._command(image, await self._base_of(image))
+        container = runc.Container(
+            spec.id, spec.hostname, tree, command, spec.vcpus, spec.ram_mib, folder.binds(spec)
+        )
+        bundle = msgspec.json.encode(container.bundle())
+        await asyncio.to_thread((folder.path / "config.json").write_bytes, bundle)
+        await asyncio.to_thread(folder.open_console)
 
     def _command(self, image: ImageSource, base: CachedImage) -> Command:
         """As the image's property says, or its own configuration, or as its tree's init does."""
@@ -182,18 +186,23 @@ class ContainerResidents(Population[Resident]):
         life.follower = asyncio.create_task(self._follow(resident, life))
 
     async def _follow(self, resident: Resident, life: Life) -> None:
+        await self._tidied(resident, self._at_home(partial(wires.drop, resident.spec.nics)))
         await process.ended(life.pidfd)
         is_crash = await asyncio.to_thread(runc.was_out_of_memory, resident.spec.id)
-        try:
-            await self._clear(resident)
-        except Fault as left:  # is cleared away by the next start
-            log.warning("guest %s left something: %s", resident.spec.id, left.internal)
+        await self._tidied(resident, self._clear(resident))
         life.close()
         resident.life = None
         resident.power_state = CRASHED if is_crash else SHUTDOWN
         if not resident.is_in_hand:
             log.info("guest %s ended: %s", resident.spec.id, resident.power_state)
             self._tell(resident)
+
+    async def _tidied(self, resident: Resident, work: Awaitable[None]) -> None:
+        """What is left is cleared away by the next start."""
+        try:
+            await work
+        except Fault as left:
+            log.warning("guest %s left something: %s", resident.spec.id, left.internal)
 
     async def _clear(self, resident: Resident) -> None:
         """What a container leaves; taps stand again where its cards were."""

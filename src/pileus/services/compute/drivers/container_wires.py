@@ -2,11 +2,13 @@
 
 The network agent makes a tap for every port, puts it on the port's bridge and watches it by its
 name; a container cannot open one. While it runs, a pair of the same name, bridge and alias stands
-there. Everything here is a job for the thread of `Namespaces`.
+there. The kernel takes as long to remove a device as to start the container, so the tap only gives
+way at first. Everything here is a job for the thread of `Namespaces`.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -27,22 +29,34 @@ def require(nics: Sequence[Nic]) -> None:
 def plug(nic: Nic, namespace: Path, card: str) -> None:
     """A pair takes the tap's place; its far end is `card` in the container's namespace."""
     with closing(Netlink()) as link:
-        seen = _port(link, nic)
-        link.delete(nic.device)
+        seen, coming, going = _port(link, nic), _beside("new", nic), _beside("old", nic)
+        link.delete_all((coming, going))  # of a try that failed
         link.add_veth(
-            nic.device, peer=card, namespace=namespace, mac=nic.mac, mtu=nic.mtu, alias=seen.alias
+            coming, peer=card, namespace=namespace, mac=nic.mac, mtu=nic.mtu, alias=seen.alias
         )
+        link.take_after(coming, nic.device)
+        link.rename(nic.device, going)
+        link.rename(coming, nic.device)
         _stand_in(link, nic, seen)
+
+
+def drop(nics: Sequence[Nic]) -> None:
+    """The taps that gave way."""
+    with closing(Netlink()) as link:
+        link.delete_all(_beside("old", nic) for nic in nics)
 
 
 def unplug(nic: Nic) -> None:
     """The tap comes back; where the port is gone already nothing does."""
     with closing(Netlink()) as link:
-        seen = link.link(nic.device)
+        seen, going = link.link(nic.device), _beside("old", nic)
+        link.delete(going)
         if seen is not None and seen.kind == "veth":
-            link.delete(nic.device)
+            link.rename(nic.device, going)
             add_tap(nic.device, owner=None)
+            link.take_after(nic.device, going)
             _stand_in(link, nic, seen)
+            link.delete(going)
 
 
 def dress(nic: Nic, card: str) -> None:
@@ -66,6 +80,11 @@ def free_card(taken: Sequence[str]) -> str:
     return next(name for n in range(len(taken) + 1) if (name := f"eth{n}") not in taken)
 
 
+def _beside(which: str, nic: Nic) -> str:
+    """Where a device waits; should it be left there, the network agent knows it by its alias."""
+    return which + nic.device[3:]
+
+
 def _port(link: Netlink, nic: Nic) -> Link:
     seen = link.link(nic.device)
     if seen is None:
@@ -77,5 +96,5 @@ def _stand_in(link: Netlink, nic: Nic, seen: Link) -> None:
     """What the device of before was to its bridge."""
     if Path("/proc/sys/net/ipv6/conf", nic.device).exists():
         sysctl(f"net/ipv6/conf/{nic.device}/disable_ipv6", 1)
-    bridge = next((other.name for other in link.links().values() if other.index == seen.master), "")
+    bridge = socket.if_indextoname(seen.master) if seen.master else ""
     link.want(nic.device, mtu=nic.mtu, master=bridge, alias=seen.alias, up=seen.up)

@@ -11,14 +11,15 @@ import shutil
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
 
 from pileus.host import files, runc
-from pileus.host.netlink import add_tap
+from pileus.host.netlink import Netlink, add_tap
 from pileus.host.netns import Namespaces
 from pileus.host.rootfs import FIRST_ID
 from pileus.host.testroot import build
@@ -37,6 +38,7 @@ from pileus.services.compute.drivers.guest_folder import CONSOLE_LIMIT
 from pileus.services.compute.tests.test_qemu_driver import QuietHandler
 from pileus.testing.drivers.compute import SUITE, Bench, has_login_prompt
 
+T = TypeVar("T")
 SUITE_NICS = Bench.nics
 QCOW2 = b"QFI\xfb\0\0\0\3" + bytes(4096)
 
@@ -236,6 +238,44 @@ def test_what_a_dead_process_left_half_is_cleared_away(bench: Bench) -> None:
         await again.close()
 
     told(bench, story)
+
+
+def test_what_limits_a_port_limits_the_card_of_its_container(bench: Bench, netns: str) -> None:
+    """And the tap when it stands there again: whoever asks for the same once more changes nothing."""
+    nic, namespaces = SUITE_NICS[0], Namespaces()
+
+    def limit(link: Netlink) -> tuple[int, str]:
+        before = link.changes
+        link.want_rates(nic.device, {1: (125_000, 80_000)})
+        link.want_aside(nic.device, "aside", incoming=True)
+        seen = link.link(nic.device)
+        assert seen is not None
+        return link.changes - before, seen.kind
+
+    async def asked(job: Callable[[Netlink], T]) -> T:
+        def work() -> T:
+            with closing(Netlink()) as link:
+                return job(link)
+
+        return await namespaces.call(netns, work)
+
+    async def story() -> None:
+        driver = bench.make()
+        await driver.start_up()
+        await asked(lambda link: link.add_plain("aside", mtu=1500))
+        assert (await asked(limit))[0] > 0
+        spec = bench.spec(nics=(nic,))
+        await driver.spawn(spec)
+        assert await asked(limit) == (0, "veth")
+        await driver.stop(spec.id, 0)
+        assert await asked(limit) == (0, "tun")
+        await driver.destroy(spec.id)
+        await driver.close()
+        await asked(lambda link: link.delete_all((nic.device, "aside")))
+        await namespaces.call(netns, functools.partial(add_tap, nic.device, owner=None))
+
+    asyncio.run(story())
+    namespaces.close()
 
 
 def test_files_that_a_guest_is_told_of_itself_are_there(bench: Bench) -> None:
