@@ -180,16 +180,14 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
 
 def _private_fragments(plan: Plan) -> dict[str, Fragment]:
     """Whom the ports hear that are not to hear all of their network."""
-    legs = [i for r in plan.routings.values() for i in r.router.interfaces]
-    own = {
-        id: [offer.mac, *(i.mac for i in legs if i.network_id == id)]
-        for id, offer in plan.offers.items()
-    }
-    return {
-        f"private {id}": senders(offer.network, offer.guests, own[id])
-        for id, offer in plan.offers.items()
-        if any(is_narrowed(p.pvlan) for p in offer.guests)
-    }
+    offers = [o for o in plan.offers.values() if any(is_narrowed(p.pvlan) for p in o.guests)]
+    legs = [i for r in plan.routings.values() for i in r.router.interfaces] if offers else []
+    found = {}
+    for offer in offers:
+        id = offer.network.id
+        own = [offer.mac, *(i.mac for i in legs if i.network_id == id)]
+        found[f"private {id}"] = senders(offer.network, offer.guests, own)
+    return found
 
 
 def tracking_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
