@@ -23,6 +23,7 @@ class Told:
     snapshots: dict[str, Row] = field(default_factory=dict)
     backups: dict[str, Row] = field(default_factory=dict)
     images: dict[str, Row] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)  # the ids of all images that have bytes
     attachments: dict[str, Row] = field(default_factory=dict)
     limits: Row = field(default_factory=dict)
 
@@ -56,7 +57,8 @@ class Held:
 def differences(control: Path, hosts: Path, told: Told, real: bool) -> list[str]:
     """What one says and another does not. `control` and `hosts` are folders."""
     held = list(_files(hosts) if real else _pretended(hosts))
-    found = [*_volumes(held, told), *_backups(control, told), *_usage(told)]
+    found = [*_volumes(held, told), *_backups(control, told), *_images(control, told)]
+    found += _usage(told)
     if real:
         found += [text for folder in hosts.glob("*/volumes") for text in _layers(folder)]
     return found + [f"half a file {path}" for path in control.rglob("*.part")]
@@ -111,6 +113,14 @@ def _backups(control: Path, told: Told) -> list[str]:
     there = {path.name for path in folder.glob("*") if path.suffix != ".part"}
     wanted = {id for id, row in told.backups.items() if row["status"] == "available"}
     return [f"backup {id} is there or kept, not both" for id in there ^ wanted]
+
+
+def _images(control: Path, told: Told) -> list[str]:
+    """Their files, and those that are on their way."""
+    there = {path.name for path in (control / "images").iterdir() if path.is_file()}
+    coming = [path.name for path in (control / "images" / "incoming").iterdir()]
+    wrong = [f"image {id} is there or active, not both" for id in there ^ told.stored]
+    return wrong + [f"half an image {name}" for name in coming]
 
 
 def _usage(told: Told) -> list[str]:

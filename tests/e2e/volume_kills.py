@@ -34,6 +34,8 @@ ROUND, ROOM, WINDOW_S = 8, 7, 0.4  # deeds, volumes, and the seconds in which th
 BLOCK, APART, BLOCKS = 4096, 7 << 20, 64
 _VERSION = {"OpenStack-API-Version": "volume 3.71"}
 _REFUSED = (400, 404, 409, 503)  # it was busy, or gone, or its host was killed meanwhile
+_SENT = 3  # blocks of an image that we send
+_IMAGE = bytes((_SENT - 1) * APART + BLOCK)
 Content = dict[int, set[int]]  # block -> the numbers that may be in it; 0 where nothing was written
 Row = dict[str, Any]
 
@@ -49,6 +51,7 @@ class VolumeKiller:
             noun: {} for noun in ("volumes", "snapshots", "backups", "images")
         }
         self.gone: set[str] = set()  # whose delete was asked for
+        self.unsent: set[str] = set()  # images whose bytes were not answered for
         self.done, self.tried = Counter[str](), Counter[str]()
         self.kills = self.number = 0
         self.told = Told()
@@ -117,6 +120,10 @@ class VolumeKiller:
                     (f"of {noun}", partial(self._copy, noun, source, id)) for id in free[noun]
                 ]
             found += [("restore", partial(self._restore, id)) for id in free["backups"]]
+            small = [id for id in free["images"] if self.told.images[id]["size"] == len(_IMAGE)]
+            found += [("of images", partial(self._of_image, id)) for id in small]
+        if len(self.kept["images"]) < ROOM:
+            found.append(("image", self._send_image))
         for id in free["volumes"]:
             if self.real:
                 found += [("write", partial(self._write, id)), ("in use", partial(self._use, id))]
@@ -181,16 +188,38 @@ class VolumeKiller:
         image = self._act(id, "os-volume_upload_image", body)["os-volume_upload_image"]
         self.kept["images"][image["image_id"]] = _copied(self.kept["volumes"][id])
 
+    def _send_image(self) -> None:
+        """Bytes of our own; not answered for, they are there as a whole or not at all."""
+        body = {"name": "kills", "disk_format": "raw", "container_format": "bare"}
+        id = str(self.ask("POST", "/v2/images", body, service="image")["id"])
+        self.busy.add(id)
+        self.unsent.add(id)
+        content, data = Content(), bytearray(_IMAGE)
+        for block in range(_SENT):
+            self.number += 1
+            content[block] = {self.number}
+            data[block * APART : block * APART + BLOCK] = _block(self.number)
+        self.kept["images"][id] = content
+        self.gone.add(id)
+        url = self.client.catalog["image"].rstrip("/") + f"/v2/images/{id}/file"
+        self.client.send("PUT", url, bytes(data), {"Content-Type": "application/octet-stream"})
+        self.unsent.discard(id)
+        self.gone.discard(id)
+
+    def _of_image(self, id: str) -> None:
+        self._take("images", id)
+        self._make({"imageRef": id}, self.kept["images"][id])
+
     def _delete(self, noun: str, id: str) -> None:
         """Answered or not, it may be gone from now on."""
         self._take(noun, id)
         self.gone.add(id)
+        if noun == "volumes":
+            self.gone.update(s for s, row in self.told.snapshots.items() if row["volume_id"] == id)
         if noun == "images":
             self.ask("DELETE", f"/v2/images/{id}", service="image")
         else:
             self.ask("DELETE", f"/{noun}/{id}{'?cascade=true' if noun == 'volumes' else ''}")
-        if noun == "volumes":
-            self.gone.update(s for s, row in self.told.snapshots.items() if row["volume_id"] == id)
 
     # -- as a guest --------------------------------------------------------------------------------
 
@@ -239,7 +268,7 @@ class VolumeKiller:
                 self.number += 1
                 for known in (content, *newest):
                     known[block] = known.get(block, {0}) | {self.number}
-                guest.write(block * APART, struct.pack(">Q", self.number) * (BLOCK // 8))
+                guest.write(block * APART, _block(self.number))
                 content[block] = {self.number}
 
     def _read(self, id: str) -> dict[int, int]:
@@ -257,13 +286,14 @@ class VolumeKiller:
             found = self.ask("GET", f"/{noun}/detail?all_tenants=1&limit=1000")[noun]
             return {row["id"]: row for row in found}
 
-        images = self.ask("GET", "/v2/images?limit=1000&name=kills", service="image")["images"]
+        images = self.ask("GET", "/v2/images?limit=1000", service="image")["images"]
         return Told(
             volumes=rows("volumes"),
             snapshots=rows("snapshots"),
             backups=rows("backups"),
             attachments=rows("attachments"),
-            images={row["id"]: row for row in images},
+            images={row["id"]: row for row in images if row["name"] == "kills"},
+            stored={row["id"] for row in images if row["status"] == "active"},
             limits=self.ask("GET", "/limits")["limits"]["absolute"],
         )
 
@@ -279,6 +309,11 @@ class VolumeKiller:
             for one in self.told.attachments.values():
                 with suppress(ApiError):
                     self._detach(one)
+            for id in self.unsent.intersection(self.told.images):
+                if self.told.images[id]["status"] == "queued":
+                    self.ask("DELETE", f"/v2/images/{id}", service="image")
+                elif self.told.images[id]["status"] == "active":
+                    self.unsent.discard(id)
             busy = [*self.told.busy(), *self.told.attachments]
             if not busy:
                 return
@@ -298,8 +333,9 @@ class VolumeKiller:
             failed = {id: there[id]["status"] for id in kept if not self.told.whole(noun, id)}
             assert not failed, f"{noun} that failed: {failed}, {self._messages()}"
         self.compare()
+        self.read_images()
         if self.real:
-            self.read_back()
+            self.read_volumes()
 
     def _messages(self) -> list[str]:
         said = self.ask("GET", "/messages")["messages"]
@@ -319,16 +355,18 @@ class VolumeKiller:
 
         assert (found := asyncio.run(compared())) == [], found
 
-    def read_back(self) -> None:
+    def read_volumes(self) -> None:
         for id, content in self.kept["volumes"].items():
             if content is not None:
                 self._same(f"volume {id}", self._read(id), content)
+        self.settle()
+
+    def read_images(self) -> None:
         for id, content in self.kept["images"].items():
             if content is not None:
                 with (self.victims.images / "images" / id).open("rb") as file:
                     found = {n: _number(os.pread(file.fileno(), BLOCK, n * APART)) for n in content}
                 self._same(f"image {id}", found, content)
-        self.settle()
 
     def _same(self, what: str, found: dict[int, int], content: Content) -> None:
         """What was read is what stays."""
@@ -354,6 +392,10 @@ class VolumeKiller:
                 self._delete(noun, id)
         self.check()
         assert not any(self.kept.values()), self.kept
+
+
+def _block(number: int) -> bytes:
+    return struct.pack(">Q", number) * (BLOCK // 8)
 
 
 def _number(data: bytes) -> int:

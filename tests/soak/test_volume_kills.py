@@ -9,7 +9,15 @@ from tests.e2e.volume_kills import survive
 
 pytestmark = pytest.mark.slow
 _ALWAYS = {"create", "extend", "snapshot", "backup", "increment", "upload", "restore"}
-_ALWAYS |= {"of volumes", "of snapshots", "delete volumes", "delete snapshots", "delete backups"}
+_ALWAYS |= {
+    "image",
+    "of images",
+    "of volumes",
+    "of snapshots",
+    "delete volumes",
+    "delete snapshots",
+    "delete backups",
+}
 
 
 @pytest.mark.parametrize("seed", range(5))
