@@ -103,24 +103,27 @@ def text(value: str, name: str, longest: int = NAME_LENGTH) -> str:
 
 def domain_name(value: str, name: str) -> str:
     """A DNS name of labels, or "". Raises Invalid."""
-    labels = value.rstrip(".").split(".") if value else []
-    if len(value) > 255 or not all(_LABEL.match(label) for label in labels):
+    if not _is_domain(value):
         raise Invalid(f"Invalid input for {name}. Reason: '{value[:60]}' not a valid PQDN or FQDN.")
     return value
 
 
+def _is_domain(value: str) -> bool:
+    labels = value.rstrip(".").split(".") if value else []
+    return len(value) <= 255 and all(_LABEL.match(label) for label in labels)
+
+
 def zone_of(domain: str, caller: Caller) -> str:
-    """A `dns_domain` with what its keywords stand for when this caller names something in it."""
+    """A `dns_domain` with what its keywords stand for when this caller names something in it; "" if that is none."""
     for keyword in _KEYWORDS:
-        label = _NOT_IN_LABELS.sub("-", getattr(caller, keyword)).strip("-")[:63]
+        label = _NOT_IN_LABELS.sub("-", getattr(caller, keyword))[:63].strip("-")
         domain = domain.replace(f"<{keyword}>", label)
-    return domain
+    return domain if _is_domain(domain) else ""
 
 
 def network_domain(value: str) -> str:
     """As `domain_name`, but labels may be keywords, as in `<project_id>.example.org.`. Raises Invalid."""
-    domain_name(zone_of(value, _ANYBODY), "dns_domain")
-    return value
+    return value if zone_of(value, _ANYBODY) else domain_name(value, "dns_domain")
 
 
 def printable(value: str, name: str) -> str:

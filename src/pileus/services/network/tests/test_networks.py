@@ -32,6 +32,12 @@ def test_names_are_in_their_networks_domain_with_its_keywords_replaced() -> None
         assert await named(nic.port_id) == ["guest.own.example.org."]
         await b.settle()
         assert await b.driver().resolve(nic.port_id, "guest.own.example.org") is not None
+        nameless = {
+            "network": {"dns_domain": "<user_name>.example.org."}
+        }  # as the callers here are
+        assert (await api.put(path, nameless)).status == 200
+        (other,) = await b.boot("one", "other", network["id"])
+        assert await named(other.port_id) == ["other.openstacklocal."]
 
     run(body)
 
