@@ -37,6 +37,7 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     is_multiattach: bool = False
     is_encrypted: bool = False
     image_metadata: dict[str, str] = {}
+    migration_status: str = ""
     attachments: list[AttachmentInfo] = []
 
 

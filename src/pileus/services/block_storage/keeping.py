@@ -65,6 +65,7 @@ class Volumes:
             is_multiattach=v.is_multiattach,
             is_encrypted=bool(v.encryption_key_id),
             image_metadata=v.image_metadata or {},
+            migration_status=v.migration_status or "",
             attachments=[_info(a) for a in await attachment.of_volume(self.runtime.store, v.id)],
         )
 

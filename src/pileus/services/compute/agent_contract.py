@@ -87,6 +87,9 @@ class ComputeHost(Protocol):
         """Gives the guest a volume, or as much of it as there is now."""
 
     async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest: ...
+    async def swap_volume(self, guest_id: str, volume_id: str, other: PluggedVolume) -> Guest:
+        """Copies a volume over another while the guest uses it, and gives it that one in its place."""
+
     async def console_log(self, guest_id: str, lines: int | None) -> str: ...
     async def open_console(self, guest_id: str, kind: str, path: str) -> None:
         """Calls control at a path under the cloud's URL, and carries the guest's screen or serial line to it."""

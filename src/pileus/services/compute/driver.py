@@ -21,8 +21,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from pileus.host.rbd import RbdImage
 from pileus.kernel.faults import Conflict, Invalid
+from pileus.services.compute.plugged_volume import PluggedVolume as PluggedVolume
+from pileus.services.compute.plugged_volume import check_volume
 
 TEXT_LIMIT = (
     64 * 1024
@@ -66,26 +67,6 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     def device(self) -> str:
         """The name of the tap: as given, or Neutron's `tap` and eleven letters of the port's id."""
         return self.tap or ("tap" + self.port_id)[:TAP_NAME_LENGTH]
-
-
-class PluggedVolume(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume as its back end serves it: `path` is an NBD socket of this host, else it is `address`:`port` by TLS.
-
-    `secret` is the key of `user` there. With `rbd` it is an image that QEMU opens. With a `passphrase` it is a LUKS
-    container, which `size` counts with its header.
-    """
-
-    volume_id: str
-    name: str
-    size: int
-    path: str = ""
-    address: str = ""
-    port: int = 0
-    user: str = ""
-    secret: str = ""
-    passphrase: str = ""
-    is_read_only: bool = False
-    rbd: RbdImage | None = None
 
 
 class ImageSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -287,6 +268,14 @@ class ComputeDriver(Protocol):
         """
         ...
 
+    async def swap_volume(self, guest_id: str, volume_id: str, other: PluggedVolume) -> Guest:
+        """Copy a volume over another while the guest uses it, and give it that one in its place.
+
+        Of one that the guest has already, a copy to elsewhere is given up. Who asks again meanwhile waits for the same
+        end. Raises Conflict for a guest that does not run, and when the copy breaks off: the guest has what it had.
+        """
+        ...
+
     async def pause(self, guest_id: str) -> Guest: ...
 
     async def unpause(self, guest_id: str) -> Guest: ...
@@ -478,26 +467,6 @@ def check_nic(nic: Nic) -> None:
         raise Invalid(f"MTU {nic.mtu} of port {nic.port_id} is not between 68 and 65535.")
 
 
-def check_volume(volume: PluggedVolume) -> None:
-    """Raise Invalid for a volume that nobody could reach."""
-    if not re.fullmatch(r"[0-9a-f-]{36}", volume.volume_id) or volume.size < 1:
-        raise Invalid(f"Volume {volume.volume_id!r} of {volume.size} bytes cannot be plugged.")
-    served = volume.path or (volume.address and volume.port and volume.secret)
-    if not served and volume.rbd is None:
-        raise Invalid(f"Volume {volume.volume_id} has neither a socket nor an address with a key.")
-
-
-def plugged(spec: GuestSpec, volume: PluggedVolume) -> GuestSpec:
-    """The guest with that volume, in its old place if it had one."""
-    known = {other.volume_id: other for other in spec.volumes} | {volume.volume_id: volume}
-    return msgspec.structs.replace(spec, volumes=tuple(known.values()))
-
-
-def unplugged(spec: GuestSpec, volume_id: str) -> GuestSpec:
-    kept = tuple(volume for volume in spec.volumes if volume.volume_id != volume_id)
-    return msgspec.structs.replace(spec, volumes=kept)
-
-
 def check_running(guest_id: str, power_state: int) -> None:
     """Raise Conflict for a guest that is off, gone or suspended."""
     if power_state not in (RUNNING, PAUSED):
@@ -558,7 +527,7 @@ class Underway:
         if self._tasks.get(guest_id) == (name, task):
             del self._tasks[guest_id]
         if task.cancelled():
-            raise Conflict(f"The move of guest {guest_id} was given up.")
+            raise Conflict(f"What was done to guest {guest_id} was given up.")
         found: T = task.result()
         return found
 

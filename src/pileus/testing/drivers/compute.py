@@ -27,12 +27,11 @@ from pileus.services.compute.driver import (
     GuestSpec,
     ImageSource,
     Nic,
-    PluggedVolume,
 )
+from pileus.services.compute.plugged_volume import Plugged, PluggedVolume
 
-NOWHERE = PluggedVolume(
-    volume_id="0badf003-0000-4000-8000-000000000000", name="v", size=1 << 30, path="/v.sock"
-)
+_IDS = ("0badf003-0000-4000-8000-000000000000", "0badf004-0000-4000-8000-000000000000")
+NOWHERE = tuple(PluggedVolume(volume_id=id, name="v", size=1 << 30, path="/v") for id in _IDS)
 
 
 @dataclass
@@ -47,7 +46,7 @@ class Bench:
         Nic(port_id="0badf001-0000", network_id="net", mac="fa:16:3e:00:00:01"),
         Nic(port_id="0badf002-0000", network_id="net", mac="fa:16:3e:00:00:02", mtu=1400),
     )
-    volume: PluggedVolume = NOWHERE  # of 1 GiB; it is served where the driver has such things
+    volumes: Plugged = NOWHERE  # two of 1 GiB, served where the driver has such things
     takes: str = "http://127.0.0.1/takes"  # a URL that takes bytes
     sent: list[bytes] = field(default_factory=list)  # and what it took
     ram_mib: int = 128
@@ -207,7 +206,7 @@ async def a_verb_that_means_nothing_to_such_guests_is_refused_and_disturbs_none(
         "suspend": driver.suspend,
         "inject_nmi": driver.inject_nmi,
         "console": lambda guest_id: driver.console(guest_id, "serial"),
-        "plug_volume": lambda guest_id: driver.plug_volume(guest_id, bench.volume),
+        "plug_volume": lambda guest_id: driver.plug_volume(guest_id, bench.volumes[0]),
     }
     assert bench.lacks <= verbs.keys()
     for verb in sorted(bench.lacks):

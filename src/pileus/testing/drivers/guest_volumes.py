@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.testing.drivers.compute import Bench, has_login_prompt
 
 
 async def volumes_come_and_go_and_stay_over_a_restart(bench: Bench) -> None:
     if "plug_volume" in bench.lacks:
         return
-    driver, volume = bench.make(), bench.volume
+    driver, volume = bench.make(), bench.volumes[0]
     await driver.start_up()
     spec = bench.spec()
     await driver.spawn(spec)
@@ -44,6 +44,41 @@ async def volumes_come_and_go_and_stay_over_a_restart(bench: Bench) -> None:
     await again.close()
 
 
+async def a_volume_takes_anothers_place_and_loses_it_while_the_guest_runs(bench: Bench) -> None:
+    if "plug_volume" in bench.lacks:
+        return
+    driver, (one, other) = bench.make(), bench.volumes
+    await driver.start_up()
+    spec = bench.spec()
+    await driver.spawn(spec)
+    await has_login_prompt(bench, driver, spec.id)
+    disks = len((await driver.diagnostics(spec.id)).disks)
+    with pytest.raises(NotFound, match=one.volume_id):
+        await driver.swap_volume(spec.id, one.volume_id, other)
+    await driver.plug_volume(spec.id, one)
+    for old, new in ((one, other), (one, other), (other, one), (other, one), (one, other)):
+        has = await driver.swap_volume(spec.id, old.volume_id, new)
+        assert has.volumes == (new.volume_id,)
+        assert len((await driver.diagnostics(spec.id)).disks) == disks + 1
+    both = (other.volume_id, one.volume_id)
+    assert (await driver.plug_volume(spec.id, one)).volumes == both  # whose name the other has
+    assert len((await driver.diagnostics(spec.id)).disks) == disks + 2
+    await driver.close()
+    driver = bench.make()
+    await driver.start_up()
+    assert (await driver.plug_volume(spec.id, other)).volumes == both
+    assert (await driver.unplug_volume(spec.id, other.volume_id)).volumes == (one.volume_id,)
+    assert len((await driver.diagnostics(spec.id)).disks) == disks + 1
+    await driver.stop(spec.id, 0)
+    with pytest.raises(Conflict, match="started first"):
+        await driver.swap_volume(spec.id, one.volume_id, other)
+    await driver.start(spec.id)
+    assert (await driver.swap_volume(spec.id, one.volume_id, other)).volumes == (other.volume_id,)
+    await driver.destroy(spec.id)
+    await driver.close()
+
+
 VOLUMES: tuple[Callable[[Bench], Awaitable[None]], ...] = (
     volumes_come_and_go_and_stay_over_a_restart,
+    a_volume_takes_anothers_place_and_loses_it_while_the_guest_runs,
 )

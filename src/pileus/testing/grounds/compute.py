@@ -247,6 +247,36 @@ async def detach(ground: Ground, id: str) -> str:
     return id
 
 
+async def with_two(ground: Ground) -> str:
+    """A server with a volume that block storage says it moves, and another to take its place."""
+    id = await attached(ground)
+    made = await ground.ask("POST", _VOLUMES, {"volume": {"size": 1}})
+    ground.ids[f"other of {id}"] = made.json["volume"]["id"]
+    await ground.cloud.settle()
+    url = f"{_VOLUMES}/{ground.ids[f'volume of {id}']}/action"
+    said = await ground.cloud.admin.post(
+        url, {"os-reset_status": {"migration_status": "migrating"}}
+    )
+    if said.status != 202:
+        raise AssertionError(said)
+    return id
+
+
+async def swap(ground: Ground, id: str) -> str:
+    url = f"{SERVERS}/{id}/os-volume_attachments/{ground.ids[f'volume of {id}']}"
+    body = {"volumeAttachment": {"volumeId": ground.ids[f"other of {id}"]}}
+    reply = await ground.cloud.admin.put(url, body)
+    if reply.status != 202:
+        raise AssertionError(reply)
+    return id
+
+
+async def no_two(ground: Ground, id: str) -> None:
+    await no_disk(ground, id)
+    await ground.ask("DELETE", f"{_VOLUMES}/{ground.ids.pop(f'other of {id}')}")
+    await ground.cloud.settle()
+
+
 async def extend(ground: Ground, id: str) -> str:
     event = {"name": "volume-extended", "server_uuid": id, "tag": ground.ids[f"volume of {id}"]}
     told = await ground.cloud.admin.post(
@@ -333,5 +363,6 @@ SCENARIOS = {
     "compute_servers.detach_interface": Scenario(booted, unplug, clean, destroys=True),
     "compute_servers.attach_volume": Scenario(with_disk, attach, no_disk),
     "compute_servers.detach_volume": Scenario(attached, detach, no_disk, destroys=True),
+    "compute_servers.swap_volume": Scenario(with_two, swap, no_two, destroys=True),
     "compute_servers.extend_volume": Scenario(attached, extend, no_disk),
 }

@@ -152,6 +152,9 @@ class ContainerComputeDriver(ContainerResidents, Settled):
         """It never had it."""
         return self._seen(self._find(guest_id))
 
+    async def swap_volume(self, guest_id: str, volume_id: str, other: PluggedVolume) -> Guest:
+        return await self.plug_volume(guest_id, other)
+
     async def pause(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
             if resident.power_state == RUNNING:

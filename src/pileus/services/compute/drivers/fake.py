@@ -7,7 +7,6 @@ their changes, as real guests do, which is not flushed to disk: a power cut ends
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from pileus.host import files, uploads
+from pileus.host import uploads
 from pileus.host.fake_consoles import FakeConsoles
 from pileus.host.images import ImageFacts, require
 from pileus.host.turns import Turns
@@ -49,39 +48,15 @@ from pileus.services.compute.driver import (
     check_running,
     check_settled,
     check_spec,
-    check_volume,
     last_lines,
-    plugged,
-    unplugged,
 )
-
-BOOTS_KEPT = 10  # boots shown on a console; a real one is a ring of bytes
-JOURNAL_SLACK = 4 << 20  # bytes
+from pileus.services.compute.drivers.fake_guests import FakeGuest, Journal
+from pileus.services.compute.plugged_volume import check_volume, plugged, swapped, unplugged
 
 Deliver = Callable[[str, bytes], Awaitable[None]]
 Probe = Callable[[ImageSource], Awaitable[ImageFacts]]
 # Of images by id and checksum: hosts that are one machine's pretence look into each once.
 _FACTS: WeakKeyDictionary[Probe, dict[tuple[str, str], ImageFacts]] = WeakKeyDictionary()
-
-_BOOT_LOG = """\
-[    0.000000] Linux version 6.1.0-fake (pileus)
-[    0.000000] Memory: {ram}M, CPUs: {vcpus}
-{nics}[    0.{n:06d}] Run /sbin/init as init process
-cirros-ds '{source}' found
-{name} is up: guest {id}
-
-login as 'cirros' user. default password: 'gocubsgo'. use 'sudo' for root.
-{name} login: """
-
-
-class FakeGuest(msgspec.Struct, kw_only=True):
-    spec: GuestSpec
-    power_state: int = RUNNING
-    boots: int = 1
-    before: GuestSpec | None = None  # what it was before a resize
-    snapshots: dict[str, bytes] = {}
-    rescued_by: str = ""  # the image it was started from instead of its disk
-    words: list[str] = []  # what happened since the last boot and shows on the console
 
 
 @dataclass
@@ -176,7 +151,7 @@ class FakeComputeDriver:
         async with self._turn(guest_id, "start"):
             guest = self._find(guest_id)
             if guest.power_state not in (RUNNING, PAUSED):
-                _boot(guest)
+                guest.boot()
             return self._change(guest, RUNNING)
 
     async def stop(self, guest_id: str, timeout_s: float) -> Guest:
@@ -186,7 +161,7 @@ class FakeComputeDriver:
     async def reboot(self, guest_id: str, hard: bool) -> Guest:
         async with self._turn(guest_id, "reboot"):
             guest = self._find(guest_id)
-            _boot(guest)
+            guest.boot()
             guest.power_state = RUNNING
             if hard:
                 guest.rescued_by = ""
@@ -195,39 +170,55 @@ class FakeComputeDriver:
 
     async def plug(self, guest_id: str, nic: Nic) -> Guest:
         check_nic(nic)
-        async with self._turn(guest_id, "plug"):
-            guest = self._find(guest_id)
+
+        def more(guest: FakeGuest) -> GuestSpec:
             check_settled(guest_id, guest.power_state)
-            if nic.port_id not in {other.port_id for other in guest.spec.nics}:
-                guest.spec = msgspec.structs.replace(guest.spec, nics=(*guest.spec.nics, nic))
-                self._save(guest_id, guest)
-            return self._seen(guest)
+            known = nic.port_id in {other.port_id for other in guest.spec.nics}
+            return guest.spec_with(nics=guest.spec.nics if known else (*guest.spec.nics, nic))
+
+        return await self._become(guest_id, "plug", more)
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
-        async with self._turn(guest_id, "unplug"):
-            guest = self._find(guest_id)
+        def less(guest: FakeGuest) -> GuestSpec:
             check_settled(guest_id, guest.power_state)
-            kept = tuple(nic for nic in guest.spec.nics if nic.port_id != port_id)
-            if kept != guest.spec.nics:
-                guest.spec = msgspec.structs.replace(guest.spec, nics=kept)
-                self._save(guest_id, guest)
-            return self._seen(guest)
+            return guest.spec_with(nics=tuple(n for n in guest.spec.nics if n.port_id != port_id))
+
+        return await self._become(guest_id, "unplug", less)
 
     async def plug_volume(self, guest_id: str, volume: PluggedVolume) -> Guest:
         check_volume(volume)
-        async with self._turn(guest_id, "plug_volume"):
-            guest = self._find(guest_id)
+
+        def more(guest: FakeGuest) -> GuestSpec:
             check_pluggable(guest.spec, guest.power_state, volume)
-            guest.spec = plugged(guest.spec, volume)
-            self._save(guest_id, guest)
-            return self._seen(guest)
+            return guest.spec_with(volumes=plugged(guest.spec.volumes, volume))
+
+        return await self._become(guest_id, "plug_volume", more)
 
     async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
-        async with self._turn(guest_id, "unplug_volume"):
-            guest = self._find(guest_id)
+        def less(guest: FakeGuest) -> GuestSpec:
             check_settled(guest_id, guest.power_state)
-            guest.spec = unplugged(guest.spec, volume_id)
-            self._save(guest_id, guest)
+            return guest.spec_with(volumes=unplugged(guest.spec.volumes, volume_id))
+
+        return await self._become(guest_id, "unplug_volume", less)
+
+    async def swap_volume(self, guest_id: str, volume_id: str, other: PluggedVolume) -> Guest:
+        check_volume(other)
+
+        def exchanged(guest: FakeGuest) -> GuestSpec:
+            if other.volume_id not in {volume.volume_id for volume in guest.spec.volumes}:
+                check_running(guest_id, guest.power_state)
+            return guest.spec_with(volumes=swapped(guest.spec.volumes, volume_id, other))
+
+        return await self._become(guest_id, "swap_volume", exchanged)
+
+    async def _become(
+        self, guest_id: str, verb: str, change: Callable[[FakeGuest], GuestSpec]
+    ) -> Guest:
+        async with self._turn(guest_id, verb):
+            guest = self._find(guest_id)
+            if (spec := change(guest)) != guest.spec:
+                guest.spec = spec
+                self._save(guest_id, guest)
             return self._seen(guest)
 
     async def pause(self, guest_id: str) -> Guest:
@@ -297,7 +288,7 @@ class FakeComputeDriver:
             guest = self._find(guest_id)
             await self._inspect(image)
             if guest.rescued_by != image.id or guest.power_state != RUNNING:
-                _boot(guest)
+                guest.boot()
                 guest.rescued_by, guest.power_state = image.id, RUNNING
                 self._save(guest_id, guest)
             return self._seen(guest)
@@ -425,12 +416,12 @@ class FakeComputeDriver:
                 self._save(guest_id, guest)
 
     async def console_log(self, guest_id: str, lines: int | None) -> str:
-        return last_lines(_console(self._find(guest_id)), lines)
+        return last_lines(self._find(guest_id).console, lines)
 
     async def console(self, guest_id: str, kind: str) -> socket.socket:
         guest = self._find(guest_id)
         check_running(guest_id, guest.power_state)
-        return self._consoles.open(kind, guest.spec.name, _console(guest))
+        return self._consoles.open(kind, guest.spec.name, guest.console)
 
     async def guests(self) -> list[Guest]:
         return [self._seen(self._guests[guest_id]) for guest_id in sorted(self._guests)]
@@ -492,7 +483,7 @@ class FakeComputeDriver:
 
     def _powered(self, guest: FakeGuest, run: bool) -> Guest:
         if run and guest.power_state not in (RUNNING, PAUSED):
-            _boot(guest)
+            guest.boot()
         return self._change(guest, RUNNING if run else SHUTDOWN)
 
     def _change(self, guest: FakeGuest, power_state: int | None) -> Guest:
@@ -506,95 +497,3 @@ class FakeComputeDriver:
             self._journal.append(guest_id, guest)
             if self._journal.is_long:
                 self._journal.rewrite(self._guests)
-
-
-def _boot(guest: FakeGuest) -> None:
-    guest.boots += 1
-    guest.words = []
-
-
-def _console(guest: FakeGuest) -> str:
-    """What the serial console would say: one boot after the other, the last few of them."""
-    spec = guest.spec
-    nics = "".join(
-        f"[    0.0{n:05d}] eth{n}: {nic.mac} mtu {nic.mtu}\n" for n, nic in enumerate(spec.nics)
-    )
-    source = "configdrive" if spec.config_drive else "ec2"
-    boots = range(max(1, guest.boots - BOOTS_KEPT + 1), guest.boots + 1)
-    shown = "\n".join(
-        _BOOT_LOG.format(
-            n=n,
-            id=spec.id,
-            name=spec.name,
-            ram=spec.ram_mib,
-            vcpus=spec.vcpus,
-            nics=nics,
-            source=source,
-        )
-        for n in boots
-    )
-    rescued = [f"rescued by image {guest.rescued_by}"] if guest.rescued_by else []
-    return "\n".join([shown, *rescued, *guest.words[-BOOTS_KEPT:]])
-
-
-class Journal:
-    """Changes of guests, each `(id, guest or nothing)` behind its length.
-
-    A torn last one is dropped.
-    """
-
-    _encode = msgspec.msgpack.Encoder().encode
-    _decode = msgspec.msgpack.Decoder(tuple[str, FakeGuest | None]).decode
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.is_open = False
-        self._size = self._floor = 0
-
-    @property
-    def is_long(self) -> bool:
-        """It grew so far past the last rewrite that writing it again is cheap."""
-        return self._size > 4 * self._floor + JOURNAL_SLACK
-
-    def open(self) -> dict[str, FakeGuest]:
-        """The guests as last written."""
-        guests: dict[str, FakeGuest] = {}
-        data = self._path.read_bytes() if self._path.exists() else b""
-        at = 0
-        while at + 4 <= len(data):
-            end = at + 4 + int.from_bytes(data[at : at + 4], "big")
-            if end > len(data):
-                break
-            guest_id, guest = self._decode(data[at + 4 : end])
-            if guest is None:
-                guests.pop(guest_id, None)
-            else:
-                guests[guest_id] = guest
-            at = end
-        self._size, self.is_open = len(data), True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if at < len(data):
-            self.rewrite(guests)
-        return guests
-
-    def rewrite(self, guests: dict[str, FakeGuest]) -> None:
-        data = b"".join(self._record(guest_id, guest) for guest_id, guest in guests.items())
-        files.write_atomically(self._path, data)
-        self._size = self._floor = len(data)
-
-    def append(self, guest_id: str, guest: FakeGuest | None) -> None:
-        """The file is not kept open: thousands of hosts in one process would use up its descriptors."""
-        descriptor = os.open(
-            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            self._size += os.write(descriptor, self._record(guest_id, guest))
-        finally:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        self.is_open = False
-
-    def _record(self, guest_id: str, guest: FakeGuest | None) -> bytes:
-        body = self._encode((guest_id, guest))
-        return len(body).to_bytes(4, "big") + body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Awaitable, Callable
 
 from pileus.host import qemu_volumes
 from pileus.host.qemu import Emulator
@@ -22,7 +23,7 @@ def told(folder: GuestFolder, volume: PluggedVolume) -> NbdVolume:
         for path in (folder.path / keys, folder.path / keys / qemu_volumes.KEYS):
             folder.give(path)
     return NbdVolume(
-        id=volume.volume_id,
+        id=volume.device,
         name=volume.name,
         size=volume.size,
         path=volume.path,
@@ -33,6 +34,7 @@ def told(folder: GuestFolder, volume: PluggedVolume) -> NbdVolume:
         passphrase=volume.passphrase,
         is_read_only=volume.is_read_only,
         rbd=volume.rbd,
+        turn=volume.turn,
     )
 
 
@@ -45,7 +47,7 @@ async def plug_all(
 ) -> None:
     """Before a guest's first instruction: its firmware finds them, and starts from the first if it `boots` so."""
     for n, volume in enumerate(volumes):
-        port = saved.volumes.get(volume.volume_id, 0) if saved else 0
+        port = saved.volumes.get(volume.device, 0) if saved else 0
         described = await asyncio.to_thread(told, folder, volume)
         await qemu_volumes.plug(emulator, described, port=port, boot=boots and n == 0)
     if saved is None:
@@ -59,3 +61,15 @@ async def unplug(
     described = await asyncio.to_thread(told, folder, volume)
     await qemu_volumes.unplug(emulator, described, clock)
     await asyncio.to_thread(shutil.rmtree, folder.path / described.keys, True)
+
+
+async def swap(
+    emulator: Emulator,
+    folder: GuestFolder,
+    new: PluggedVolume,
+    keep: Callable[[], Awaitable[None]],
+    clock: Clock,
+) -> None:
+    """`keep` is called when the copy is whole, before the guest has nothing else."""
+    described = await asyncio.to_thread(told, folder, new)
+    await qemu_volumes.swap(emulator, described, keep, clock)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -44,9 +45,6 @@ from pileus.services.compute.driver import (
     check_running,
     check_settled,
     check_spec,
-    check_volume,
-    plugged,
-    unplugged,
 )
 from pileus.services.compute.drivers import (
     acceleration,
@@ -60,6 +58,13 @@ from pileus.services.compute.drivers.guest_folder import GuestFolder
 from pileus.services.compute.drivers.population import held, is_uuid
 from pileus.services.compute.drivers.qemu_migration import Travellers
 from pileus.services.compute.drivers.residents import Resident, card_of, making
+from pileus.services.compute.plugged_volume import (
+    carried,
+    check_volume,
+    plugged,
+    swapped,
+    unplugged,
+)
 
 TRIM_S = 5  # between two looks at the logs
 
@@ -178,10 +183,12 @@ class QemuComputeDriver(Travellers):
         check_volume(volume)
         async with self._in_hand(guest_id) as resident:
             check_pluggable(resident.spec, resident.power_state, volume)
+            volumes = plugged(resident.spec.volumes, volume)
             if resident.emulator:
+                (volume,) = carried(volumes, (volume,))
                 told = await asyncio.to_thread(guest_volumes.told, resident.folder, volume)
                 await qemu_volumes.plug(resident.emulator, told)
-            await self._rewrite(resident, volumes=plugged(resident.spec, volume).volumes)
+            await self._rewrite(resident, volumes=volumes)
             return self._seen(resident)
 
     async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
@@ -192,8 +199,28 @@ class QemuComputeDriver(Travellers):
                     await guest_volumes.unplug(
                         resident.emulator, resident.folder, volume, self._clock
                     )
-            await self._rewrite(resident, volumes=unplugged(resident.spec, volume_id).volumes)
+            await self._rewrite(resident, volumes=unplugged(resident.spec.volumes, volume_id))
             return self._seen(resident)
+
+    async def swap_volume(self, guest_id: str, volume_id: str, other: PluggedVolume) -> Guest:
+        check_volume(other)
+
+        async def swap() -> Guest:
+            async with self._in_hand(guest_id) as resident:
+                had = resident.spec.volumes
+                volumes = swapped(had, volume_id, other)
+                keep = functools.partial(self._rewrite, resident, volumes=volumes)
+                if resident.emulator:
+                    (new,) = carried(volumes, (other,))
+                    await guest_volumes.swap(
+                        resident.emulator, resident.folder, new, keep, self._clock
+                    )
+                elif other.volume_id not in {volume.volume_id for volume in had}:
+                    check_running(guest_id, resident.power_state)
+                await keep()
+                return self._seen(resident)
+
+        return await self._underway.do(guest_id, f"{volume_id} for {other.volume_id}", swap)
 
     async def pause(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:

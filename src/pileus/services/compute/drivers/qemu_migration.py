@@ -35,6 +35,7 @@ from pileus.services.compute.drivers import guest_sizes
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 from pileus.services.compute.drivers.population import held
 from pileus.services.compute.drivers.residents import Resident, Residents
+from pileus.services.compute.plugged_volume import carried
 
 _ROOT, _CONFIG = "disk.qcow2", "config.iso"
 _WHOLE = (_ROOT, "ephemeral.raw", "swap.raw", _CONFIG)
@@ -111,7 +112,8 @@ class Travellers(Residents):
 
     async def _new(self, spec: GuestSpec, lent: _Lent, parcel: Parcel) -> Resident:
         """A guest that has nothing yet, in place of what an earlier attempt made; its disk stands on what it stood on."""
-        spec = msgspec.structs.replace(spec, image=lent.spec.image)
+        volumes = carried(lent.spec.volumes, spec.volumes)
+        spec = msgspec.structs.replace(spec, image=lent.spec.image, volumes=volumes)
         await self._destroy(spec.id)
         if lent.base is not None:
             await self._images.copy(lent.base, f"{parcel.url}/{_BASE}")

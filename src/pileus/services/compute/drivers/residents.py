@@ -32,6 +32,7 @@ from pileus.services.compute.driver import (
 from pileus.services.compute.drivers import acceleration, guest_volumes
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 from pileus.services.compute.drivers.population import Inhabitant, Population, held
+from pileus.services.compute.plugged_volume import afresh
 
 BUTTON_S = 10  # between two presses of the power button: a guest that boots does not hear the first
 
@@ -110,6 +111,8 @@ class Residents(Population[Resident]):
         await self._command(resident, "cont", RUNNING)
 
     async def _launch(self, resident: Resident, saved: qemu_memory.Layout | None = None) -> None:
+        if saved is None:
+            await self._rewrite(resident, volumes=afresh(resident.spec.volumes))
         spec, folder = resident.spec, resident.folder
         base = await self._base(spec)
         disks = folder.disks(spec, base, self._images.folder)

@@ -40,6 +40,7 @@ _EVENTS = {
     "detach_interface": "compute_detach_interface",
     "attach_volume": "compute_attach_volume",
     "detach_volume": "compute_detach_volume",
+    "swap_volume": "compute_swap_volume",
     "extend_volume": "compute_extend_volume",
 }
 _GIVEN_UP = "It was given up."

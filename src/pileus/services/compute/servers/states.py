@@ -25,6 +25,7 @@ KEEPABLE = _WHOLE | {ERROR}  # a delete may keep it for a while
 _HAS_VOLUMES = frozenset({ACTIVE, PAUSED, STOPPED, RESIZED, SOFT_DELETED, SHELVED, OFFLOADED})
 TELLS_SIZES = (_HAS_VOLUMES | {SUSPENDED, RESCUED}) - {OFFLOADED}  # there is a guest to tell
 ATTACHING, DETACHING, EXTENDING = "attaching_volume", "detaching_volume", "extending_volume"
+SWAPPING = "swapping_volume"
 PASSING = (ATTACHING, DETACHING, EXTENDING)  # soon over: who comes meanwhile waits
 
 LIFECYCLE = Lifecycle(
@@ -58,6 +59,7 @@ LIFECYCLE = Lifecycle(
         "detach_interface": Verb({ACTIVE, PAUSED, STOPPED}, "detaching_interface", SAME, SAME),
         "attach_volume": Verb(_HAS_VOLUMES, ATTACHING, SAME, SAME),
         "detach_volume": Verb(_HAS_VOLUMES, DETACHING, SAME, SAME),
+        "swap_volume": Verb({ACTIVE, PAUSED, RESIZED}, SWAPPING, SAME, SAME),
         "extend_volume": Verb(TELLS_SIZES, EXTENDING, SAME, SAME),
         "hard reboot": Verb(
             {ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR}, "rebooting_hard", ACTIVE, ERROR

@@ -1,4 +1,4 @@
-"""Giving a server a volume while it lives, taking one away, and telling its guest that one has grown.
+"""Giving a server a volume while it lives, taking one away, another in its place; telling its guest that one has grown.
 
 What the server shall have in the end is in `becoming`: one more of its `volumes`, which is shown at once, or one less,
 which is shown until it is gone. A server on no host has no guest to tell: the volume is only its own.
@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from pileus.kernel.auth import Caller
 from pileus.kernel.events import Event
-from pileus.kernel.faults import Fault, NotFound, Unavailable
+from pileus.kernel.faults import Conflict, Fault, NotFound, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.block_storage.contract import VOLUMES
@@ -97,6 +97,69 @@ async def free(run: Run[Server]) -> Changes:
     return {"volumes": [d for d in run.record.volumes if d.volume_id != device.volume_id]}
 
 
+# Another in its place: it has that one's name, and goes when that one would have gone
+
+
+def _replacing(run: Run[Server]) -> BlockDevice:
+    had = {device.volume_id for device in run.record.volumes}
+    return next(device for device in run.becoming.volumes if device.volume_id not in had)
+
+
+async def promise(run: Run[Server]) -> None:
+    """As it was before the caller was answered, or is now."""
+    await reserve(run, [_replacing(run)])
+    await run.peer(VOLUMES).detaching(_going(run).attachment_id, True)
+
+
+async def _is_through(run: Run[Server]) -> bool:
+    """The old one is the server's no longer: there is no way back."""
+    known = await run.peer(VOLUMES).attachments(run.record.id)
+    return _going(run).attachment_id not in {one.id for one in known}
+
+
+def _exchanged(run: Run[Server]) -> Changes:
+    old, new = _going(run), _replacing(run)
+    return {"volumes": [new if d.volume_id == old.volume_id else d for d in run.record.volumes]}
+
+
+async def break_promise(run: Run[Server]) -> None:
+    if await _is_through(run):
+        async with run.runtime.store.tx(wait=False) as tx:
+            server = await SERVERS.get(tx, run.record.id)
+            await SERVERS.change(tx, server, **_exchanged(run))
+    else:
+        await run.peer(VOLUMES).detach(_replacing(run).attachment_id)
+        await run.peer(VOLUMES).detaching(_going(run).attachment_id, False)
+    await noting.failure(run)
+
+
+async def swap(run: Run[Server]) -> None:
+    server, new = run.record, _replacing(run)
+    host = await run.agent(COMPUTE_HOST, on=server.host)
+    served = await plugged(run, new, server.host)
+    await host.swap_volume(server.id, _going(run).volume_id, served)
+    await complete(run, [new])
+
+
+async def swap_back(run: Run[Server]) -> None:
+    """What the guest has written to the new one since is copied back. What hinders that ends with its next start."""
+    server, old, new = run.record, _going(run), _replacing(run)
+    if not await _is_through(run) and await nodes.is_up(run.runtime, server.host):
+        host = await run.agent(COMPUTE_HOST, on=server.host)
+        with suppress(Fault):
+            served = await plugged(run, old, server.host)
+            with suppress(Conflict):  # of a guest that is off
+                await host.swap_volume(server.id, new.volume_id, served)
+            await host.unplug_volume(server.id, new.volume_id)
+            await host.plug_volume(server.id, served)
+
+
+async def free_old(run: Run[Server]) -> Changes:
+    await run.peer(VOLUMES).detach(_going(run).attachment_id)
+    await noting.success(run)
+    return _exchanged(run)
+
+
 async def tell_size(run: Run[Server]) -> None:
     await plug_again(run, run.record.host)
 
@@ -116,6 +179,15 @@ DETACH = Saga(
     "detach_volume",
     Step(let_go, keep),
     Step(free),
+)
+SWAP = Saga(
+    "compute.instance.volume_swap",
+    SERVERS,
+    states.LIFECYCLE,
+    "swap_volume",
+    Step(promise, break_promise),
+    Step(swap, swap_back, timeout_s=3600),
+    Step(free_old),
 )
 EXTEND = Saga(
     "compute.instance.volume_extend",

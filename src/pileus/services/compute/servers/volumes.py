@@ -32,7 +32,7 @@ from pileus.services.compute.servers.operations import (
     unlocked,
 )
 from pileus.services.compute.servers.plugging import reserve_now
-from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH, EXTEND
+from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH, EXTEND, SWAP
 
 _RULE = "os_compute_api:os-volumes-attachments:"
 _ALL = "/servers/{server_id}/os-volume_attachments"
@@ -72,7 +72,7 @@ class ServerVolumes(OfServer):
         _RULE + "swap": "rule:service_or_admin",
         _RULE + "delete": MEMBER,
     }
-    sagas = (ATTACH, DETACH, EXTEND)
+    sagas = (ATTACH, DETACH, EXTEND, SWAP)
 
     @operation("GET", _ALL, _RULE + "index")
     async def index(self, ctx: Context, server: Server) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class ServerVolumes(OfServer):
     async def swap(
         self, ctx: Context, server: Server, volume_id: str, body: UpdateVolumeAttachment
     ) -> None:
-        await _refuse_swap(ctx, volume_id)
+        await self._swap(ctx, server, volume_id, body.volumeId)
 
     @operation("PUT", _ONE, _RULE + "update", since="2.85", status=202)
     async def update(
@@ -152,7 +152,44 @@ class ServerVolumes(OfServer):
             async with ctx.runtime.store.tx() as tx:
                 await self.table.change(tx, server, volumes=volumes)
         if body.volumeId != volume_id:
-            await _refuse_swap(ctx, volume_id)
+            await self._swap(ctx, await self.load(ctx, server.id), volume_id, body.volumeId)
+
+    async def _swap(self, ctx: Context, server: Server, volume_id: str, other_id: str) -> None:
+        """As block storage asks for it where it moves a volume under a guest. Raises NotFound, Invalid, Conflict."""
+        ctx.require(_RULE + "swap", {})
+        old = await ctx.peer(VOLUMES).volume(ctx.caller, volume_id)
+        if not old.migration_status:
+            raise Conflict(
+                f"volume {volume_id} is not migrating; this API should only be called by Cinder"
+            )
+        try:
+            new = await ctx.peer(VOLUMES).volume(ctx.caller, other_id)
+        except NotFound as e:
+            raise Invalid(e.message) from None
+        _ready(ctx, server, SWAP)
+        _check_swap(server, old, new)
+        await self._in_turn(ctx, server, lambda now: self._exchange(ctx, now, old.id, new))
+
+    async def _exchange(
+        self, ctx: Context, server: Server, old_id: str, volume: VolumeInfo
+    ) -> None:
+        _ready(ctx, server, SWAP)
+        old = _device(server, old_id)
+        new = msgspec.structs.replace(
+            old,
+            volume_id=volume.id,
+            attachment_id=ctx.runtime.world.new_id(),
+            size=volume.size,
+            source_type="volume",
+            source_id="",
+        )
+
+        async def first() -> None:
+            await reserve_now(ctx, server.id, [new])
+            await ctx.peer(VOLUMES).detaching(old.attachment_id, True)
+
+        volumes = [new if d is old else d for d in server.volumes]
+        await begin(ctx, SWAP, server, SWAP.verb, None, first, volumes=volumes)
 
     @operation("DELETE", _ONE, _RULE + "delete", status=202)
     async def delete(self, ctx: Context, server: Server, volume_id: str) -> None:
@@ -249,11 +286,21 @@ def _name(server: Server, asked: str) -> str:
     return asked or free_name(taken)
 
 
-async def _refuse_swap(ctx: Context, volume_id: str) -> None:
-    """Block storage asks for it where it moves a volume under a guest, which ours does not. Raises Conflict."""
-    ctx.require(_RULE + "swap", {})
-    await ctx.peer(VOLUMES).volume(ctx.caller, volume_id)
-    raise Conflict(f"volume {volume_id} is not migrating; this API should only be called by Cinder")
+def _check_swap(server: Server, old: VolumeInfo, new: VolumeInfo) -> None:
+    """Raises Invalid."""
+    if server.id not in {one.server_id for one in old.attachments}:
+        raise Invalid("Invalid volume: Old volume is attached to a different instance.")
+    if new.attachments:
+        raise Invalid("Invalid volume: New volume must be detached in order to swap.")
+    if new.size < old.size:
+        raise Invalid(
+            f"Invalid volume: New volume must be the same size or larger: {new.id} has {new.size} GiB, "
+            f"{old.id} {old.size}."
+        )
+    if len([one for one in old.attachments if one.mode == "rw"]) > 1:
+        raise Invalid(
+            "Swapping multi-attach volumes with more than one read/write attachment is not supported."
+        )
 
 
 def _device(server: Server, volume_id: str, missing: str = "") -> BlockDevice:

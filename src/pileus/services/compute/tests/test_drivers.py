@@ -83,7 +83,7 @@ def test_a_long_journal_is_written_again(tmp_path: Path, monkeypatch: pytest.Mon
             await driver.start("one")
         await driver.close()
 
-    monkeypatch.setattr("pileus.services.compute.drivers.fake.JOURNAL_SLACK", 1000)
+    monkeypatch.setattr("pileus.services.compute.drivers.fake_guests.JOURNAL_SLACK", 1000)
     asyncio.run(story())
     assert (tmp_path / "guests.journal").stat().st_size < 2000
 

@@ -39,6 +39,7 @@ from pileus.services.compute.driver import (
 )
 from pileus.services.compute.drivers.guest_folder import CONSOLE_KEPT, CONSOLE_LIMIT, GuestFolder
 from pileus.services.compute.drivers.qemu import QemuComputeDriver
+from pileus.services.compute.plugged_volume import Plugged
 from pileus.testing.drivers.compute import SUITE, Bench, eventually, has_login_prompt
 from pileus.testing.drivers.guest_volumes import VOLUMES
 from pileus.testing.drivers.moves import MOVES
@@ -145,20 +146,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def volume(store: Store) -> PluggedVolume:
-    async def made() -> PluggedVolume:
+def volumes(store: Store) -> Plugged:
+    async def made() -> Plugged:
         driver = store.driver()
         await driver.start_up()
-        volume = await store.make(driver)
+        both = await store.make(driver), await store.make(driver)
         await driver.close()
-        return volume
+        return both
 
     return asyncio.run(made())
 
 
 @pytest.fixture
 def bench(
-    tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str, volume: PluggedVolume
+    tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str, volumes: Plugged
 ) -> Iterator[Bench]:
     state, other = tmp_path / "state", tmp_path / "other"
     yield Bench(
@@ -170,7 +171,7 @@ def bench(
         power_off_inside=power_off_inside,
         boot_s=BOOT_S,
         make_other=lambda: QemuComputeDriver(other, netns=netns),
-        volume=volume,
+        volumes=volumes,
     )
     for folder in (state, other):
         for pid in qemu.running_in(folder / "guests").values():
@@ -506,11 +507,9 @@ def test_a_guest_reads_its_config_drive_and_its_disks(bench: Bench) -> None:
         return console
 
     console = asyncio.run(story())
-    assert "answer-42" in console
-    assert "deep login:" in console
-    assert "disk vda 4194304 sectors" in console
-    assert "disk vdb 2097152 sectors" in console
-    assert "disk vdc 131072 sectors" in console
+    assert "answer-42" in console and "deep login:" in console
+    for disk, sectors in (("vda", 4194304), ("vdb", 2097152), ("vdc", 131072)):
+        assert f"disk {disk} {sectors} sectors" in console
 
 
 async def shown(driver: ComputeDriver, guest_id: str, words: str) -> None:

@@ -18,7 +18,7 @@ from pileus.testing.drivers.moves import TwoHosts, sent, two_hosts
 
 pytestmark = real.pytestmark
 images, netns, store = real.images, real.netns, real.store
-volume, bench = real.volume, real.bench
+volumes, bench = real.volumes, real.bench
 
 SECRET = b"canary of the host " * 4096
 MIB = 1 << 20

@@ -15,11 +15,11 @@ from pileus.testing.nbd import NbdClient
 from pileus.testing.volume_store import Store
 
 pytestmark = real.pytestmark
-images, netns, store, volume, bench = (
+images, netns, store, volumes, bench = (
     real.images,
     real.netns,
     real.store,
-    real.volume,
+    real.volumes,
     real.bench,
 )
 

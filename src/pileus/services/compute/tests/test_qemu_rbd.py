@@ -20,7 +20,7 @@ LACKS = ceph_server.lacks()
 
 pytestmark = [*real.pytestmark, pytest.mark.slow, pytest.mark.skipif(bool(LACKS), reason=LACKS)]
 images, netns, store = real.images, real.netns, real.store
-volume, bench = real.volume, real.bench
+volumes, bench = real.volumes, real.bench
 SLOW = Limits(total_iops_sec=500)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pileus.services.block_storage.agent import VolumeAgent
 from pileus.services.compute.driver import GuestSpec
-from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH
+from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH, SWAP
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
 from pileus.services.network.contract import GUEST_METADATA
 from pileus.testing.client import Reply
@@ -322,6 +322,90 @@ def test_an_attachments_end_can_be_changed_and_nothing_else(stage: Stage) -> Non
         for version in ("2.84", "2.85"):
             swapped = await put(version, s.admin, volumeId=other)
             assert swapped.status == 409 and "is not migrating" in str(swapped), swapped
+
+    stage.play(story)
+
+
+async def _moves(s: Scene, volume_id: str) -> None:
+    """Block storage says that it moves the volume."""
+    said = {"os-reset_status": {"migration_status": "migrating"}}
+    assert (await s.admin.post(f"{VOLUMES}/{volume_id}/action", said)).status == 202
+
+
+async def _swap(s: Scene, server: str, old: str, new: str) -> Reply:
+    url = f"{SERVERS}/{server}/os-volume_attachments/{old}"
+    reply = await s.admin.put(url, {"volumeAttachment": {"volumeId": new}})
+    await s.cloud.settle()
+    return reply
+
+
+def test_a_volume_that_block_storage_moves_is_swapped_for_another(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, old, new = await s.boot(), await volume(s), await volume(s, 2)
+        await attached(s, id, old, tag="data", delete_on_termination=True)
+        (before,) = await listed(s, id)
+        await _moves(s, old)
+        reply = await _swap(s, id, old, new)
+        assert reply.status == 202, reply
+        (after,) = await listed(s, id)
+        assert after["volumeId"] == new
+        same = ("device", "tag", "delete_on_termination", "serverId")
+        assert {k: after[k] for k in same} == {k: before[k] for k in same}
+        assert list((await plugged(s, id)).values()) == [(new,)]
+        assert [await status(s, v) for v in (old, new)] == ["available", "in-use"]
+        assert [await exports(s, v) for v in (old, new)] == [0, 1]
+        assert (await actions(s, id))[0] == ("swap_volume", "compute_swap_volume", "Success")
+        await attached(s, id, old)  # whose name the other has
+        (guest,) = await specs(s, id)
+        assert {v.volume_id: v.device for v in guest.volumes} == {new: old, old: new}
+        assert (await detach(s, id, new)).status == 202
+        await s.act(id, {"reboot": {"type": "HARD"}})
+        assert list((await plugged(s, id)).values()) == [(old,)]
+
+    stage.play(story)
+
+
+def test_what_cannot_be_swapped_says_why_and_stays(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, other, old = await s.boot(), await s.boot(), await volume(s, 2)
+        small, used, nowhere = await volume(s), await volume(s, 2), f"{s.network[:-4]}ffff"
+        await attached(s, id, old)
+        await attached(s, other, used)
+        await _moves(s, old)
+        for new, server, code, text in (
+            (nowhere, id, 400, "could not be found"),
+            (used, id, 400, "must be detached"),
+            (small, id, 400, "same size or larger"),
+            (used, other, 400, "attached to a different instance"),
+        ):
+            reply = await _swap(s, server, old, new)
+            assert reply.status == code and text in str(reply), reply
+        await s.act(id, "os-stop")
+        assert (await _swap(s, id, old, await volume(s, 2))).status == 409
+        assert await status(s, old) == "in-use" and [
+            v["volumeId"] for v in await listed(s, id)
+        ] == [old]
+
+    stage.play(story)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("step", ["promise", "swap"])
+def test_a_swap_that_fails_leaves_the_volume_and_the_other_to_others(
+    stage: Stage, step: str, after: bool
+) -> None:
+    async def story(s: Scene) -> None:
+        id, old, new = await s.boot(), await volume(s), await volume(s)
+        await attached(s, id, old)
+        await _moves(s, old)
+        at = [one.name for one in SWAP.steps].index(step)
+        with sabotaged(Sabotage(SWAP, FAILS, at=at, after=after)):
+            assert (await _swap(s, id, old, new)).status == 202
+        assert [v["volumeId"] for v in await listed(s, id)] == [old]
+        assert list((await plugged(s, id)).values()) == [(old,)]
+        assert [await status(s, v) for v in (old, new)] == ["in-use", "available"]
+        assert [await exports(s, v) for v in (old, new)] == [1, 0]
+        assert (await actions(s, id))[0] == ("swap_volume", "compute_swap_volume", "Error")
 
     stage.play(story)
 
