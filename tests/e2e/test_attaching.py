@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pileus.kernel.world import Clock
+from tests.e2e.guests import World
 from tests.e2e.shell import until
-from tests.e2e.test_moves import LIVE, MOVE_S, Pair, pair
+from tests.e2e.test_moves import LIVE, MOVE_S, pair
 
 pytestmark = pytest.mark.e2e
 FILE = "/mnt/kept"
@@ -22,39 +23,37 @@ _ATTACHES, _BAR_S = 5, 0.6  # on a quiet machine; a busy one may take as long ag
 class Disk:
     """A volume, and what the guest makes of it."""
 
-    def __init__(self, both: Pair, size: int = 1) -> None:
-        self.both = both
-        made = both.here.client.call(
-            "POST", "block-storage", "/volumes", {"volume": {"size": size}}
-        )
+    def __init__(self, here: World, size: int = 1) -> None:
+        self.here = here
+        made = here.client.call("POST", "block-storage", "/volumes", {"volume": {"size": size}})
         self.id = str(made["volume"]["id"])
         self.becomes("available")
 
     @property
     def shown(self) -> Any:
-        return self.both.here.client.call("GET", "block-storage", f"/volumes/{self.id}")["volume"]
+        return self.here.client.call("GET", "block-storage", f"/volumes/{self.id}")["volume"]
 
     def becomes(self, status: str) -> None:
         asyncio.run(until(f"{self.id} is {status}", lambda: self.shown["status"] == status, MOVE_S))
 
     def attach(self) -> float:
         """For how long it took until its host had it, in seconds."""
-        clock, path = Clock(), f"/servers/{self.both.here.id}/os-volume_attachments"
+        clock, path = Clock(), f"/servers/{self.here.id}/os-volume_attachments"
         began = clock.monotonic()
         body = {"volumeAttachment": {"volumeId": self.id}}
-        self.both.here.client.call("POST", "compute", path, body)
+        self.here.client.call("POST", "compute", path, body)
         while self.shown["status"] != "in-use":
             assert clock.monotonic() < began + MOVE_S
         return clock.monotonic() - began
 
     def detach(self) -> None:
-        path = f"/servers/{self.both.here.id}/os-volume_attachments/{self.id}"
-        self.both.here.client.call("DELETE", "compute", path)
+        path = f"/servers/{self.here.id}/os-volume_attachments/{self.id}"
+        self.here.client.call("DELETE", "compute", path)
         self.becomes("available")
 
     def extend(self, size: int) -> None:
         body = {"os-extend": {"new_size": size}}
-        client = self.both.here.client
+        client = self.here.client
         url = client.catalog["block-storage"].rstrip("/") + f"/volumes/{self.id}/action"
         client.send("POST", url, body, {"OpenStack-API-Version": "volume 3.42"})
 
@@ -62,7 +61,7 @@ class Disk:
         """What the guest answers; DISK is the disk that has our serial number."""
         find = f"grep -l {self.id[:20]} /sys/block/*/serial | cut -d/ -f4"
         script = f"DISK=$({find}); {command}"
-        return self.both.here.log_in(shlex.quote(f"sudo sh -c {shlex.quote(script)}"))
+        return self.here.log_in(shlex.quote(f"sudo sh -c {shlex.quote(script)}"))
 
     @property
     def gib(self) -> int:
@@ -82,7 +81,7 @@ class Disk:
 def test_a_volume_is_a_guests_disk_wherever_the_guest_goes(tmp_path: Path) -> None:
     with pair(tmp_path) as both:
         both.here.log_in()
-        disk = Disk(both)
+        disk = Disk(both.here)
         times = []
         for _ in range(_ATTACHES):
             times.append(disk.attach())
