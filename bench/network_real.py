@@ -1,6 +1,6 @@
 """Real packets: what security groups and routers cost, and how soon a change reaches a packet.
 
-    python -m bench.network_real [--runs 5] [--ports 1000] [--networks 1000]
+    python -m bench.network_real [--runs 5] [--ports 100 1000 4000] [--networks 1000]
 
 Needs root, iproute2, nftables and ping. Everything happens in a network namespace of this process's own: a control and a
 host with the real driver, guests as containers have them (a pair in the place of the port's tap), and beside them, by turns,
@@ -41,6 +41,7 @@ HOST, PROJECT = "fake-1", "admin"
 LEAST_SHARE, FIRST_PACKET_MS, RULE_MS, MEMORY_MB = 0.8, 100, 20, 100
 AFTER_ANSWER, TAKEN_BACK = "a new rule, after the answer", "a rule taken back, after the answer"
 AFTER_REQUEST = "a new rule, after the request"
+COST = "CPU of either, with the client's"
 SECONDS, CHUNK, PORT = 2.0, 1 << 20, 5201
 GATEWAY, HAND_GATEWAY, HAND_FLOATING = "172.24.4.1", "172.30.4.1", "172.30.4.10"
 BY_HAND = f"""
@@ -212,28 +213,34 @@ async def first_packets(ground: Ground, runs: int) -> list[float]:
 
 
 async def changed_rules(ground: Ground, ports: int, runs: int) -> dict[str, list[float]]:
-    """Milliseconds until a new rule lets pings through, and until the last one after it was taken back."""
+    """Milliseconds until a new rule lets pings through, and until the last one after it was taken back;
+    and those of CPU that this process spends on either.
+    """
     admin = ground.cloud.admin
     network, subnet = await admin.network("10.64.0.0/18")
     group = await ground.group(rules=20)
     one = await ground.guest(network, subnet)
     two = await ground.guest(network, subnet, group["id"])
     await ground.fill(network, ports - 2)
-    found: dict[str, list[float]] = {AFTER_ANSWER: [], TAKEN_BACK: [], AFTER_REQUEST: []}
+    found: dict[str, list[float]] = {AFTER_ANSWER: [], TAKEN_BACK: [], AFTER_REQUEST: [], COST: []}
+    await ground.cloud.settle()
     for _ in range(runs):
         ping = pinging(one.namespace, two.address)
         await asyncio.sleep(0.2)
-        asked = time.time()
+        asked, spent = time.time(), time.process_time()
         rule = await ground.rule(group, protocol="icmp")
         answered = time.time()
         heard = await answers(ping)
+        found[COST].append((time.process_time() - spent) * 1_000)
         found[AFTER_ANSWER].append((heard[0] - answered) * 1_000)
         found[AFTER_REQUEST].append((heard[0] - asked) * 1_000)
         ping = pinging(one.namespace, two.address)
         await asyncio.sleep(0.2)
+        spent = time.process_time()
         await admin.delete(f"/security-group-rules/{rule['id']}")
         answered = time.time()
         heard = await answers(ping)
+        found[COST].append((time.process_time() - spent) * 1_000)
         found[TAKEN_BACK].append((heard[-1] - answered) * 1_000)
     return found
 
@@ -268,7 +275,7 @@ async def on_a_ground(work: Callable[[Ground], Awaitable[object]]) -> object:
 PARTS: dict[str, Callable[[Ground, argparse.Namespace], Awaitable[object]]] = {
     "flows": lambda ground, args: flows(ground, args.runs),
     "first": lambda ground, args: first_packets(ground, args.runs),
-    "rules": lambda ground, args: changed_rules(ground, args.ports, args.runs),
+    "rules": lambda ground, args: changed_rules(ground, args.ports[0], args.runs),
     "memory": lambda ground, args: memory(ground, args.networks),
 }
 
@@ -276,7 +283,8 @@ PARTS: dict[str, Callable[[Ground, argparse.Namespace], Awaitable[object]]] = {
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Real packets, measured.")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--ports", type=int, default=1000, help="on the host whose rules change")
+    ports = parser.add_argument("--ports", type=int, nargs="+", default=[100, 1000, 4000])
+    ports.help = "on the host whose rules change"
     parser.add_argument(
         "--networks", type=int, default=1000, help="served with DHCP by one process"
     )
@@ -285,10 +293,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def part(name: str, args: argparse.Namespace) -> Any:
+def part(name: str, args: argparse.Namespace, ports: int = 0) -> Any:
     """What a process of its own finds out, in a network namespace of its own."""
     command = ["unshare", "--net", sys.executable, "-m", "bench.network_real", "--part", name]
-    command += ["--runs", str(args.runs), "--ports", str(args.ports)]
+    command += ["--runs", str(args.runs), "--ports", str(ports)]
     command += ["--networks", str(args.networks)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -296,14 +304,16 @@ def part(name: str, args: argparse.Namespace) -> Any:
 def figures(args: argparse.Namespace) -> tuple[list[measure.Figure], list[str], bool]:
     """All rows, the sentences below them, and whether every bar is kept."""
     flowed, first = part("flows", args), part("first", args)
-    changed, (before, after) = part("rules", args), part("memory", args)
+    changed = {ports: part("rules", args, ports) for ports in args.ports}
+    before, after = part("memory", args)
     rows = [measure.Figure(f"{name}: one connection", "Gbit/s", v) for name, v in flowed.items()]
     rows.append(
         measure.Figure("a port's request to its guest's first answer", "ms", first, FIRST_PACKET_MS)
     )
-    for name, values in changed.items():
-        bar = None if name == AFTER_REQUEST else RULE_MS
-        rows.append(measure.Figure(f"{name}, {args.ports} ports", "ms", values, bar))
+    for ports, found in changed.items():
+        for name, values in found.items():
+            bar = RULE_MS if name in (AFTER_ANSWER, TAKEN_BACK) else None
+            rows.append(measure.Figure(f"{name}, {ports} ports", "ms", values, bar))
     grown = f"memory (PSS) that {args.networks} networks with DHCP take"
     rows.append(measure.Figure(grown, "MB", [after - before], MEMORY_MB))
     rows.append(measure.Figure("memory (PSS) with them, control included", "MB", [after]))
@@ -331,7 +341,9 @@ def main() -> int:
         "control and host in one process, real driver, SQLite with synchronous=FULL; TCP from one thread to another, "
         f"{SECONDS:g} s a run, by turns; pings every 2 ms; our side has 20 rules and all its guards, by hand there are none"
     )
-    command = f"python -m bench.network_real --runs {args.runs} --ports {args.ports}"
+    command = (
+        f"python -m bench.network_real --runs {args.runs} --ports {' '.join(map(str, args.ports))}"
+    )
     text = [
         "## Real packets\n",
         *page.circumstances(f"{command} --networks {args.networks}", what, began),

@@ -48,7 +48,7 @@ def forget(
     zones = {zone for zone, _ in places or ()}
     if len(zones) == 1:  # kernels before 6.8 give all the same
         body += wire.attribute(_ZONE, struct.pack("!H", *zones))
-    wanted = None if places is None else {ip_address(address).packed for _, address in places}
+    wanted = None if places is None else {_packed(address) for _, address in places}
     with contextlib.closing(wire.NetlinkWire(_NETLINK_NETFILTER)) as channel:
         try:
             told = channel.dump(_GET, body)
@@ -60,6 +60,10 @@ def forget(
         for head, parts in doomed:
             _delete(channel, head, parts)
         return len(doomed)
+
+
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _concerns(message: bytes, wanted: Container[bytes]) -> bool:

@@ -60,7 +60,9 @@ class Table:
 
     def difference(self, old: Fragments, new: Fragments) -> str:
         """The commands from one state to the other; empty when nothing differs."""
-        altered = [id for id in new if old.get(id) != new[id]]
+        altered = [
+            id for id, made in new.items() if (was := old.get(id)) is not made and was != made
+        ]
         gone = [id for id in old if id not in new]
         if not altered and not gone:
             return ""
@@ -138,9 +140,10 @@ class LiveTable:
             return self._isolate(fragments)
         return {}
 
-    def forget(self) -> None:
-        """The next write replaces the whole table."""
-        self._written = None
+    def alter(self, fragments: Fragments) -> dict[str, str]:
+        """As `write`; those that are not named stay as they were written last."""
+        assert self._written is not None, "nothing was written yet"
+        return self.write({**self._written, **fragments})
 
     def remove(self) -> None:
         self._run(self.table.removal())

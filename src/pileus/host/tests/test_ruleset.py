@@ -75,6 +75,14 @@ def test_what_goes_leaves_the_maps_before_its_chain_is_deleted() -> None:
     assert commands[-1] == "delete chain bridge t c_a"
 
 
+def test_what_is_altered_leaves_the_others_as_they_were_written() -> None:
+    ran: list[str] = []
+    live = LiveTable(TABLE, ran.append)
+    live.write({"a": port("a", "accept"), "b": port("b", "accept")})
+    assert live.alter({"b": port("b", "drop")}) == {}
+    assert "c_a" not in ran[-1] and "add rule bridge t c_b drop" in ran[-1]
+
+
 def test_a_refused_fragment_costs_only_itself() -> None:
     ran: list[str] = []
 

@@ -15,7 +15,7 @@ from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.reconcile import Reconcilers
 
 from .contract import GUEST_METADATA
-from .control import decode_document
+from .control import decode_document, digest_of, encode_document
 from .desired import HostDocument
 from .driver import HostNetwork, NetworkDriver, Observed, RuleSpec
 from .wiring import NETWORK_CONTROL, NETWORK_HOST, Traffic
@@ -90,8 +90,11 @@ class NetworkAgent:
             if groups != before.groups:
                 network = msgspec.structs.replace(before, groups=groups)
                 self._document = msgspec.structs.replace(self._document, network=network)
-                self._digest = ""  # whatever the next document is, it counts
+                self._digest = ""
                 await self._apply()
+            known = {"", *(g.id for g in before.groups)}
+            if not known.issuperset((group_id, *(r.remote_group for r in rules))):
+                self._hint()  # what is not here yet comes with the document
 
     async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
         return await self.driver.examine(ids, addresses)
@@ -135,11 +138,13 @@ class NetworkAgent:
             served = self._asked
             await self._fetch()
             await self._apply()
+            await self._report()
             self._served = served
 
     async def _fetch(self) -> None:
         """Takes a new document in pieces, if there is one."""
         control = self.host.agents.proxy(NETWORK_CONTROL, CONTROL)
+        self._digest = self._digest or digest_of(encode_document(self._document))
         for _ in range(_TRIES):
             data, digest = b"", ""
             while True:
@@ -162,7 +167,6 @@ class NetworkAgent:
                 msgspec.structs.replace(wanted, revision=revision)
             )
             self._applied = wanted
-        await self._report()
 
     async def _report(self) -> None:
         """Says what differs from what control believes."""

@@ -15,9 +15,10 @@ import msgspec
 
 from pileus.kernel.faults import Fault
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Page, Tx
+from pileus.kernel.store import Page, Reader, Tx
 
 from .desired import HostDocument, host_document, rule_spec
+from .driver import RuleSpec
 from .floating_ip import FLOATING_IPS, tell_floating
 from .memory import Memory
 from .metering import tell_metered
@@ -30,8 +31,12 @@ from .wiring import NETWORK_HOST, Piece, Traffic, hint_host, hosts_of_groups
 log = logging.getLogger(__name__)
 _PIECE = 192 * 1024  # a bus message is at most 256 KiB
 _OPEN = 64  # documents being fetched in pieces
-_encode = msgspec.msgpack.Encoder().encode
+encode_document = msgspec.msgpack.Encoder().encode
 decode_document = msgspec.msgpack.Decoder(HostDocument).decode
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class KeptControl:
@@ -46,8 +51,8 @@ class KeptControl:
         if offset and kept is not None and kept[0] == digest:
             return self._piece(host, *kept, offset)
         domain = settings_of(self.runtime).dns_domain
-        data = _encode(await host_document(self.memory, host, domain))
-        now = hashlib.blake2b(data, digest_size=16).hexdigest()
+        data = encode_document(await host_document(self.memory, host, domain))
+        now = digest_of(data)
         if now == known:
             return Piece(digest=now, size=len(data))
         return self._piece(host, now, data, offset if now == digest else 0)
@@ -91,17 +96,26 @@ class KeptControl:
 
 
 async def tell_group(runtime: Runtime, group_id: str) -> None:
-    """Tells a group's hosts its rules. Whom that does not reach hears of them with its next document."""
-    await runtime.store.visible()
-    hosts = await hosts_of_groups(runtime.store, [group_id])
+    """Tells a group's hosts its rules, until those are what it was told: another control may tell at the
+    same time, and later what is older. Hinted at when they were committed: what others write meanwhile
+    is not waited for.
+    """
+    told: list[RuleSpec] | None = None
+    while (rules := await _rules(runtime.store, group_id)) != told:
+        told = rules
+        hosts = await hosts_of_groups(runtime.store, [group_id])
+        await asyncio.gather(*(_regroup(runtime, host, group_id, rules) for host in sorted(hosts)))
+
+
+async def _rules(db: Reader, group_id: str) -> list[RuleSpec]:
     page = Page({"security_group_id": group_id}, (("id", False),), limit=1 << 30)
-    rules = [rule_spec(r) for r in await RULES.list(runtime.store, page)] if hosts else []
+    return [rule_spec(r) for r in await RULES.list(db, page)]
 
-    async def tell(host: str) -> None:
-        try:
-            await runtime.agents.proxy(NETWORK_HOST, host).regroup(group_id, rules)
-        except Fault as fault:  # gone, or of an earlier version that knows no such call
-            log.info("group %s is not told to host %s at once: %s", group_id, host, fault.message)
+
+async def _regroup(runtime: Runtime, host: str, group_id: str, rules: list[RuleSpec]) -> None:
+    """Whom that does not reach hears of them with its next document."""
+    try:
+        await runtime.agents.proxy(NETWORK_HOST, host).regroup(group_id, rules)
+    except Fault as fault:  # gone, or of an earlier version that knows no such call
+        log.info("group %s is not told to host %s at once: %s", group_id, host, fault.message)
         await hint_host(runtime, host)
-
-    await asyncio.gather(*map(tell, sorted(hosts)))

@@ -128,7 +128,7 @@ async def hint_host(runtime: Runtime, host: str) -> None:
 
 
 def wake_group(runtime: Runtime, group_id: str) -> None:
-    """After a change of a group's rules: its hosts are told those first, and then look at everything."""
+    """After a change of a group's rules, which is committed: its hosts are told those, and look at no more."""
     runtime.reconcilers.hint(REGROUPER, group_id)
 
 

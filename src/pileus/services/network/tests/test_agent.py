@@ -174,10 +174,15 @@ def test_a_new_rule_does_not_wait_for_the_hosts_next_look(monkeypatch: pytest.Mo
         group = await api.make("security_group", name="web")
         network, _ = await api.network()
         await b.boot("one", "guest", network["id"], groups=["web"])
+        await b.settle()
         asked = {"security_group_id": group["id"], "direction": "ingress", "protocol": "icmp"}
         await api.make("security_group_rule", **asked)
         await b.control.runtime.reconcilers.settled()
         assert any(r.protocol for g in b.driver().applied.groups for r in g.rules)
+        there = _agent(b)
+        before = there._document
+        await there.refresh()
+        assert there._document is before, "the next look finds that this is all"
 
     run(body)
 

@@ -12,14 +12,16 @@ from pileus.services.network.driver import (
     AddressPair,
     DhcpOption,
     GroupSpec,
+    HostNetwork,
     Limit,
     LogSpec,
+    PortSpec,
     RuleSpec,
 )
 from pileus.services.network.drivers.linux.connections import judge
 from pileus.services.network.drivers.linux.filters import identities, link_local, rule_text
 from pileus.services.network.drivers.linux.names import Names
-from pileus.services.network.drivers.linux.plan import Kept, bridge_fragments, plan_for
+from pileus.services.network.drivers.linux.plan import Kept, bridge_fragments, plan_for, regrouped
 from pileus.services.network.drivers.linux.routers import translation
 from pileus.testing.drivers.network import (
     CLOSED,
@@ -160,8 +162,50 @@ def test_only_connections_that_the_new_rules_forbid_end() -> None:
     assert judgement.unwanted(flow(80))
     assert not judgement.unwanted(flow(22))
     assert not judgement.unwanted(flow(80, zone=zones[NET] + 1))
-    assert not judge(new, new)
+    assert not judge(new, new).places
+    wider = GroupSpec(id=CLOSED, rules=(*closed.rules, RuleSpec(direction="ingress")))
+    looser = plan_for(document(*tighter, groups=(GROUPS[0], wider)), zones)
+    assert not judge(new, looser).places, "what more may pass ends nothing"
+    assert judge(looser, new).unwanted(flow(80))
     assert judge(new, plan_for(document(ports[0]), zones)).unwanted(flow(22))
+
+
+def test_who_leaves_a_group_loses_what_its_rules_let_him() -> None:
+    ports = (guest(WEB, "10.0.0.11"), guest(DB, "10.0.0.12", FROM_WEB))
+    known = {g.id: g for g in GROUPS}
+    plans = []
+    for members in ((), ("10.0.0.11",)):
+        web = msgspec.structs.replace(known[WEB_ONLY], members=members)
+        groups = (*(g for g in GROUPS if g.id != WEB_ONLY), web)
+        plans.append(plan_for(document(*ports, groups=groups), {}))
+    empty, full = plans
+    ours = Flow(1, 6, "10.0.0.11", "10.0.0.12", 80, "10.0.0.12", "10.0.0.11")
+    assert judge(full, empty).unwanted(ours)
+    assert judge(full, empty).places == {(1, "10.0.0.12")}
+    assert not judge(empty, full).places
+
+
+def test_only_a_document_of_other_rules_and_nothing_else_is_no_reason_to_plan_anew() -> None:
+    web = guest(WEB, "10.0.0.11", CLOSED)
+    before = document(web)
+    plan, rule = plan_for(before, {}), RuleSpec(direction="ingress", protocol="tcp")
+
+    def with_rule(rule: RuleSpec, *ports: PortSpec) -> HostNetwork:
+        closed = GroupSpec(id=CLOSED, rules=(rule,))
+        return document(*ports, groups=(GROUPS[0], closed, *GROUPS[2:]), revision=2)
+
+    found = regrouped(plan, before, with_rule(rule, web))
+    assert found is not None
+    fresh, names = plan_for(with_rule(rule, web), {}), Names("pl")
+    assert bridge_fragments(found, names) == bridge_fragments(fresh, names)
+    assert regrouped(plan, before, with_rule(RuleSpec(direction="up"), web)) is None
+    assert regrouped(plan, before, with_rule(rule, web, guest(DB, "10.0.0.12"))) is None
+    assert regrouped(plan, before, document(web, groups=GROUPS[:3])) is None
+    logging = (LogSpec(id=uuid(7, 1), project_id="p", accepted=True),)
+    logged = guest(WEB, "10.0.0.11", CLOSED, logs=logging)
+    assert (
+        regrouped(plan_for(document(logged), {}), document(logged), with_rule(rule, logged)) is None
+    )
 
 
 def test_options_and_groups_amiss_are_reported_without_taking_the_port() -> None:
@@ -178,6 +222,7 @@ def test_what_is_kept_from_one_plan_to_the_next_is_what_a_fresh_one_makes() -> N
     naming = GroupSpec(id=FROM_WEB, rules=(RuleSpec(direction="ingress", remote_group=WEB_ONLY),))
     odd = msgspec.structs.replace(web, mac="no")
     steps = [
+        document(guest(WEB, "10.0.0.11", groups=(OPEN, CLOSED)), guest(DB, "10.0.0.12", CLOSED)),
         document(web, guest(DB, "10.0.0.12", CLOSED)),
         document(msgspec.structs.replace(web, logs=(log,))),
         document(msgspec.structs.replace(web, logs=(log,)), groups=(narrower,)),

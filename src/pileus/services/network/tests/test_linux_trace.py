@@ -121,7 +121,8 @@ async def loses_a_piece(b: Both, one: NicInfo, two: NicInfo, other: str) -> None
     await b.agree(one, other, stopped_by=f"host fake-1: {two.port_id}: device {tap} is not in")
     await command("ip", "link", "set", tap, "master", name)
     await b.agree(one, other)
-    chain = "i_" + two.port_id.replace("-", "_")
+    (worn,) = (await b.cloud.admin.get(f"/ports/{two.port_id}")).json["port"]["security_groups"]
+    chain = "gi_" + worn.replace("-", "_")
     await command("nft", "flush", "chain", "bridge", f"pileus_{PREFIX}", chain)
     await b.agree(one, other, stopped_by=f"chain {chain} of bridge pileus_{PREFIX} has 0 rules")
 

@@ -5,29 +5,34 @@ untouched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pileus.host.conntrack import Flow
 from pileus.services.network.driver import GroupSpec, PortSpec, RouterSpec
-from pileus.services.network.drivers.linux.plan import Plan
+from pileus.services.network.drivers.linux.plan import Place, Plan
 from pileus.services.network.permission import permits
 
 Unwanted = Callable[[Flow], bool]
-Place = tuple[int, str]  # conntrack zone, address
 
 
 @dataclass
 class Judgement:
-    """Which of the bridged connections are to go: all of `gone` places, the forbidden ones of
-    `ports`.
+    """Which of the bridged connections are to go: all of `gone` places, and what is now forbidden of ports
+    that are judged `anew` or wear a `narrowed` group.
     """
 
-    groups: Mapping[str, GroupSpec] = field(default_factory=dict)
-    ports: dict[Place, PortSpec] = field(default_factory=dict)
-    gone: set[Place] = field(default_factory=set)
+    plan: Plan
+    narrowed: set[str]
+    anew: set[str]
+    gone: set[Place]
 
-    def __bool__(self) -> bool:
-        return bool(self.ports or self.gone)
+    @property
+    def places(self) -> set[Place]:
+        """All that such connections may lead from or to."""
+        return {at for at, port in self.plan.places.items() if self._is_asked(port)} | self.gone
+
+    def _is_asked(self, port: PortSpec) -> bool:
+        return port.id in self.anew or not self.narrowed.isdisjoint(port.groups)
 
     def unwanted(self, flow: Flow) -> bool:
         sender, receiver = (flow.zone, flow.source), (flow.zone, flow.target)
@@ -38,51 +43,38 @@ class Judgement:
         )
 
     def _forbids(self, place: Place, direction: str, peer: str, flow: Flow) -> bool:
-        port = self.ports.get(place)
-        if port is None:
+        port = self.plan.places.get(place)
+        if port is None or not self._is_asked(port):
             return False
-        return not permits(port, self.groups, direction, peer, flow.protocol, flow.number)
+        return not permits(port, self.plan.groups, direction, peer, flow.protocol, flow.number)
 
 
 def judge(old: Plan | None, new: Plan) -> Judgement:
-    """After a restart every connection is looked at; later only those of ports whose groups
-    changed.
-    """
-    judgement = Judgement(groups=new.groups)
-    changed = _changed(old.groups, new.groups) if old else set()
-    for id, port in new.guests.items():
-        before = old.guests.get(id) if old else None
-        if before and _worn(before) == _worn(port) and changed.isdisjoint(port.groups):
-            continue
-        zone = new.segments[port.network_id].zone
-        judgement.ports.update({(zone, fixed.ip): port for fixed in port.fixed_ips})
-    for id, port in old.guests.items() if old else ():
-        if id not in new.guests and old:
-            zone = old.segments[port.network_id].zone
-            judgement.gone |= {(zone, fixed.ip) for fixed in port.fixed_ips}
-    judgement.gone -= judgement.ports.keys()
-    return judgement
+    """After a restart every connection is looked at; later only those of ports that let pass less."""
+    if old is None:
+        return Judgement(new, set(), set(new.guests), set())
+    anew = {
+        id
+        for id, port in new.guests.items()
+        if (before := old.guests.get(id)) is not port
+        and (before is None or _worn(before) != _worn(port))
+    }
+    gone = old.places.keys() - new.places.keys()
+    return Judgement(new, _narrowed(old.groups, new.groups), anew, gone)
 
 
 def _worn(port: PortSpec) -> object:
     return port.security, port.admin_up, port.groups
 
 
-def _changed(old: Mapping[str, GroupSpec], new: Mapping[str, GroupSpec]) -> set[str]:
-    """The groups that no longer decide as they did: by their rules, or by the members of those they name."""
-    moved = {id for id in old.keys() | new.keys() if _members(old, id) != _members(new, id)}
-    return {
-        id
-        for id in old.keys() | new.keys()
-        if id not in old
-        or id not in new
-        or old[id].rules != new[id].rules
-        or any(r.remote_group in moved for r in new[id].rules)
-    }
-
-
-def _members(groups: Mapping[str, GroupSpec], id: str) -> tuple[str, ...] | None:
-    return groups[id].members if id in groups else None
+def _narrowed(old: Mapping[str, GroupSpec], new: Mapping[str, GroupSpec]) -> set[str]:
+    """The groups that may forbid what they permitted: they lost rules, or members of those they name."""
+    gone = GroupSpec(id="")
+    altered = {id: new.get(id, gone) for id, group in old.items() if new.get(id) != group}
+    shrunk = {id for id, now in altered.items() if not set(old[id].members) <= set(now.members)}
+    poorer = {id for id, now in altered.items() if not set(old[id].rules) <= set(now.rules)}
+    naming = {id for id, g in old.items() if not shrunk.isdisjoint(r.remote_group for r in g.rules)}
+    return poorer | naming
 
 
 def lost_floating(old: RouterSpec | None, new: RouterSpec) -> Unwanted | None:

@@ -104,7 +104,7 @@ class LinuxNetworkDriver:
         async with self._lock:
             if self._plan is None:
                 await self._survey()
-            elif self._is_whole and _without_revision(desired) == self._applied:
+            elif await self._is_made(desired):
                 return self._observed(desired, self._plan)
             # A large document takes a while to plan: not on the loop, which serves guests.
             parts = (desired, self._zones, self._kept)
@@ -118,6 +118,27 @@ class LinuxNetworkDriver:
             await self._realise(goal)
             self._plan, self._applied = goal, _without_revision(desired)
             return self._observed(desired, goal)
+
+    async def _is_made(self, desired: HostNetwork) -> bool:
+        """Whether the machine is so already, or is so now because only rules had to change."""
+        before, known = self._plan, self._applied
+        if before is None or known is None or not self._is_whole:
+            return False
+        if _without_revision(desired) == known:
+            return True
+        goal = plan.regrouped(before, known, desired)
+        if goal is None:
+            return False
+        altered = [g for id, g in goal.groups.items() if g is not before.groups[id]]
+        fragments = plan.group_fragments(goal, altered)
+        if len(fragments) < len(altered):
+            return False
+        self._is_whole = False
+        if await self._machine.at_home(lambda _: self._bridge_table.alter(fragments)):
+            return False
+        await self._end_connections(goal)
+        self._plan, self._applied, self._is_whole = goal, _without_revision(desired), True
+        return True
 
     async def sweep(self) -> None:
         async with self._lock:
@@ -237,8 +258,8 @@ class LinuxNetworkDriver:
 
     async def _end_connections(self, goal: Plan) -> None:
         judgement = connections.judge(self._plan, goal)
-        if judgement:
-            forget = partial(conntrack.forget, judgement.unwanted)
+        if places := judgement.places:
+            forget = partial(conntrack.forget, judgement.unwanted, places)
             self._machine.changes += await self._machine.at_home(lambda _: forget())
 
     async def _remove_rules(self) -> None:

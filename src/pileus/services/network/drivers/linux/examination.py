@@ -13,7 +13,7 @@ from pileus.host.ruleset import Fragment
 from pileus.services.network.driver import UNKNOWN, PortSpec, tap_name
 from pileus.services.network.drivers.linux import filters
 from pileus.services.network.drivers.linux.machine import Machine
-from pileus.services.network.drivers.linux.plan import Plan
+from pileus.services.network.drivers.linux.plan import Plan, worn_together
 from pileus.services.network.drivers.linux.rates import port_rates
 from pileus.services.network.drivers.linux.routers import (
     LIMITER,
@@ -79,6 +79,8 @@ def _port(machine: Machine, plan: Plan, port: PortSpec, link: Netlink) -> str:
     wanted = [filters.port_filter(port, groups, mac, names.log_group, queues=plan.queues)]
     worn = [groups[id] for id in port.groups if id in groups]
     wanted += [filters.group_filter(group, plan.groups) for group in worn]
+    wanted += [filters.worn_together(ids) for ids in worn_together([port], groups)]
+    wanted.append(filters.EVERY_PORT)
     missing = (table.lacks(fragment, machine.home_rules) for fragment in wanted)
     return next(filter(None, missing), "")
 

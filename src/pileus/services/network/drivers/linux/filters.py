@@ -6,12 +6,16 @@ packets of established ones. The bridge one decides. A frame passes `spoofing` a
 device of ours, `outbound` for the security groups of its sender and `inbound` for those of its
 receiver. A device of ours without rules passes nothing, so the order is always: rules first, then
 the device joins its bridge. Frames for the host itself are dropped.
+
+What all ports share is written once; what is a port's own are elements of sets. Chains of its own
+it has only for what a set cannot hold: nft asks for every chain there is before each change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
-from ipaddress import IPv6Address, ip_address, ip_network
+from collections.abc import Container, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from ipaddress import IPv6Address, ip_network
 
 from pileus.host import nftables as nft
 from pileus.host.ruleset import Fragment, Table
@@ -31,8 +35,19 @@ from pileus.services.network.drivers.linux.pvlan import narrowed
 _ESTABLISHED = "0x10000000"
 ACCEPTED, DROPPED = "ACCEPT", "DROP"
 _CHAINS = {"ingress": "gi_", "egress": "go_"}
+_DECIDING = {"ingress": "inbound_of", "egress": "outbound_of"}
+_OWN_CHAINS = {  # of a port, by the map that leads to them
+    "sent_of": "qe_",
+    "received_of": "qi_",
+    "prefixes_of": "p_",
+    "targets_of": "t_",
+    "inbound_of": "i_",
+    "outbound_of": "o_",
+}
 _NEIGHBOURS = "{ 133, 135, 136, 143 }"  # router and neighbour solicitation, advertisement, MLDv2
 _INWARD_NEIGHBOURS = "{ 130, 131, 132, 134, 135, 136, 143 }"
+_ADDRESSLESS = "{ 131, 133, 135, 143 }"  # what is said before one has an address
+_TARGET = "@th,64,128"  # what a neighbour advertisement claims
 
 
 def bridge_table(name: str) -> Table:
@@ -43,15 +58,16 @@ def bridge_table(name: str) -> Table:
         family="bridge",
         name=name,
         sets={
-            "ours": "type ifname;",
-            "trusted": "type ifname;",
-            "stateless": "type ifname;",
+            **dict.fromkeys(("ours", "trusted", "secured", "free", "stateless"), "type ifname;"),
             "local_only": "type ifname . ether_addr;",
-            "spoofing_of": "type ifname : verdict;",
-            "sent_of": "type ifname : verdict;",
-            "received_of": "type ifname : verdict;",
-            "outbound_of": "type ifname : verdict;",
-            "inbound_of": "type ifname : verdict;",
+            "speakers": "type ifname . ether_addr;",
+            "speakers_ipv4": "type ifname . ether_addr . ipv4_addr;",
+            "speakers_ipv6": "type ifname . ether_addr . ipv6_addr;",
+            "askers_ipv4": "type ifname . ether_addr . ipv4_addr;",
+            "askers_ipv6": "type ifname . ether_addr . ipv6_addr;",
+            "targets": f"typeof iifname . {_TARGET};",
+            "service_of": "type ifname : ether_addr;",
+            **dict.fromkeys(_OWN_CHAINS, "type ifname : verdict;"),
         },
         chains={
             "spoofing": (
@@ -59,7 +75,8 @@ def bridge_table(name: str) -> Table:
                 *ours,
                 "iifname . ether saddr @local_only drop",
                 "iifname @trusted accept",
-                "iifname vmap @spoofing_of",
+                "iifname @secured goto secured",
+                "iifname @free goto free",
                 "drop",
             ),
             "to_host": ("type filter hook input priority 0; policy accept;", "iifname @ours drop"),
@@ -135,6 +152,59 @@ def tracking_table(name: str) -> Table:
     )
 
 
+# What guests may send: `secured` ports as who they are, `free` ones as anybody. The metadata addresses
+# lead to this host's service whichever router the guest meant, as itself only: the service knows a
+# guest by its address, so without port security too.
+_ASKS_IPV4 = f"ip daddr {METADATA_IPV4} goto asks_ipv4"
+_ASKS_IPV6 = f"ip6 daddr {METADATA_IPV6} tcp dport 80 goto asks_ipv6"
+_ANY_SPEAKER = "iifname . ether saddr @speakers"
+EVERY_PORT = Fragment(
+    chains={
+        "free": (_ASKS_IPV4, _ASKS_IPV6, "accept"),
+        "secured": (
+            "ether type vmap { ip : goto says_ipv4, ip6 : goto says_ipv6, arp : goto says_arp }",
+            "drop",
+        ),
+        "asks_ipv4": (
+            "iifname . ether saddr . ip saddr @askers_ipv4 "
+            "ether daddr set iifname map @service_of accept",
+            "drop",
+        ),
+        "asks_ipv6": ("iifname . ether saddr . ip6 saddr @askers_ipv6 accept", "drop"),
+        "says_arp": (
+            "iifname . ether saddr . arp saddr ip @speakers_ipv4 "
+            "iifname . arp saddr ether . arp saddr ip @speakers_ipv4 accept",
+            f"arp saddr ip 0.0.0.0 {_ANY_SPEAKER} iifname . arp saddr ether @speakers accept",
+            "iifname vmap @prefixes_of",
+            "drop",
+        ),
+        "says_ipv4": (
+            _ASKS_IPV4,
+            f"ip saddr 0.0.0.0 udp sport 68 udp dport 67 {_ANY_SPEAKER} accept",
+            "udp sport 67 udp dport 68 drop",
+            "iifname . ether saddr . ip saddr @speakers_ipv4 accept",
+            "iifname vmap @prefixes_of",
+            "drop",
+        ),
+        "says_ipv6": (
+            _ASKS_IPV6,
+            f"ip6 saddr :: icmpv6 type {_ADDRESSLESS} {_ANY_SPEAKER} accept",
+            "udp sport 547 udp dport 546 drop",
+            "icmpv6 type 134 drop",
+            f"icmpv6 type 136 iifname . {_TARGET} @targets goto as_itself_ipv6",
+            "icmpv6 type 136 iifname vmap @targets_of",
+            "icmpv6 type 136 drop",
+            "goto as_itself_ipv6",
+        ),
+        "as_itself_ipv6": (
+            "iifname . ether saddr . ip6 saddr @speakers_ipv6 accept",
+            "iifname vmap @prefixes_of",
+            "drop",
+        ),
+    }
+)
+
+
 def bridge_zone(bridge: str, zone: int) -> Fragment:
     """In the tracking table: a network's zone."""
     device = nft.interface(bridge)
@@ -162,32 +232,66 @@ def port_filter(
     queues: bool = True,
 ) -> Fragment:
     """A guest's port: who it may be, what it may send and what may reach it."""
-    device = nft.interface(tap_name(port.id))
-    names = {kind: nft.name(kind, port.id) for kind in ("s_", "o_", "i_")}
-    chains = {
-        names["s_"]: tuple(_spoofing(port, service_mac)),
-        names["o_"]: tuple(_judged("egress", port, groups, log_group)),
-        names["i_"]: tuple(_judged("ingress", port, groups, log_group)),
-    }
-    elements = {"stateless": frozenset({device})} if port.stateless else {}
-    for direction, prefix, map_name in (
-        ("egress", "qe_", "sent_of"),
-        ("ingress", "qi_", "received_of"),
-    ):
-        if shaping := _shaping(port, direction, queues and not port.parent):
-            chain = nft.name(prefix, port.id)
-            chains[chain] = tuple(shaping)
-            elements[map_name] = frozenset({f"{device} : jump {chain}"})
+    device, queued = nft.interface(tap_name(port.id)), queues and not port.parent
+    verdicts: dict[str, str] = {}
+    own = {"sent_of": _shaping(port, "egress", queued)}
+    own["received_of"] = _shaping(port, "ingress", queued)
+    own["prefixes_of"], own["targets_of"] = _prefixes(port)
+    for direction, map_name in _DECIDING.items():
+        verdicts[map_name] = _verdict(direction, port, groups)
+        own[map_name] = _with_log(direction, port, groups, log_group) if port.logs else []
+    chains = {}
+    for map_name, lines in own.items():
+        if lines:
+            chain = nft.name(_OWN_CHAINS[map_name], port.id)
+            chains[chain], verdicts[map_name] = tuple(lines), f"jump {chain}"
+    elements = {name: {f"{device} : {text}"} for name, text in verdicts.items() if text}
+    for name, items in _identity(port).items():
+        elements[name] = {f"{device} . {item}" for item in items}
+    kind = "secured" if port.security else "free"
+    elements |= {"ours": {device}, kind: {device}}
+    elements["service_of"] = {f"{device} : {nft.mac(service_mac)}"}
+    if port.stateless:
+        elements["stateless"] = {device}
     return Fragment(
-        chains=chains,
-        elements={
-            **elements,
-            "ours": frozenset({device}),
-            "spoofing_of": frozenset({f"{device} : jump {names['s_']}"}),
-            "outbound_of": frozenset({f"{device} : jump {names['o_']}"}),
-            "inbound_of": frozenset({f"{device} : jump {names['i_']}"}),
-        },
+        chains=chains, elements={name: frozenset(items) for name, items in elements.items()}
     )
+
+
+def _identity(port: PortSpec) -> dict[str, list[str]]:
+    """Who it may be: elements of sets, each to come after its device."""
+    mac, own = nft.mac(port.mac), [nft.block(fixed.ip) for fixed in port.fixed_ips]
+    askers = {
+        "askers_ipv4": [f"{mac} . {ip}" for ip in own if ":" not in ip],
+        "askers_ipv6": [f"{mac} . {link_local(port.mac)}"],
+    }
+    if not port.security:
+        return askers
+    pairs = [(nft.mac(m), b) for m, b in identities(port)]
+    single = [(m, b) for m, b in pairs if "/" not in b]
+    return {
+        **askers,
+        "speakers": [m for m, _ in pairs],
+        "speakers_ipv4": [f"{m} . {b}" for m, b in single if ":" not in b],
+        "speakers_ipv6": [f"{m} . {b}" for m, b in single if ":" in b],
+        "targets": [nft.address_hex(b) for _, b in single if ":" in b],
+    }
+
+
+def _prefixes(port: PortSpec) -> tuple[list[str], list[str]]:
+    """The pairs that are more than an address: who it may be, and what it may claim to be."""
+    sources, targets = [], []
+    for mac, block in identities(port) if port.security else ():
+        if "/" not in block:
+            continue
+        sender = f"ether saddr {nft.mac(mac)}"
+        if ":" in block:
+            sources.append(f"{sender} ip6 saddr {block} accept")
+            targets.append(f"{_TARGET} {_range(block)} goto as_itself_ipv6")
+        else:
+            sources.append(f"{sender} ip saddr {block} accept")
+            sources.append(f"{sender} arp saddr ether {mac} arp saddr ip {block} accept")
+    return sources, targets
 
 
 def _shaping(port: PortSpec, direction: str, queues: bool) -> list[str]:
@@ -283,18 +387,45 @@ def _narrowed(rule: RuleSpec, protocol: int | None) -> list[str]:
     return words
 
 
-def _judged(
+def _verdict(direction: str, port: PortSpec, groups: Mapping[str, GroupSpec]) -> str:
+    """What decides on a port's packets, shared with all that wear the same; "" if nothing lets any pass."""
+    if not port.security:
+        return "accept"
+    worn = [id for id in port.groups if id in groups]
+    return f"jump {_deciding_chain(direction, worn)}" if worn else ""
+
+
+def _deciding_chain(direction: str, worn: Sequence[str]) -> str:
+    if len(worn) == 1:
+        return nft.name(_CHAINS[direction], worn[0])
+    digest = blake2b(" ".join(worn).encode(), digest_size=16).hexdigest()
+    return nft.name(_CHAINS[direction], digest)
+
+
+def worn_together(worn: Sequence[str]) -> Fragment:
+    """The rules of several groups, for all ports that wear just these."""
+    return Fragment(
+        chains={
+            _deciding_chain(direction, worn): tuple(
+                f"jump {_deciding_chain(direction, [id])}" for id in worn
+            )
+            for direction in _CHAINS
+        }
+    )
+
+
+def _with_log(
     direction: str, port: PortSpec, groups: Mapping[str, GroupSpec], log_group: int
 ) -> list[str]:
-    """The rules of its groups: all ports' chains, or, where what they let pass is logged, lines of its own."""
+    """The rules of its groups; those whose packets are logged written out, with a note before each."""
     if not port.security:
-        return ["accept"]
+        return []
     lines = []
     for id in port.groups:
         if id not in groups:
             continue
         if not any(log.accepted and log.group in ("", id) for log in port.logs):
-            lines.append(f"jump {nft.name(_CHAINS[direction], id)}")
+            lines.append(f"jump {_deciding_chain(direction, [id])}")
             continue
         note = logged(ACCEPTED, port.id, log_group)
         for rule in _lines(groups[id], direction, groups):
@@ -312,73 +443,10 @@ def logged(decision: str, port_id: str, log_group: int) -> str:
     )
 
 
-def _spoofing(port: PortSpec, service_mac: str) -> list[str]:
-    rules = _metadata(port, nft.mac(service_mac))
-    if not port.security:
-        return [*rules, "accept"]
-    pairs = identities(port)
-    for own_mac in dict.fromkeys(m for m, _ in pairs):
-        rules += _before_addresses(nft.mac(own_mac))
-    rules += [
-        "ether type arp drop",
-        "udp sport 67 udp dport 68 drop",
-        "udp sport 547 udp dport 546 drop",
-        "icmpv6 type 134 drop",
-    ]
-    targets = [b for _, b in pairs if ":" in b]
-    claims = ", ".join(_target(b) for b in dict.fromkeys(targets))
-    if claims:
-        rules.append(f"icmpv6 type 136 @th,64,128 != {{ {claims} }} drop")
-    for own_mac, own in pairs:
-        family = "ip6" if ":" in own else "ip"
-        rules.append(f"ether saddr {nft.mac(own_mac)} {family} saddr {own} accept")
-    by_arp = [
-        f"ether saddr {m} arp saddr ether {m} arp saddr ip {b} accept"
-        for m, b in pairs
-        if ":" not in b
-    ]
-    return [*by_arp, *rules, "drop"]
-
-
-def _metadata(port: PortSpec, service_mac: str) -> list[str]:
-    """The metadata addresses: to this host's service whichever router the guest meant, as itself
-    only.
-
-    The service knows a guest by its address, so this holds without port security and with address
-    pairs too.
-    """
-    mac = nft.mac(port.mac)
-    rules = [
-        f"ether saddr {mac} ip saddr {nft.block(fixed.ip)} ip daddr {METADATA_IPV4} "
-        f"ether daddr set {service_mac} accept"
-        for fixed in port.fixed_ips
-        if ":" not in fixed.ip
-    ]
-    web = f"ip6 daddr {METADATA_IPV6} tcp dport 80"
-    return [
-        *rules,
-        f"ip daddr {METADATA_IPV4} drop",
-        f"ether saddr {mac} ip6 saddr {link_local(port.mac)} {web} accept",
-        f"{web} drop",
-    ]
-
-
-def _before_addresses(mac: str) -> list[str]:
-    """What a guest says before it has an address."""
-    return [
-        f"ether saddr {mac} arp saddr ether {mac} arp saddr ip 0.0.0.0 accept",
-        f"ether saddr {mac} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
-        f"ether saddr {mac} ip6 saddr :: icmpv6 type {{ 131, 133, 135, 143 }} accept",
-    ]
-
-
-def _target(block: str) -> str:
-    """One address, or a CIDR of them, as numbers for a raw comparison."""
-    if "/" not in block:
-        return nft.address_hex(block)
-    address, prefix = block.split("/")
-    low = int(ip_address(address))
-    return f"{hex(low)}-{hex(low + (1 << (128 - int(prefix))) - 1)}"
+def _range(block: str) -> str:
+    """A CIDR's addresses as numbers, for a raw comparison."""
+    network = ip_network(block)
+    return f"{hex(int(network.network_address))}-{hex(int(network.broadcast_address))}"
 
 
 def identities(port: PortSpec) -> list[tuple[str, str]]:

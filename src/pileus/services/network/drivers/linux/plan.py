@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from pileus.services.network.drivers.linux.segments import Segment
 from pileus.services.network.drivers.linux.serving import Offer
 
 T = TypeVar("T")
+Place = tuple[int, str]  # conntrack zone, address
 _HIGHEST_ZONE = 65535
 
 
@@ -61,6 +62,7 @@ class Plan:
     segments: dict[str, Segment] = field(default_factory=dict)
     offers: dict[str, Offer] = field(default_factory=dict)
     guests: dict[str, PortSpec] = field(default_factory=dict)
+    places: dict[Place, PortSpec] = field(default_factory=dict)  # where connections find the guests
     groups: dict[str, GroupSpec] = field(default_factory=dict)
     routings: dict[str, Routing] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -93,6 +95,7 @@ def plan_for(
     plan.guests = _guests(desired, plan.errors)
     on_network: dict[str, list[PortSpec]] = {}
     for port in plan.guests.values():
+        plan.places |= {(zones[port.network_id], fixed.ip): port for fixed in port.fixed_ips}
         on_network.setdefault(port.network_id, []).append(port)
     services = {p.network_id: p for p in desired.ports if p.device_owner == DHCP_OWNER}
     for network in good:
@@ -144,9 +147,42 @@ def _number(zones: dict[str, int], network_ids: list[str]) -> None:
         used.add(following)
 
 
+def regrouped(plan: Plan, before: HostNetwork, desired: HostNetwork) -> Plan | None:
+    """The plan for a document of which only security groups differ from that of before; None where that
+    is not all, or not sound.
+    """
+    others = msgspec.structs.replace(desired, groups=before.groups, revision=before.revision)
+    if others != before or len(desired.groups) != len(before.groups):
+        return None
+    altered = {
+        new.id: new for old, new in zip(before.groups, desired.groups, strict=True) if new != old
+    }
+    if not altered.keys() <= plan.groups.keys() - plan.errors.keys():
+        return None
+    if any(map(refusal, altered.values())):
+        return None
+    logged = (port for port in plan.guests.values() if port.logs)
+    if not all(altered.keys().isdisjoint(port.groups) for port in logged):
+        return None  # whose chains are made of their groups' rules
+    return replace(plan, groups=plan.groups | altered)
+
+
+def group_fragments(plan: Plan, groups: Iterable[GroupSpec]) -> dict[str, Fragment]:
+    """In the bridge table, by id; those that cannot be written go to `errors`."""
+    fragments = {}
+    for group in groups:
+        try:
+            make = partial(filters.group_filter, group, plan.groups)
+            named = {r.remote_group for r in group.rules} & plan.groups.keys()
+            fragments[group.id] = plan.kept.of(group.id, (group, named), make)
+        except Invalid as fault:
+            plan.errors[group.id] = fault.message
+    return fragments
+
+
 def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
     """The bridge table's rules by object. Objects whose rules cannot be written go to `errors`."""
-    fragments: dict[str, Fragment] = {}
+    fragments = {"every port": filters.EVERY_PORT}
     router_ports = _router_ports(plan)
     for id, segment in plan.segments.items():
         devices = [names.bridge(id), names.service(id)]
@@ -156,14 +192,10 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
         devices += [vxlan] if vxlan else []
         fragments[id] = filters.trusted_devices(devices, vxlan, plan.offers[id].mac)
     fragments |= _private_fragments(plan)
-    for group in plan.groups.values():
-        try:
-            make = partial(filters.group_filter, group, plan.groups)
-            named = {r.remote_group for r in group.rules} & plan.groups.keys()
-            fragments[group.id] = plan.kept.of(group.id, (group, named), make)
-        except Invalid as fault:
-            plan.errors[group.id] = fault.message
+    fragments |= group_fragments(plan, plan.groups.values())
     groups = {g.id: g for g in plan.groups.values() if g.id in fragments}
+    for several in worn_together(plan.guests.values(), groups):
+        fragments[" ".join(several)] = filters.worn_together(several)
     macs, log_group = {id: offer.mac for id, offer in plan.offers.items()}, names.log_group
     for port in plan.guests.values():
         if port.admin_up:
@@ -188,6 +220,12 @@ def _private_fragments(plan: Plan) -> dict[str, Fragment]:
         own = [offer.mac, *(i.mac for i in legs if i.network_id == id)]
         found[f"private {id}"] = senders(offer.network, offer.guests, own)
     return found
+
+
+def worn_together(ports: Iterable[PortSpec], groups: Container[str]) -> Iterable[tuple[str, ...]]:
+    """What ports wear several of, each combination once."""
+    worn = (tuple(g for g in p.groups if g in groups) for p in ports if len(p.groups) > 1)
+    return dict.fromkeys(ids for ids in worn if len(ids) > 1)
 
 
 def tracking_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
