@@ -72,7 +72,8 @@ def check_network(network: NetworkSpec) -> None:
         for route in subnet.host_routes:
             _parsed(ip_network, route.destination)
     for remote in network.remote_ports:
-        _mac(remote.mac)
+        for mac in (remote.mac, *remote.other_macs):
+            _mac(mac)
         _hostname(remote.hostname)
         _hostname(remote.zone)
         _addresses(remote.ips)

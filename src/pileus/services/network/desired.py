@@ -262,6 +262,7 @@ def _subnet(s: Subnet) -> SubnetSpec:
 
 def _remote(p: Port) -> RemotePort:
     ips = tuple(f.ip_address for f in p.fixed_ips)
+    pairs = {a.mac_address for a in p.allowed_address_pairs}
     return RemotePort(
         id=p.id,
         mac=p.mac_address,
@@ -270,6 +271,7 @@ def _remote(p: Port) -> RemotePort:
         hostname=p.dns_name,
         zone=p.dns_zone.rstrip("."),
         pvlan=part_of(p),
+        other_macs=tuple(sorted(pairs - {p.mac_address})) if p.pvlan_type else (),
     )
 
 

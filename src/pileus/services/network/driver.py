@@ -44,6 +44,7 @@ class RemotePort(Spec, frozen=True, kw_only=True):
     hostname: str = ""
     zone: str = ""  # the domain under which it is known besides its network's
     pvlan: str = ""  # as a local port's
+    other_macs: tuple[str, ...] = ()  # from which it may send too, where that matters: see `pvlan`
 
 
 class HostRoute(Spec, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import pytest
 from pileus.services.network.driver import (
     ISOLATED,
     PROMISCUOUS,
+    AddressPair,
     FixedIP,
     ForwardingSpec,
     GroupSpec,
@@ -89,8 +90,9 @@ async def _stretch(
 def _remote(port: PortSpec, at: str) -> RemotePort:
     ips = tuple(f.ip for f in port.fixed_ips)
     return RemotePort(
-        id=port.id, mac=port.mac, ips=ips, host=at, hostname=port.hostname, pvlan=port.pvlan
-    )
+        id=port.id, mac=port.mac, ips=ips, host=at, hostname=port.hostname, pvlan=port.pvlan,
+        other_macs=tuple(p.mac for p in port.allowed_address_pairs),
+    )  # fmt: skip
 
 
 def test_rules_and_groups_hold_for_a_guest_of_the_other_host(play: Play) -> None:
@@ -113,6 +115,12 @@ def test_an_isolated_port_hears_the_promiscuous_of_the_other_host_alone(play: Pl
         assert await bench.reaches(REMOTE, "10.0.0.12", "tcp", 80)
         assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
         assert not await bench.reaches(WEB, "10.0.0.31", "tcp", 80)
+        shared = AddressPair(cidr="10.0.0.99", mac="fa:16:3e:00:00:99")
+        for part, arrives in ((PROMISCUOUS, True), (ISOLATED, False)):
+            remote = guest(REMOTE, "10.0.0.31", pvlan=part, allowed_address_pairs=(shared,))
+            await _stretch(bench, here, (remote,))
+            heard = await bench.sends_as(REMOTE, WEB, mac=shared.mac, ip=shared.cidr)
+            assert heard is arrives
 
     play(scenario)
 

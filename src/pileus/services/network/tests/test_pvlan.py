@@ -88,3 +88,25 @@ def test_only_the_owner_of_a_port_sees_its_part_in_a_private_network() -> None:
         assert "pvlan" not in of_network, "that is the network's owner's"
 
     run(body, hosts=0)
+
+
+def test_hosts_know_every_mac_by_which_a_private_networks_port_may_speak() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network, _ = await api.network()
+        (nic,) = await b.boot("one", "far", network["id"], host="fake-2")
+        await b.boot("one", "near", network["id"])
+        pair = {"mac_address": "fa:16:3e:00:00:99", "ip_address": "10.0.0.99"}
+        shared = {"port": {"allowed_address_pairs": [pair, {"ip_address": "10.0.0.98"}]}}
+        assert (await api.put(f"/ports/{nic.port_id}", shared)).status == 200
+
+        async def told() -> object:
+            await b.settle()
+            (remote,) = b.driver().network(network["id"]).remote_ports
+            return remote.pvlan, remote.other_macs
+
+        assert await told() == ("", ())
+        await api.put(f"/networks/{network['id']}", {"network": {"pvlan": True}})
+        assert await told() == ("promiscuous", (pair["mac_address"],))
+
+    run(body, hosts=2)

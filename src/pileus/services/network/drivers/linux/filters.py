@@ -30,7 +30,7 @@ from pileus.services.network.driver import (
     RuleSpec,
     tap_name,
 )
-from pileus.services.network.drivers.linux.pvlan import narrowed
+from pileus.services.network.drivers.linux.pvlan import listening
 
 _ESTABLISHED = "0x10000000"
 ACCEPTED, DROPPED = "ACCEPT", "DROP"
@@ -296,7 +296,7 @@ def _prefixes(port: PortSpec) -> tuple[list[str], list[str]]:
 
 def _shaping(port: PortSpec, direction: str, queues: bool) -> list[str]:
     """Whom it hears; the rate limits one way, but for those that have queues; and, on what it sends, its mark."""
-    marks, heard = [], narrowed(port) if direction == "ingress" else []
+    marks, heard = [], listening(port) if direction == "ingress" else []
     if direction == "egress" and port.dscp >= 0:
         mark = nft.number(port.dscp, 63)
         marks = [f"ip dscp set {mark}", f"ip6 dscp set {mark}"]

@@ -21,7 +21,7 @@ def _names(network_id: str, part: str) -> list[str]:
     return [nft.name(kind, digest) for kind in _SETS]
 
 
-def narrowed(port: PortSpec) -> list[str]:
+def listening(port: PortSpec) -> list[str]:
     """What is asked of all that comes to the port."""
     if not is_narrowed(port.pvlan):
         return []
@@ -35,7 +35,7 @@ def narrowed(port: PortSpec) -> list[str]:
 
 def senders(network: NetworkSpec, guests: Sequence[PortSpec], own: Iterable[str]) -> Fragment:
     """`own`: the MACs of this host's routers and of its service, whom everybody meets."""
-    known = [(r.pvlan, [r.mac], r.ips) for r in network.remote_ports]
+    known = [(r.pvlan, [r.mac, *r.other_macs], r.ips) for r in network.remote_ports]
     for port in guests:
         macs = [port.mac, *(p.mac for p in port.allowed_address_pairs if p.mac)]
         known.append((port.pvlan, macs, tuple(f.ip for f in port.fixed_ips)))
