@@ -42,18 +42,18 @@ class NetworkAgent:
         self._lock = asyncio.Lock()
         self._asked = self._served = 0
         self._loop = Reconcilers(host.world)
-        self._started = self._is_hinted = False
+        self._ready, self._is_hinted = asyncio.Event(), False
         self._looked_at = -_EMPTY_S
         self._passed: dict[str, tuple[int, int]] = {}
         self._metered_at = host.world.clock.monotonic()
 
     async def start(self) -> dict[str, Any]:
-        if not self._started:
+        if not self._ready.is_set():
             await self.driver.start_up()
             self._loop.add("network", _PERIOD_S, self._run)
             self._loop.add("network.meters", _METERED_S, self._tell_metered)
             await self.host.agents.on_hint(NETWORK_HOST, self.host.name, self._hint)
-            self._started = True
+            self._ready.set()
         await self.refresh()
         await self.driver.sweep()
         await self._loop.start()
@@ -71,6 +71,7 @@ class NetworkAgent:
         await self.driver.close()
 
     async def sync(self, port_ids: list[str]) -> Observed:
+        await self._ready.wait()  # a control that starts with us goes on with what it finds at once
         await self.refresh()
         seen = self.observed
         wanted = set(port_ids)
@@ -97,6 +98,7 @@ class NetworkAgent:
                 self._hint()  # what is not here yet comes with the document
 
     async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
+        await self._ready.wait()
         return await self.driver.examine(ids, addresses)
 
     def _hint(self) -> None:

@@ -236,7 +236,7 @@ class KeptNetwork:
         return [r for some in found.values() for r in some]
 
     async def dress(self, guest_id: str) -> dict[str, Dress]:
-        await self.runtime.store.visible()  # what was just attached must be found
+        await self.runtime.store.sync()  # what was just attached must be found
         return await dress_of(self.runtime.store, guest_id)
 
     async def guest_of(self, port_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_host_that_starts_again_has_everything_again() -> None:
         b.hosts._agents.clear()
         await b.hosts.start()
         assert [p.device_id for p in b.driver().applied.ports] == ["guest"]
+
+    run(body)
+
+
+def test_what_is_asked_of_a_host_that_still_starts_waits_until_it_has() -> None:
+    async def body(b: Bench) -> None:
+        young = agent.NetworkAgent(_agent(b).host)
+        asked = asyncio.create_task(young.sync(["a port"]))
+        await asyncio.sleep(0.01)
+        assert not asked.done()
+        await young.start()
+        assert (await asked).ports == {}
+        await young.stop()
 
     run(body)
 
