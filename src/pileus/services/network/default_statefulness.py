@@ -85,9 +85,8 @@ class Statefulnesses(
     listing = listing((), False, stateful=Filter(kind=bool))
 
     async def wanted(self, ctx: Context, body: Attributes, raw: Mapping[str, Any]) -> Statefulness:
-        if (
-            isinstance(body, CreateStatefulness) and body.project_id is None
-        ):  # nobody's: everybody's
+        """One of no project is for all of them."""
+        if isinstance(body, CreateStatefulness) and body.project_id is None:
             ctx.require(f"create_{_NOUN}", {"project_id": ""})
             return await self._new(ctx, "", {"stateful": body.stateful})
         return await super().wanted(ctx, body, raw)

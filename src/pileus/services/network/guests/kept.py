@@ -172,7 +172,7 @@ class KeptNetwork:
             ports = await PORTS.all(tx, guest=guest_id)
             for port in ports:
                 if port.next_host != host:
-                    await PORTS.change(tx, port, next_host=host)
+                    await PORTS.change(tx, port, next_host=host, next_profile={})
         await wake(self.runtime, {p.next_host for p in ports} - {host})
 
     async def plug(self, guest_id: str, host: str) -> None:

@@ -320,7 +320,7 @@ def test_a_new_address_of_a_group_reaches_the_hosts_that_let_it_in() -> None:
         network, _ = await api.network()
         await b.boot("one", "guest", network["id"])
         other: Row = await api.make("port", network_id=network["id"])
-        for _ in range(50):
+        for _ in range(500):
             await asyncio.sleep(0.01)
             if len(b.driver().applied.groups[0].members) == 2:
                 break
