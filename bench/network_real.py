@@ -118,10 +118,13 @@ class Ground:
         asked = {"security_group_id": group["id"], "direction": "ingress", **attributes}
         return await self.cloud.admin.make("security_group_rule", **asked)
 
-    async def fill(self, network: Row, ports: int) -> None:
-        """Ports of guests that are silent."""
-        wanted = [NicRequest(network_id=network["id"])] * 50
-        for n in range(-(-ports // len(wanted))):
+    async def fill(self, ports: int) -> None:
+        """Ports of guests that are silent, on as many networks as it takes: a bridge holds 1023 devices."""
+        wanted: list[NicRequest] = []
+        for n in range(-(-ports // 50)):
+            if n % 16 == 0:
+                network, _ = await self.cloud.admin.network(f"10.{65 + n // 16}.0.0/18")
+                wanted = [NicRequest(network_id=network["id"])] * 50
             await self.cloud.boot(PROJECT, f"filler-{n}", host=HOST, requests=wanted)
 
 
@@ -221,7 +224,7 @@ async def changed_rules(ground: Ground, ports: int, runs: int) -> dict[str, list
     group = await ground.group(rules=20)
     one = await ground.guest(network, subnet)
     two = await ground.guest(network, subnet, group["id"])
-    await ground.fill(network, ports - 2)
+    await ground.fill(ports - 2)
     found: dict[str, list[float]] = {AFTER_ANSWER: [], TAKEN_BACK: [], AFTER_REQUEST: [], COST: []}
     await ground.cloud.settle()
     for _ in range(runs):
