@@ -42,10 +42,10 @@ _ROUTE = struct.Struct("=BBBBBBBBI")  # family, prefix, .., table, protocol, sco
 _WAY = struct.Struct("=HBBi")  # length, flags, weight - 1, device
 _MULTIPATH = 9
 _ENTRY = struct.Struct("=BBHiHBB")  # family, pads, index, state, flags, type
-_UP = 0x1
+_UP, _PROMISCUOUS = 0x1, 0x100
 _GROUP, _DOOMED = 27, 0x504C4459  # a device group that nothing else would choose
 _MAC, _NAME, _MTU, _MASTER, _QUEUE, _INFO, _ALIAS, _NAMESPACE = 1, 3, 4, 10, 13, 18, 20, 28
-_INFO_KIND, _INFO_DATA, _BELOW, _VLAN_ID = 1, 2, 5, 1
+_INFO_KIND, _INFO_DATA, _BELOW, _VLAN_ID, _VLAN_PROTOCOL = 1, 2, 5, 1, 5
 _BRIDGE_DELAY, _BRIDGE_SNOOPING, _BRIDGE_IPTABLES, _BRIDGE_IP6TABLES = 1, 23, 36, 37
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_LOCAL6 = 1, 4, 7, 15, 17
 _MAIN_TABLE, _STATIC, _UNICAST, _ON_LINK = 254, 4, 1, 253
@@ -124,9 +124,12 @@ class Netlink:
             os.close(fd)
         self.want(name, mtu=mtu, alias=alias, up=False)
 
-    def add_vlan(self, name: str, *, below: str, tag: int, mtu: int) -> None:
-        """The frames of another device that bear this VLAN tag, as a device of their own."""
+    def add_vlan(self, name: str, *, below: str, tag: int, mtu: int, protocol: bytes = b"") -> None:
+        """The frames of another device that bear this VLAN tag, as a device of their own; `protocol`: another EtherType
+        than 802.1Q's.
+        """
         data = wire.attribute(_VLAN_ID, struct.pack("=H", tag))
+        data += wire.attribute(_VLAN_PROTOCOL, protocol) if protocol else b""
         more = wire.u32(_BELOW, self.index(below)) + wire.u32(_MTU, mtu)
         self._add(name, "vlan", data, more)
 
@@ -144,6 +147,15 @@ class Netlink:
             self._classify(name, chosen, wire.text(1, "bpf") + wire.nested(2, options))
         finally:
             os.close(program)
+
+    def remove_program(self, name: str, *, incoming: bool, priority: int) -> None:
+        """Absent is fine."""
+        chosen = self._chosen(name, incoming, priority)
+        self._do(f"clear {name}", _DELETE_FILTER, 0, chosen, absent_is_fine=True)
+
+    def listen_to_all(self, name: str) -> None:
+        """Has a device take in what is for other addresses than its own too."""
+        self._alter(name, self.index(name), _PROMISCUOUS, _PROMISCUOUS, b"")
 
     def want_aside(self, name: str, aside: str, *, incoming: bool) -> None:
         """What comes in by a device, or leaves by it, goes through another first; "" is through none."""

@@ -22,17 +22,19 @@ _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 _LOAD, _CLASSIFIER = 5, 3
 _VLAN_PUSH, _VLAN_POP, _REDIRECT = 18, 19, 23  # the kernel's functions for programs
 _INCOMING = 1  # ... for `_REDIRECT`
-_HAS_TAG, _TAG = 20, 24  # where a program finds them in its packet
-_ETHERTYPE = int.from_bytes(b"\x81\x00", sys.byteorder)
+_HAS_TAG, _TAG, _KIND = 20, 24, 28  # where a program finds them in its packet
+_CUSTOMER, _SERVICE = b"\x81\x00", b"\x88\xa8"  # EtherTypes of tags
 _LOAD_WORD, _AND, _COPY, _SET = 0x61, 0x57, 0xBF, 0xB7
 _IF_EQUAL, _UNLESS_EQUAL, _CALL, _EXIT = 0x15, 0x55, 0x85, 0x95
 _PASS_ON = -1  # to the next program
 
 
-def add_vlan(link: Netlink, name: str, *, below: str, tag: int, mtu: int) -> None:
-    """The frames of another device that bear this VLAN tag, as a device of their own."""
+def add_vlan(
+    link: Netlink, name: str, *, below: str, tag: int, mtu: int, service: bool = False
+) -> None:
+    """The frames of another device that bear this VLAN tag, as a device of their own; `service`: one of 802.1ad."""
     try:
-        link.add_vlan(name, below=below, tag=tag, mtu=mtu)
+        link.add_vlan(name, below=below, tag=tag, mtu=mtu, protocol=_SERVICE if service else b"")
     except Unavailable as fault:
         cause = fault.__cause__
         if not (isinstance(cause, wire.Refused) and cause.code == errno.EOPNOTSUPP):
@@ -41,19 +43,28 @@ def add_vlan(link: Netlink, name: str, *, below: str, tag: int, mtu: int) -> Non
         return
     link.add_plain(name, mtu=mtu)
     own, other = link.index(name), link.index(below)
-    link.add_program(name, _loaded(_tagging(tag, other)), incoming=False, priority=tag)
-    link.add_program(below, _loaded(_untagging(tag, own)), incoming=True, priority=tag)
+    kind = int.from_bytes(_SERVICE if service else _CUSTOMER, sys.byteorder)
+    link.add_program(name, _loaded(_tagging(tag, kind, other)), incoming=False, priority=tag)
+    link.add_program(below, _loaded(_untagging(tag, kind, own)), incoming=True, priority=tag)
 
 
-def _untagging(tag: int, to: int) -> bytes:
+def remove_vlan(link: Netlink, *, below: str, tag: int) -> None:
+    """What `add_vlan` left at the device below, before the VLAN's own device is deleted. Absent is fine."""
+    if link.link(below) is not None:
+        link.remove_program(below, incoming=True, priority=tag)
+
+
+def _untagging(tag: int, kind: int, to: int) -> bytes:
     return b"".join(
         (
             _step(_COPY, 6, 1),
             _step(_LOAD_WORD, 2, 6, offset=_HAS_TAG),
-            _step(_IF_EQUAL, 2, offset=9, value=0),
+            _step(_IF_EQUAL, 2, offset=11, value=0),
             _step(_LOAD_WORD, 2, 6, offset=_TAG),
             _step(_AND, 2, value=0xFFF),
-            _step(_UNLESS_EQUAL, 2, offset=6, value=tag),
+            _step(_UNLESS_EQUAL, 2, offset=8, value=tag),
+            _step(_LOAD_WORD, 2, 6, offset=_KIND),
+            _step(_UNLESS_EQUAL, 2, offset=6, value=kind),
             _step(_COPY, 1, 6),
             _step(_CALL, value=_VLAN_POP),
             *_redirection(to, _INCOMING),
@@ -63,8 +74,8 @@ def _untagging(tag: int, to: int) -> bytes:
     )
 
 
-def _tagging(tag: int, to: int) -> bytes:
-    steps = (_step(_SET, 2, value=_ETHERTYPE), _step(_SET, 3, value=tag))
+def _tagging(tag: int, kind: int, to: int) -> bytes:
+    steps = (_step(_SET, 2, value=kind), _step(_SET, 3, value=tag))
     return b"".join((*steps, _step(_CALL, value=_VLAN_PUSH), *_redirection(to, 0)))
 
 

@@ -93,8 +93,9 @@ class Registry:
                 said |= {"seen_at": now, "term": speaker.started if speaker else 0}
                 if known is None:
                     await HOSTS.insert(tx, Host(id=b.host, **said))
-                else:
-                    await HOSTS.change(tx, known, started=known.started + joining, **said)
+                else:  # what a host that starts anew has not said again yet, it said before
+                    said |= {"facts": known.facts | b.facts, "started": known.started + joining}
+                    await HOSTS.change(tx, known, **said)
 
 
 async def hosts_of(db: Reader, contract: Contract[Any], **filters: Any) -> list[Host]:

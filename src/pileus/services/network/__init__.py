@@ -40,6 +40,7 @@ from .rules import BASE_RULES
 from .schedules import SCHEDULES
 from .security_groups.operations import SecurityGroups
 from .security_groups.rules import SecurityGroupRules
+from .segments import Segments
 from .settings import NetworkSettings
 from .subnetpools import SubnetPools
 from .subnets.operations import Subnets
@@ -61,6 +62,7 @@ SERVICE = Service(
         CoreResources,
         Extensions,
         Networks,
+        Segments,
         Subnets,
         Ports,
         PortBindings,

@@ -18,6 +18,8 @@ from .contract import GUEST_METADATA
 from .control import decode_document, digest_of, encode_document
 from .desired import HostDocument
 from .driver import HostNetwork, NetworkDriver, Observed, RuleSpec
+from .segment import WIRED
+from .settings import NetworkSettings
 from .wiring import NETWORK_CONTROL, NETWORK_HOST, Traffic
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ class NetworkAgent:
         await self.refresh()
         await self.driver.sweep()
         await self._loop.start()
-        return {"network_driver": "fake" if self.host.driver == "fake" else "linux"}
+        driver = "fake" if self.host.driver == "fake" else "linux"
+        return {"network_driver": driver, WIRED: sorted(_devices(self.host))}
 
     async def stop(self) -> None:
         await self._loop.stop()
@@ -209,11 +212,17 @@ def _states(wanted: HostNetwork, seen: Observed) -> dict[str, bool]:
     return state
 
 
+def _devices(host: HostRuntime) -> dict[str, str]:
+    """Of this host, by physical network."""
+    chosen: NetworkSettings = host.settings.get("network") or NetworkSettings()
+    return chosen.devices(host.name)
+
+
 def _driver(host: HostRuntime, metadata: Any) -> NetworkDriver:
     if host.driver == "fake":
         from .drivers.fake import FakeNetworkDriver
 
-        return FakeNetworkDriver(metadata)
+        return FakeNetworkDriver(metadata, physical=_devices(host))
     from .drivers.linux.driver import LinuxNetworkDriver, Options
     from .drivers.linux.forwarding import system_resolvers
 
@@ -222,5 +231,6 @@ def _driver(host: HostRuntime, metadata: Any) -> NetworkDriver:
         prefix=host.prefix or "pl",
         underlay=host.underlay or "underlay",
         resolvers=system_resolvers(),
+        physical=_devices(host),
     )
     return LinuxNetworkDriver(metadata, options=options, world=host.world)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pileus.kernel.runtime import Runtime
+from pileus.kernel.store import Tx
 from pileus.services.identity.contract import IDENTITY
 
 from .addressing import Block, address, block, checked_pools
-from .network import FLAT, NETWORKS, Network, add_network
+from .checks import OUTSIDE
+from .network import NETWORKS, Network, add_network, at_places, segment_of
 from .security_group import DEFAULT_RULES, seed_default_rules
+from .segment import FLAT, SEGMENTS, Place
 from .settings import settings_of
 from .subnet import SUBNETS, Subnet, of_network, pools_of
 from .subnetpool import SUBNETPOOLS, SubnetPool
-
-PHYSICAL_NETWORK = "public"
 
 
 async def bootstrap(runtime: Runtime) -> None:
@@ -22,10 +23,13 @@ async def bootstrap(runtime: Runtime) -> None:
         await tx.lock("network.default_rules")
         if await DEFAULT_RULES.one(tx) is None:
             await seed_default_rules(tx, runtime.world)
+        if await SEGMENTS.one(tx) is None:
+            await _segment_rows(tx, runtime)
     if not chosen.public_name:
         return
     store, world = runtime.store, runtime.world
-    if await NETWORKS.one(store, segment=f"{FLAT}:{PHYSICAL_NETWORK}") is not None:
+    outside = Place(network_type=FLAT, physical_network=OUTSIDE)
+    if await SEGMENTS.one(store, place=outside.key) is not None:
         return
     owner = await runtime.contracts.get(IDENTITY).admin_project()
     network = Network(
@@ -35,8 +39,7 @@ async def bootstrap(runtime: Runtime) -> None:
         external=True,
         is_default=True,
         mtu=chosen.underlay_mtu,
-        network_type=FLAT,
-        physical_network=PHYSICAL_NETWORK,
+        **at_places([outside]),
     )
     of, gateway = block(chosen.public_cidr), address(chosen.public_gateway)
     pool = (chosen.public_pool_start, chosen.public_pool_end)
@@ -59,6 +62,13 @@ async def bootstrap(runtime: Runtime) -> None:
         network = await add_network(tx, world, network)
         await SUBNETS.insert(tx, subnet)
         await NETWORKS.change(tx, network, subnets=[subnet.id])
+
+
+async def _segment_rows(tx: Tx, runtime: Runtime) -> None:
+    """For the networks of a cloud from before segments were rows of their own."""
+    for network in await NETWORKS.all(tx):
+        for index, place in enumerate(network.places):
+            await SEGMENTS.insert(tx, segment_of(runtime.world, network, place, index))
 
 
 def _default_pool(runtime: Runtime, owner: str, of: Block) -> SubnetPool:

@@ -27,6 +27,8 @@ from pileus.services.network.driver import (
 )
 
 T = TypeVar("T")
+LAST_VLAN = 4094
+OUTSIDE = "public"  # the physical network that every host has: its own outer one
 Checked = NetworkSpec | GroupSpec | PortSpec | RouterSpec
 _ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z-]{7,63}\Z")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
@@ -54,8 +56,7 @@ def protocol_number(text: str) -> int | None:
 def check_network(network: NetworkSpec) -> None:
     """Raises Invalid."""
     _id(network.id)
-    if not network.external and not 1 <= network.segment < 1 << 24:
-        raise Invalid(f"Segment {network.segment} of network {network.id} must be 1 to 16777215.")
+    _place(network)
     if not 68 <= network.mtu <= 65535:
         raise Invalid(f"MTU {network.mtu} of network {network.id} must be 68 to 65535.")
     for label in network.dns_domain.rstrip(".").split("."):
@@ -84,6 +85,14 @@ def check_limits(limits: Iterable[Limit]) -> None:
     for limit in limits:
         if limit.direction not in ("ingress", "egress") or min(limit.rate, limit.burst) < 1:
             raise Invalid(f"A limit of {limit.rate} {limit.direction} can't be kept.")
+
+
+def _place(network: NetworkSpec) -> None:
+    elsewhere = network.external or network.physical
+    if not elsewhere and not 1 <= network.segment < 1 << 24:
+        raise Invalid(f"Segment {network.segment} of network {network.id} must be 1 to 16777215.")
+    if not 0 <= network.vlan <= LAST_VLAN:
+        raise Invalid(f"VLAN {network.vlan} of network {network.id} must be 1 to {LAST_VLAN}.")
 
 
 def check_port(port: PortSpec) -> None:
@@ -163,11 +172,16 @@ def check_router(router: RouterSpec) -> None:
         _addresses(gateway.nexthops)
 
 
-def refusal(spec: Checked) -> str:
-    """Why an object cannot be realised, whatever else there is; "" if it can."""
+def refusal(spec: Checked, physical: Iterable[str] = ()) -> str:
+    """Why an object cannot be realised, whatever else there is; "" if it can. `physical`: the networks of the host."""
     try:
         if isinstance(spec, NetworkSpec):
             check_network(spec)
+            if spec.vlan and spec.physical not in (OUTSIDE, *physical):
+                raise Invalid(
+                    f"This host has no physical network {spec.physical}, which network {spec.id} "
+                    "is on: name its device in network.physical_networks."
+                )
         elif isinstance(spec, GroupSpec):
             check_group(spec)
         elif isinstance(spec, PortSpec):
@@ -187,7 +201,7 @@ def unsound(desired: HostNetwork, refused: Callable[[Checked], str] = refusal) -
     networks = {n.id: n for n in desired.networks if n.id not in errors}
     for port in desired.ports:
         if port.network_id not in networks:
-            errors.setdefault(port.id, f"Network {port.network_id} is not on this host.")
+            errors.setdefault(port.id, _absent(port.network_id, errors))
     for router in desired.routers:
         _check_references(errors, router, networks)
     return errors | _repeated(desired)
@@ -215,12 +229,15 @@ def _check_references(
 ) -> None:
     for interface in router.interfaces:
         if interface.network_id not in networks:
-            text = f"Network {interface.network_id} is not on this host."
-            errors.setdefault(router.id, text)
+            errors.setdefault(router.id, _absent(interface.network_id, errors))
     for gateway in router.gateways:
         network = networks.get(gateway.network_id)
         if network is None or not network.external:
             errors.setdefault(router.id, f"Network {gateway.network_id} is not external here.")
+
+
+def _absent(network_id: str, errors: Mapping[str, str]) -> str:
+    return errors.get(network_id) or f"Network {network_id} is not on this host."
 
 
 def _repeated(desired: HostNetwork) -> dict[str, str]:

@@ -48,6 +48,7 @@ from .port_forwarding import PORT_FORWARDINGS, PortForwarding
 from .qos_policy import QOS_POLICIES, QosPolicy, Rule
 from .router import ROUTERS, Router
 from .security_group import GROUPS, RULES, SecurityGroupRule
+from .segment import VXLAN, Place, reached, wired
 from .subnet import SUBNETS, Subnet
 from .trunk import SUBPORT, TRUNKS
 from .wiring import NETWORK_HOST
@@ -73,6 +74,7 @@ class _Facts:
     host: str
     domain: str = ""
     peers: tuple[Peer, ...] = ()
+    physical: frozenset[str] = frozenset()  # the physical networks that it has
     guests: list[Port] = field(default_factory=list)
     carried: dict[str, tuple[str, int]] = field(default_factory=dict)  # subport: parent, VLAN
     routers: list[Router] = field(default_factory=list)
@@ -129,6 +131,7 @@ async def _facts(memory: Memory, host: str) -> _Facts:
     hosts = await HOSTS.list(memory.db, reachable)
     serve = (h for h in hosts if NETWORK_HOST.name in h.contracts)
     facts.peers = tuple(Peer(host=h.id, address=h.address) for h in serve)
+    facts.physical = await wired(memory.db, host)
     bound = await memory.rows(PORTS, host=host) + await memory.rows(PORTS, next_host=host)
     facts.guests = [p for p in bound if p.guest and p.device_owner.startswith(COMPUTE_OWNER)]
     await _trunks(memory, facts, [p for p in bound if p.device_owner == SUBPORT])
@@ -231,9 +234,16 @@ def _sorted(networks: Iterable[Network]) -> list[Network]:
 
 
 def _network(facts: _Facts, n: Network) -> NetworkSpec:
+    """By the segment that the host is on; where it is on none, by the first, and the host says that it has it not."""
+    at = max(reached(n.places, facts.physical), 0)
+    place = n.places[at] if n.places else Place()
+    tunnelled = place.network_type == VXLAN
     return NetworkSpec(
         id=n.id,
-        segment=0 if n.is_outer else n.segmentation_id,
+        segment=place.segmentation_id if tunnelled and not n.is_outer else 0,
+        physical=place.physical_network,
+        vlan=0 if tunnelled else place.segmentation_id,
+        qinq=n.qinq,
         mtu=n.mtu,
         external=n.is_outer,
         admin_up=n.admin_state_up,

@@ -71,10 +71,15 @@ class SubnetSpec(Spec, frozen=True, kw_only=True):
 
 
 class NetworkSpec(Spec, frozen=True, kw_only=True):
-    """One layer 2 segment. `segment` is its VXLAN identifier; external ones have none."""
+    """One layer 2 segment: of tunnels, whose VXLAN identifier is `segment`, or of a physical network, under a VLAN tag or
+    bare. An external one that is neither is each host's own.
+    """
 
     id: str
     segment: int = 0
+    physical: str = ""  # the physical network's name
+    vlan: int = 0  # 0: its frames bear no tag
+    qinq: bool = False  # the tag is a service's (802.1ad), around what tags guests use
     mtu: int = 1450
     external: bool = False
     admin_up: bool = True

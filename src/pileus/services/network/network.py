@@ -1,7 +1,8 @@
-"""What a network is, and how it gets its segment."""
+"""What a network is, and how it gets its segments."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,20 +10,18 @@ import msgspec
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Conflict
 from pileus.kernel.quota import Quota
-from pileus.kernel.store import Column, Many, Reader, Tx, Unique
+from pileus.kernel.store import Column, Many, Reader, Tx
 from pileus.kernel.world import World
 
 from .rbac_policy import follow_flags
 from .resource import COLUMNS, SHARED_WITH, TAGS, Nouns, Shared, hold
-
-VXLAN, FLAT = "vxlan", "flat"
-LAST_SEGMENT = (1 << 24) - 1
+from .segment import SEGMENTS, VXLAN, Place, Ranges, Segment, drawn, refuse_taken
 
 
 class Network(Shared, kw_only=True, frozen=True):
-    """`segmentation_id` is the VXLAN identifier; a flat network has a physical network instead.
+    """Where its first segment is, and where further ones are; `routed`: its subnets are on one segment each.
 
-    `subnets` are the ids of its subnets, kept here so that a list needs no second look.
+    These and `subnets`, the ids of its subnets, are kept here so that a list needs no second look.
     """
 
     admin_state_up: bool = True
@@ -35,12 +34,26 @@ class Network(Shared, kw_only=True, frozen=True):
     network_type: str = VXLAN
     physical_network: str = ""
     segmentation_id: int = 0
+    more_segments: list[Place] = []
+    routed: bool = False
+    vlan_transparent: bool = False
+    qinq: bool = False
     availability_zone_hints: list[str] = []
     subnets: list[str] = []
     qos_policy_id: str = ""
     ipv4_address_scope: str = ""
     ipv6_address_scope: str = ""
     pvlan: bool = False  # private: see `pvlan.py`
+
+    @property
+    def places(self) -> list[Place]:
+        """Of its segments; one that lost them all has none."""
+        first = Place(
+            network_type=self.network_type,
+            physical_network=self.physical_network,
+            segmentation_id=self.segmentation_id,
+        )
+        return [first, *self.more_segments] if self.network_type else []
 
     @property
     def is_outer(self) -> bool:
@@ -54,22 +67,14 @@ class Network(Shared, kw_only=True, frozen=True):
 EXTERNAL_TO = Many[Any]("external_to", lambda n: n.external_to)
 
 
-def _segment(n: Network) -> str:
-    if n.network_type == VXLAN:
-        return f"{VXLAN}:{n.segmentation_id}"
-    return f"{n.network_type}:{n.physical_network}"
+def at_places(places: Sequence[Place]) -> dict[str, Any]:
+    """What a network keeps of where its segments are."""
+    first = places[0] if places else Place(network_type="")
+    return {**msgspec.structs.asdict(first), "more_segments": list(places[1:])}
 
 
-def _segment_taken(n: Network) -> str:
-    if n.network_type == VXLAN:
-        return (
-            "Unable to create the network. The tunnel ID "
-            f"{n.segmentation_id} is in use."
-        )  # fmt: skip
-    return (
-        "Unable to create the flat network. "
-        f"Physical network {n.physical_network} is in use."
-    )  # fmt: skip
+def _keys(network: Network) -> str:
+    return ",".join(p.key for p in network.places)
 
 
 NETWORKS = Nouns[Network](
@@ -89,9 +94,11 @@ NETWORKS = Nouns[Network](
         "qos_policy_id",
         "pvlan",
         Column("status", lambda n: "ACTIVE"),
-        Column("segment", _segment),
+        "vlan_transparent",
+        "qinq",
+        # written for control processes of before segments were rows, while those run beside this one
+        Column("segment", _keys),
     ),
-    unique=(Unique(("segment",), _segment_taken, "TunnelIdInUse"),),
     many=(TAGS, SHARED_WITH, EXTERNAL_TO),
     quotas=(Quota("network", "network", default=100),),
     indexes=(("project_id", "created_at", "id"), ("external",), ("shared",), ("qos_policy_id",)),
@@ -109,17 +116,33 @@ def network_target(network: Network, project_id: str) -> dict[str, object]:
     }
 
 
-async def add_network(tx: Tx, world: World, network: Network) -> Network:
-    """Writes it with a segment of its own."""
-    await hold(tx, "segments", network.network_type)
-    if network.network_type == VXLAN and not network.segmentation_id:
-        segment = await _free_segment(tx, world)
-        network = msgspec.structs.replace(network, segmentation_id=segment)
+async def add_network(
+    tx: Tx, world: World, network: Network, ranges: Ranges | None = None
+) -> Network:
+    """Writes it with segments of its own; `ranges`: the VLANs that may be drawn. Raises Conflict."""
+    await hold(tx, "segments", *(p.network_type for p in network.places))
+    places = []
+    for index, wanted in enumerate(network.places):
+        places.append(await drawn(tx, world, wanted, ranges or {}))
+        if places[-1] == wanted:
+            await refuse_taken(tx, wanted)
+        await SEGMENTS.insert(tx, segment_of(world, network, places[-1], index))
+    network = msgspec.structs.replace(network, **at_places(places))
     await refuse_second_default(tx, network)
     await follow_flags(tx, world, "network", None, network)
     network = await NETWORKS.insert(tx, network)
     await emit(tx, "network.create.end", network.project_id, id=network.id)
     return network
+
+
+def segment_of(world: World, network: Network, place: Place, index: int) -> Segment:
+    return Segment(
+        id=world.new_id(),
+        project_id=network.project_id,
+        network_id=network.id,
+        segment_index=index,
+        **msgspec.structs.asdict(place),
+    )
 
 
 async def refuse_second_default(tx: Reader, network: Network) -> None:
@@ -131,14 +154,3 @@ async def refuse_second_default(tx: Reader, network: Network) -> None:
                 f"A default external network already exists: {other.id}.",
                 code="DefaultExternalNetworkExists",
             )
-
-
-async def _free_segment(tx: Reader, world: World) -> int:
-    for _ in range(64):
-        segment = world.random.randint(1, LAST_SEGMENT)
-        if await NETWORKS.one(tx, segment=f"{VXLAN}:{segment}") is None:
-            return segment
-    raise Conflict(
-        "Unable to create the network. No tenant network is available for allocation.",
-        code="NoNetworkAvailable",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from msgspec import UNSET, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from pileus.kernel.events import emit
@@ -19,12 +19,10 @@ from pileus.kernel.store import Page, Tx
 from .attributes import Attributes, network_domain, text
 from .floating_ip import FLOATING_IPS, tell_floating
 from .network import (
-    FLAT,
-    LAST_SEGMENT,
     NETWORKS,
-    VXLAN,
     Network,
     add_network,
+    at_places,
     network_target,
     refuse_second_default,
 )
@@ -45,11 +43,15 @@ from .resource import (
     sees_all,
     standard,
 )
+from .segment import FLAT, SEGMENTS, VLAN, VXLAN, Place, checked_place, refuse_taken
 from .settings import NetworkSettings, settings_of
 from .subnet import SUBNETS, give_back, release_subnet
 from .wiring import wake_networks
 
 _IPV6_MTU = 1280
+_NOWHERE = dict.fromkeys(
+    ("provider:network_type", "provider:physical_network", "provider:segmentation_id")
+)
 _FIXED = frozenset(
     [
         "id",
@@ -62,8 +64,17 @@ _FIXED = frozenset(
         "availability_zones",
         "ipv4_address_scope",
         "ipv6_address_scope",
+        "l2_adjacency",
     ]
 )
+
+
+class ProviderSegment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several segments that a body asks for."""
+
+    network_type: str = field(name="provider:network_type")
+    physical_network: str | None = field(name="provider:physical_network", default=None)
+    segmentation_id: int | None = field(name="provider:segmentation_id", default=None)
 
 
 class CreateNetwork(Attributes):
@@ -93,6 +104,9 @@ class CreateNetwork(Attributes):
     network_type: str | None = field(name="provider:network_type", default=None)
     physical_network: str | None = field(name="provider:physical_network", default=None)
     segmentation_id: int | None = field(name="provider:segmentation_id", default=None)
+    segments: list[ProviderSegment] | None = None
+    vlan_transparent: bool | None = None
+    qinq: bool | None = None
     qos_policy_id: str | None = None
     availability_zone_hints: list[str] = []
 
@@ -100,7 +114,14 @@ class CreateNetwork(Attributes):
 class UpdateNetwork(Attributes):
     root: ClassVar[str] = "network"
     creates = False
-    fixed = _FIXED | {"project_id", "tenant_id", "availability_zone_hints"}
+    fixed = _FIXED | {
+        "project_id",
+        "tenant_id",
+        "availability_zone_hints",
+        "segments",
+        "vlan_transparent",
+        "qinq",
+    }
 
     name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
@@ -130,6 +151,7 @@ class Networks(NetworkResource[Network], path="/networks"):
         "provider:physical_network",
         "provider:segmentation_id",
         "pvlan",
+        "segments",
     )
     rules = {
         "create_network": OWNER,
@@ -138,11 +160,13 @@ class Networks(NetworkResource[Network], path="/networks"):
         "create_network:is_default": ADMIN,
         "create_network:port_security_enabled": OWNER,
         "create_network:pvlan": OWNER,
+        "create_network:segments": ADMIN,
         "create_network:provider:network_type": ADMIN,
         "create_network:provider:physical_network": ADMIN,
         "create_network:provider:segmentation_id": ADMIN,
         "get_network": "(rule:admin_only) or (role:reader and project_id:%(project_id)s) or "
         "rule:service_api or rule:shared or rule:external or rule:context_is_advsvc",
+        "get_network:segments": ADMIN,
         "get_network:provider:network_type": ADMIN,
         "get_network:provider:physical_network": ADMIN,
         "get_network:provider:segmentation_id": ADMIN,
@@ -170,6 +194,8 @@ class Networks(NetworkResource[Network], path="/networks"):
         mtu=Filter(kind=int),
         port_security_enabled=Filter(kind=bool),
         pvlan=Filter(kind=bool),
+        vlan_transparent=Filter(kind=bool),
+        qinq=Filter(kind=bool),
         **{
             "router:external": Filter("external", kind=bool),
             "provider:network_type": Filter("network_type"),
@@ -204,9 +230,10 @@ class Networks(NetworkResource[Network], path="/networks"):
             "ipv4_address_scope": n.ipv4_address_scope or None,
             "ipv6_address_scope": n.ipv6_address_scope or None,
             "qos_policy_id": n.qos_policy_id or None,
-            "provider:network_type": n.network_type,
-            "provider:physical_network": n.physical_network or None,
-            "provider:segmentation_id": n.segmentation_id or None,
+            "vlan_transparent": n.vlan_transparent,
+            "qinq": n.qinq,
+            "l2_adjacency": not n.routed,
+            **_provider(n),
         }
 
     @operation("POST", "/networks", "create_network", status=201)
@@ -223,7 +250,8 @@ class Networks(NetworkResource[Network], path="/networks"):
             wanted.append(replace(network, qos_policy_id=policy))
         async with ctx.runtime.store.tx() as tx:
             await hold_policies(tx, *(n.qos_policy_id for n in wanted))
-            made = [await add_network(tx, ctx.runtime.world, n) for n in wanted]
+            ranges, world = settings_of(ctx.runtime).vlans, ctx.runtime.world
+            made = [await add_network(tx, world, n, ranges) for n in wanted]
         return await self.made(ctx, made, body.single)
 
     @operation("PUT", "/networks/{network_id}", "update_network")
@@ -232,11 +260,12 @@ class Networks(NetworkResource[Network], path="/networks"):
         raw = ctx.document["network"]
         self.guard(ctx, "update", raw, self.target(ctx, network), UpdateNetwork)
         changes = body.given()
-        _refuse_segment(network, changes)
+        chosen = settings_of(ctx.runtime)
+        place = _moved(network, changes, chosen)
         _checked(changes.get("name", ""), changes.get("description", ""))
         network_domain(changes.get("dns_domain", ""))
         if "mtu" in changes:
-            changes["mtu"] = _mtu(settings_of(ctx.runtime), changes["mtu"], network.network_type)
+            changes["mtu"] = _mtu(chosen, changes["mtu"], network.places)
         if "qos_policy_id" in changes:
             policy = await usable_policy(ctx, changes["qos_policy_id"], reserves=True)
             changes["qos_policy_id"] = policy
@@ -245,6 +274,12 @@ class Networks(NetworkResource[Network], path="/networks"):
             network = await NETWORKS.get(tx, network.id)
             await hold_policies(tx, changes.get("qos_policy_id", ""))
             await _visibility(tx, network, changes)
+            if place is not None:
+                await hold(tx, "segments", place.network_type)
+                await refuse_taken(tx, place)
+                for segment in await SEGMENTS.all(tx, place=network.places[0].key):
+                    await SEGMENTS.revise(tx, segment, segmentation_id=place.segmentation_id)
+                changes |= at_places([place, *network.more_segments])
             if "mtu" in changes:
                 versions = [s.ip_version for s in await SUBNETS.all(tx, network_id=network.id)]
                 refuse_small_mtu(network.id, changes["mtu"], versions)
@@ -274,6 +309,8 @@ async def drop_network(tx: Tx, id: str) -> None:
         raise network_in_use(id)
     for subnet in await SUBNETS.all(tx, network_id=id):
         await release_subnet(tx, subnet)
+    for segment in await SEGMENTS.all(tx, network_id=id):
+        await SEGMENTS.delete(tx, segment)
     await drop_policies(tx, id)
     await NETWORKS.delete(tx, network)
     await emit(tx, "network.delete.end", network.project_id, id=id)
@@ -298,9 +335,10 @@ def refuse_small_mtu(network_id: str, mtu: int, versions: Sequence[int]) -> None
         )
 
 
-def _mtu(chosen: NetworkSettings, value: int, network_type: str) -> int:
-    """Raises Invalid. 0 means what the network's type can carry."""
-    most = chosen.tenant_mtu if network_type == VXLAN else chosen.underlay_mtu
+def _mtu(chosen: NetworkSettings, value: int, places: Sequence[Place]) -> int:
+    """Raises Invalid. 0 means what the network's segments can carry."""
+    tunnels = any(p.network_type == VXLAN for p in places)
+    most = chosen.tenant_mtu if tunnels else chosen.underlay_mtu
     if value == 0:
         return most
     if not 68 <= value <= 65535:
@@ -313,17 +351,9 @@ def _mtu(chosen: NetworkSettings, value: int, network_type: str) -> int:
 def _network(runtime: Runtime, body: CreateNetwork, owner: str) -> Network:
     """The record that a body asks for. Raises Invalid."""
     _checked(body.name, body.description)
-    kind = body.network_type or VXLAN
-    if kind not in (VXLAN, FLAT):
-        raise bad_input(f"network_type value '{kind}' not supported; use {VXLAN} or {FLAT}")
-    if kind == FLAT and not body.physical_network:
-        raise bad_input("physical_network required for flat provider network")
-    if kind == FLAT and body.segmentation_id:
-        raise bad_input("segmentation_id specified for flat provider network")
-    if kind == VXLAN and body.physical_network:
-        raise bad_input("provider:physical_network specified for vxlan network")
-    if body.segmentation_id is not None and not 1 <= body.segmentation_id <= LAST_SEGMENT:
-        raise bad_input(f"segmentation_id out of range (1 through {LAST_SEGMENT})")
+    chosen = settings_of(runtime)
+    places = _places(body, chosen)
+    refuse_untagged(bool(body.vlan_transparent), bool(body.qinq), places)
     return Network(
         id=runtime.world.new_id(),
         project_id=owner,
@@ -333,22 +363,93 @@ def _network(runtime: Runtime, body: CreateNetwork, owner: str) -> Network:
         shared=body.shared,
         external=body.external,
         is_default=body.is_default,
-        mtu=_mtu(settings_of(runtime), body.mtu, kind),
+        mtu=_mtu(chosen, body.mtu, places),
         port_security_enabled=body.port_security_enabled,
         pvlan=body.pvlan,
         dns_domain=network_domain(body.dns_domain),
-        network_type=kind,
-        physical_network=body.physical_network or "",
-        segmentation_id=body.segmentation_id or 0,
+        vlan_transparent=bool(body.vlan_transparent),
+        qinq=bool(body.qinq),
         availability_zone_hints=body.availability_zone_hints,
+        **at_places(places),
     )
 
 
-def _refuse_segment(network: Network, changes: dict[str, Any]) -> None:
-    """A network's segment is where its ports are: it stays."""
-    for name in ("network_type", "physical_network", "segmentation_id"):
-        if name in changes and changes.pop(name) != getattr(network, name):
-            raise bad_input("Plugin does not support updating provider attributes")
+def _places(body: CreateNetwork, chosen: NetworkSettings) -> list[Place]:
+    """Where the segments are to be. Raises Invalid."""
+    one = (body.network_type, body.physical_network, body.segmentation_id)
+    if not body.segments:
+        kind, physical, number = one
+        return [checked_place(kind or VXLAN, physical or "", number, chosen.vlans)]
+    if any(part is not None for part in one):
+        raise Invalid(
+            "Segments and provider values cannot both be set.",
+            code="SegmentsSetInConjunctionWithProviders",
+        )
+    places = [
+        checked_place(
+            s.network_type, s.physical_network or "", s.segmentation_id or None, chosen.vlans
+        )
+        for s in body.segments
+    ]
+    whole = [p for p in places if p.segmentation_id or p.network_type == FLAT]
+    if len(set(whole)) != len(whole):
+        raise Invalid("Duplicate segment entry in request.", code="SegmentsContainDuplicateEntry")
+    return places
+
+
+def refuse_untagged(transparent: bool, qinq: bool, places: Sequence[Place]) -> None:
+    """Raises Invalid where guests' own VLAN tags would not pass."""
+    kinds = {p.network_type for p in places}
+    if transparent and qinq:
+        raise Invalid(
+            "Bad network request: Attributes 'vlan_transparent' and 'qinq' can not be set to True "
+            "for the same network.",
+            code="BadRequest",
+        )
+    if transparent and FLAT in kinds:
+        raise Invalid(
+            "Backend does not support VLAN Transparency of flat networks: their tags are the "
+            "physical network's own.",
+            code="VlanTransparencyDriverError",
+        )
+    if qinq and kinds != {VLAN}:
+        raise Invalid(
+            "Backend does not support VLAN QinQ but for networks of type vlan.",
+            code="VlanQinqDriverError",
+        )
+
+
+def _moved(network: Network, changes: dict[str, Any], chosen: NetworkSettings) -> Place | None:
+    """Another VLAN of its physical network; else a segment is where its ports are, and stays. Raises Invalid."""
+    names = ("network_type", "physical_network", "segmentation_id")
+    given = {n: changes.pop(n) for n in names if n in changes}
+    moved = {n: v for n, v in given.items() if v != getattr(network, n)}
+    if not moved:
+        return None
+    if network.more_segments:
+        raise bad_input(
+            "Provider network attributes can be updated only in provider networks with a single "
+            "segment."
+        )
+    if set(moved) != {"segmentation_id"} or network.network_type != VLAN:
+        raise bad_input(
+            "Plugin does not support updating provider attributes, but for the segmentation_id of "
+            "VLAN networks"
+        )
+    return checked_place(VLAN, network.physical_network, moved["segmentation_id"], chosen.vlans)
+
+
+def _provider(network: Network) -> dict[str, Any]:
+    """Where it is: told of one segment by itself, and of several in a list."""
+    shown = [
+        {
+            "provider:network_type": p.network_type,
+            "provider:physical_network": p.physical_network or None,
+            "provider:segmentation_id": p.segmentation_id or None,
+        }
+        for p in network.places
+    ]
+    return {"segments": shown} if len(shown) > 1 else (shown or [_NOWHERE])[0]
 
 
 async def _visibility(tx: Tx, network: Network, changes: dict[str, Any]) -> None:

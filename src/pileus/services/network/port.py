@@ -52,6 +52,7 @@ class Port(Noun, kw_only=True, frozen=True):
     device_owner: str = ""
     fixed_ips: list[Fixed] = []
     bare: bool = False  # was asked to have no address
+    deferred: bool = False  # gets its addresses with its host
     security_groups: list[str] = []
     port_security_enabled: bool = True
     allowed_address_pairs: list[AddressPairing] = []
@@ -99,7 +100,7 @@ def binding_of(p: Port) -> dict[str, object]:
 
 
 def ip_allocation(p: Port) -> str:
-    return "none" if p.bare else "immediate"
+    return "none" if p.bare else "deferred" if p.deferred else "immediate"
 
 
 PORTS = Nouns(

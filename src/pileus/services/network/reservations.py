@@ -19,9 +19,10 @@ from pileus.services.placement.contract import PLACEMENT, Inventory
 
 from .agents import note_synced
 from .contract import Reservation
-from .network import FLAT, NETWORKS, Network
+from .network import NETWORKS, Network
 from .port import PORTS, Port
 from .qos_policy import ANY, EGRESS, INGRESS, QOS_POLICIES, RESERVING, QosPolicy, Rule
+from .segment import at_host
 from .settings import settings_of
 from .wiring import NETWORK_HOST
 
@@ -104,9 +105,9 @@ async def tell_placement(runtime: Runtime, key: str) -> None:
     amounts = {name: Inventory(total=total) for name, total in told.items() if total}
     if not amounts or not runtime.contracts.has(PLACEMENT):
         return
-    flat = await NETWORKS.all(store, network_type=FLAT)
-    traits = frozenset((_TUNNELS, _trait("VNIC_TYPE", "normal"), *map(_network_trait, flat)))
     for host in await hosts_of(store, NETWORK_HOST):
+        physical = (_trait("PHYSNET", n) for n in at_host(host))
+        traits = frozenset((_TUNNELS, _trait("VNIC_TYPE", "normal"), *physical))
         name = f"{host.id}:network"
         try:
             await runtime.contracts.get(PLACEMENT).report(name, amounts, traits, below=host.id)

@@ -49,6 +49,7 @@ class Subnet(Shared, kw_only=True, frozen=True):
     ipv6_ra_mode: str = ""
     ipv6_address_mode: str = ""
     subnetpool_id: str = ""
+    segment_id: str = ""
     service_types: list[str] = []
     dns_publish_fixed_ip: bool = False
 
@@ -82,10 +83,16 @@ SUBNETS = Nouns[Subnet](
         "ipv6_ra_mode",
         "ipv6_address_mode",
         "subnetpool_id",
+        "segment_id",
     ),
     many=(TAGS, SHARED_WITH, EXTERNAL_TO),
     quotas=(Quota("network", "subnet", default=100),),
-    indexes=(("network_id",), ("project_id", "created_at", "id"), ("subnetpool_id",)),
+    indexes=(
+        ("network_id",),
+        ("project_id", "created_at", "id"),
+        ("subnetpool_id",),
+        ("segment_id",),
+    ),
     noun="Subnet",
 ).worded("SubnetNotFound", "Subnet {id} could not be found.")
 

@@ -14,7 +14,8 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.store import Page, Tx
 
 from .attributes import Attributes, changes_of
-from .network import NETWORKS
+from .checks import LAST_VLAN
+from .network import NETWORKS, Network
 from .plain import Plain
 from .port import ACTIVE, DOWN, PORTS, Port, port_target
 from .ports.operations import Ports
@@ -24,7 +25,7 @@ from .trunk import SUBPORT, TRUNKS, VLAN, SubPort, Trunk, trunk_over
 from .wiring import wake_for_ports
 
 _FIXED = frozenset({"id", "status", "created_at", "updated_at", "revision_number", "tags"})
-_HIGHEST_VLAN = 4094
+INHERIT = "inherit"
 
 
 class SubPortRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,11 +103,11 @@ class Trunks(
         self, ctx: Context, given: dict[str, Any], old: Trunk | None
     ) -> dict[str, Any]:
         if old is None:
-            tags = [s.segmentation_id for s in given.get("sub_ports", [])]
-            if len(set(tags)) != len(tags):
-                raise bad_input("segmentation_id values of sub_ports must differ")
             parent = await _own_port(ctx, given["port_id"])
             given["sub_ports"] = await self._asked(ctx, given.get("sub_ports", []), parent)
+            tags = [s.segmentation_id for s in given["sub_ports"]]
+            if len(set(tags)) != len(tags):
+                raise bad_input("segmentation_id values of sub_ports must differ")
         return given
 
     async def _asked(
@@ -116,24 +117,16 @@ class Trunks(
         found = []
         largest = (await NETWORKS.get(ctx.runtime.store, parent.network_id)).mtu
         for sub in given:
-            if sub.segmentation_type != VLAN:
-                raise bad_input(
-                    f"segmentation_type '{sub.segmentation_type[:20]}' is not supported; use {VLAN}"
-                )
-            if not 1 <= sub.segmentation_id <= _HIGHEST_VLAN:
-                raise bad_input(
-                    f"Invalid segmentation ID {sub.segmentation_id}: a VLAN has a number from 1 "
-                    f"to {_HIGHEST_VLAN}"
-                )
             port = await _own_port(ctx, sub.port_id)
-            mtu = (await NETWORKS.get(ctx.runtime.store, port.network_id)).mtu
-            if mtu > largest:
+            network = await NETWORKS.get(ctx.runtime.store, port.network_id)
+            tag = _tag(sub, network)
+            if network.mtu > largest:
                 raise Conflict(
-                    f"MTU {mtu} of subport {port.id} cannot be greater than MTU {largest} of its "
+                    f"MTU {network.mtu} of subport {port.id} cannot be greater than MTU {largest} of its "
                     "trunk.",
                     code="SubPortMtuGreaterThanTrunkPortMtu",
                 )
-            found.append(SubPort(port_id=port.id, segmentation_id=sub.segmentation_id))
+            found.append(SubPort(port_id=port.id, segmentation_id=tag))
         return found
 
     async def enter(self, tx: Tx, new: Trunk, old: Trunk | None) -> Trunk:
@@ -195,6 +188,28 @@ class Trunks(
             trunk = await TRUNKS.revise(tx, before, sub_ports=left)
         await self.changed(ctx, before)
         return (await self.rendered(ctx, [trunk]))[0]
+
+
+def _tag(sub: SubPortRequest, network: Network) -> int:
+    """The VLAN by which the guest has the network. Raises Invalid."""
+    kind = sub.segmentation_type
+    if kind not in (VLAN, INHERIT):
+        raise bad_input(
+            f"segmentation_type '{kind[:20]}' is not supported; use {VLAN} or {INHERIT}"
+        )
+    if kind == INHERIT:
+        if network.network_type != VLAN or network.more_segments:
+            raise bad_input(
+                f"segmentation_type {INHERIT} is for networks that are one VLAN, and {network.id} "
+                f"is of type {network.network_type}: name a VLAN"
+            )
+        return network.segmentation_id
+    if not 1 <= sub.segmentation_id <= LAST_VLAN:
+        raise bad_input(
+            f"Invalid segmentation ID {sub.segmentation_id}: a VLAN has a number from 1 to "
+            f"{LAST_VLAN}"
+        )
+    return sub.segmentation_id
 
 
 def _enabled(trunk: Trunk) -> None:

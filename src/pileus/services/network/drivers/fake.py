@@ -6,13 +6,15 @@ What a packet would meet is worked out from the applied documents: `reaches`, `l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
+from types import MappingProxyType
 
 from pileus.host.metadata import Answer, Request
 from pileus.kernel.faults import Invalid
-from pileus.services.network.checks import flaws, protocol_number, unsound
+from pileus.services.network.checks import flaws, protocol_number, refusal, unsound
 from pileus.services.network.driver import (
     DHCP_OWNER,
     UNKNOWN,
@@ -56,8 +58,15 @@ async def _nothing(port_id: str, request: Request) -> Answer:
 class FakeNetworkDriver:
     """`applied` is the document in force; `changes` counts the objects made, altered and removed."""
 
-    def __init__(self, metadata: Metadata = _nothing, *, wire: Wire | None = None) -> None:
+    def __init__(
+        self,
+        metadata: Metadata = _nothing,
+        *,
+        wire: Wire | None = None,
+        physical: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._metadata = metadata
+        self._physical = physical
         self._wire = wire or Wire()
         self.applied = HostNetwork(host="", revision=0)
         self.observed = Observed(revision=0)
@@ -69,7 +78,7 @@ class FakeNetworkDriver:
         return None
 
     async def apply(self, desired: HostNetwork) -> Observed:
-        errors = unsound(desired)
+        errors = unsound(desired, partial(refusal, physical=self._physical))
         objects: dict[str, object] = {}
         for kind in (desired.networks, desired.groups, desired.ports, desired.routers):
             objects.update({spec.id: spec for spec in kind if spec.id not in errors})
@@ -100,7 +109,7 @@ class FakeNetworkDriver:
 
     def restarted(self) -> FakeNetworkDriver:
         """A new driver over what a killed one left on the machine."""
-        fresh = FakeNetworkDriver(self._metadata, wire=self._wire)
+        fresh = FakeNetworkDriver(self._metadata, wire=self._wire, physical=self._physical)
         fresh._objects = dict(self._objects)
         return fresh
 

@@ -34,7 +34,8 @@ from ..floating_ip import FLOATING_IPS
 from ..network import NETWORKS
 from ..port import DOWN, PORTS, Port
 from ..ports.bodies import FixedRequest
-from ..ports.lifecycle import add_port, remove_port, tell
+from ..ports.lifecycle import add_port, addressed_at, remove_port, tell
+from ..ports.reach import refuse_unreached
 from ..qos.users import network_policies
 from ..reservations import reservations_of
 from ..resource import hold
@@ -126,6 +127,7 @@ class KeptNetwork:
             return port
         if port.host != guest.host:
             changes["status"] = DOWN
+            changes |= await addressed_at(tx, self.runtime.world, port, guest.host)
         port = await PORTS.revise(tx, port, **changes)
         await carry(tx, port)
         await tell(tx, "update", port)
@@ -172,6 +174,7 @@ class KeptNetwork:
             ports = await PORTS.all(tx, guest=guest_id)
             for port in ports:
                 if port.next_host != host:
+                    await refuse_unreached(tx, port, host)
                     await PORTS.change(tx, port, next_host=host, next_profile={})
         await wake(self.runtime, {p.next_host for p in ports} - {host})
 

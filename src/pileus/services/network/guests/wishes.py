@@ -71,7 +71,7 @@ async def _port(acting: Acting, id: str) -> None:
     acting.require("update_port", port_target(port))
     if port.guest or port.device_id:
         raise Conflict(f"Port {id} is still in use.", code="PortInUse")
-    if not port.fixed_ips and not port.port_security_enabled:
+    if port.deferred or (not port.fixed_ips and not port.port_security_enabled):
         return
     if not port.fixed_ips and await SUBNETS.one(acting.runtime.store, network_id=port.network_id):
         raise Invalid(f"Port {id} requires a FixedIP in order to be used.")

@@ -23,7 +23,8 @@ from ..resource import SERVICE_TOO, hold, sifted
 from ..trunk import carry
 from ..wiring import NETWORK_HOST, wake, wake_for_ports
 from .bodies import vnic_type
-from .lifecycle import tell
+from .lifecycle import addressed_at, tell
+from .reach import refuse_unreached
 
 INACTIVE = "INACTIVE"
 _SERVICE = "rule:service_api"
@@ -132,6 +133,8 @@ class PortBindings(Resource[Port]):
     async def _write(self, ctx: Context, port: Port, changes: dict[str, Any]) -> Port:
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", port.network_id)
+            changes |= await addressed_at(tx, ctx.runtime.world, port, changes.get("host", ""))
+            await refuse_unreached(tx, port, changes.get("next_host", ""))
             new = await PORTS.revise(tx, port, **changes)
             await carry(tx, new)
             await tell(tx, "update", new)

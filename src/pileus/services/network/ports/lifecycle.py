@@ -22,6 +22,7 @@ from ..refusals import bad_input, no_addresses
 from ..security_group import default_group
 from ..subnet import SUBNETS, Subnet, auto_prefix, give_back, take, take_free
 from .bodies import FixedRequest
+from .reach import refuse_unreached, within_reach
 
 _MOST_FIXED = 5  # upstream's max_fixed_ips_per_port
 _MAC_DRAWS = 32
@@ -43,11 +44,13 @@ async def add_port(
     port = taking_part(network, port)
     mac = port.mac_address or await free_mac(tx, world, network.id)
     port = msgspec.structs.replace(port, mac_address=mac, network_project_id=network.project_id)
-    addresses = await choose(tx, world, port, fixed)
+    addresses, deferred = await choose(tx, world, port, fixed)
     groups = port.security_groups
     if wear_default:
         groups = [(await default_group(tx, world, port.project_id)).id]
-    port = msgspec.structs.replace(port, fixed_ips=addresses, security_groups=groups)
+    port = msgspec.structs.replace(
+        port, fixed_ips=addresses, deferred=deferred, security_groups=groups
+    )
     port = await PORTS.insert(tx, port)
     await tell(tx, "create", port)
     return port
@@ -95,7 +98,18 @@ async def readdress(tx: Tx, world: World, port: Port, fixed: Sequence[FixedReque
         await _unfloat(tx, port.id, gone.ip_address)
     if len(kept) + len(wanted) > _MOST_FIXED:
         raise bad_input("Exceeded maximum amount of fixed ips per port")
-    return [*kept, *(await choose(tx, world, port, wanted) if wanted else [])]
+    return [*kept, *((await choose(tx, world, port, wanted))[0] if wanted else [])]
+
+
+async def addressed_at(tx: Tx, world: World, port: Port, host: str) -> dict[str, list[Fixed]]:
+    """What changes with a port's host: it gets the addresses that waited for it. Raises Conflict."""
+    if host in ("", port.host):
+        return {}
+    if port.deferred and not port.host and not port.fixed_ips:
+        moved = msgspec.structs.replace(port, host=host)
+        return {"fixed_ips": (await choose(tx, world, moved, None))[0]}
+    await refuse_unreached(tx, port, host)
+    return {}
 
 
 def _meets(fixed: Fixed, request: FixedRequest) -> bool:
@@ -111,11 +125,15 @@ async def _unfloat(tx: Tx, port_id: str, ip: str) -> None:
 
 async def choose(
     tx: Tx, world: World, port: Port, fixed: Sequence[FixedRequest] | None
-) -> list[Fixed]:
-    """Takes addresses for the port. Raises Conflict, Invalid."""
+) -> tuple[list[Fixed], bool]:
+    """Takes addresses for the port; or, where they depend on its host, defers that. Raises Conflict, Invalid."""
     subnets = await SUBNETS.all(tx, network_id=port.network_id)
+    if any(s.segment_id for s in subnets):
+        subnets = await within_reach(tx, port, subnets, fixed)
+        if fixed is None and not subnets:
+            return [], True
     if fixed is None:
-        return await _any(tx, world, port, subnets)
+        return await _any(tx, world, port, subnets), False
     if len(fixed) > _MOST_FIXED:
         raise bad_input("Exceeded maximum amount of fixed ips per port")
     taken = []
@@ -123,7 +141,7 @@ async def choose(
         subnet = _subnet_for(port, subnets, request)
         ip = await _one(tx, world, port, subnet, request)
         taken.append(Fixed(subnet_id=subnet.id, ip_address=ip))
-    return taken
+    return taken, False
 
 
 async def _any(tx: Tx, world: World, port: Port, subnets: Sequence[Subnet]) -> list[Fixed]:

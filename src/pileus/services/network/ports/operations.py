@@ -45,7 +45,7 @@ from .bodies import (
     secured,
     vnic_type,
 )
-from .lifecycle import add_port, free_mac, readdress, remove_port, tell
+from .lifecycle import add_port, addressed_at, free_mac, readdress, remove_port, tell
 from .rules import PORT_RULES
 
 _SUBSTRING = "ip_address_substr="
@@ -246,8 +246,12 @@ class Ports(NetworkResource[Port], path="/ports"):
             await _groups_stay(tx, changes.get("security_groups", ()))
             if changes.get("mac_address", "") is None:
                 changes["mac_address"] = await free_mac(tx, ctx.runtime.world, port.network_id)
+            host = changes.get("host", new.host)
             if fixed is not UNSET:
-                changes["fixed_ips"] = await readdress(tx, ctx.runtime.world, new, fixed)
+                moved = replace(new, host=host)
+                changes["fixed_ips"] = await readdress(tx, ctx.runtime.world, moved, fixed)
+            else:
+                changes |= await addressed_at(tx, ctx.runtime.world, new, host)
             part = taking_part(await NETWORKS.get(tx, port.network_id), replace(new, **changes))
             changes["pvlan_type"] = part.pvlan_type
             new = await PORTS.revise(tx, new, **changes)

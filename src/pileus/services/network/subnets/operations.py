@@ -45,6 +45,7 @@ from ..subnetpool import SubnetPool
 from ..subnetpools import SubnetPools, cut, default_pool, scoped
 from ..wiring import wake_networks
 from .plan import Wanted, options, planned
+from .routed import join_segment, move_to_segment, point_at_peers
 
 _FIXED = frozenset(
     ["id", "created_at", "updated_at", "revision_number", "tags", "shared", "router:external"]
@@ -81,7 +82,7 @@ class CreateSubnet(Attributes):
     use_default_subnetpool: bool = False
     prefixlen: int | None = None
     service_types: list[str] = []
-    segment_id: None = None
+    segment_id: str | None = None
     dns_publish_fixed_ip: bool = False
     project_id: str | UnsetType = UNSET
 
@@ -112,7 +113,7 @@ class UpdateSubnet(Attributes):
     dns_nameservers: list[str] | UnsetType = UNSET
     host_routes: list[Route] | UnsetType = UNSET
     service_types: list[str] | UnsetType = UNSET
-    segment_id: UnsetType | None = UNSET
+    segment_id: str | UnsetType | None = UNSET
     dns_publish_fixed_ip: bool | UnsetType = UNSET
 
 
@@ -138,7 +139,15 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
         "delete_subnet:tags": _CHANGED,
     }
     listing = listing(
-        ("network_id", "cidr", "gateway_ip", "ipv6_ra_mode", "ipv6_address_mode", "subnetpool_id"),
+        (
+            "network_id",
+            "cidr",
+            "gateway_ip",
+            "ipv6_ra_mode",
+            "ipv6_address_mode",
+            "subnetpool_id",
+            "segment_id",
+        ),
         ip_version=Filter(kind=int),
         enable_dhcp=Filter(kind=bool),
         shared=Filter(kind=bool),
@@ -173,7 +182,7 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
             "subnetpool_id": s.subnetpool_id or None,
             "service_types": s.service_types,
             "dns_publish_fixed_ip": s.dns_publish_fixed_ip,
-            "segment_id": None,
+            "segment_id": s.segment_id or None,
             "router:external": s.external,
         }
 
@@ -211,7 +220,8 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
         raw = ctx.document["subnet"]
         self.guard(ctx, "update", raw, self.target(ctx, subnet), UpdateSubnet)
         changes = body.given()
-        changes.pop("segment_id", None)
+        if "segment_id" in changes:
+            changes["segment_id"] = changes["segment_id"] or ""
         text(changes.get("name", ""), "name")
         text(changes.get("description", ""), "description")
         changes = options(subnet, changes)
@@ -220,7 +230,11 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
             subnet = await SUBNETS.get(tx, subnet.id)
             if changes.get("gateway_ip", subnet.gateway_ip) != subnet.gateway_ip:
                 await _gateway_unused(tx, subnet)
+            if changes.get("segment_id", subnet.segment_id) != subnet.segment_id:
+                await move_to_segment(tx, subnet, changes["segment_id"])
+            before = subnet.gateway_ip
             subnet = await SUBNETS.revise(tx, subnet, **changes)
+            subnet = await point_at_peers(tx, subnet, was=before)
             await emit(tx, "subnet.update.end", subnet.project_id, id=subnet.id)
         await wake_networks(ctx.runtime, subnet.network_id)
         return await self.one(ctx, subnet)
@@ -238,7 +252,9 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
             family = {"network_id": network.id, "ip_version": subnet.ip_version}
             last = subnet.subnetpool_id and await SUBNETS.one(tx, **family) is None
             scope = {f"ipv{subnet.ip_version}_address_scope": ""} if last else {}
-            await NETWORKS.revise(tx, network, subnets=left, **scope)
+            routed = network.routed and bool(left)
+            await NETWORKS.revise(tx, network, subnets=left, routed=routed, **scope)
+            await point_at_peers(tx, subnet, gone=True)
             await emit(tx, "subnet.delete.end", subnet.project_id, id=subnet.id)
         await wake_networks(ctx.runtime, subnet.network_id)
 
@@ -270,9 +286,14 @@ async def add_subnet(tx: Tx, wanted: Wanted, id: str) -> Subnet:
         wanted = wanted.with_block(found)
     wanted.refuse_overlap(others)
     wanted.refuse_mixed_pools(others)
+    if wanted.segment_id or network.routed:
+        await join_segment(tx, network, wanted.segment_id, others, wanted.service_types)
     subnet = await SUBNETS.insert(tx, wanted.subnet(id, of_network(network)))
     scope = scoped(wanted.pool) if wanted.pool is not None else {}
-    await NETWORKS.revise(tx, network, subnets=[*network.subnets, id], **scope)
+    routed = network.routed or bool(wanted.segment_id)
+    subnets = [*network.subnets, id]
+    await NETWORKS.revise(tx, network, subnets=subnets, routed=routed, **scope)
+    subnet = await point_at_peers(tx, subnet)
     await emit(tx, "subnet.create.end", subnet.project_id, id=id, network_id=network.id)
     return subnet
 

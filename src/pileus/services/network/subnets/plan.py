@@ -54,6 +54,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     ra_mode: str = ""
     address_mode: str = ""
     service_types: list[str] = []
+    segment_id: str = ""
     dns_publish_fixed_ip: bool = False
 
     def with_block(self, found: Block) -> Wanted:
@@ -100,6 +101,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
             ipv6_address_mode=self.address_mode,
             subnetpool_id=self.pool.id if self.pool is not None else "",
             service_types=self.service_types,
+            segment_id=self.segment_id,
             dns_publish_fixed_ip=self.dns_publish_fixed_ip,
             **of_network,
         )
@@ -144,6 +146,7 @@ def planned(body: CreateSubnet, owner: str, network: Network, pool: SubnetPool |
         ra_mode=body.ipv6_ra_mode or "",
         address_mode=body.ipv6_address_mode or "",
         service_types=body.service_types,
+        segment_id=body.segment_id or "",
         dns_publish_fixed_ip=body.dns_publish_fixed_ip,
     )
     _modes(wanted)

@@ -27,6 +27,7 @@ from pileus.services.identity.contract import IDENTITY, ProjectInfo
 from pileus.services.network import SERVICE
 from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
 from pileus.services.network.guests.kept import KeptNetwork
+from pileus.services.network.settings import NetworkSettings
 from pileus.testing.client import Client, Reply
 from pileus.testing.personas import closure
 
@@ -189,6 +190,7 @@ async def bench(
     driver: str = "fake",
     underlay: str = "",
     prefix: str = "",
+    settings: NetworkSettings | None = None,
 ) -> AsyncIterator[Bench]:
     """A real driver's hosts need an `underlay` and a `prefix` of their own."""
     world = World()
@@ -198,15 +200,17 @@ async def bench(
         agents = Agents(bus)
         kept = store or SqliteStore(str(folder / "network.sqlite"), world)
         services = [_STAND_IN, SERVICE]
-        control = Control(
-            world, kept, bus, agents, folder, "http://cloud.test:5000", services=services
-        )
+        url = "http://cloud.test:5000"
+        chosen = {"network": settings or NetworkSettings()}
+        control = Control(world, kept, bus, agents, folder, url, services=services, settings=chosen)
         await bus.start()
         await control.start()
         names = [f"fake-{n + 1}" for n in range(hosts)]
         make = partial(HostRuntime, world, agents, underlay=underlay, prefix=prefix)
-        url = "http://cloud.test:5000"
-        runtimes = [make(name=n, state=folder / n, driver=driver, control_url=url) for n in names]
+        runtimes = [
+            make(name=n, state=folder / n, driver=driver, control_url=url, settings=chosen)
+            for n in names
+        ]
         running = Hosts(runtimes, services)
         if hosts:
             await running.start()

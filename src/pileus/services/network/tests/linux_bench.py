@@ -253,13 +253,15 @@ class LinuxBench:
                         seen |= {await loop.sock_recv(ears, 2048)} & wanted
         return seen
 
-    async def tag_heard(self, source: str, at: str, frame: bytes) -> int | None:
-        """The VLAN tag (0: none) under which a frame comes to another; None if it does not."""
+    async def tag_heard(self, source: str, at: str, frame: bytes, sent: bytes = b"") -> int | None:
+        """The VLAN tag (0: none) under which a frame comes to another; None if it does not. `sent`: as it leaves, if it
+        has a tag then.
+        """
         ears = await self.spaces.call(self._guests[at].namespace, _packet_socket)
         mouth = await self.spaces.call(self._guests[source].namespace, _packet_socket)
         ears.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
         with ears, mouth:
-            mouth.send(frame)
+            mouth.send(sent or frame)
             for _ in range(25):
                 with contextlib.suppress(BlockingIOError):
                     while True:

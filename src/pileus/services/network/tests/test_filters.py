@@ -47,8 +47,8 @@ from pileus.testing.drivers.network import (
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (RuleSpec(direction="ingress"), "ether type ip accept"),
-        (RuleSpec(direction="egress", ethertype="IPv6"), "ether type ip6 accept"),
+        (RuleSpec(direction="ingress"), "meta protocol ip accept"),
+        (RuleSpec(direction="egress", ethertype="IPv6"), "meta protocol ip6 accept"),
         (
             RuleSpec(
                 direction="ingress", protocol="tcp", port_min=22, port_max=22, cidr="10.0.0.9/8"
@@ -59,21 +59,21 @@ from pileus.testing.drivers.network import (
             RuleSpec(
                 direction="ingress", protocol="tcp", port_min=22, port_max=23, cidr="10.0.0.0/8"
             ),
-            "ether type ip ip saddr 10.0.0.0/8 meta l4proto 6 th dport 22-23 accept",
+            "meta protocol ip ip saddr 10.0.0.0/8 meta l4proto 6 th dport 22-23 accept",
         ),
         (
             RuleSpec(
                 direction="egress", protocol="icmp", port_min=8, port_max=0, cidr="10.0.0.1/32"
             ),
-            "ether type ip ip daddr 10.0.0.1 meta l4proto 1 icmp type 8 icmp code 0 accept",
+            "meta protocol ip ip daddr 10.0.0.1 meta l4proto 1 icmp type 8 icmp code 0 accept",
         ),
         (
             RuleSpec(direction="ingress", ethertype="IPv6", protocol="icmp", port_min=128),
-            "ether type ip6 meta l4proto 58 icmpv6 type 128 accept",
+            "meta protocol ip6 meta l4proto 58 icmpv6 type 128 accept",
         ),
         (
             RuleSpec(direction="ingress", remote_group=OPEN, protocol="112"),
-            "ether type ip ip saddr @m4_00030001_0003_4000_8000_000000000001"
+            "meta protocol ip ip saddr @m4_00030001_0003_4000_8000_000000000001"
             " meta l4proto 112 accept",
         ),
     ],

@@ -67,7 +67,7 @@ HERE, THERE = "h1", "h2"
 ROUTED = ("10.0.0.1", "fa:16:3e:00:00:01")
 
 
-async def _stretch(
+async def stretch(
     bench: LinuxBench, here: tuple[PortSpec, ...], there: tuple[PortSpec, ...], **first: object
 ) -> None:
     """A network over two hosts; the first has what `first` says besides: its router."""
@@ -98,7 +98,7 @@ def _remote(port: PortSpec, at: str) -> RemotePort:
 def test_rules_and_groups_hold_for_a_guest_of_the_other_host(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         web, stranger = guest(WEB, "10.0.0.11", WEB_ONLY), guest(STRANGER, "10.0.0.13")
-        await _stretch(bench, (web, stranger), (guest(REMOTE, "10.0.0.31", FROM_WEB),))
+        await stretch(bench, (web, stranger), (guest(REMOTE, "10.0.0.31", FROM_WEB),))
         assert await bench.reaches(WEB, "10.0.0.31", "tcp", 22), "a member of the group it names"
         assert not await bench.reaches(STRANGER, "10.0.0.31", "tcp", 22)
         assert await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
@@ -110,7 +110,7 @@ def test_rules_and_groups_hold_for_a_guest_of_the_other_host(play: Play) -> None
 def test_an_isolated_port_hears_the_promiscuous_of_the_other_host_alone(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         here = (guest(WEB, "10.0.0.11", pvlan=ISOLATED), guest(DB, "10.0.0.12", pvlan=PROMISCUOUS))
-        await _stretch(bench, here, (guest(REMOTE, "10.0.0.31", pvlan=ISOLATED),))
+        await stretch(bench, here, (guest(REMOTE, "10.0.0.31", pvlan=ISOLATED),))
         assert await bench.reaches(DB, "10.0.0.31", "tcp", 80)
         assert await bench.reaches(REMOTE, "10.0.0.12", "tcp", 80)
         assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
@@ -118,7 +118,7 @@ def test_an_isolated_port_hears_the_promiscuous_of_the_other_host_alone(play: Pl
         shared = AddressPair(cidr="10.0.0.99", mac="fa:16:3e:00:00:99")
         for part, arrives in ((PROMISCUOUS, True), (ISOLATED, False)):
             remote = guest(REMOTE, "10.0.0.31", pvlan=part, allowed_address_pairs=(shared,))
-            await _stretch(bench, here, (remote,))
+            await stretch(bench, here, (remote,))
             heard = await bench.sends_as(REMOTE, WEB, mac=shared.mac, ip=shared.cidr)
             assert heard is arrives
 
@@ -131,7 +131,7 @@ def test_no_router_brings_an_isolated_port_what_another_sends_it(play: Play) -> 
         remote = guest(REMOTE, "10.0.0.31", pvlan=ISOLATED)
         for part, arrives in ((PROMISCUOUS, True), (ISOLATED, False)):
             web = msgspec.structs.replace(web, pvlan=part)
-            await _stretch(bench, (web,), (remote,), routers=(router(gateway=None),))
+            await stretch(bench, (web,), (remote,), routers=(router(gateway=None),))
             assert await bench.reaches(REMOTE, ip, "icmp", 8)
             assert await bench.reaches(WEB, ip, "icmp", 8)
             there = (remote.fixed_ips[0].ip, part.encode())
@@ -156,7 +156,7 @@ def test_a_guest_leaves_and_is_reached_through_a_router_on_the_other_host(play: 
         )  # fmt: skip
         gate = router(floating(FLOATING, "10.0.0.32"), forwardings=(forwarded,))
         there = (guest(REMOTE, "10.0.0.31"), guest(DB, "10.0.0.32", WEB_ONLY))
-        await _stretch(bench, (guest(WEB, "10.0.0.11"),), there, routers=(gate,))
+        await stretch(bench, (guest(WEB, "10.0.0.11"),), there, routers=(gate,))
         assert await bench.reaches(REMOTE, OUTSIDE_IP, "tcp", 80), "by the router's address"
         assert await bench.reaches("", SECOND_FLOATING, "tcp", 8080)
         assert not await bench.reaches("", SECOND_FLOATING, "tcp", 22)
@@ -176,7 +176,7 @@ def test_both_hosts_serve_addresses_and_names_and_the_router_advertises_to_both(
         remote = guest(REMOTE, "10.0.0.31")
         auto = FixedIP(subnet_id=v6.id, ip=made)
         remote = msgspec.structs.replace(remote, fixed_ips=(*remote.fixed_ips, auto))
-        await _stretch(
+        await stretch(
             bench,
             (guest(WEB, "10.0.0.11"),),
             (remote,),
@@ -199,7 +199,7 @@ def test_both_hosts_serve_addresses_and_names_and_the_router_advertises_to_both(
 
 def test_what_the_mtu_allows_arrives_whole_on_the_other_host_and_no_more(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
-        await _stretch(bench, (guest(WEB, "10.0.0.11"),), (guest(REMOTE, "10.0.0.31"),))
+        await stretch(bench, (guest(WEB, "10.0.0.11"),), (guest(REMOTE, "10.0.0.31"),))
         for size, word in ((1450 - 28, " 1 received"), (1450 - 27, "message too long")):
             command = ("ping", "-c1", "-W2", "-M", "do", "-s", str(size), "10.0.0.31")
             told = await bench.run_in(WEB, "sh", "-c", " ".join(command) + " 2>&1")
@@ -212,7 +212,7 @@ def test_a_limit_drops_what_is_beyond_it_on_the_way_to_the_other_host(play: Play
     async def scenario(bench: LinuxBench) -> None:
         out = Limit(direction="egress", rate=1000, burst=20_000)
         here, there = guest(WEB, "10.0.0.11", limits=(out,)), guest(REMOTE, "10.0.0.31")
-        await _stretch(bench, (here,), (there,))
+        await stretch(bench, (here,), (there,))
         assert 15 <= await arrived(bench, WEB, REMOTE) <= 25 + 125 * bench.sending_s
         assert await arrived(bench, REMOTE, WEB) == 100
 
@@ -226,7 +226,7 @@ def test_a_stateless_group_must_let_answers_from_the_other_host_in_too(play: Pla
         web = guest(WEB, "10.0.0.11", CLOSED, stateless=True)
         for rules, works in ((out, False), ((*out, answers), True)):
             groups = (GROUPS[0], GroupSpec(id=CLOSED, rules=rules))
-            await _stretch(bench, (web,), (guest(REMOTE, "10.0.0.31"),), groups=groups)
+            await stretch(bench, (web,), (guest(REMOTE, "10.0.0.31"),), groups=groups)
             assert await bench.reaches(WEB, "10.0.0.31", "tcp", 80) is works
 
     play(scenario)
@@ -245,7 +245,7 @@ def test_an_address_group_lets_in_its_prefixes_from_the_other_host_and_no_others
                 GroupSpec(id=CLOSED, rules=(named,)),
                 GroupSpec(id=listed, members=(prefix,)),
             )
-            await _stretch(bench, (guest(WEB, "10.0.0.11", CLOSED),), there, groups=groups)
+            await stretch(bench, (guest(WEB, "10.0.0.11", CLOSED),), there, groups=groups)
             for source in (REMOTE, STRANGER):
                 assert await bench.reaches(source, "10.0.0.11", "tcp", 80) is (source == let_in)
 
@@ -265,7 +265,7 @@ def test_scopes_and_labels_hold_for_a_guest_whose_router_is_on_the_other_host(pl
                 gateway=msgspec.structs.replace(outer, scope="b"),
                 meters=(label,),
             )
-            await _stretch(bench, (guest(WEB, "10.0.0.11"),), there, routers=(gate,))
+            await stretch(bench, (guest(WEB, "10.0.0.11"),), there, routers=(gate,))
             await run("ip", "-n", space, "route", "replace", "10.0.0.0/24", "via", "172.24.4.2")
             driver = bench.drivers[HERE]
             await driver.metered()
@@ -303,7 +303,7 @@ def test_a_log_names_who_on_the_other_host_was_let_in_and_who_was_not(
     async def scenario(bench: LinuxBench) -> None:
         both = LogSpec(id="log-1", project_id="one", accepted=True, dropped=True)
         web = guest(WEB, "10.0.0.11", WEB_ONLY, logs=(both,))
-        await _stretch(bench, (web,), (guest(REMOTE, "10.0.0.31"),))
+        await stretch(bench, (web,), (guest(REMOTE, "10.0.0.31"),))
         assert await bench.reaches(REMOTE, "10.0.0.11", "tcp", 80)
         assert not await bench.reaches(REMOTE, "10.0.0.11", "tcp", 22)
         await asyncio.sleep(0.3)
@@ -319,7 +319,7 @@ def test_a_log_names_who_on_the_other_host_was_let_in_and_who_was_not(
 def test_a_lie_about_who_one_is_does_not_cross(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         web, remote = guest(WEB, "10.0.0.11"), guest(REMOTE, "10.0.0.31")
-        await _stretch(bench, (web, guest(DB, "10.0.0.12")), (remote,))
+        await stretch(bench, (web, guest(DB, "10.0.0.12")), (remote,))
         assert await bench.sends_as(WEB, REMOTE, mac=web.mac, ip="10.0.0.11")
         assert not await bench.sends_as(WEB, REMOTE, mac=web.mac, ip="10.0.0.12")
         assert not await bench.sends_as(WEB, REMOTE, mac="fa:16:3e:00:02:0c", ip="10.0.0.12")

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Options:
     vxlan_port: int = 4789  # two instances in one underlay need two ports
     gateway_here: bool = True  # this machine holds the external subnets' gateway addresses
     open_ports: tuple[int, ...] = ()  # TCP ports of this machine that guests may reach
+    physical: Mapping[str, str] = field(default_factory=dict)  # devices of the underlay, by network
     resolvers: tuple[str, ...] = ()  # who answers guests' questions about foreign names
 
 
@@ -108,7 +109,8 @@ class LinuxNetworkDriver:
                 return self._observed(desired, self._plan)
             # A large document takes a while to plan: not on the loop, which serves guests.
             parts = (desired, self._zones, self._kept)
-            planning = partial(plan.plan_for, *parts, queues=self._machine.queues)
+            machine, physical = self._machine, self._options.physical
+            planning = partial(plan.plan_for, *parts, queues=machine.queues, physical=physical)
             goal = await self._machine.namespaces.call("", planning)
             self._is_whole = False
             await self._remove(goal)
@@ -209,7 +211,7 @@ class LinuxNetworkDriver:
             ("underlay", self._machine.at_underlay),
         ):
             if gone := self._devices[place] - wanted[place]:
-                await visit(partial(_delete_all, gone))
+                await visit(partial(_delete_all, gone, self._names))
                 self._devices[place] -= gone
         await self._meters.keep(goal.routings)
         spaces = plan.namespaces(goal, self._names)
@@ -287,11 +289,9 @@ class LinuxNetworkDriver:
 
     def _works(self, goal: Plan) -> Iterator[Work]:
         options, machine = self._options, self._machine
-        for network in goal.externals:
-            job = partial(
-                underlay.want_external, machine, network, gateway_here=options.gateway_here
-            )
-            yield Work(f"external/{network.id}", network, job)
+        for id, segment in goal.outer.items():
+            job = partial(underlay.want_outer, machine, segment, gateway_here=options.gateway_here)
+            yield Work(f"outer/{id}", (segment.network, segment.device), job)
         for id, segment in goal.segments.items():
             job = partial(want_segment, machine, segment, vxlan_port=options.vxlan_port)
             yield Work(f"network/{id}", segment, job)
@@ -357,8 +357,9 @@ def _sentence(error: Fault | OSError) -> str:
     return error.message if isinstance(error, Fault) else f"The kernel refused: {error}."
 
 
-def _delete_all(names: set[str], link: Netlink) -> None:
-    link.delete_all(sorted(names))
+def _delete_all(gone: set[str], names: Names, link: Netlink) -> None:
+    underlay.unwire(link, filter(names.is_wire, gone))
+    link.delete_all(sorted(gone))
 
 
 def _without_revision(desired: HostNetwork) -> HostNetwork:

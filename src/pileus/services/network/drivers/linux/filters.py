@@ -216,10 +216,10 @@ def bridge_zone(bridge: str, zone: int) -> Fragment:
     )
 
 
-def trusted_devices(devices: Iterable[str], vxlan: str, service_mac: str) -> Fragment:
-    """A network's devices that are no guest's. The service answers on every host: never across."""
+def trusted_devices(devices: Iterable[str], across: str, service_mac: str) -> Fragment:
+    """A network's devices that are no guest's. The service answers on every host: never `across`."""
     quoted = frozenset(nft.interface(device) for device in devices)
-    local = {f"{nft.interface(vxlan)} . {nft.mac(service_mac)}"} if vxlan else set()
+    local = {f"{nft.interface(across)} . {nft.mac(service_mac)}"} if across else set()
     return Fragment(elements={"ours": quoted, "trusted": quoted, "local_only": frozenset(local)})
 
 
@@ -358,7 +358,7 @@ def rule_text(rule: RuleSpec) -> str:
     is_v4 = rule.ethertype == "IPv4"
     family, version = ("ip", "4") if is_v4 else ("ip6", "6")
     end = "saddr" if rule.direction == "ingress" else "daddr"
-    words = [f"ether type {family}"]
+    words = [f"meta protocol {family}"]
     if rule.cidr:
         words.append(f"{family} {end} {nft.block(rule.cidr)}")
     if rule.remote_group:

@@ -44,6 +44,7 @@ class Machine:
         for name in {self.home, self.underlay}:
             self._links[name] = await self.namespaces.call(name, Netlink)
             self._rules[name] = await self.namespaces.call(name, Nftables)
+        await self.namespaces.call(self.home, _see_through_tags)
         probe = partial(can_queue, self._links[self.home], self.names.limiter("probe" + "-" * 6))
         self.queues = await self.namespaces.call(self.home, probe)
 
@@ -86,6 +87,12 @@ class Machine:
             return await self.namespaces.call(name, lambda: job(link))
         finally:
             self.changes += link.changes - before
+
+
+def _see_through_tags() -> None:
+    """What guests tag themselves is of a connection too. In the calling thread's namespace."""
+    if Path("/proc/sys/net/bridge").exists():
+        sysctl("net/bridge/bridge-nf-filter-vlan-tagged", 1)
 
 
 def _has_tun() -> bool:

@@ -45,19 +45,26 @@ class Names:
         return f"{self.prefix}l{port_id[:11]}"
 
     def external(self, network_id: str) -> str:
-        """The bridge of an external network, in the underlay."""
+        """The bridge of an external network, or of one on a physical network, in the underlay."""
         return f"{self.prefix}e{network_id[:11]}"
 
     def gateway(self, router_id: str) -> str:
         """The external bridge's end of the pair to a router."""
         return f"{self.prefix}g{router_id[:11]}"
 
+    def wire(self, network_id: str) -> str:
+        """The frames of a VLAN on the device that leads to its physical network."""
+        return f"{self.prefix}v{network_id[:11]}"
+
+    def is_wire(self, name: str) -> bool:
+        return name.startswith(f"{self.prefix}v")
+
     def uplink(self, network_id: str) -> str:
-        """From the bridge of an external network's guests ..."""
+        """From the bridge of guests on an outer network ..."""
         return f"{self.prefix}u{network_id[:11]}"
 
     def downlink(self, network_id: str) -> str:
-        """... to the external bridge."""
+        """... to the outer bridge."""
         return f"{self.prefix}d{network_id[:11]}"
 
     def service_namespace(self, network_id: str) -> str:
@@ -89,7 +96,7 @@ class Names:
         """By its alias; by its name where a crash came between the making and the alias."""
         if alias.startswith(f"pileus/{self.prefix}/"):
             return True
-        pattern = self.prefix + r"[bdeglrsux][0-9a-zA-Z-]{11}"
+        pattern = self.prefix + r"[bdeglrsuvx][0-9a-zA-Z-]{11}"
         return not alias and re.fullmatch(pattern, name) is not None
 
     def network_of(self, alias: str) -> tuple[str, int]:

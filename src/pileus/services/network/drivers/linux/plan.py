@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,7 +17,6 @@ from pileus.services.network.driver import (
     DHCP_OWNER,
     GroupSpec,
     HostNetwork,
-    NetworkSpec,
     PortSpec,
     RouterSpec,
     is_guest,
@@ -71,19 +71,26 @@ class Plan:
     kept: Kept = field(default_factory=Kept)
 
     @property
-    def externals(self) -> list[NetworkSpec]:
-        return [s.network for s in self.segments.values() if s.network.external]
+    def outer(self) -> dict[str, Segment]:
+        return {id: s for id, s in self.segments.items() if s.is_outer}
 
 
 def plan_for(
-    desired: HostNetwork, zones: dict[str, int], kept: Kept | None = None, *, queues: bool = True
+    desired: HostNetwork,
+    zones: dict[str, int],
+    kept: Kept | None = None,
+    *,
+    queues: bool = True,
+    physical: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """`zones` (network id to conntrack zone) is completed for new networks and forgets old ones."""
+    """`zones` (network id to conntrack zone) is completed for new networks and forgets old ones; `physical`: the devices
+    that lead to physical networks.
+    """
     plan = Plan(kept=kept or Kept(), queues=queues)
     plan.kept.turn()
 
     def refused(spec: Checked) -> str:
-        return plan.kept.of(f"sound {spec.id}", spec, lambda: refusal(spec))
+        return plan.kept.of(f"sound {spec.id}", spec, lambda: refusal(spec, physical))
 
     plan.errors = unsound(desired, refused)
     plan.hosts = tuple(peer.address for peer in desired.peers)
@@ -106,6 +113,7 @@ def plan_for(
             local=local,
             peers=peers,
             has_guests=bool(guests),
+            device=physical.get(network.physical, ""),
         )
         service = services.get(network.id)
         sound = service if service and service.id not in plan.errors else None
@@ -186,11 +194,12 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
     router_ports = _router_ports(plan)
     for id, segment in plan.segments.items():
         devices = [names.bridge(id), names.service(id)]
-        devices += [names.uplink(id)] if segment.network.external else []
+        uplink = names.uplink(id) if segment.has_uplink else ""
+        devices += [uplink] if uplink else []
         devices += [names.interface(p) for p in router_ports.get(id, ())]
         vxlan = names.vxlan(id) if segment.is_stretched else ""
         devices += [vxlan] if vxlan else []
-        fragments[id] = filters.trusted_devices(devices, vxlan, plan.offers[id].mac)
+        fragments[id] = filters.trusted_devices(devices, vxlan or uplink, plan.offers[id].mac)
     fragments |= _private_fragments(plan)
     fragments |= group_fragments(plan, plan.groups.values())
     groups = {g.id: g for g in plan.groups.values() if g.id in fragments}
@@ -236,7 +245,7 @@ def tracking_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
 
 
 def underlay_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
-    out = {n.id: underlay.external_rules(names.external(n.id), n) for n in plan.externals}
+    out = {id: underlay.outer_rules(names.external(id), s) for id, s in plan.outer.items()}
     return {"hosts": underlay.host_rules(plan.hosts), **out}
 
 
@@ -250,13 +259,14 @@ def home_devices(plan: Plan, names: Names) -> set[str]:
         out |= {names.interface(port) for port in router_ports.get(id, ())}
         out |= {names.service(id)} if segment.has_guests else set()
         out |= {names.vxlan(id)} if segment.is_stretched else set()
-        out |= {names.uplink(id)} if segment.has_guests and segment.network.external else set()
+        out |= {names.uplink(id)} if segment.has_uplink else set()
     return out
 
 
 def underlay_devices(plan: Plan, names: Names) -> set[str]:
-    out = {names.external(n.id) for n in plan.externals}
-    out |= {names.downlink(n.id) for n in plan.externals if plan.segments[n.id].has_guests}
+    out = {names.external(id) for id in plan.outer}
+    out |= {names.downlink(id) for id, s in plan.outer.items() if s.has_uplink}
+    out |= {names.wire(id) for id, s in plan.outer.items() if s.device and s.network.vlan}
     return out | {end for r in plan.routings.values() for end in outer_ends(names, r.router)}
 
 

@@ -23,6 +23,16 @@ class Segment:
     local: str
     peers: tuple[tuple[str, str], ...]  # host, address
     has_guests: bool
+    device: str = ""  # of the underlay, that leads to its physical network
+
+    @property
+    def is_outer(self) -> bool:
+        """Has it a bridge in the underlay?"""
+        return self.network.external or bool(self.network.physical)
+
+    @property
+    def has_uplink(self) -> bool:
+        return self.is_outer and self.has_bridge
 
     @property
     def has_bridge(self) -> bool:
@@ -55,7 +65,7 @@ async def want_segment(machine: Machine, segment: Segment, *, vxlan_port: int) -
     await machine.at_home(wire)
     if segment.is_stretched:
         await _want_vxlan(machine, segment, bridge, vxlan, vxlan_port)
-    if network.external and segment.has_guests:
+    if segment.has_uplink:
         await _want_uplink(machine, network, bridge)
 
 
@@ -95,7 +105,7 @@ async def _want_vxlan(
 
 
 async def _want_uplink(machine: Machine, network: NetworkSpec, bridge: str) -> None:
-    """Guests directly on an external network: a pair from their bridge to the external one."""
+    """A pair from the bridge of guests and routers to the outer one."""
     names = machine.names
     up, down = names.uplink(network.id), names.downlink(network.id)
     alias = names.alias("uplink", network.id)
