@@ -93,6 +93,10 @@ class Netlink:
                 return None
             raise Unavailable(f"Cannot read network device {name}: {refused}.") from refused
 
+    def name(self, index: int) -> str:
+        """Of a device that is there, in the calling thread's namespace; "" for none, which is 0."""
+        return socket.if_indextoname(index) if index else ""
+
     def index(self, name: str) -> int:
         """Raises NotFound."""
         return self._existing(name).index
@@ -197,8 +201,8 @@ class Netlink:
         present = self._rates_at(self.index(model))
         self.want_rates(name, {number: _rate_of(parts) for number, parts in present.items()})
         filters = self._wire.dump(_GET_FILTER, self._chosen(model, True, _ASIDE))
-        if aside := next((index for m in filters if (index := _mirror(m))), 0):
-            self.want_aside(name, socket.if_indextoname(aside), incoming=True)
+        aside = next((index for m in filters if (index := _mirror(m))), 0)
+        self.want_aside(name, self.name(aside), incoming=True)
 
     def _rates_at(self, index: int) -> dict[int, dict[int, bytes]]:
         """The parts of each rate's message by the rate's number."""

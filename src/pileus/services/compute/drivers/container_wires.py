@@ -8,7 +8,6 @@ way at first. Everything here is a job for the thread of `Namespaces`.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -96,5 +95,5 @@ def _stand_in(link: Netlink, nic: Nic, seen: Link) -> None:
     """What the device of before was to its bridge."""
     if Path("/proc/sys/net/ipv6/conf", nic.device).exists():
         sysctl(f"net/ipv6/conf/{nic.device}/disable_ipv6", 1)
-    bridge = socket.if_indextoname(seen.master) if seen.master else ""
-    link.want(nic.device, mtu=nic.mtu, master=bridge, alias=seen.alias, up=seen.up)
+    bridge, alias = link.name(seen.master), seen.alias
+    link.want(nic.device, mtu=nic.mtu, master=bridge, alias=alias, up=seen.up)
