@@ -200,6 +200,24 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
 
         self.play_here(scenario)
 
+    def test_what_a_prefix_among_the_pairs_holds_may_be_claimed_and_nothing_beyond(self) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            blocks = ("10.0.0.128/25", "fd00:1::/64", "fd00:1::/80", "fd00:3::9/128")
+            pairs = tuple(AddressPair(cidr=block) for block in blocks)
+            web = guest(WEB, "10.0.0.11", allowed_address_pairs=pairs)
+            db = guest(DB, "10.0.0.12")
+            assert (await bench.apply(document(web, db))).errors == {}
+            for ip, may in (("10.0.0.200", True), ("10.0.0.100", False)):
+                claim = arp_frame(web.mac, ip, db.mac, "10.0.0.12")
+                assert await bench.passes(WEB, DB, claim) is may, ip
+            claims = {"fd00:1::7": True, "fd00:1:0:1::7": False, "fd00:3::9": True}
+            for target, may in (claims | {"fd00:3::8": False}).items():
+                for source in (link_local(web.mac), target):
+                    claim = advert_frame(web.mac, db.mac, source, target)
+                    assert await bench.passes(WEB, DB, claim) is may, (source, target)
+
+        self.play_here(scenario)
+
     def test_the_metadata_address_works_through_the_default_route_too(self) -> None:
         async def scenario(bench: LinuxBench) -> None:
             desired = document(guest(WEB, "10.0.0.11"), routers=(router(gateway=None),))
