@@ -14,6 +14,8 @@ from pileus.kernel.faults import NotFound
 from pileus.services.network import agent, control
 from pileus.services.network.contract import GUEST_METADATA, GuestMetadata, MetadataReply
 from pileus.services.network.driver import Observed, RuleSpec
+from pileus.services.network.security_group import RULES
+from pileus.services.network.security_groups.rules import drop_rule
 from pileus.services.network.wiring import NETWORK_CONTROL
 from pileus.testing.drivers.network import PUBLIC, document, floating, network, public, router
 
@@ -197,6 +199,56 @@ def test_a_new_rule_does_not_wait_for_the_hosts_next_look(monkeypatch: pytest.Mo
         before = there._document
         await there.refresh()
         assert there._document is before, "the next look finds that this is all"
+
+    run(body)
+
+
+def test_a_rule_that_names_a_group_new_to_the_host_brings_its_members(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent, "_GATHER_S", 0.0)
+
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        web, db = [await api.make("security_group", name=name) for name in ("web", "db")]
+        network, _ = await api.network()
+        port = await api.make("port", network_id=network["id"], security_groups=[db["id"]])
+        await b.boot("one", "guest", network["id"], groups=["web"])
+        await b.settle()
+        assert db["id"] not in {g.id for g in b.driver().applied.groups}
+        named = {"security_group_id": web["id"], "remote_group_id": db["id"]}
+        await api.make("security_group_rule", direction="ingress", **named)
+        await b.control.runtime.reconcilers.settled()
+        await _agent(b)._loop.settled()
+        members = {g.id: g.members for g in b.driver().applied.groups}
+        assert members[db["id"]] == (port["fixed_ips"][0]["ip_address"],)
+
+    run(body)
+
+
+def test_a_host_is_told_again_what_was_written_while_it_was_told() -> None:
+    """By another control, whose own telling may have come before ours: the older must not stay."""
+
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        group = await api.make("security_group", name="web")
+        network, _ = await api.network()
+        await b.boot("one", "guest", network["id"], groups=["web"])
+        await b.settle()
+        asked = {"security_group_id": group["id"], "direction": "ingress", "protocol": "icmp"}
+        rule = await api.make("security_group_rule", **asked)
+        store, there = b.control.runtime.store, _agent(b)
+        regroup = there.regroup
+
+        async def meanwhile(group_id: str, rules: list[RuleSpec]) -> None:
+            there.regroup = regroup
+            async with store.tx() as tx:
+                await drop_rule(tx, await RULES.get(tx, rule["id"]))
+            await regroup(group_id, rules)
+
+        there.regroup = meanwhile
+        await control.tell_group(b.control.runtime, group["id"])
+        assert not any(r.protocol for g in b.driver().applied.groups for r in g.rules)
 
     run(body)
 
