@@ -82,7 +82,8 @@ class NbdVolume:
 
     @property
     def secrets(self) -> tuple[str, str]:
-        return f"vk-{self._key}", f"vp-{self._key}"
+        """What opens its connection, and itself."""
+        return _key_of(self.connection), f"vp-{self._key}"
 
     @property
     def group(self) -> str:
@@ -95,12 +96,17 @@ class NbdVolume:
 
     @property
     def connection(self) -> str:
-        return f"{self.connections}{blake2s(self.name.encode(), digest_size=4).hexdigest()}"
+        place = f"{self.name} {self.path}{self.address}:{self.port}"
+        return f"{self.connections}{blake2s(place.encode(), digest_size=4).hexdigest()}"
 
     @property
     def connections(self) -> str:
-        """What the names of all connections to it begin with, to smaller exports too."""
+        """What the names of all connections to it begin with, to smaller exports and to elsewhere too."""
         return f"vc-{self._key}-"
+
+
+def _key_of(connection: str) -> str:
+    return f"vk-{connection[3:]}"
 
 
 def write_keys(folder: Path, user: str, secret: str) -> None:
@@ -232,6 +238,8 @@ async def _use(emulator: Emulator, volume: NbdVolume) -> None:
     for node in sorted(await _nodes(emulator), reverse=True):
         if node.startswith(volume.connections) and node != volume.connection:
             await emulator.execute("blockdev-del", **{"node-name": node})
+            with contextlib.suppress(Unavailable):  # it needed none
+                await emulator.execute("object-del", id=_key_of(node))
     await emulator.execute("block_resize", size=volume.size, **{"node-name": volume.node})
     if volume.passphrase:
         size = volume.size // _GIB * _GIB  # what is more is the header
@@ -289,7 +297,7 @@ async def _drop_nodes(emulator: Emulator, volume: NbdVolume) -> None:
     for node in (*volume.nodes, *sorted(connections, reverse=True)):
         if node in nodes:
             await emulator.execute("blockdev-del", **{"node-name": node})
-    for secret in (*volume.secrets, volume.own_group):
+    for secret in (*volume.secrets, volume.own_group, *map(_key_of, connections)):
         with contextlib.suppress(Unavailable):  # it was not needed
             await emulator.execute("object-del", id=secret)
 

@@ -19,11 +19,13 @@ from typing import Any
 
 from pileus.host import process
 from pileus.host.qemu import Monitor, listen
-from pileus.kernel.faults import Unavailable
+from pileus.kernel.faults import Conflict, Unavailable
+from pileus.kernel.world import Clock
 
 PROGRAM = "qemu-storage-daemon"
 DEBIAN_PACKAGES = ("qemu-utils", "qemu-system-common")
 START_S, END_S = 20, 60  # the latter for what is still to be written
+_LOOK_S = 0.05
 LOG = "daemon.log"
 
 
@@ -140,6 +142,37 @@ class StorageDaemon:
         with contextlib.suppress(Unavailable):  # it is there
             await self.execute("object-add", **{"qom-type": "throttle-group", "id": group})
         await self.execute("qom-set", path=f"/objects/{group}", property="limits", value=limits)
+
+    async def job(self, id: str) -> dict[str, Any] | None:
+        """As query-jobs has it."""
+        jobs: list[dict[str, Any]] = await self.execute("query-jobs")
+        return next((job for job in jobs if job["id"] == id), None)
+
+    async def pivot(self, id: str, clock: Clock) -> None:
+        """What a mirror has filled takes the place of what it read; without a job that is done. Raises Conflict."""
+        if (job := await self.job(id)) is None:
+            return
+        if job["status"] == "ready":
+            await self.execute("job-complete", id=id)
+        if error := await self._dismissed(id, clock):
+            raise Conflict("A back end failed while a volume was copied.", internal=error)
+
+    async def drop_job(self, id: str, clock: Clock) -> None:
+        """It is under way no more."""
+        if (job := await self.job(id)) is None:
+            return
+        if job["status"] != "concluded":
+            await self.execute("block-job-cancel", device=id, force=True)
+        await self._dismissed(id, clock)
+
+    async def _dismissed(self, id: str, clock: Clock) -> str:
+        """What it failed of, once it has ended."""
+        while (job := await self.job(id)) is not None:
+            if job["status"] == "concluded":
+                await self.execute("job-dismiss", id=id)
+                return str(job.get("error", ""))
+            await clock.sleep(_LOOK_S)
+        return "It was gone."
 
     async def ended(self, timeout_s: float | None = None) -> bool:
         """Wait for its end; False when time ran out."""

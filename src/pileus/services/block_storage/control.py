@@ -20,6 +20,6 @@ class KeptVolumes:
         store, every = self.runtime.store, 1_000_000
         records = await VOLUMES.list(store, Page({"host": host}, limit=every))
         records += await VOLUMES.list(store, Page({"status": "migrating"}, limit=every))
-        known = {backend_of(v) for v in records}
+        known = {name for v in records for name in (backend_of(v), v.next_id)}
         known.update(u.id for u in await UNMANAGED.all(self.runtime.store, host=host))
         return [id for id in ids if id in known]

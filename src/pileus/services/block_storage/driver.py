@@ -68,11 +68,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VolumeSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A volume as asked for; blank (all zeros) without a `source`, which is never larger."""
+    """A volume as asked for; blank (all zeros) without a `source`, which is never larger and lies in the same pool.
+
+    `pool` is where it is to lie, "" for a host's first.
+    """
 
     id: str
     size_gib: int
     project_id: str
+    pool: str = ""
     source: Source | None = None
     passphrase: str = ""  # of a LUKS volume, forgotten once it is made; "" is not encrypted
 
@@ -109,10 +113,9 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     rbd: RbdImage | None = None
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
-    """What one pool of a back end has, as `os-volume-hosts`' `get_pools` shows it."""
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What a back end has; it is one pool."""
 
-    name: str
     total_gib: int
     free_gib: int
     is_thin: bool = True
@@ -189,11 +192,24 @@ class VolumeDriver(Protocol):
         """Overwrite a volume with raw bytes from a URL, as a backup gives them. Raises Conflict while exported."""
         ...
 
+    async def hand_over(self, volume_id: str, to: Export) -> None:
+        """Copy a volume that one attachment has to another of its size, which is served there for the same attachment.
+
+        It goes on being used: from the end of this on all that is written is written there. What is left here is
+        deleted by `delete` as soon as the guest has gone over to the other. Who asks again waits for the same end.
+        Raises Conflict when it breaks off, and the volume is what it was.
+        """
+        ...
+
+    async def stay(self, volume_id: str) -> bool:
+        """Give up handing it over; False where that is done already."""
+        ...
+
     async def volumes(self) -> list[Volume]:
         """Every volume here, in the order of their ids."""
         ...
 
-    async def pools(self) -> list[Pool]: ...
+    async def room(self) -> Room: ...
 
     async def sweep(self, keep: set[str]) -> list[str]:
         """Delete the volumes, whole or half made, that are not in `keep`; the ids deleted."""

@@ -115,9 +115,11 @@ class ManageableSnapshots(Resource[Snapshot]):
     async def _listed(self, ctx: Context, *, full: bool) -> list[dict[str, Any]]:
         """What the host has, ours and what nobody manages."""
         store = ctx.runtime.store
-        host = await pools.known(ctx.runtime, ctx.query.get("host"))
+        pool = await pools.known(ctx.runtime, ctx.query.get("host"))
         rows = []
-        for volume in await VOLUMES.all(store, host=host):
+        for volume in await VOLUMES.all(store, host=pool.host):
+            if volume.pool not in ("", pool.name):
+                continue
             ours = await SNAPSHOTS.all(store, volume_id=volume.id)
             free = await UNMANAGED.all(store, of=volume.id)
             named = [(backend_name(s), s.size, s.id) for s in ours]

@@ -5,6 +5,8 @@ What an administrator says of one (disabled, frozen) is kept; the rest is what i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pileus.kernel.faults import NotFound
 from pileus.kernel.hosts import HOSTS, Host, hosts_of
 from pileus.kernel.quota import usage
@@ -13,13 +15,14 @@ from pileus.kernel.store import Record, Table
 
 from .agent_contract import VOLUME_HOST
 from .scheduling import Pool
-from .volume import BY_HOST
+from .volume import BY_HOST, Volume
 
 ZONE = "nova"
+VOLUME = "cinder-volume"
 
 
 class VolumeService(Record, kw_only=True, frozen=True):
-    """A host's part in `os-services`; its id is the host's name and the binary."""
+    """A part in `os-services`; its id is its host and the binary: of earlier versions a host's name, without back end."""
 
     disabled: bool = False
     disabled_reason: str | None = None
@@ -39,47 +42,58 @@ async def pools(runtime: Runtime) -> list[Pool]:
     said = {s.id: s for s in await SERVICES.all(runtime.store)}
     now, found = runtime.world.clock.time(), []
     for host in await hosts(runtime):
-        service = said.get(f"{host.id}/cinder-volume")
-        why = "" if host.is_up(now) else "down"
-        if service is not None and service.disabled:
-            why = f"disabled ({service.disabled_reason or 'no reason given'})"
-        elif service is not None and service.is_frozen:
-            why = "frozen"
-        promised = (await usage(runtime.store, BY_HOST, host.id)).get("gigabytes", 0)
-        found += [
-            Pool(
-                host=host.id,
-                backend=pool["name"],
-                name=pool["name"],
-                total_gib=pool["total_gib"],
-                free_gib=max(0, pool["free_gib"] - promised),
-                promised_gib=promised,
-                storage_protocol=pool["storage_protocol"],
-                zone=ZONE,
-                is_thin=pool["is_thin"],
-                why_not=why,
+        pools_of_it = host.facts.get("volume_pools", ())
+        for pool in pools_of_it:
+            places = [f"{host.id}@{pool['name']}"]
+            places += (
+                [host.id] if pool is pools_of_it[0] else []
+            )  # of earlier volumes: they name no pool
+            promised = sum(
+                [(await usage(runtime.store, BY_HOST, p)).get("gigabytes", 0) for p in places]
             )
-            for pool in host.facts.get("volume_pools", ())
-        ]
+            service = service_of(said, places[0])
+            found.append(
+                Pool(
+                    host=host.id,
+                    name=pool["name"],
+                    backend_name=pool.get("backend_name", ""),
+                    total_gib=pool["total_gib"],
+                    free_gib=max(0, pool["free_gib"] - promised),
+                    promised_gib=promised,
+                    storage_protocol=pool["storage_protocol"],
+                    zone=ZONE,
+                    is_thin=pool["is_thin"],
+                    why_not=_why_not(service) or ("" if host.is_up(now) else "down"),
+                )
+            )
     return sorted(found, key=lambda p: p.place)
 
 
-async def place_of(runtime: Runtime, host: str) -> str:
-    """The host as Cinder names it, with back end and pool; "" for none."""
-    found = await HOSTS.find(runtime.store, host) if host else None
-    for pool in found.facts.get("volume_pools", ()) if found else ():
-        return f"{host}@{pool['name']}#{pool['name']}"
-    return host
+def service_of(said: Mapping[str, VolumeService], back_end: str) -> VolumeService | None:
+    """What was said of `host@backend`."""
+    host = back_end.partition("@")[0]
+    return said.get(f"{back_end}/{VOLUME}") or said.get(f"{host}/{VOLUME}")
 
 
-def host_in(place: str) -> str:
-    """The host's name in `host@backend#pool`."""
-    return place.partition("@")[0].partition("#")[0]
+def _why_not(said: VolumeService | None) -> str:
+    if said is not None and said.disabled:
+        return f"disabled ({said.disabled_reason or 'no reason given'})"
+    return "frozen" if said is not None and said.is_frozen else ""
 
 
-async def known(runtime: Runtime, place: str) -> str:
-    """The host that a place names. Raises NotFound."""
-    host = host_in(place)
-    if not await hosts_of(runtime.store, VOLUME_HOST, id=host):
-        raise NotFound(f"Service cinder-volume could not be found on host {place}.")
-    return host
+async def place_of(runtime: Runtime, volume: Volume) -> str:
+    """Where it lies as Cinder names it, with back end and pool; "" for nowhere."""
+    host, name = volume.host, volume.pool
+    if host and not name:  # of an earlier version: its host had one pool, which comes first
+        found = await HOSTS.find(runtime.store, host)
+        there = found.facts.get("volume_pools", ()) if found else ()
+        name = there[0]["name"] if there else ""
+    return f"{host}@{name}#{name}" if name else host
+
+
+async def known(runtime: Runtime, place: str) -> Pool:
+    """The pool that a place names, of a host its first. Raises NotFound."""
+    for pool in await pools(runtime):
+        if pool.is_at(place):
+            return pool
+    raise NotFound(f"Service cinder-volume could not be found on host {place}.")

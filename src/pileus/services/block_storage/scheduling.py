@@ -20,20 +20,29 @@ class Pool:
     """A pool as its host last described it. `promised_gib`: the sizes of its volumes, added up."""
 
     host: str
-    backend: str
     name: str
     total_gib: int
     free_gib: int
     promised_gib: int
     storage_protocol: str
     zone: str
+    backend_name: str = ""  # as an operator named it, else its host's
     is_thin: bool = True
     why_not: str = ""  # down, disabled or frozen
 
     @property
     def place(self) -> str:
         """As Cinder names it."""
-        return f"{self.host}@{self.backend}#{self.name}"
+        return f"{self.back_end}#{self.name}"
+
+    @property
+    def back_end(self) -> str:
+        """As a service is named: each back end has one pool, of its own name."""
+        return f"{self.host}@{self.name}"
+
+    def is_at(self, place: str) -> bool:
+        """Whether it is what a host's name, a back end's or a pool's means."""
+        return place in (self.host, self.back_end, self.place)
 
     @property
     def room_gib(self) -> float:
@@ -44,7 +53,7 @@ class Pool:
     def capabilities(self) -> dict[str, object]:
         """What extra specs may ask for."""
         return {
-            "volume_backend_name": self.host,
+            "volume_backend_name": self.backend_name or self.host,
             "vendor_name": "Pileus",
             "driver_version": "1.0",
             "storage_protocol": self.storage_protocol,
@@ -61,13 +70,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a volume asks of its pool. `only`: hosts of which it must be one; `never`: those it may not be on."""
+    """What a volume asks of its pool. `only`: the place that it must be at; `never`: where it may not be; "" is none."""
 
     size: int
     extra_specs: Mapping[str, str]
     zone: str = ""
-    only: frozenset[str] = frozenset()
-    never: frozenset[str] = frozenset()
+    only: str = ""
+    never: str = ""
 
 
 def choose(pools: Sequence[Pool], wanted: Wanted) -> Pool:
@@ -84,10 +93,10 @@ def why_not(pool: Pool, wanted: Wanted) -> str:
     """Why the volume may not go there, "" if it may."""
     if pool.why_not:
         return pool.why_not
-    if wanted.only and pool.host not in wanted.only:
-        return "not the host that is asked for"
-    if pool.host in wanted.never:
-        return "a host that is ruled out"
+    if wanted.only and not pool.is_at(wanted.only):
+        return f"not {wanted.only}, which is asked for"
+    if pool.is_at(wanted.never):
+        return f"{wanted.never} is ruled out"
     if wanted.zone and pool.zone != wanted.zone:
         return f"in zone {pool.zone}, not {wanted.zone}"
     lacking = _lacking(pool.capabilities, wanted.extra_specs)

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from pileus.kernel.faults import Invalid, NotFound
-from pileus.kernel.hosts import Host
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.schema import Body
 from pileus.kernel.store import Page
 from pileus.kernel.world import stamp
 
 from . import checks, pools
-from .pools import SERVICES, VolumeService
+from .pools import SERVICES, VOLUME, VolumeService
 from .scheduling import OVERSUBSCRIBED, Pool
 from .snapshot import SNAPSHOTS
 from .volume import VOLUMES
 
 _SERVICES = "volume_extension:services:"
-VOLUME, _BACKUP, _SCHEDULER = "cinder-volume", "cinder-backup", "cinder-scheduler"
+_BACKUP, _SCHEDULER = "cinder-backup", "cinder-scheduler"
 Place = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
@@ -46,17 +46,18 @@ async def _rows(ctx: Context) -> list[dict[str, Any]]:
         for binary in (_SCHEDULER, _BACKUP)
     ]
     for host in await pools.hosts(ctx.runtime):
-        service = said.get(f"{host.id}/{VOLUME}")
         state = "up" if host.is_up(now) else "down"
-        row = _row(ctx, VOLUME, _place(host), state, stamp(host.seen_at), service)
-        rows.append(row | _replication(ctx, service))
+        for pool in host.facts.get("volume_pools", ()):
+            back_end = f"{host.id}@{pool['name']}"
+            service = pools.service_of(said, back_end)
+            row = _row(ctx, VOLUME, back_end, state, stamp(host.seen_at), service)
+            rows.append(row | _replication(ctx, service))
     return rows
 
 
-def _place(host: Host) -> str:
-    """`host@backend`."""
-    there = host.facts.get("volume_pools") or [{"name": "none"}]
-    return f"{host.id}@{there[0]['name']}"
+def _names(row: dict[str, Any], place: str) -> bool:
+    """Whether that is its host, with or without its back end."""
+    return place in (row["host"], row["host"].partition("@")[0])
 
 
 def _row(
@@ -96,8 +97,7 @@ class VolumeServices(Resource[VolumeService]):
             "services": [
                 row
                 for row in await _rows(ctx)
-                if binary in ("", row["binary"])
-                and host in ("", row["host"], pools.host_in(row["host"]))
+                if binary in ("", row["binary"]) and (not host or _names(row, host))
             ]
         }
 
@@ -114,11 +114,9 @@ class VolumeServices(Resource[VolumeService]):
         reason = body.disabled_reason if body.disabled_reason is not UNSET else None
         if verb == "disable-log-reason" and not reason:
             raise Invalid("A disabled_reason of 1 to 255 characters is needed.")
-        row = await self._known(ctx, body.host, binary)
         disabled = verb != "enable"
         reason = reason if verb == "disable-log-reason" else None
-        id = f"{pools.host_in(row['host'])}/{binary}"
-        await self._say(ctx, id, disabled=disabled, disabled_reason=reason)
+        await self._say(ctx, body.host, binary, disabled=disabled, disabled_reason=reason)
         found = {
             "host": body.host,
             "service": binary,
@@ -133,29 +131,35 @@ class VolumeServices(Resource[VolumeService]):
         rules = {"freeze": "freeze_host", "thaw": "thaw_host"}
         ctx.require("volume:" + rules.get(verb, "failover_host"))
         try:
-            row = await self._known(ctx, body.host, VOLUME)
+            if verb.startswith("failover"):
+                await self._known(ctx, body.host, VOLUME)
+                raise Invalid(
+                    f"Unable to failover {body.host}: no replication target is set up for it, so "
+                    "there is nothing to fail over to."
+                )
+            await self._say(ctx, body.host, VOLUME, is_frozen=verb == "freeze")
         except NotFound as e:
             raise Invalid(e.message) from None
-        id = f"{pools.host_in(row['host'])}/{VOLUME}"
-        if verb.startswith("failover"):
-            raise Invalid(
-                f"Unable to failover {body.host}: no replication target is set up for it, so there "
-                "is nothing to fail over to."
-            )
-        await self._say(ctx, id, is_frozen=verb == "freeze")
 
-    async def _known(self, ctx: Context, host: str, binary: str) -> dict[str, Any]:
-        for row in await _rows(ctx):
-            if row["binary"] == binary and host in (row["host"], pools.host_in(row["host"])):
-                return row
+    async def _known(self, ctx: Context, host: str, binary: str) -> list[str]:
+        """What is meant: of a host all its back ends. Raises NotFound."""
+        rows = await _rows(ctx)
+        if found := [r["host"] for r in rows if r["binary"] == binary and _names(r, host)]:
+            return found
         raise NotFound(f"Service {binary} could not be found on host {host}.")
 
-    async def _say(self, ctx: Context, id: str, **changes: Any) -> None:
+    async def _say(self, ctx: Context, host: str, binary: str, **changes: Any) -> None:
+        """Of a back end of which nothing was said, what was said of its host holds."""
+        found = await self._known(ctx, host, binary)
         async with ctx.runtime.store.tx() as tx:
-            known = await SERVICES.find(tx, id)
-            if known is None:
-                known = await SERVICES.insert(tx, VolumeService(id=id))
-            await SERVICES.change(tx, known, **changes)
+            for place in found:
+                id, of_host = f"{place}/{binary}", f"{place.partition('@')[0]}/{binary}"
+                known = await SERVICES.find(tx, id)
+                if known is None:
+                    new = await SERVICES.find(tx, of_host) or VolumeService(id=id)
+                    new = msgspec.structs.replace(new, id=id, generation=0)
+                    known = await SERVICES.insert(tx, new)
+                await SERVICES.change(tx, known, **changes)
 
 
 class VolumeHosts(Resource[VolumeService]):
@@ -183,10 +187,13 @@ class VolumeHosts(Resource[VolumeService]):
 
     @operation("GET", "/os-hosts/{host_name}", "volume_extension:hosts")
     async def show(self, ctx: Context, host_name: str) -> dict[str, Any]:
-        host = await pools.known(ctx.runtime, host_name)
+        host = (await pools.known(ctx.runtime, host_name)).host
         store = ctx.runtime.store
         sums: dict[str, list[int]] = {"(total)": [0, 0, 0, 0]}
         for volume in await VOLUMES.list(store, Page({"host": host}, limit=1_000_000)):
+            place = await pools.place_of(ctx.runtime, volume)
+            if host_name not in (host, place.partition("#")[0]):
+                continue
             taken = await SNAPSHOTS.all(store, volume_id=volume.id)
             counts = (1, volume.size, len(taken), sum(s.size for s in taken))
             for of in ("(total)", volume.project_id):
@@ -217,23 +224,21 @@ class Pools(Resource[VolumeService]):
 
     @operation("GET", "/capabilities/{host_name}", "volume_extension:capabilities")
     async def capabilities(self, ctx: Context, host_name: str) -> dict[str, Any]:
-        host = pools.host_in(host_name)
-        for pool in await pools.pools(ctx.runtime):
-            if pool.host == host:
-                return {
-                    "namespace": f"OS::Storage::Capabilities::{pool.host}@{pool.backend}",
-                    "vendor_name": "Pileus",
-                    "volume_backend_name": pool.host,
-                    "pool_name": pool.name,
-                    "driver_version": "1.0",
-                    "storage_protocol": pool.storage_protocol,
-                    "display_name": f"Capabilities of {pool.backend}",
-                    "description": "These are the volume type options that the back end offers.",
-                    "visibility": "public",
-                    "replication_targets": [],
-                    "properties": _PROPERTIES,
-                }
-        raise NotFound(f"Can't find service: {host_name}")
+        try:
+            pool = await pools.known(ctx.runtime, host_name)
+        except NotFound:
+            raise NotFound(f"Can't find service: {host_name}") from None
+        shared = ("vendor_name", "volume_backend_name", "driver_version", "storage_protocol")
+        return {
+            "namespace": f"OS::Storage::Capabilities::{pool.back_end}",
+            **{key: pool.capabilities[key] for key in shared},
+            "pool_name": pool.name,
+            "display_name": f"Capabilities of {pool.name}",
+            "description": "These are the volume type options that the back end offers.",
+            "visibility": "public",
+            "replication_targets": [],
+            "properties": _PROPERTIES,
+        }
 
 
 _PROPERTIES = {

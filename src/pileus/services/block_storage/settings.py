@@ -8,7 +8,7 @@ import msgspec
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the block storage service; each host has its own.
 
-    `back_end` is `file` or `rbd:POOL[:id=USER][:conf=PATH]`; "" is the one that the host had before, at first `file`.
+    `back_ends`: see `back_ends`; "" are those that the host had before, at first `file`.
     """
 
-    back_end: str = ""  # disks of hosts, or a Ceph that all of them reach
+    back_ends: str = ""  # disks of hosts, Cephs that all of them reach, or several of both

@@ -31,6 +31,7 @@ VOLUME = Lifecycle(
         "extend": Verb(REST, "extending", SAME, ERROR_EXTENDING),
         "retype": Verb(REST, "retyping", SAME, SAME),
         "migrate": Verb({AVAILABLE}, "migrating", SAME, SAME),
+        "relocate": Verb({IN_USE}, "migrating", SAME, SAME),
         "revert": Verb({AVAILABLE}, "reverting", SAME, ERROR),
         "reimage": Verb({AVAILABLE, ERROR, RESERVED}, "downloading", SAME, ERROR),
         "upload": Verb(REST, "uploading", SAME, SAME),

@@ -11,9 +11,9 @@ PER_VOLUME = "per_volume_gigabytes"
 
 
 class Volume(Record, kw_only=True, frozen=True):
-    """`size` in GiB; `status` and `task`: see `states`. `host` is where it lies, "" before that is known.
+    """`size` in GiB; `status` and `task`: see `states`. `host` and its `pool` are where it lies, "" before that is known.
 
-    `backend_id` is its name there. `image_metadata` is what its image said of guests, None without an image.
+    `backend_id` is its name there, `next_id` where it moves to. `image_metadata` is what its image said of guests, None without an image.
     `sealed` is the passphrase of an encrypted one, as `identity`'s SECRETS sealed it.
     """
 
@@ -27,7 +27,9 @@ class Volume(Record, kw_only=True, frozen=True):
     zone: str = "nova"
     volume_type_id: str = ""
     host: str = ""
+    pool: str = ""  # of earlier versions the only one that its host had
     backend_id: str = ""
+    next_id: str = ""
     snapshot_id: str | None = None
     source_volid: str | None = None
     image_id: str = ""
@@ -42,7 +44,7 @@ class Volume(Record, kw_only=True, frozen=True):
     group_id: str | None = None
     is_consistent: bool = False  # in a group that is known as a consistency group
     migration_status: str | None = None
-    wanted_host: str = ""  # that a hint or an administrator named
+    wanted_host: str = ""  # the place that a hint named
 
     @property
     def shown(self) -> str:
@@ -53,6 +55,11 @@ class Volume(Record, kw_only=True, frozen=True):
 def backend_of(volume: Volume) -> str:
     """Its name at its host."""
     return volume.backend_id or volume.id
+
+
+def back_end_of(volume: Volume) -> str:
+    """`host@backend`, or the host."""
+    return f"{volume.host}@{volume.pool}" if volume.pool else volume.host
 
 
 def pairs(values: dict[str, str] | None) -> list[str]:
@@ -97,7 +104,7 @@ VOLUMES = Table(
             BY_HOST,
             "gigabytes",
             of=lambda v: v.size if v.host else 0,
-            project=lambda v: v.host,
+            project=back_end_of,
         ),
     ),
     noun="Volume",

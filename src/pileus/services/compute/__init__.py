@@ -145,7 +145,7 @@ SERVICE = Service(
     ),
     watches=(
         Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),
-        Watch(SIZES, ("volume.resize.end",), grown),
+        Watch(SIZES, ("volume.resize.end", "volume.relocate.served"), grown),
     ),
     bootstrap=bootstrap,
     settings=Settings,

@@ -37,7 +37,8 @@ FREE = Limits()
 class Bench:
     """A way to make the driver over one state, again and again, and what it may use.
 
-    `write` and `read` are what a guest does at the beginning of a volume that nobody else has.
+    `write` and `read` are what a guest does at the beginning of a volume that nobody else has. `hands_over`: it is
+    between guests and bytes.
     """
 
     make: Callable[[], VolumeDriver]
@@ -46,6 +47,7 @@ class Bench:
     shelf: Shelf
     write: Callable[[VolumeDriver, str, bytes], Awaitable[None]]
     read: Callable[[VolumeDriver, str, int], Awaitable[bytes]]
+    hands_over: bool = True
     world: World = field(default_factory=World)
 
     def spec(self, source: Source | None = None, size_gib: int = 1) -> VolumeSpec:
@@ -270,6 +272,32 @@ async def bytes_are_sent_and_received(bench: Bench) -> None:
             await driver.send(volume_id, "other", "raw", bench.shelf.takes)
 
 
+async def a_volume_in_use_is_handed_over_with_its_bytes(bench: Bench) -> None:
+    async with bench.driver() as driver:
+        one, other, attachment = (
+            await bench.volume(driver, b"moves"),
+            bench.spec(),
+            bench.world.new_id(),
+        )
+        await driver.create(other)
+        await driver.export(one, attachment, False, FREE)
+        heir = await driver.export(other.id, attachment, False, FREE)
+        assert await driver.stay(one)
+        if not bench.hands_over:
+            with pytest.raises(Conflict, match="detached first"):
+                await driver.hand_over(one, heir)
+            return
+        for _ in range(2):
+            await driver.hand_over(one, heir)
+        assert not await driver.stay(one)
+    async with bench.driver() as driver:
+        await driver.delete(one)
+        assert [volume.id for volume in await driver.volumes()] == [other.id]
+        assert await driver.export(other.id, attachment, False, FREE) == heir
+        await driver.withdraw(other.id, attachment)
+        assert await bench.read(driver, other.id, 5) == b"moves"
+
+
 async def sweep_deletes_what_nobody_keeps(bench: Bench) -> None:
     async with bench.driver() as driver:
         kept, orphan = bench.spec(), bench.spec()
@@ -281,10 +309,10 @@ async def sweep_deletes_what_nobody_keeps(bench: Bench) -> None:
         assert [volume.id for volume in await driver.volumes()] == [kept.id]
 
 
-async def pools_have_room(bench: Bench) -> None:
+async def there_is_room(bench: Bench) -> None:
     async with bench.driver() as driver:
-        for pool in await driver.pools():
-            assert pool.name and 0 < pool.free_gib <= pool.total_gib
+        room = await driver.room()
+        assert 0 < room.free_gib <= room.total_gib
 
 
 SUITE: tuple[Callable[[Bench], Coroutine[None, None, None]], ...] = (
@@ -302,6 +330,7 @@ SUITE: tuple[Callable[[Bench], Coroutine[None, None, None]], ...] = (
     an_export_stays_what_it_is_until_it_is_withdrawn,
     everything_outlives_the_driver,
     bytes_are_sent_and_received,
+    a_volume_in_use_is_handed_over_with_its_bytes,
     sweep_deletes_what_nobody_keeps,
-    pools_have_room,
+    there_is_room,
 )

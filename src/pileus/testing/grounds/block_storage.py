@@ -90,6 +90,21 @@ async def migrate(ground: Ground, id: str) -> str:
     return id
 
 
+async def in_use(ground: Ground) -> str:
+    """One that a guest of somebody else's has."""
+    id = await volume(ground)
+    body = {"attachment": {"volume_uuid": id, "connector": {"host": "fake-1"}}}
+    made = (await ask(ground, "POST", "/attachments", body))["attachment"]["id"]
+    await command(ground, f"/attachments/{made}/action", {"os-complete": None})
+    ground.ids[f"attachment of {id}"] = made
+    return id
+
+
+async def clean_used(ground: Ground, id: str) -> None:
+    await ask(ground, "DELETE", f"/attachments/{ground.ids.pop(f'attachment of {id}')}")
+    await clean(ground, id)
+
+
 async def with_snapshot(ground: Ground) -> str:
     id = await volume(ground)
     await take(ground, id)
@@ -283,6 +298,7 @@ SCENARIOS = {
     _V + "reimage": Scenario(volume, reimage, clean, destroys=True),
     _V + "upload": Scenario(volume, upload, clean),
     _V + "migrate": Scenario(volume, migrate, clean, destroys=True),
+    _V + "relocate": Scenario(in_use, migrate, clean_used, destroys=True),
     _V + "revert": Scenario(with_snapshot, revert, clean, destroys=True),
     _V + "manage": Scenario(unmanaged, manage, clean_managed, destroys=True),
     _S + "create": Scenario(a_volume_for_snapshots, take_of_it, clean_snapshot),

@@ -17,11 +17,12 @@ from pileus.host.image_cache import fetch, look
 from pileus.host.images import require
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 
-from ..driver import Export, ImageBytes, Limits, OfSnapshot, Pool, Source, Volume, VolumeSpec
+from ..driver import Export, ImageBytes, Limits, OfSnapshot, Room, Source, Volume, VolumeSpec
 
 Deliver = Callable[[str, bytes], Awaitable[None]]
 GIB = 1 << 30
 TOTAL_GIB = 10_240
+HEIR = ".heir"  # what another volume handed over
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -37,6 +38,7 @@ class FakeVolume(msgspec.Struct, kw_only=True):
     content: bytes = b""
     snapshots: dict[str, Copy] = {}
     exports: dict[str, Export] = {}
+    is_handed_over: bool = False  # nobody connects to the fake, so that it may go at once
 
 
 class FakeVolumeDriver:
@@ -64,7 +66,7 @@ class FakeVolumeDriver:
         for path in self.folder.iterdir():
             if path.suffix == PART:
                 path.unlink()
-            else:
+            elif path.suffix != HEIR:
                 volume = msgspec.msgpack.decode(path.read_bytes(), type=FakeVolume)
                 self._volumes[volume.id] = volume
 
@@ -169,12 +171,25 @@ class FakeVolumeDriver:
         volume.content = content
         self._keep(volume)
 
+    async def hand_over(self, volume_id: str, to: Export) -> None:
+        """Its heir finds the bytes beside its own file."""
+        volume = self._find(volume_id)
+        if not volume.is_handed_over:
+            if len(volume.exports) != 1 or to.size != volume.size_gib * GIB:
+                raise Conflict(f"Volume {volume_id} cannot be handed over to {to.name}.")
+            heir = Path(to.path).with_suffix(HEIR)
+            heir.write_bytes(volume.content)
+            volume.is_handed_over = True
+            self._keep(volume)
+
+    async def stay(self, volume_id: str) -> bool:
+        return not self._find(volume_id).is_handed_over
+
     async def volumes(self) -> list[Volume]:
         return [_seen(volume) for _, volume in sorted(self._volumes.items())]
 
-    async def pools(self) -> list[Pool]:
-        free = max(0, self.total_gib - self._used())
-        return [Pool(name="fake", total_gib=self.total_gib, free_gib=free)]
+    async def room(self) -> Room:
+        return Room(total_gib=self.total_gib, free_gib=max(0, self.total_gib - self._used()))
 
     async def sweep(self, keep: set[str]) -> list[str]:
         gone = sorted(self._volumes.keys() - keep)
@@ -188,7 +203,12 @@ class FakeVolumeDriver:
     def _find(self, volume_id: str) -> FakeVolume:
         if volume_id not in self._volumes:
             raise NotFound(f"There is no volume {volume_id} on {self.host}.")
-        return self._volumes[volume_id]
+        volume, given = self._volumes[volume_id], self.folder / f"{volume_id}{HEIR}"
+        if volume.exports and given.exists():
+            volume.content = given.read_bytes()
+            self._keep(volume)
+            given.unlink()
+        return volume
 
     def _copy(self, volume: FakeVolume, snapshot_id: str) -> Copy:
         if snapshot_id not in volume.snapshots:
@@ -222,7 +242,8 @@ class FakeVolumeDriver:
         return _seen(volume)
 
     def _drop(self, volume_id: str) -> None:
-        (self.folder / volume_id).unlink(missing_ok=True)
+        for path in (self.folder / volume_id, self.folder / f"{volume_id}{HEIR}"):
+            path.unlink(missing_ok=True)
         del self._volumes[volume_id]
 
 
@@ -236,7 +257,7 @@ def _seen(volume: FakeVolume) -> Volume:
 
 
 def _check_free(volume: FakeVolume) -> None:
-    if volume.exports:
+    if volume.exports and not volume.is_handed_over:
         raise Conflict(f"Volume {volume.id} is exported; detach it first.")
 
 

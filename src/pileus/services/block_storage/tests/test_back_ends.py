@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from pileus.kernel.bus import MemoryBus
 from pileus.kernel.faults import Invalid
 from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.world import World
-from pileus.services.block_storage.agent import VolumeAgent
+from pileus.services.block_storage.agent import Home, VolumeAgent
 from pileus.services.block_storage.attachment import Attachment
 from pileus.services.block_storage.driver import Export, Limits
 from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
@@ -21,30 +20,37 @@ from pileus.services.block_storage.drivers.rbd import RbdVolumeDriver
 from pileus.services.block_storage.settings import Settings
 
 
-def driver_of(state: Path, back_end: str) -> Any:
+def homes_of(state: Path, back_ends: str) -> list[Home]:
     world = World()
-    told = {"block-storage": Settings(back_end=back_end)} if back_end else {}
+    told = {"block-storage": Settings(back_ends=back_ends)} if back_ends else {}
     agents = Agents(MemoryBus(world))
     host = HostRuntime(world, agents, "here", state, "fake", "http://127.0.0.1", settings=told)
-    return VolumeAgent(host).driver
+    return VolumeAgent(host).homes
 
 
-def test_a_host_that_is_told_nothing_goes_on_with_the_back_end_it_had(tmp_path: Path) -> None:
-    assert isinstance(driver_of(tmp_path, ""), FakeVolumeDriver)
-    for told in ("rbd:fast:id=cinder:conf=/etc/ceph/other.conf", ""):
-        driver = driver_of(tmp_path, told)
-        assert isinstance(driver, RbdVolumeDriver)
+def test_a_host_that_is_told_nothing_goes_on_with_the_back_ends_it_had(tmp_path: Path) -> None:
+    assert [home.pool for home in homes_of(tmp_path, "")] == ["fake"]
+    for told in ("rbd:fast:id=cinder:conf=/etc/ceph/other.conf, slow=file:/srv/slow", ""):
+        ceph, slow = homes_of(tmp_path, told)
+        assert isinstance(ceph.driver, RbdVolumeDriver)
         conf = "/etc/ceph/other.conf"
-        assert driver.place == Place(pool="fast", user="cinder", conf=conf, namespace="here")
-    assert isinstance(driver_of(tmp_path, "file"), FakeVolumeDriver)
-    assert isinstance(driver_of(tmp_path, ""), FakeVolumeDriver)
+        assert ceph.driver.place == Place(pool="fast", user="cinder", conf=conf, namespace="here")
+        assert (ceph.pool, ceph.name, slow.pool, slow.name) == ("fast", "", "slow", "slow")
+        assert isinstance(slow.driver, FakeVolumeDriver) and slow.driver.folder == Path("/srv/slow")
+    assert [home.pool for home in homes_of(tmp_path, "file")] == ["fake"]
+    assert [home.pool for home in homes_of(tmp_path, "")] == ["fake"]
 
 
-@pytest.mark.parametrize("told", ["ceph", "rbd", "rbd:", "rbd:fast:name=x", "rbd:fast:id="])
-def test_a_back_end_that_names_no_place_is_refused(told: str, tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="rbd:POOL"):
-        driver_of(tmp_path, told)
-    assert isinstance(driver_of(tmp_path, ""), FakeVolumeDriver)
+@pytest.mark.parametrize(
+    "told",
+    ["ceph", "rbd", "rbd:", "rbd:fast:name=x", "rbd:fast:id=", "a=rbd:x,b=rbd:x", "a=file,a=rbd:x"],
+)
+def test_back_ends_without_a_place_of_their_own_are_refused(told: str, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"rbd:POOL|two back ends"):
+        homes_of(tmp_path, told)
+    with pytest.raises(Invalid, match="begin with a slash"):
+        homes_of(tmp_path, "file:here")
+    assert [home.pool for home in homes_of(tmp_path, "")] == ["fake"]
 
 
 def test_the_key_of_a_pool_is_told_to_hosts_and_never_by_the_api() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pileus.host import storage_daemon
+from pileus.host import caches, storage_daemon
 from pileus.host.storage_daemon import running_below
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.world import World
@@ -452,3 +452,80 @@ def test_two_hosts_never_have_one_folder_and_the_second_goes_on_when_the_first_i
         await second.close()
 
     asyncio.run(ask())
+
+
+def test_a_guest_goes_on_writing_while_its_volume_goes_to_another_back_end(
+    bench: Bench, state: Path
+) -> None:
+    async def play(away: str) -> None:
+        other = FileVolumeDriver(state.with_name(away), away, address="127.0.0.1")
+        async with bench.driver() as here:
+            await other.start_up()
+            try:
+                await goes(here, other, away)
+            finally:
+                await other.sweep(set())
+                await other.close()
+                shutil.rmtree(caches.sockets(state.with_name(away) / "volumes"))
+
+    async def goes(here: VolumeDriver, other: FileVolumeDriver, away: str) -> None:
+        one, attachment, new = await bench.volume(here, b"x"), bench.world.new_id(), bench.spec()
+        export = await here.export(one, attachment, False, FREE)
+        await other.create(new)
+        writer = Writer(export)
+        writing = asyncio.create_task(asyncio.to_thread(writer.run))
+        await eventually(lambda: writer.count >= 100)
+        is_remote = away != "here"
+        await here.hand_over(one, await other.export(new.id, attachment, False, FREE, is_remote))
+        await here.delete(one)
+        assert await here.volumes() == []
+        count = writer.count
+        await eventually(lambda: writer.count >= count + 50)
+        os.kill(await daemon_of(state, one), 9)
+        times, count = writer.times, writer.count
+        await eventually(lambda: writer.times > times and writer.count >= count + 50)
+        assert one in os.listdir(state / "volumes"), "it stays as long as a guest asks for it"
+        writer.stop.set()
+        await writing
+        await eventually(lambda: one not in os.listdir(state / "volumes"))
+        heir = await other.export(new.id, attachment, False, FREE)
+        found = await on(heir, lambda c: b"".join(c.read(o, 8) for o in writer.written))
+        numbers = struct.unpack(f">{len(writer.written)}Q", found)
+        assert numbers == tuple(writer.written.values())
+        await other.withdraw(new.id, attachment)
+        used = sum(p.stat().st_blocks for p in (state.with_name(away) / "layers").iterdir())
+        assert used * 512 < 300 * MIB, "holes stay holes"
+
+    for away in ("here", "there"):
+        asyncio.run(play(away))
+
+
+def test_a_volume_whose_heir_fails_stays_where_it_is(bench: Bench, state: Path) -> None:
+    async def play() -> None:
+        async with bench.driver() as driver:
+            one, attachment, new = (
+                await bench.volume(driver, b"x"),
+                bench.world.new_id(),
+                bench.spec(),
+            )
+            await driver.create(new)
+            export = await driver.export(one, attachment, False, Limits(total_bytes_sec=4 * MIB))
+            with NbdClient(export.path, export.name) as client:
+                for n in range(8):
+                    client.write(n * MIB, bytes([n + 1]) * MIB)
+            heir = await driver.export(new.id, attachment, False, FREE)
+            moving = asyncio.create_task(driver.hand_over(one, heir))
+            await eventually(lambda: used_by(state) > 9 * MIB)
+            await driver.withdraw(new.id, attachment)
+            with pytest.raises(Conflict, match="could not be copied"):
+                await moving
+            assert await driver.stay(one)
+            await driver.delete(new.id)
+            await driver.withdraw(one, attachment)
+            assert await read(driver, one, 2) == bytes([1, 1])
+
+    asyncio.run(play())
+
+
+def used_by(state: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in (state / "layers").iterdir())

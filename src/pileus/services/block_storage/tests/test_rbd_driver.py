@@ -66,6 +66,7 @@ def bench(tmp_path: Path, place: Place) -> Iterator[Bench]:
     with shelf() as shop:
         host = f"host-{World().new_hex()}"
         found = Bench(
+            hands_over=False,
             make=lambda: RbdVolumeDriver(tmp_path / "state", host, place),
             image=ImageBytes(id="good", url=shop.offer(good.read_bytes()), disk_format="qcow2"),
             image_begins=begins,

@@ -196,7 +196,7 @@ def test_an_uploaded_volume_is_an_image_of_its_owner(stage: Stage) -> None:
 
 
 def test_a_pool_is_passed_over_for_what_it_lacks() -> None:
-    pool = Pool("h", "b", "p", 10, 10, 195, "nbd", "nova")
+    pool = Pool("h", "p", 10, 10, 195, "nbd", "nova")
     for specs, words in (
         ({"volume_backend_name": "h"}, ""),
         ({"volume_backend_name": "x"}, "volume_backend_name is h, not x"),

@@ -16,9 +16,10 @@ from pileus.kernel.schema import Body, since
 from pileus.kernel.store import Page
 from pileus.services.image.contract import IMAGES, NewImage
 
-from .. import attachment, checks, messages, states, volume_type
+from .. import attachment, checks, messages, pools, states, volume_type
 from ..agent_contract import VOLUME_HOST
 from ..checks import Flag, Text
+from ..scheduling import Pool
 from ..snapshot import SNAPSHOTS
 from ..states import VOLUME
 from ..volume import VOLUMES, Volume, backend_of
@@ -240,16 +241,18 @@ class VolumeActions(OfVolume):
         if before.encryption != kind.encryption:
             raise Invalid("Invalid input received: Encryption cannot change with the type.")
         asked = becoming(volume, volume_type_id=kind.id, is_multiattach=multiattach)
-        host = await _fitting(ctx, asked)
-        if host == volume.host:
+        here = await pools.place_of(ctx.runtime, volume)
+        pool = await _fitting(ctx, asked, here)
+        if pool.is_at(here):
             await checks.begin(ctx, RETYPE, volume, becoming=asked)
         elif body.migration_policy != "on-demand":
             raise Invalid(
-                f"Volume {volume.id} would have to move to {host} for type {kind.name}: ask for "
-                "migration_policy on-demand."
+                f"Volume {volume.id} would have to move to {pool.place} for type {kind.name}: ask "
+                "for migration_policy on-demand."
             )
         else:
-            await moving.migration(ctx, volume, host, volume_type_id=kind.id)
+            of_type = {"volume_type_id": kind.id, "is_multiattach": multiattach}
+            await moving.migration(ctx, volume, pool, **of_type)
 
     @operation(
         "POST", ACTION, "volume:revert_to_snapshot", action="revert", status=202, since="3.40"
@@ -365,12 +368,12 @@ def _shown_type(kind: volume_type.VolumeType | None) -> dict[str, Any] | None:
     }
 
 
-async def _fitting(ctx: Context, asked: Volume) -> str:
-    """The host that it is on if that will do, else another."""
+async def _fitting(ctx: Context, asked: Volume, here: str) -> Pool:
+    """The pool that it is in if that will do, else another."""
     try:
-        return await chosen(ctx.runtime, asked, asked.host)
+        return await chosen(ctx.runtime, asked, here)
     except Fault:
-        return await chosen(ctx.runtime, asked, never=asked.host)
+        return await chosen(ctx.runtime, asked, never=here)
 
 
 async def _forget_attachments(ctx: Context, volume: Volume) -> None:

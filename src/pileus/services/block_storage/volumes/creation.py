@@ -310,7 +310,7 @@ async def _hinted(ctx: Context) -> str:
     for id in [same] if isinstance(same, str) else same:
         other = await VOLUMES.find(ctx.runtime.store, str(id))
         if other is not None and other.project_id == ctx.caller.project_id:
-            return other.host
+            return await pools.place_of(ctx.runtime, other)
     return ""
 
 

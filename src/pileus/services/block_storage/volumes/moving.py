@@ -8,21 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Invalid, NotFound
+from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import IGNORE, Body, Extra
 
-from .. import attachment, checks, pools, states, tickets
-from ..agent_contract import VOLUME_HOST
+from .. import attaching, attachment, checks, pools, states, tickets
+from ..agent_contract import VOLUME_HOST, VolumeHost
 from ..checks import Flag, Text
 from ..driver import Volume as Found
+from ..scheduling import Pool
 from ..snapshot import count_of
 from ..states import VOLUME
-from ..unmanaged import UNMANAGED, Unmanaged, unmanaged_on
+from ..unmanaged import UNMANAGED, Unmanaged, unmanaged_in
 from ..volume import VOLUMES, Volume, backend_of
 from ..volume_type import default_type, type_named
 from .operations import PATH, OfVolume
@@ -31,7 +33,9 @@ from .views import made
 
 ACTION = PATH + "/action"
 _ADMIN = "volume_extension:volume_admin_actions:"
-_COPY_S = 3600
+_COPY_S = 6 * 3600
+RELOCATED = "volume.relocate.served"
+_COPIES = "nbd"  # the protocol of back ends that hand over what is in use
 
 
 class Migrate(Body):
@@ -58,18 +62,34 @@ class Manage(Body):
 # The sagas
 
 
+async def announce(run: Run[Volume]) -> Changes:
+    """Its name where it goes, so that it is known there."""
+    return {"next_id": run.becoming.backend_id}
+
+
 async def make_there(run: Run[Volume]) -> None:
-    """A blank volume of its size and name at the other host."""
+    """A blank volume of its size at the other back end, by another name."""
     there = await run.agent(VOLUME_HOST, on=run.becoming.host)
-    await there.create(await spec_of(run))
+    spec = await spec_of(run)
+    wanted = {"id": backend_of(run.becoming), "pool": run.becoming.pool}
+    await there.create(msgspec.structs.replace(spec, **wanted))
 
 
 async def unmake_there(run: Run[Volume]) -> None:
     """Unless it lies there by now, and what went wrong is only what it left behind."""
-    if run.record.host == run.becoming.host:
+    name = backend_of(run.becoming)
+    if backend_of(run.record) == name:
         return
     there = await run.agent(VOLUME_HOST, on=run.becoming.host)
-    await there.delete(backend_of(run.record))
+    await _serve_only(there, name, set())
+    await there.delete(name)
+
+
+async def _serve_only(host: VolumeHost, name: str, attachments: set[str]) -> None:
+    """Those that ended meanwhile knew of one place only."""
+    for found in await host.volumes():
+        for one in set(found.exports) - attachments if found.id == name else ():
+            await host.withdraw(name, one)
 
 
 async def carry(run: Run[Volume]) -> Changes:
@@ -80,35 +100,94 @@ async def carry(run: Run[Volume]) -> Changes:
     size = await here.send(backend_of(volume), "", "raw", url)
     there = await run.agent(VOLUME_HOST, on=run.becoming.host)
     url = await tickets.issue(runtime, name, tickets.READ)
-    await there.receive(backend_of(volume), url, size)
+    await there.receive(backend_of(run.becoming), url, size)
     await tickets.drop(runtime, name)
-    return {"host": run.becoming.host, "wanted_host": volume.host}
+    return _moved(run)
+
+
+def _moved(run: Run[Volume]) -> Changes:
+    """It lies there, and what it left is known where it came from until that is gone."""
+    old, new = run.record, run.becoming
+    there = {"host": new.host, "pool": new.pool, "backend_id": new.backend_id}
+    return {**there, "next_id": backend_of(old), "wanted_host": old.host}
 
 
 async def drop_file(run: Run[Volume]) -> None:
     await tickets.drop(run.runtime, run.id)
 
 
-async def leave(run: Run[Volume]) -> Changes:
-    """What is left at the host that it came from goes; if that is down now, when it joins again."""
+async def hand_over(run: Run[Volume]) -> Changes:
+    """Its bytes, from back end to back end under its guest. Raises Conflict where it was detached meanwhile."""
+    runtime, volume = run.runtime, run.record
+    here = await run.agent(VOLUME_HOST, on=volume.host)
+    used = await attachment.of_volume(runtime.store, volume.id)
+    if len(used) != 1:
+        raise Conflict(f"Volume {volume.id} has {len(used)} attachments; it had one.")
+    heir = await attaching.exported(runtime, run.becoming, used[0].id, False, volume.host)
+    await here.hand_over(backend_of(volume), heir)
+    return _moved(run)
+
+
+async def stay(run: Run[Volume]) -> None:
+    """Where it is: there, if all that is written is written there by now."""
     volume = run.record
-    if volume.wanted_host and volume.wanted_host != volume.host:
-        here = await run.agent(VOLUME_HOST, on=volume.wanted_host)
-        await here.delete(backend_of(volume))
-    changes = {"volume_type_id": run.becoming.volume_type_id}
-    return {"wanted_host": "", "migration_status": "success", **changes}
+    if backend_of(volume) == run.becoming.backend_id:
+        return
+    here = await run.agent(VOLUME_HOST, on=volume.host)
+    if not await here.stay(backend_of(volume)):
+        async with run.runtime.store.tx() as tx:
+            fresh = await VOLUMES.get(tx, volume.id)
+            run.record = await VOLUMES.change(tx, fresh, **_moved(run))
+        await serve_there(run)
+        await leave(run)
+
+
+async def serve_there(run: Run[Volume]) -> None:
+    """Who has it is told, and goes over."""
+    volume, store = run.becoming, run.runtime.store
+    await attaching.serve_again(run.runtime, volume)
+    there = await run.agent(VOLUME_HOST, on=volume.host)
+    used = await attachment.of_volume(store, volume.id)
+    await _serve_only(there, backend_of(volume), {one.id for one in used})
+    async with store.tx() as tx:
+        await emit(tx, RELOCATED, volume.project_id, id=volume.id)
+
+
+async def leave(run: Run[Volume]) -> Changes:
+    """What is left where it came from goes; where that is down now, when it joins again."""
+    volume, wanted = run.record, run.becoming
+    here = await run.agent(VOLUME_HOST, on=volume.wanted_host)
+    await here.delete(volume.next_id)
+    of_type = {"volume_type_id": wanted.volume_type_id, "is_multiattach": wanted.is_multiattach}
+    return {"wanted_host": "", "next_id": "", "migration_status": "success", **of_type}
 
 
 def _stayed(record: Volume, failure: object) -> Changes:
-    return {"wanted_host": "", "migration_status": "error"}
+    return {"wanted_host": "", "next_id": "", "migration_status": "error"}
 
 
-_MOVE = (
-    Step(make_there, unmake_there),
+_BEGIN = (Step(announce), Step(make_there, unmake_there))
+MIGRATE = Saga(
+    "volume.migrate",
+    VOLUMES,
+    VOLUME,
+    "migrate",
+    *_BEGIN,
     Step(carry, drop_file, timeout_s=_COPY_S),
     Step(leave),
+    failed=_stayed,
 )
-MIGRATE = Saga("volume.migrate", VOLUMES, VOLUME, "migrate", *_MOVE, failed=_stayed)
+RELOCATE = Saga(
+    "volume.relocate",
+    VOLUMES,
+    VOLUME,
+    "relocate",
+    *_BEGIN,
+    Step(hand_over, stay, timeout_s=_COPY_S),
+    Step(serve_there),
+    Step(leave),
+    failed=_stayed,
+)
 
 
 async def adopt(run: Run[Volume]) -> Changes:
@@ -121,7 +200,11 @@ async def let_go(run: Run[Volume]) -> None:
     v = run.record
     async with run.runtime.store.tx() as tx:
         if await UNMANAGED.find(tx, backend_of(v)) is None:
-            await UNMANAGED.insert(tx, Unmanaged(id=backend_of(v), host=v.host, size=v.size))
+            await UNMANAGED.insert(tx, _given_up(v))
+
+
+def _given_up(v: Volume) -> Unmanaged:
+    return Unmanaged(id=backend_of(v), host=v.host, pool=v.pool, size=v.size)
 
 
 async def _at(run: Run[Volume], name: str) -> Found:
@@ -135,30 +218,42 @@ async def _at(run: Run[Volume], name: str) -> Found:
 MANAGE = Saga("volume.manage_existing", VOLUMES, VOLUME, "manage", Step(adopt, let_go))
 
 
-async def migration(ctx: Context, volume: Volume, host: str, **changes: Any) -> None:
-    """Begins the move. Raises Invalid for a volume that is attached or has snapshots."""
-    store = ctx.runtime.store
-    if await attachment.of_volume(store, volume.id) or await count_of(store, volume.id):
+async def migration(ctx: Context, volume: Volume, pool: Pool, **changes: Any) -> None:
+    """Begins the move. Raises Invalid for a volume that cannot be moved as it is."""
+    place = await pools.place_of(ctx.runtime, volume)
+    if await count_of(ctx.runtime.store, volume.id):
+        raise checks.unfit("volume", f"Volume {volume.id} has snapshots; delete them first.")
+    here = await pools.known(ctx.runtime, place)
+    used = await attachment.of_volume(ctx.runtime.store, volume.id)
+    if used and {here.storage_protocol, pool.storage_protocol} != {_COPIES}:
         raise checks.unfit(
             "volume",
-            f"Volume {volume.id} status must be available, the volume must not be migrating, have "
-            "snapshots or be attached.",
+            f"Volume {volume.id} is attached, and goes from {here.storage_protocol} to "
+            f"{pool.storage_protocol} when it is detached; from {_COPIES} to {_COPIES} it could now.",
         )
-    if host == volume.host:
+    if used and not (len(used) == 1 and used[0].export and not used[0].export.is_read_only):
         raise checks.unfit(
-            "host", f"Destination host must be different from the current host {host}."
+            "volume",
+            f"Volume {volume.id} is attached {len(used)} times; it must be attached to one server "
+            "that may write to it, or to none.",
         )
-    await checks.begin(ctx, MIGRATE, volume, becoming=becoming(volume, host=host, **changes))
+    there = {"host": pool.host, "pool": pool.name, "backend_id": ctx.runtime.world.new_id()}
+    saga = RELOCATE if used else MIGRATE
+    await checks.begin(ctx, saga, volume, becoming=becoming(volume, **there, **changes))
 
 
 class VolumeMoving(OfVolume):
-    sagas = (MIGRATE, MANAGE)
+    sagas = (MIGRATE, RELOCATE, MANAGE)
 
     @operation("POST", ACTION, _ADMIN + "migrate_volume", action="os-migrate_volume", status=202)
     async def migrate(self, ctx: Context, volume: Volume, body: Migrate) -> None:
-        host = await pools.known(ctx.runtime, body.host) if body.host else ""
-        host = await chosen(ctx.runtime, volume, host, volume.host)
-        await migration(ctx, volume, host)
+        here = await pools.place_of(ctx.runtime, volume)
+        only = (await pools.known(ctx.runtime, body.host)).place if body.host else ""
+        if only == here:
+            raise checks.unfit(
+                "host", f"Destination host must be different from the current host {here}."
+            )
+        await migration(ctx, volume, await chosen(ctx.runtime, volume, only, here))
 
     @operation(
         "POST",
@@ -184,9 +279,7 @@ class VolumeMoving(OfVolume):
                 raise checks.unfit(
                     "volume", f"Volume {volume.id} has snapshots; delete them first."
                 )
-            name = backend_of(volume)
-            kept = Unmanaged(id=name, host=volume.host, size=volume.size)
-            await UNMANAGED.insert(tx, kept)
+            await UNMANAGED.insert(tx, _given_up(volume))
             await VOLUMES.delete(tx, volume)
             await emit(tx, "volume.unmanage.end", volume.project_id, id=volume.id)
 
@@ -208,13 +301,13 @@ class ManageableVolumes(Resource[Volume]):
         if not body.host:
             raise Invalid("The host must be named on which the volume is.")
         runtime, name = ctx.runtime, reference(body.ref)
-        host = await pools.known(runtime, body.host)
+        pool = await pools.known(runtime, body.host)
         kind = (
             await type_named(ctx, body.volume_type)
             if body.volume_type
             else await default_type(runtime.store, ctx.caller.project_id)
         )
-        here = await unmanaged_on(runtime, host, "volume")
+        here = await unmanaged_in(runtime, pool)
         if name not in here:
             raise Invalid(
                 f"Manage existing volume failed: there is no volume {name} on {body.host}."
@@ -226,7 +319,8 @@ class ManageableVolumes(Resource[Volume]):
             size=here[name],
             volume_type_id=kind.id,
             is_multiattach=kind.wants("multiattach"),
-            host=host,
+            host=pool.host,
+            pool=pool.name,
             backend_id=name,
             metadata=checks.metadata(body.metadata),
             is_bootable=checks.flag(body.bootable or False, "bootable"),
@@ -257,11 +351,11 @@ class ManageableVolumes(Resource[Volume]):
         return {"manageable-volumes": await self._listed(ctx, full=True)}
 
     async def _listed(self, ctx: Context, *, full: bool) -> list[dict[str, Any]]:
-        """What the host has, ours and what nobody manages."""
-        host = await pools.known(ctx.runtime, ctx.query.get("host"))
-        free = await unmanaged_on(ctx.runtime, host, "volume")
-        ours: Sequence[Volume] = await VOLUMES.all(ctx.runtime.store, host=host)
-        rows = [(backend_of(v), v.size, v.id) for v in ours]
+        """What the pool has, ours and what nobody manages."""
+        pool = await pools.known(ctx.runtime, ctx.query.get("host"))
+        free = await unmanaged_in(ctx.runtime, pool)
+        ours: Sequence[Volume] = await VOLUMES.all(ctx.runtime.store, host=pool.host)
+        rows = [(backend_of(v), v.size, v.id) for v in ours if v.pool in ("", pool.name)]
         rows += [(name, size, "") for name, size in free.items()]
         return [manageable(*row, full=full) for row in sorted(rows)]
 

@@ -18,7 +18,7 @@ from .. import attaching, messages, pools, tickets
 from ..agent_contract import VOLUME_HOST, VolumeHost
 from ..backup import BACKUPS
 from ..driver import ImageBytes, OfSnapshot, OfVolume, Source, VolumeSpec
-from ..scheduling import Wanted, choose
+from ..scheduling import Pool, Wanted, choose
 from ..snapshot import SNAPSHOTS, Snapshot, backend_name
 from ..states import ERROR_MANAGING, VOLUME
 from ..unmanaged import UNMANAGED
@@ -41,29 +41,24 @@ async def schedule(run: Run[Volume]) -> Changes:
     volume = run.record
     if volume.host:
         return {}
-    return {"host": await chosen(run.runtime, volume, await _source_host(run.runtime, volume))}
+    pool = await chosen(run.runtime, volume, await _source_place(run.runtime, volume))
+    return {"host": pool.host, "pool": pool.name}
 
 
-async def chosen(runtime: Runtime, volume: Volume, only: str = "", never: str = "") -> str:
+async def chosen(runtime: Runtime, volume: Volume, only: str = "", never: str = "") -> Pool:
     """Raises NoCapacity."""
     kind = await VOLUME_TYPES.find(runtime.store, volume.volume_type_id)
     asked = only or volume.wanted_host
-    wanted = Wanted(
-        volume.size,
-        kind.extra_specs if kind else {},
-        volume.zone,
-        frozenset({asked} - {""}),
-        frozenset({never} - {""}),
-    )
-    return choose(await pools.pools(runtime), wanted).host
+    wanted = Wanted(volume.size, kind.extra_specs if kind else {}, volume.zone, asked, never)
+    return choose(await pools.pools(runtime), wanted)
 
 
-async def _source_host(runtime: Runtime, volume: Volume) -> str:
+async def _source_place(runtime: Runtime, volume: Volume) -> str:
     """Copies are made where the original lies, "" if there is none."""
     origin = volume.source_volid
     if volume.snapshot_id:
         origin = (await SNAPSHOTS.get(runtime.store, volume.snapshot_id)).volume_id
-    return (await VOLUMES.get(runtime.store, origin)).host if origin else ""
+    return await pools.place_of(runtime, await VOLUMES.get(runtime.store, origin)) if origin else ""
 
 
 async def build(run: Run[Volume]) -> Changes:
@@ -79,6 +74,7 @@ async def spec_of(run: Run[Volume], source: Source | None = None) -> VolumeSpec:
         id=backend_of(volume),
         size_gib=volume.size,
         project_id=volume.project_id,
+        pool=volume.pool,
         source=source,
         passphrase=await passphrase(run.runtime, volume),
     )
@@ -140,7 +136,7 @@ async def unbuild(run: Run[Volume]) -> None:
 
 
 def _homeless(record: Volume, failure: object) -> Changes:
-    return {"host": "", "wanted_host": ""}
+    return {"host": "", "pool": "", "wanted_host": ""}
 
 
 async def remove_snapshots(run: Run[Volume]) -> None:

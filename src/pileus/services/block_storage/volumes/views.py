@@ -37,8 +37,11 @@ async def details(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any
     store = ctx.runtime.store
     attached = await of_volumes(store, [v.id for v in volumes])
     types = await volume_type.names(store)
-    places = {h: await pools.place_of(ctx.runtime, h) for h in {v.host for v in volumes}}
-    return [_detail(ctx, v, attached[v.id], types, places[v.host]) for v in volumes]
+    places = [await pools.place_of(ctx.runtime, v) for v in volumes]
+    return [
+        _detail(ctx, v, attached[v.id], types, place)
+        for v, place in zip(volumes, places, strict=True)
+    ]
 
 
 def _detail(
@@ -93,7 +96,7 @@ def _of_administrators(ctx: Context, v: Volume, place: str) -> dict[str, Any]:
     if ctx.allows(_MIGRATION, target):
         found["migration_status"] = v.migration_status
         found["os-vol-mig-status-attr:migstat"] = v.migration_status
-        found["os-vol-mig-status-attr:name_id"] = None
+        found["os-vol-mig-status-attr:name_id"] = v.backend_id or None
     return found
 
 

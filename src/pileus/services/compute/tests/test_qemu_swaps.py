@@ -19,7 +19,7 @@ images, netns, store, bench = real.images, real.netns, real.store, real.bench
 volumes = real.volumes
 
 # Numbered sectors one after the other, each acknowledged before the next.
-_COUNT = (
+COUNT = (
     "sudo chmod 666 /dev/vdb",
     "(trap '' HUP; n=0; while [ ! -e /tmp/stop ]; do printf 'no %06d;' $n | dd of=/dev/vdb bs=512"
     " seek=$n conv=sync,notrunc oflag=direct && n=$((n+1)) && echo $n >/tmp/n; done 2>/dev/null) &",
@@ -34,6 +34,17 @@ async def _counted(driver: ComputeDriver, guest_id: str) -> int:
     await real.shown(driver, guest_id, "counted-")
     said = await driver.console_log(guest_id, None)
     return max(int(n) for n in re.findall(r"counted-(\d+)-", said))
+
+
+async def finds_what_it_wrote(driver: ComputeDriver, guest_id: str) -> None:
+    """Every word on its disk is there."""
+    written = await _counted(driver, guest_id)
+    look = f"dd if=/dev/vdb bs=512 count={written} 2>/dev/null | tr -d '\\000' | md5sum"
+    want = f"i=0; while [ $i -lt {written} ]; do printf 'no %06d;' $i; i=$((i+1)); done | md5sum"
+    compare = f'[ "$({look})" = "$({want})" ] && echo al\'\'ike'
+    await real.on_console(driver, guest_id, compare, "exit")
+    await real.shown(driver, guest_id, "alike")
+    assert written > 0
 
 
 @pytest.mark.parametrize("kind", ["plain", "encrypted", "elsewhere"])
@@ -55,7 +66,7 @@ def test_a_guest_that_writes_all_the_time_finds_every_word_on_the_other_volume(
         await driver.spawn(spec)
         await has_login_prompt(bench, driver, spec.id)
         await driver.plug_volume(spec.id, old)
-        await real.on_console(driver, spec.id, *_COUNT, "exit")
+        await real.on_console(driver, spec.id, *COUNT, "exit")
         if dies:
             swapping = asyncio.create_task(driver.swap_volume(spec.id, old.volume_id, new))
             await asyncio.sleep(0.2)
@@ -67,15 +78,7 @@ def test_a_guest_that_writes_all_the_time_finds_every_word_on_the_other_volume(
         await back_end.withdraw(old.volume_id, store.attachment)
         await real.on_console(driver, spec.id, "echo now $(cat /sys/block/vdb/size)", "exit")
         await real.shown(driver, spec.id, f"now {4 << 20}")
-        written = await _counted(driver, spec.id)
-        look = f"dd if=/dev/vdb bs=512 count={written} 2>/dev/null | tr -d '\\000' | md5sum"
-        want = (
-            f"i=0; while [ $i -lt {written} ]; do printf 'no %06d;' $i; i=$((i+1)); done | md5sum"
-        )
-        compare = f'[ "$({look})" = "$({want})" ] && echo al\'\'ike'
-        await real.on_console(driver, spec.id, compare, "exit")
-        await real.shown(driver, spec.id, "alike")
-        assert written > 0
+        await finds_what_it_wrote(driver, spec.id)
         await driver.destroy(spec.id)
         await driver.close()
         if kind == "plain":

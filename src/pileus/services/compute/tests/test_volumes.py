@@ -76,7 +76,7 @@ async def exports(s: Scene, volume_id: str) -> int:
     found = 0
     for _, agent in s.cloud.hosts._agents:
         if isinstance(agent, VolumeAgent):
-            found += sum(len(v.exports) for v in await agent.driver.volumes() if v.id == volume_id)
+            found += sum(len(v.exports) for v in await agent.volumes() if v.id == volume_id)
     return found
 
 

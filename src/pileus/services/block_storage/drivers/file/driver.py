@@ -27,7 +27,7 @@ from ...driver import (
     Limits,
     OfSnapshot,
     OfVolume,
-    Pool,
+    Room,
     Source,
     Volume,
     VolumeSpec,
@@ -39,6 +39,7 @@ from .record import GIB, Chain, Kept, Layer, Record, Serving
 from .serving import Servers, export_name
 
 IMAGES_S = 600  # between two looks for images that no volume needs
+LEAVING_S = 2  # between two looks whether a guest has gone over
 IMAGE_KEPT_S = 86_400  # of an image without a volume: another one of it may follow
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class FileVolumeDriver:
             except Fault as reason:  # the others are not to wait for it
                 log.error("volume %s is not served: %s %s", record.id, reason, reason.internal)
         self._chores = [asyncio.create_task(self._drop_images())]
+        self._chores.append(asyncio.create_task(self._let_leave()))
 
     async def close(self) -> None:
         for chore in self._chores:
@@ -117,6 +119,9 @@ class FileVolumeDriver:
         async with self._turns.of(volume_id):
             record = self._volumes.get(volume_id)
             if record is None:
+                return
+            if record.heir is not None:
+                await self._leave(record)
                 return
             _check_idle(record)
             if record.snapshots:
@@ -175,7 +180,8 @@ class FileVolumeDriver:
                 secret = self._world.new_hex() + self._world.new_hex()
             serving = Serving(is_read_only=is_read_only, limits=limits, secret=secret)
             if serving != known:
-                port = record.port or (self._free_port() if secret else 0)
+                port = record.port if record.is_remote else 0  # one that was left may be taken
+                port = port or (self._free_port() if secret else 0)
                 exports = {**record.exports, attachment_id: serving}
                 record = await self._keep(record, exports=exports, port=port)
             await self._serve(record)
@@ -187,6 +193,8 @@ class FileVolumeDriver:
             if record is None:
                 return
             if attachment_id in record.exports:
+                if record.heir is None:
+                    await self._servers.give_up(volume_id)
                 others = {k: v for k, v in record.exports.items() if k != attachment_id}
                 record = await self._keep(record, exports=others)
             await self._serve(record, less=True)
@@ -218,18 +226,49 @@ class FileVolumeDriver:
                 await asyncio.to_thread(self._layers.stretch, layer)
                 await self._keep(record, chain=(layer,))
 
-    async def volumes(self) -> list[Volume]:
-        return [self._volumes[volume_id].seen() for volume_id in sorted(self._volumes)]
+    async def hand_over(self, volume_id: str, to: Export) -> None:
+        heir = msgspec.structs.replace(to, path=to.path if to.host == self._host else "")
+        async with self._in_hand(volume_id) as record:
+            if record.heir is None:
+                _check_alike(record, to)
+                await self._serve(record)
+                await self._servers.copy(record, heir)
+        is_whole = await self._servers.copied(volume_id)
+        async with self._in_hand(volume_id) as record:
+            if record.heir is None:
+                if not is_whole:
+                    await self._servers.give_up(volume_id)
+                    raise Conflict(f"Volume {volume_id} could not be copied: a back end failed.")
+                record = await self._keep(record, heir=heir)
+            try:
+                await self._serve(record)
+            except Conflict:
+                await self._keep(record, heir=None)  # it is still the one that is written
+                raise
 
-    async def pools(self) -> list[Pool]:
+    async def stay(self, volume_id: str) -> bool:
+        async with self._in_hand(volume_id) as record:
+            if record.heir is None:
+                await self._servers.give_up(volume_id)
+            return record.heir is None
+
+    async def volumes(self) -> list[Volume]:
+        there = [self._volumes[volume_id] for volume_id in sorted(self._volumes)]
+        return [record.seen() for record in there if not record.is_leaving]
+
+    async def room(self) -> Room:
         disk = await asyncio.to_thread(shutil.disk_usage, self._state_dir)
-        return [Pool(name="file", total_gib=disk.total // GIB, free_gib=disk.free // GIB)]
+        return Room(total_gib=disk.total // GIB, free_gib=disk.free // GIB)
 
     async def sweep(self, keep: set[str]) -> list[str]:
-        orphans = sorted((set(os.listdir(self._root)) | self._volumes.keys()) - keep)
+        leaving = {record.id for record in self._volumes.values() if record.is_leaving}
+        orphans = sorted((set(os.listdir(self._root)) | self._volumes.keys()) - keep - leaving)
         for volume_id in orphans:
             async with self._turns.of(volume_id):
-                if record := self._volumes.get(volume_id):
+                record = self._volumes.get(volume_id)
+                if record and record.heir:
+                    await self._leave(record)
+                elif record:
                     record = await self._keep(record, exports={}, snapshots={})
                     await self._serve(record)
                     await self._delete(record)
@@ -344,6 +383,23 @@ class FileVolumeDriver:
         await asyncio.to_thread(self._layers.remove, self._unused(record.layers()))
         await asyncio.to_thread(shutil.rmtree, folder)
 
+    async def _leave(self, record: Record) -> None:
+        """It goes as soon as its guest has gone over to its heir."""
+        if not record.is_leaving:
+            record = await self._keep(record, is_leaving=True)
+        if await self._gates.release(record) and await self._servers.release(record):
+            await self._serve(await self._keep(record, exports={}))
+            await self._delete(record)
+
+    async def _let_leave(self) -> None:
+        while True:
+            await self._world.clock.sleep(LEAVING_S)
+            for record in [one for one in self._volumes.values() if one.is_leaving]:
+                try:
+                    await self.delete(record.id)
+                except Fault as reason:  # it is tried again
+                    log.error("volume %s stays: %s %s", record.id, reason, reason.internal)
+
     def _used(self) -> set[Layer]:
         used = {layer for record in self._volumes.values() for layer in record.layers()}
         return used.union(*self._read)
@@ -441,6 +497,12 @@ def _check_idle(record: Record) -> None:
     if record.exports:
         text = f"Volume {record.id} is exported for {', '.join(sorted(record.exports))}"
         raise Conflict(f"{text}; it must be detached first.")
+
+
+def _check_alike(record: Record, to: Export) -> None:
+    if len(record.exports) != 1 or to.size != record.size or to.rbd or to.is_read_only:
+        text = f"Volume {record.id} of {record.size} bytes with {len(record.exports)} guests"
+        raise Conflict(f"{text} cannot be handed over to one of {to.size} bytes in use.")
 
 
 def _check_fit(what: str, needed: int, spec: VolumeSpec) -> None:

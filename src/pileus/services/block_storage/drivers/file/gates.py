@@ -14,12 +14,11 @@ from pileus.host.storage_daemon import StorageDaemon
 from pileus.kernel.faults import Conflict, Unavailable
 
 from .record import Record, digest
-from .serving import Daemons, attachment_of, export_name
+from .serving import RECONNECT_S, Daemons, attachment_of, export_name
 
 PORTS = range(10820, 32000)  # below those that the kernel gives to whoever asks
 _KEYS = "keys.psk"
 _TLS = "tls-creds-psk,id=tls,endpoint=server,dir=."
-_RECONNECT_S = 600
 # ffdhe2048 of RFC 7919: without a group at hand, a daemon takes a second to find one of its own.
 _GROUP = b"""-----BEGIN DH PARAMETERS-----
 MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
@@ -75,7 +74,8 @@ async def _add(daemon: StorageDaemon, id: str, path: str, attachment: str, recor
     if node not in await daemon.nodes():
         server = {"type": "unix", "path": path}
         read_only = record.exports[attachment].is_read_only
-        options = {"export": name, "reconnect-delay": _RECONNECT_S, "read-only": read_only}
+        options = {"export": name, "reconnect-delay": RECONNECT_S, "read-only": read_only}
+        options["discard"] = "unmap"
         await daemon.add_node(node, driver="nbd", server=server, **options)
     writable = not record.exports[attachment].is_read_only
     await daemon.add_export(id, node, name, writable=writable, writethrough=False)

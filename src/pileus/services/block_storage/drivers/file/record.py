@@ -10,7 +10,7 @@ import msgspec
 
 from pileus.host import files
 
-from ...driver import Limits, Volume
+from ...driver import Export, Limits, Volume
 
 GIB = 1 << 30
 FILE = "volume.json"
@@ -47,7 +47,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`header`: the bytes of a LUKS header, which a guest's device begins with; `port`: where other hosts connect."""
+    """`header`: the bytes of a LUKS header, which a guest's device begins with; `port`: where other hosts connect.
+
+    `heir`: where its bytes are that count; what is served here is what is there. `is_leaving`: until nobody asks here.
+    """
 
     id: str
     project_id: str
@@ -57,6 +60,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     snapshots: dict[str, Kept] = {}
     exports: dict[str, Serving] = {}
+    heir: Export | None = None
+    is_leaving: bool = False
 
     @property
     def size(self) -> int:

@@ -13,16 +13,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
+from typing import Any
 
-from pileus.host import caches, qemu
+from pileus.host import caches, qemu, qemu_volumes
 from pileus.host.process import kill
 from pileus.host.storage_daemon import Served, StorageDaemon, running_below
 from pileus.kernel.faults import Fault, Unavailable
 from pileus.kernel.world import Clock
 
+from ...driver import Export
 from .layers import Layers, described, laid_over
 from .record import Record, digest
 
+MOVE, _HEIR = "move", "heir"  # a daemon's job, and the node that it fills
+RECONNECT_S = 600
+COPYING_S = 5  # how long a guest's writes wait for a copy of them that does not answer
+_LOOK_S = 0.1
 PATIENCE_S = 1  # between two attempts to serve what could not be served
 log = logging.getLogger(__name__)
 
@@ -82,6 +88,12 @@ class Daemons(ABC):
             await daemon.close()
         self._running.clear()
         self._followers.clear()
+
+    async def release(self, record: Record) -> bool:
+        """Whether nobody was connected any more: then nobody is served from now on."""
+        daemon = self._running.get(record.id)
+        served = await daemon.exports() if daemon else []
+        return all([await daemon.remove_export(s.id, force=False) for s in served if daemon])
 
     def socket(self, volume_id: str) -> Path:
         """Where guests of this host connect; nobody else is let in."""
@@ -148,24 +160,74 @@ class Servers(Daemons):
             limits = record.exports[attachment].limits.throttle
             await daemon.limit(f"g{digest(attachment)}", limits)
             if id not in found:
-                await _add(daemon, id, attachment, record)
+                await self._add(daemon, id, attachment, record)
+        if record.heir is not None:
+            await daemon.pivot(MOVE, self._clock)
 
+    async def _add(self, daemon: StorageDaemon, id: str, attachment: str, record: Record) -> None:
+        present, (window, node) = await daemon.nodes(), _nodes(attachment, record)
+        if window not in present:
+            if record.heir is not None:
+                await self._reach(daemon, window, record.heir, RECONNECT_S)
+            else:
+                size = {"size": record.size, "file": record.chain[0].node, "discard": "unmap"}
+                await daemon.add_node(window, driver="raw", **size)
+        if node not in present:
+            throttle = {"throttle-group": f"g{digest(attachment)}", "file": window}
+            await daemon.add_node(node, driver="throttle", discard="unmap", **throttle)
+        await daemon.add_export(
+            id,
+            node,
+            export_name(attachment, record),
+            writable=not record.exports[attachment].is_read_only,
+            writethrough=_writes_through(record),
+        )
 
-async def _add(daemon: StorageDaemon, id: str, attachment: str, record: Record) -> None:
-    present, (window, node) = await daemon.nodes(), _nodes(attachment, record)
-    if window not in present:
-        size = {"size": record.size, "file": record.chain[0].node}
-        await daemon.add_node(window, driver="raw", **size)
-    if node not in present:
-        throttle = {"throttle-group": f"g{digest(attachment)}", "file": window}
-        await daemon.add_node(node, driver="throttle", **throttle)
-    await daemon.add_export(
-        id,
-        node,
-        export_name(attachment, record),
-        writable=not record.exports[attachment].is_read_only,
-        writethrough=_writes_through(record),
-    )
+    async def _reach(self, daemon: StorageDaemon, node: str, heir: Export, patience_s: int) -> None:
+        """What is served there, as a node."""
+        server = {"type": "unix", "path": heir.path}
+        options: dict[str, Any] = {"reconnect-delay": patience_s, "discard": "unmap"}
+        if not heir.path:
+            server = {"type": "inet", "host": heir.address, "port": str(heir.port)}
+            qemu_volumes.write_keys(daemon.folder / _HEIR, heir.attachment_id, heir.secret)
+            for path in (daemon.folder / _HEIR, daemon.folder / _HEIR / qemu_volumes.KEYS):
+                self._layers.give(path)
+            key = {"endpoint": "client", "dir": _HEIR, "username": heir.attachment_id}
+            key |= {"qom-type": "tls-creds-psk", "id": _HEIR}
+            with contextlib.suppress(Unavailable):  # there is none of an earlier attempt
+                await daemon.execute("object-del", id=_HEIR)
+            await daemon.execute("object-add", **key)
+            options["tls-creds"] = _HEIR
+        await daemon.add_node(node, driver="nbd", server=server, export=heir.name, **options)
+
+    async def copy(self, record: Record, heir: Export) -> None:
+        """Begins it, if it has not begun: what its one attachment has is written there, too."""
+        daemon, (attachment,) = self._running[record.id], record.exports
+        if await daemon.job(MOVE) is None:
+            await self.give_up(record.id)  # another one, perhaps to elsewhere, broke off
+            await self._reach(daemon, _HEIR, heir, COPYING_S)
+            _, node = _nodes(attachment, record)
+            job = {"job-id": MOVE, "device": node, "target": _HEIR, "sync": "full"}
+            job |= {"copy-mode": "write-blocking", "on-target-error": "report"}
+            await daemon.execute("blockdev-mirror", **job, **{"auto-dismiss": False})
+
+    async def copied(self, volume_id: str) -> bool:
+        """Waits until both are alike; False when it broke off."""
+        with contextlib.suppress(Unavailable):  # a dead one copies nothing
+            while (daemon := self._running.get(volume_id)) and (job := await daemon.job(MOVE)):
+                if job["status"] in ("ready", "concluded"):
+                    return bool(job["status"] == "ready")
+                await self._clock.sleep(_LOOK_S)
+        return False
+
+    async def give_up(self, volume_id: str) -> None:
+        """It is not copied any more."""
+        daemon = self._running.get(volume_id)
+        with contextlib.suppress(Unavailable):  # a dead one copies nothing
+            if daemon is not None:
+                await daemon.drop_job(MOVE, self._clock)
+                if _HEIR in await daemon.nodes():
+                    await daemon.execute("blockdev-del", **{"node-name": _HEIR})
 
 
 async def _arrange_layers(daemon: StorageDaemon, record: Record) -> None:

@@ -28,7 +28,7 @@ from ...driver import (
     Limits,
     OfSnapshot,
     OfVolume,
-    Pool,
+    Room,
     Volume,
     VolumeSpec,
 )
@@ -200,20 +200,20 @@ class RbdVolumeDriver:
                 words = ["convert", "-n", "-fraw", "--target-image-opts", str(path), into]
                 await _qemu_img(*words, what=f"{size} bytes")
 
+    async def hand_over(self, volume_id: str, to: Export) -> None:
+        text = f"Guests open volume {volume_id} at Ceph, and nobody here is between them and it"
+        raise Conflict(f"{text}; it must be detached first.")
+
+    async def stay(self, volume_id: str) -> bool:
+        return True
+
     async def volumes(self) -> list[Volume]:
         ids = [name[7:] for name in await self._rbd.names() if name.startswith("volume-")]
         return [await self._seen(volume_id) for volume_id in ids]
 
-    async def pools(self) -> list[Pool]:
+    async def room(self) -> Room:
         total, free = await self._rbd.room()
-        return [
-            Pool(
-                name=self.place.pool,
-                total_gib=total // GIB,
-                free_gib=free // GIB,
-                storage_protocol="ceph",
-            )
-        ]
+        return Room(total_gib=total // GIB, free_gib=free // GIB, storage_protocol="ceph")
 
     async def sweep(self, keep: set[str]) -> list[str]:
         names = (name.partition("-") for name in await self._rbd.names())
