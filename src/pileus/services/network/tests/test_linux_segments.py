@@ -15,7 +15,7 @@ import pytest
 from pileus.host.netlink import Netlink
 from pileus.services.network.driver import NetworkSpec, PortSpec
 from pileus.services.network.drivers.linux.machine import no_ipv6
-from pileus.services.network.tests.linux_bench import LinuxBench, run, udp_frame
+from pileus.services.network.tests.linux_bench import LinuxBench, arp_frame, run, udp_frame
 from pileus.services.network.tests.test_linux_shaping import Play, play, tagged
 from pileus.services.network.tests.test_linux_two_hosts import stretch
 from pileus.testing.drivers.network import (
@@ -197,20 +197,22 @@ def test_guests_own_tags_pass_between_hosts(
         else:
             await both(bench, net, (here,), (there,))
         frames = [
-            udp_frame(here.mac, there.mac, "10.0.0.11", "10.0.0.31", os.urandom(8))
-            for _ in range(2)
+            udp_frame(here.mac, there.mac, "10.0.0.11", "10.0.0.31", os.urandom(8)),
+            udp_frame(here.mac, there.mac, "10.0.0.11", "10.0.0.31", os.urandom(8)),
+            arp_frame(here.mac, "10.0.0.11", there.mac, "10.0.0.31"),
         ]
         heard: list[int | None] = []
 
         async def send() -> None:
             heard.append(await bench.tag_heard(WEB, REMOTE, frames[0]))
-            heard.append(await bench.tag_heard(WEB, REMOTE, frames[1], tagged(frames[1], 7)))
+            for frame in frames[1:]:
+                heard.append(await bench.tag_heard(WEB, REMOTE, frame, tagged(frame, 7)))
 
         if on_the_way is None:
             await send()
         else:
             assert await witnessed(bench, send) == {on_the_way}
-        assert heard == [0, 7]
+        assert heard == [0, 7, 7]
         lie = udp_frame(here.mac, there.mac, "10.0.0.12", "10.0.0.31", os.urandom(8))
         assert await bench.tag_heard(WEB, REMOTE, lie, tagged(lie, 7)) is None
 

@@ -90,7 +90,7 @@ def bridge_table(name: str) -> Table:
                 "oifname . ether saddr @local_only drop",
                 "iifname vmap @sent_of",
                 "iifname @trusted accept",
-                "ether type arp accept",
+                "meta protocol arp accept",
                 f"icmpv6 type {_NEIGHBOURS} accept",
                 "udp sport 68 udp dport 67 accept",
                 "udp sport 546 udp dport 547 accept",
@@ -103,7 +103,7 @@ def bridge_table(name: str) -> Table:
                 "oifname != @ours accept",
                 "oifname vmap @received_of",
                 "oifname @trusted accept",
-                "ether type arp accept",
+                "meta protocol arp accept",
                 f"icmpv6 type {_INWARD_NEIGHBOURS} accept",
                 "udp sport 67 udp dport 68 accept",
                 "udp sport 547 udp dport 546 accept",
@@ -157,12 +157,13 @@ def tracking_table(name: str) -> Table:
 # guest by its address, so without port security too.
 _ASKS_IPV4 = f"ip daddr {METADATA_IPV4} goto asks_ipv4"
 _ASKS_IPV6 = f"ip6 daddr {METADATA_IPV6} tcp dport 80 goto asks_ipv6"
+_IN_TAG_TOO = "meta protocol arp"  # else nft asks for an EtherType, which a guest's own tag is
 _ANY_SPEAKER = "iifname . ether saddr @speakers"
 EVERY_PORT = Fragment(
     chains={
         "free": (_ASKS_IPV4, _ASKS_IPV6, "accept"),
         "secured": (
-            "ether type vmap { ip : goto says_ipv4, ip6 : goto says_ipv6, arp : goto says_arp }",
+            "meta protocol vmap { ip : goto says_ipv4, ip6 : goto says_ipv6, arp : goto says_arp }",
             "drop",
         ),
         "asks_ipv4": (
@@ -172,9 +173,10 @@ EVERY_PORT = Fragment(
         ),
         "asks_ipv6": ("iifname . ether saddr . ip6 saddr @askers_ipv6 accept", "drop"),
         "says_arp": (
-            "iifname . ether saddr . arp saddr ip @speakers_ipv4 "
+            f"{_IN_TAG_TOO} iifname . ether saddr . arp saddr ip @speakers_ipv4 "
             "iifname . arp saddr ether . arp saddr ip @speakers_ipv4 accept",
-            f"arp saddr ip 0.0.0.0 {_ANY_SPEAKER} iifname . arp saddr ether @speakers accept",
+            f"{_IN_TAG_TOO} arp saddr ip 0.0.0.0 {_ANY_SPEAKER} "
+            "iifname . arp saddr ether @speakers accept",
             "iifname vmap @prefixes_of",
             "drop",
         ),
@@ -290,7 +292,9 @@ def _prefixes(port: PortSpec) -> tuple[list[str], list[str]]:
             targets.append(f"{_TARGET} {_range(block)} goto as_itself_ipv6")
         else:
             sources.append(f"{sender} ip saddr {block} accept")
-            sources.append(f"{sender} arp saddr ether {mac} arp saddr ip {block} accept")
+            sources.append(
+                f"{_IN_TAG_TOO} {sender} arp saddr ether {mac} arp saddr ip {block} accept"
+            )
     return sources, targets
 
 
