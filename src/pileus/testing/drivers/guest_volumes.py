@@ -60,6 +60,9 @@ async def a_volume_takes_anothers_place_and_loses_it_while_the_guest_runs(bench:
         has = await driver.swap_volume(spec.id, old.volume_id, new)
         assert has.volumes == (new.volume_id,)
         assert len((await driver.diagnostics(spec.id)).disks) == disks + 1
+    if "suspend" not in bench.lacks:
+        await driver.suspend(spec.id)
+        assert (await driver.resume(spec.id)).volumes == (other.volume_id,)
     both = (other.volume_id, one.volume_id)
     assert (await driver.plug_volume(spec.id, one)).volumes == both  # whose name the other has
     assert len((await driver.diagnostics(spec.id)).disks) == disks + 2

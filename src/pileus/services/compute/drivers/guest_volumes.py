@@ -17,7 +17,7 @@ from pileus.services.compute.drivers.guest_folder import GuestFolder
 
 def told(folder: GuestFolder, volume: PluggedVolume) -> NbdVolume:
     """What QEMU needs to know; a key for another host's door lies in the guest's folder by then."""
-    keys = f"tls-{volume.volume_id}"
+    keys = _keys(volume.volume_id)
     if not volume.path and not volume.rbd:
         qemu_volumes.write_keys(folder.path / keys, volume.user, volume.secret)
         for path in (folder.path / keys, folder.path / keys / qemu_volumes.KEYS):
@@ -58,9 +58,17 @@ async def unplug(
     emulator: Emulator, folder: GuestFolder, volume: PluggedVolume, clock: Clock
 ) -> None:
     """The guest has let go of it by then; its key is gone."""
-    described = await asyncio.to_thread(told, folder, volume)
-    await qemu_volumes.unplug(emulator, described, clock)
-    await asyncio.to_thread(shutil.rmtree, folder.path / described.keys, True)
+    await qemu_volumes.unplug(emulator, await asyncio.to_thread(told, folder, volume), clock)
+    await forget(folder, volume.volume_id)
+
+
+async def forget(folder: GuestFolder, volume_id: str) -> None:
+    """The key of a volume that the guest had."""
+    await asyncio.to_thread(shutil.rmtree, folder.path / _keys(volume_id), True)
+
+
+def _keys(volume_id: str) -> str:
+    return f"tls-{volume_id}"
 
 
 async def swap(

@@ -218,6 +218,7 @@ class QemuComputeDriver(Travellers):
                 elif other.volume_id not in {volume.volume_id for volume in had}:
                     check_running(guest_id, resident.power_state)
                 await keep()
+                await guest_volumes.forget(resident.folder, volume_id)
                 return self._seen(resident)
 
         return await self._underway.do(guest_id, f"{volume_id} for {other.volume_id}", swap)
