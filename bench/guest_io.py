@@ -2,9 +2,9 @@
 
     python -m bench.guest_io [--runs 5]
 
-Needs root and `make setup`. The guest's own `dd` writes and reads past its page cache, one request at a time. The local
-disk is its ephemeral one, a raw file; `blank` is a new volume, `copy` one made of an image, and what is measured of
-either has been written before, as on a disk in use.
+Needs root and `make setup`. The guest's own `dd` writes and reads past its page cache, one request at a time, or sixteen
+of them do. The local disk is its ephemeral one, a raw file; `blank` is a new volume, `copy` one made of an image, and
+what is measured of either has been written before, as on a disk in use.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ from pileus.testing.volume_store import Store
 BAR = 0.8  # of the local disk's speed
 BOOT_S = 180
 AREA_MIB = 256
-# What is asked of each disk: name, size of a request in KiB, of all in MiB, is it a write.
+# What is asked of each disk: name, size of a request in KiB, of all in MiB, is it a write, how many at a time.
 CASES = (
-    ("write 4k", 4, 16, True),
-    ("read 4k", 4, 16, False),
-    ("write 256k", 256, AREA_MIB, True),
-    ("read 256k", 256, AREA_MIB, False),
+    ("write 4k", 4, 16, True, 1),
+    ("read 4k", 4, 16, False, 1),
+    ("write 256k", 256, AREA_MIB, True, 1),
+    ("read 256k", 256, AREA_MIB, False, 1),
+    ("write 4k by sixteen", 4, 64, True, 16),
+    ("read 4k by sixteen", 4, 64, False, 16),
 )
 DISKS = {"local": "vdb", "blank": "vdc", "copy": "vdd"}
 
@@ -79,7 +81,7 @@ class Console:
         """How long it took, by the clock of the host."""
         await self._ask("echo rea''dy", "ready")
         began = time.perf_counter()
-        said = await self._ask(f"{command} 2>&1 || echo fai''led; echo en''d", "end")
+        said = await self._ask(f"{{ {command}; }} 2>&1; echo en''d", "end")
         took = time.perf_counter() - began
         if "failed" in said:
             raise SystemExit(f"{command} said: {said}")
@@ -95,20 +97,24 @@ class Inside:
 
     async def prepare(self) -> None:
         for disk in DISKS.values():
-            await self.console.seconds(_dd(disk, 1024, AREA_MIB, True))
+            await self.console.seconds(_dd(disk, 1024, AREA_MIB, True, 1))
 
     async def measure(self) -> None:
-        for name, kib, mib, is_write in CASES:
+        for name, kib, mib, is_write, depth in CASES:
             for label, disk in DISKS.items():
-                took = await self.console.seconds(_dd(disk, kib, mib, is_write))
+                command = _dd(disk, kib, mib, is_write, depth)
+                took = await self.console.seconds(command)
                 self.took.setdefault((name, label), []).append(took * 1e6 / (mib * 1024 / kib))
 
 
-def _dd(disk: str, kib: int, mib: int, is_write: bool) -> str:
-    ends = f"if=/dev/zero of=/dev/{disk} oflag=direct"
+def _dd(disk: str, kib: int, mib: int, is_write: bool, depth: int) -> str:
+    """Each of `depth` has a stretch of the disk of its own."""
+    count = mib * 1024 // kib // depth
+    ends = f"if=/dev/zero of=/dev/{disk} oflag=direct seek"
     if not is_write:
-        ends = f"if=/dev/{disk} of=/dev/null iflag=direct"
-    return f"dd {ends} bs={kib}k count={mib * 1024 // kib}"
+        ends = f"if=/dev/{disk} of=/dev/null iflag=direct skip"
+    one = f"dd {ends}=$((n * {count})) bs={kib}k count={count} || echo fai''led"
+    return f"for n in $(seq 0 {depth - 1}); do {{ {one}; }} & done; wait"
 
 
 @asynccontextmanager
@@ -181,7 +187,7 @@ def main() -> int:
         Path(folder).chmod(0o711)
         found = figures(asyncio.run(measured(runs, Path(folder))))
     what = (
-        "one request at a time past the guest's page cache, the time of one; local: a raw file of the guest's own, "
+        "past the guest's page cache, the time of one request; local: a raw file of the guest's own, "
         "blank: a new volume, copy: a volume of an image. All are written before"
     )
     text = [

@@ -12,13 +12,14 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from pileus.host import caches, storage_daemon
 from pileus.host.storage_daemon import running_below
-from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.faults import Conflict, Invalid, Unavailable
 from pileus.kernel.world import World
 from pileus.services.block_storage.driver import (
     Export,
@@ -30,7 +31,8 @@ from pileus.services.block_storage.driver import (
 )
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
 from pileus.services.block_storage.drivers.file.layers import DEEPEST, LONGEST
-from pileus.services.block_storage.drivers.file.record import Kept, Record
+from pileus.services.block_storage.drivers.file.record import Kept, Layer, Record
+from pileus.services.block_storage.drivers.file.serving import open_layers
 from pileus.testing.drivers.volume import FREE, GIB, SUITE, Bench
 from pileus.testing.nbd import NbdClient, Refused
 from pileus.testing.shelf import shelf
@@ -214,6 +216,22 @@ def test_a_guest_goes_on_writing_while_its_volume_is_snapshot_copied_sent_and_gr
             assert await read(driver, volume_id, 5) == b"first"
 
     asyncio.run(ask())
+
+
+def test_where_a_daemon_may_not_use_io_uring_threads_serve_its_layers() -> None:
+    opened: list[str] = []
+
+    class Refusing(storage_daemon.StorageDaemon):
+        def __init__(self) -> None:
+            """It needs no process."""
+
+        async def execute(self, command: str, **node: Any) -> None:
+            opened.append(node["file"]["aio"])
+            if opened[-1] == "io_uring":
+                raise Unavailable("QEMU did not accept blockdev-add.")
+
+    asyncio.run(open_layers(Refusing(), (Layer("layers/1", "raw"),)))
+    assert opened == ["io_uring", "threads"]
 
 
 def test_an_export_that_may_only_be_read_takes_no_writes(bench: Bench) -> None:

@@ -119,24 +119,22 @@ class Layers:
         await run(command, limits=_COPYING, timeout_s=_HOURS_S, cwd=cwd)
 
 
-def described(chain: Chain, *, is_read_only: bool) -> dict[str, Any]:
-    """The chain as a block node of QEMU's: every file named and its format told, nothing is looked for."""
+def described(chain: Chain, *, is_read_only: bool, aio: str = "threads") -> dict[str, Any]:
+    """The chain as a block node of QEMU's: every file named and its format told, nothing is looked for.
+
+    `aio`: who reads and writes the files, threads of QEMU's or `io_uring`.
+    """
     layer, *behind = chain
     node: dict[str, Any] = {
         "driver": layer.format,
         "node-name": layer.node,
         "read-only": is_read_only,
         "discard": "unmap",
-        "file": {"driver": "file", "filename": _seen_from(layer), "discard": "unmap"},
+        "file": {"driver": "file", "filename": _seen_from(layer), "discard": "unmap", "aio": aio},
     }
     if behind:
-        node["backing"] = described(tuple(behind), is_read_only=True)
+        node["backing"] = described(tuple(behind), is_read_only=True, aio=aio)
     return node
-
-
-def laid_over(layer: Layer) -> dict[str, Any]:
-    """A new first layer, as a node that is about to be put over others."""
-    return {**described((layer,), is_read_only=False), "backing": None}
 
 
 def _seen_from(layer: Layer) -> str:

@@ -22,8 +22,8 @@ from pileus.kernel.faults import Fault, Unavailable
 from pileus.kernel.world import Clock
 
 from ...driver import Export
-from .layers import Layers, described, laid_over
-from .record import Record, digest
+from .layers import Layers, described
+from .record import Chain, Record, digest
 
 MOVE, _HEIR = "move", "heir"  # a daemon's job, and the node that it fills
 RECONNECT_S = 600
@@ -235,11 +235,23 @@ async def _arrange_layers(daemon: StorageDaemon, record: Record) -> None:
     chain, nodes = record.chain, await daemon.nodes()
     known = next((n for n, layer in enumerate(chain) if layer.node in nodes), None)
     if known is None:
-        await daemon.execute("blockdev-add", **described(chain, is_read_only=False))
-        return
+        return await open_layers(daemon, chain)
     for n in reversed(range(known)):
-        await daemon.execute("blockdev-add", **laid_over(chain[n]))
+        await open_layers(daemon, chain[n : n + 1], backing=None)
         await daemon.execute("blockdev-snapshot", node=chain[n + 1].node, overlay=chain[n].node)
+
+
+async def open_layers(daemon: StorageDaemon, chain: Chain, **more: object) -> None:
+    """By io_uring: the daemon writes to the kernel's memory itself, where threads had to be woken for each request.
+
+    Not every kernel lets everybody use it, nor as often as asked.
+    """
+    try:
+        node = described(chain, is_read_only=False, aio="io_uring")
+        await daemon.execute("blockdev-add", **node, **more)
+    except Unavailable:
+        node = described(chain, is_read_only=False)
+        await daemon.execute("blockdev-add", **node, **more)
 
 
 async def _remove(daemon: StorageDaemon, served: Served, record: Record) -> None:
