@@ -46,6 +46,13 @@ class Gates(Daemons):
         with contextlib.closing(listening(self.address, record.port)) as server:
             return await StorageDaemon.launch(folder, server, self._layers.prefix, _TLS)
 
+    async def release(self, record: Record) -> bool:
+        """With the last guest the door itself goes, which holds on to the volume's server."""
+        is_free = await super().release(record)
+        if is_free:
+            await self._end(record.id)
+        return is_free
+
     async def _arrange(self, daemon: StorageDaemon, record: Record) -> None:
         self._write_keys(record, daemon.folder)
         remote = [a for a, serving in record.exports.items() if serving.secret]
