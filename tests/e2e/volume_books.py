@@ -81,17 +81,19 @@ def _pretended(hosts: Path) -> Iterator[Held]:
 
 
 def _volumes(held: list[Held], told: Told) -> list[str]:
-    """Each lies where the API says, once, with its snapshots, and is served to those who are attached."""
-    found = []
+    """Each lies where the API says and by that name, once, with its snapshots, and is served to those who are attached."""
+    found, names = [], set()
     for id, row in told.volumes.items():
         host = str(row["os-vol-host-attr:host"] or "").partition("@")[0]
+        name = row["os-vol-mig-status-attr:name_id"] or id  # another one once it was moved
+        names.add(name)
         snapshots = {s["id"] for s in told.snapshots.values() if s["volume_id"] == id}
         exports = {a["id"] for a in told.attachments.values() if a["volume_id"] == id}
-        wanted = [Held(host, id, row["size"], frozenset(snapshots), frozenset(exports))]
-        there = [one for one in held if one.id == id]
+        wanted = [Held(host, name, row["size"], frozenset(snapshots), frozenset(exports))]
+        there = [one for one in held if one.id == name]
         if there != (wanted if row["status"] != "error" else []):
             found.append(f"volume is {row['status']} and {wanted}, its hosts have {there}")
-    strange = [one for one in held if one.id not in told.volumes]
+    strange = [one for one in held if one.id not in names]
     return found + [f"{one} is no volume" for one in strange]
 
 

@@ -135,9 +135,14 @@ class VolumeKiller:
             found += [
                 ("snapshot", partial(self._keep, "snapshots", "snapshot", id)),
                 ("backup", partial(self._keep, "backups", "backup", id)),
-                ("increment", partial(self._keep, "backups", "backup", id, incremental=True)),
                 ("upload", partial(self._upload, id)),
             ]
+        backed_up = {self.told.backups[id]["volume_id"] for id in free["backups"]}
+        found += [
+            ("increment", partial(self._keep, "backups", "backup", id, incremental=True))
+            for id in free["volumes"]
+            if id in backed_up
+        ]
         for noun, ids in free.items():
             most = ROOM // 2 if noun == "volumes" else 3
             if len(self.kept[noun]) > most:
