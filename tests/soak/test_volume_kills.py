@@ -10,8 +10,6 @@ from tests.e2e.volume_kills import survive
 pytestmark = pytest.mark.slow
 _ALWAYS = {"create", "extend", "snapshot", "backup", "increment", "upload", "restore"}
 _ALWAYS |= {
-    "image",
-    "of images",
     "of volumes",
     "of snapshots",
     "delete volumes",
