@@ -70,12 +70,13 @@ def test_a_host_that_joins_is_told_its_guests_without_a_look_at_those_of_others(
 ) -> None:
     async def story(s: Scene) -> None:
         await s.boot()
-        _sqlite(s).statements._known.clear()
-        reports = HostReports(s.cloud.runtime)
-        assert await reports.unknown("fake-1", ["a"]) == ["a"]
-        node = await NODES.one(s.cloud.runtime.store, host="fake-1")
+        store, reports = _sqlite(s), HostReports(s.cloud.runtime)
+        node = await NODES.one(store, host="fake-1")
+        powers = {x.id: x.power_state for x in await TABLE.all(store)}
         assert node is not None
-        assert (await reports.joined("fake-9", node.inventory, {})).keep == []
+        store.statements._known.clear()
+        assert await reports.unknown("fake-1", ["a"]) == ["a"]
+        assert (await reports.joined("fake-1", node.inventory, powers)).changing == []
         plans = [plan for plan in _plans(_sqlite(s)) if "compute_servers" in plan]
         assert any("live_compute_servers_host" in plan for plan in plans), plans
         assert [plan for plan in plans if plan.startswith("SCAN")] == []

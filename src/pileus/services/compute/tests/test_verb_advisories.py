@@ -15,6 +15,7 @@ from pileus.kernel.world import Clock
 from pileus.services.compute.drivers.fake import Trouble
 from pileus.services.compute.servers.states import ACTIVE, LIFECYCLE, OFFLOADED
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage, make_image
+from pileus.services.network.agent import NetworkAgent
 from pileus.testing.client import Reply
 
 SMALL, LARGE = "42", "84"  # 128 and 192 MiB
@@ -241,7 +242,7 @@ async def heard(s: Scene, id: str, by: str) -> list[int]:
     (port,), (source,) = await s.ports(id), await s.ports(by)
     address = port["fixed_ips"][0]["ip_address"]
     assert s.cloud.hosts is not None
-    agents: list[Any] = [a for _, a in s.cloud.hosts._agents if hasattr(a.driver, "reaches")]
+    agents: list[Any] = [a for _, a in s.cloud.hosts._agents if isinstance(a, NetworkAgent)]
     for agent in agents:
         await agent.refresh()  # it is told of changes a moment later
     (driver,) = [a.driver for a in agents if a.driver.knows(port["id"])]
