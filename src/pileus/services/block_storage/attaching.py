@@ -23,9 +23,9 @@ from .volume import VOLUMES, Volume, backend_of
 
 # The status of a volume by what its attachments are; the first that any of them is.
 _STATUSES = {
+    DETACHING: states.DETACHING,
     ATTACHED: states.IN_USE,
     ATTACHING: states.ATTACHING,
-    DETACHING: states.DETACHING,
     RESERVED: states.RESERVED,
 }
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from pileus.kernel.faults import Unavailable
+from pileus.services.block_storage.attaching import status_of
+from pileus.services.block_storage.attachment import Attachment
 from pileus.services.block_storage.driver import Export
 from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
 from pileus.services.block_storage.volume import VOLUMES
@@ -233,3 +235,15 @@ def test_a_volume_whose_host_is_away_when_the_cloud_starts_is_served_when_it_is_
             assert (await shown(c.admin, id))["status"] == "available"
 
     asyncio.run(play())
+
+
+def test_a_volume_is_detaching_as_long_as_one_of_its_servers_lets_go_of_it() -> None:
+    def status(*of: str) -> str:
+        return status_of([Attachment(id=s, volume_id="v", project_id="p", status=s) for s in of])
+
+    assert status("attached", "detaching") == status("detaching") == "detaching"
+    assert (status("attached", "reserved"), status("reserved"), status()) == (
+        "in-use",
+        "reserved",
+        "available",
+    )
