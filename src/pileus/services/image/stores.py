@@ -114,7 +114,6 @@ class _Writer:
 
     def write(self, data: bytes) -> None:
         sparse.write(self.file.fileno(), self.size, data)
-        sparse.begin_writeback(self.file.fileno(), self.size, len(data))
         self.md5.update(data)
         self.size += len(data)
 
