@@ -103,11 +103,12 @@ class Trunks(
         self, ctx: Context, given: dict[str, Any], old: Trunk | None
     ) -> dict[str, Any]:
         if old is None:
+            asked = given.get("sub_ports", [])
+            _check_tags(asked)
+            _check_differ([s.segmentation_id for s in asked if s.segmentation_type == VLAN])
             parent = await _own_port(ctx, given["port_id"])
-            given["sub_ports"] = await self._asked(ctx, given.get("sub_ports", []), parent)
-            tags = [s.segmentation_id for s in given["sub_ports"]]
-            if len(set(tags)) != len(tags):
-                raise bad_input("segmentation_id values of sub_ports must differ")
+            given["sub_ports"] = await self._asked(ctx, asked, parent)
+            _check_differ([s.segmentation_id for s in given["sub_ports"]])
         return given
 
     async def _asked(
@@ -153,6 +154,7 @@ class Trunks(
     @operation("PUT", "/trunks/{trunk_id}/add_subports", "add_subports")
     async def add(self, ctx: Context, trunk: Trunk, body: AddedPorts) -> Any:
         parent = await PORTS.get(ctx.runtime.store, trunk.port_id)
+        _check_tags(body.sub_ports)
         asked = await self._asked(ctx, body.sub_ports, parent)
         async with ctx.runtime.store.tx() as tx:
             trunk = await TRUNKS.get(tx, trunk.id)
@@ -190,26 +192,36 @@ class Trunks(
         return (await self.rendered(ctx, [trunk]))[0]
 
 
+def _check_tags(subs: Sequence[SubPortRequest]) -> None:
+    """What can be said of them before anybody looks at their ports. Raises Invalid."""
+    for sub in subs:
+        kind = sub.segmentation_type
+        if kind not in (VLAN, INHERIT):
+            raise bad_input(
+                f"segmentation_type '{kind[:20]}' is not supported; use {VLAN} or {INHERIT}"
+            )
+        if kind == VLAN and not 1 <= sub.segmentation_id <= LAST_VLAN:
+            raise bad_input(
+                f"Invalid segmentation ID {sub.segmentation_id}: a VLAN has a number from 1 to "
+                f"{LAST_VLAN}"
+            )
+
+
+def _check_differ(tags: Sequence[int]) -> None:
+    if len(set(tags)) != len(tags):
+        raise bad_input("segmentation_id values of sub_ports must differ")
+
+
 def _tag(sub: SubPortRequest, network: Network) -> int:
     """The VLAN by which the guest has the network. Raises Invalid."""
-    kind = sub.segmentation_type
-    if kind not in (VLAN, INHERIT):
+    if sub.segmentation_type == VLAN:
+        return sub.segmentation_id
+    if network.network_type != VLAN or network.more_segments:
         raise bad_input(
-            f"segmentation_type '{kind[:20]}' is not supported; use {VLAN} or {INHERIT}"
+            f"segmentation_type {INHERIT} is for networks that are one VLAN, and {network.id} "
+            f"is of type {network.network_type}: name a VLAN"
         )
-    if kind == INHERIT:
-        if network.network_type != VLAN or network.more_segments:
-            raise bad_input(
-                f"segmentation_type {INHERIT} is for networks that are one VLAN, and {network.id} "
-                f"is of type {network.network_type}: name a VLAN"
-            )
-        return network.segmentation_id
-    if not 1 <= sub.segmentation_id <= LAST_VLAN:
-        raise bad_input(
-            f"Invalid segmentation ID {sub.segmentation_id}: a VLAN has a number from 1 to "
-            f"{LAST_VLAN}"
-        )
-    return sub.segmentation_id
+    return network.segmentation_id
 
 
 def _enabled(trunk: Trunk) -> None:
