@@ -69,14 +69,17 @@ def test_a_host_that_joins_is_told_its_guests_without_a_look_at_those_of_others(
     stage: Stage,
 ) -> None:
     async def story(s: Scene) -> None:
-        await s.boot()
+        id = await s.boot()
         store, reports = _sqlite(s), HostReports(s.cloud.runtime)
         node = await NODES.one(store, host="fake-1")
         powers = {x.id: x.power_state for x in await TABLE.all(store)}
         assert node is not None
         store.statements._known.clear()
         assert await reports.unknown("fake-1", ["a"]) == ["a"]
-        assert (await reports.joined("fake-1", node.inventory, powers)).changing == []
+        host = (await TABLE.get(store, id)).host
+        assert (id in (await reports.joined("fake-1", node.inventory, powers)).keep) is (
+            host == "fake-1"
+        )
         plans = [plan for plan in _plans(_sqlite(s)) if "compute_servers" in plan]
         assert any("live_compute_servers_host" in plan for plan in plans), plans
         assert [plan for plan in plans if plan.startswith("SCAN")] == []
