@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,6 @@ def said(*words: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.skipif(shutil.which("e2fsck") is None, reason="needs e2fsprogs")
 def test_a_snapshot_under_writes_checks_clean_and_has_every_record_answered_for(
     tmp_path: Path,
 ) -> None:

@@ -29,7 +29,7 @@ from pileus.testing.places import Place
 from tests.e2e.kills import Victims, together
 from tests.e2e.volume_books import Told, differences
 
-SETTLE_S = 300  # gigabytes may be on their way to an image, on a busy machine
+SETTLE_S = 120
 ROUND, ROOM, WINDOW_S = 8, 7, 0.4  # deeds, volumes, and the seconds in which the kill falls
 BLOCK, APART, BLOCKS = 4096, 7 << 20, 64
 _VERSION = {"OpenStack-API-Version": "volume 3.71"}

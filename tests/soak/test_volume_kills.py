@@ -15,6 +15,8 @@ _ALWAYS |= {
     "delete volumes",
     "delete snapshots",
     "delete backups",
+    "image",
+    "of images",
 }
 
 
