@@ -1,6 +1,8 @@
 """`--floor NAME`: say how many cases ran, and fail if fewer than tests/ledgers.toml records for NAME.
 
 `--database postgres`: clouds of tests keep their rows there.
+
+A test that is not marked slow and hangs ends the run with the stacks of all threads (`timeout` in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(0))
     if config.getoption("--database") == "postgres":
         apart = [item for item in items if item.get_closest_marker("sqlite")]
         config.hook.pytest_deselected(items=apart)

@@ -124,22 +124,36 @@ async def daemon_of(state: Path, volume_id: str, within: str = "") -> int:
 
 
 class Writer:
-    """A guest that writes blocks here and there, each time another number, and repeats what was not answered."""
+    """A guest that writes blocks here and there, each time another number, and repeats what was not answered.
+
+    It writes from when it is entered until it is stopped or left, whatever happens meanwhile.
+    """
 
     def __init__(self, export: Export) -> None:
-        self.export, self.stop, self.times = export, threading.Event(), 0
+        self.export, self._stop, self.times = export, threading.Event(), 0
         self.count = 0
         self.written: dict[int, int] = {}
 
-    def run(self) -> None:
+    async def __aenter__(self) -> Writer:
+        self._writing = asyncio.create_task(asyncio.to_thread(self._run))
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await self._writing
+
+    def _run(self) -> None:
         chance, offset = random.Random(1), 0
-        while not self.stop.wait(0.005):
+        while not self._stop.wait(0.005):
             with (
                 contextlib.suppress(OSError, Refused),
                 NbdClient(self.export.path, self.export.name) as c,
             ):
                 self.times += 1
-                while not self.stop.is_set():
+                while not self._stop.is_set():
                     c.write(offset, struct.pack(">Q", self.count + 1) * 512)
                     self.count += 1
                     self.written[offset] = self.count
@@ -170,14 +184,12 @@ def test_nothing_that_was_written_is_lost_when_daemons_are_killed_and_guests_go_
             await asyncio.to_thread(age, state, spec.id)
         async with bench.driver() as driver:
             attachment = bench.world.new_id()
-            writer = Writer(await driver.export(spec.id, attachment, False, FREE))
-            writing = asyncio.create_task(asyncio.to_thread(writer.run))
-            for kill in range(1, 4):
-                await eventually(lambda: min(writer.times * 60, writer.count) >= 60 * kill)  # noqa: B023
-                os.kill(await daemon_of(state, spec.id), 9)
-            await eventually(lambda: writer.times >= 4)
-            writer.stop.set()
-            await writing
+            export = await driver.export(spec.id, attachment, False, FREE)
+            async with Writer(export) as writer:
+                for kill in range(1, 4):
+                    await eventually(lambda: min(writer.times * 60, writer.count) >= 60 * kill)  # noqa: B023
+                    os.kill(await daemon_of(state, spec.id), 9)
+                await eventually(lambda: writer.times >= 4)
             os.kill(await daemon_of(state, spec.id), 9)
             await driver.withdraw(spec.id, attachment)
             async with exported(driver, spec.id, True) as export:
@@ -490,21 +502,19 @@ def test_a_guest_goes_on_writing_while_its_volume_goes_to_another_back_end(
         one, attachment, new = await bench.volume(here, b"x"), bench.world.new_id(), bench.spec()
         export = await here.export(one, attachment, False, FREE)
         await other.create(new)
-        writer = Writer(export)
-        writing = asyncio.create_task(asyncio.to_thread(writer.run))
-        await eventually(lambda: writer.count >= 100)
         is_remote = away != "here"
-        await here.hand_over(one, await other.export(new.id, attachment, False, FREE, is_remote))
-        await here.delete(one)
-        assert await here.volumes() == []
-        count = writer.count
-        await eventually(lambda: writer.count >= count + 50)
-        os.kill(await daemon_of(state, one), 9)
-        times, count = writer.times, writer.count
-        await eventually(lambda: writer.times > times and writer.count >= count + 50)
-        assert one in os.listdir(state / "volumes"), "it stays as long as a guest asks for it"
-        writer.stop.set()
-        await writing
+        async with Writer(export) as writer:
+            await eventually(lambda: writer.count >= 100)
+            heir = await other.export(new.id, attachment, False, FREE, is_remote)
+            await here.hand_over(one, heir)
+            await here.delete(one)
+            assert await here.volumes() == []
+            count = writer.count
+            await eventually(lambda: writer.count >= count + 50)
+            os.kill(await daemon_of(state, one), 9)
+            times, count = writer.times, writer.count
+            await eventually(lambda: writer.times > times and writer.count >= count + 50)
+            assert one in os.listdir(state / "volumes"), "it stays as long as a guest asks for it"
         await eventually(lambda: one not in os.listdir(state / "volumes"))
         heir = await other.export(new.id, attachment, False, FREE)
         found = await on(heir, lambda c: b"".join(c.read(o, 8) for o in writer.written))
