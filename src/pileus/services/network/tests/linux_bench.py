@@ -84,7 +84,7 @@ class LinuxBench:
             link.add_bridge("switch", mtu=1500, alias="", filtered=False)
             link.want("switch", mtu=1500)
 
-        await self._inside(outside, switch)
+        await self.inside(outside, switch)
         await self._addresses(outside, "switch", {f"{OUTSIDE_IP}/24"})
         for host, address in hosts.items():
             name = self.name(host)
@@ -99,8 +99,8 @@ class LinuxBench:
             def answer(link: Netlink, host: str = host) -> None:
                 link.want(host, mtu=1500, master="switch")
 
-            await self._inside(name, join)
-            await self._inside(outside, answer)
+            await self.inside(name, join)
+            await self.inside(outside, answer)
             await self._addresses(name, "uplink", {f"{address}/24"})
         self._outside = await self.listen("out", (80,))
 
@@ -333,7 +333,7 @@ class LinuxBench:
     async def _create(self, name: str) -> None:
         await self.spaces.create(name)
         self._made.append(name)
-        await self._inside(name, lambda link: link.want("lo", mtu=65536))
+        await self.inside(name, lambda link: link.want("lo", mtu=65536))
 
     async def _driver(self, host: str) -> LinuxNetworkDriver:
         driver = LinuxNetworkDriver(echo, options=self.options_of(host))
@@ -347,7 +347,7 @@ class LinuxBench:
         folder = self._scratch / f"netns-{host}"
         return Options(home=home, underlay=underlay, namespaces=folder, **self.options)
 
-    async def _inside(self, name: str, job: Callable[[Netlink], T]) -> T:
+    async def inside(self, name: str, job: Callable[[Netlink], T]) -> T:
         def work() -> T:
             with contextlib.closing(Netlink()) as link:
                 return job(link)
@@ -355,7 +355,7 @@ class LinuxBench:
         return await self.spaces.call(name, work)
 
     async def _addresses(self, name: str, device: str, wanted: set[str]) -> None:
-        await self._inside(name, lambda link: link.want_addresses(device, wanted))
+        await self.inside(name, lambda link: link.want_addresses(device, wanted))
 
     async def listen(self, what: str, ports: tuple[int, ...]) -> list[socket.socket]:
         """Sockets of both families; the kernel completes connections to them by itself."""
@@ -393,7 +393,7 @@ class LinuxBench:
                     }
                 )
 
-        await self._inside(there.namespace, dress)
+        await self.inside(there.namespace, dress)
         there.listening = await self.listen(what, (22, 80))
         self._guests[port.id] = there
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from pileus.host import dns
+from pileus.host.netlink import Netlink
 from pileus.services.network.driver import (
     AddressPair,
     FixedIP,
@@ -112,6 +113,26 @@ class TestLinuxNetworkDriver(NetworkDriverSuite):
             assert "lladdr" not in found, "the host answered ARP on a guest's network"
             for opened in heard:
                 opened.close()
+
+        self.play_here(scenario)
+
+    def test_only_bridges_that_ask_for_it_pass_the_inet_hooks_unless_others_have_bridges(
+        self,
+    ) -> None:
+        async def scenario(bench: LinuxBench) -> None:
+            def said() -> str:
+                return Path("/proc/sys/net/bridge/bridge-nf-call-iptables").read_text().strip()
+
+            def of_another(link: Netlink) -> None:
+                link.add_bridge("docker0", mtu=1500, alias="", filtered=False)
+
+            alone, shared = bench.home("h1"), bench.home("h2")
+            assert await bench.spaces.call(shared, said) == "1"
+            await bench.inside(shared, of_another)
+            for host in ("h1", "h2"):
+                await bench.apply(document(guest(WEB, "10.0.0.11"), host=host))
+            assert await bench.spaces.call(alone, said) == "0"
+            assert await bench.spaces.call(shared, said) == "1"
 
         self.play_here(scenario)
 

@@ -57,7 +57,7 @@ async def cabled(bench: LinuxBench, *, apart: bool = False) -> None:
     def join(link: Netlink) -> None:
         link.add_veth("eth1", peer="eth1", namespace=there, mac="", mtu=1500, alias="")
 
-    await bench._inside(bench.name(HERE), join)
+    await bench.inside(bench.name(HERE), join)
     for host in (HERE, THERE):  # which says nothing by itself
         await bench.spaces.call(bench.name(host), lambda: no_ipv6("eth1"))
 

@@ -106,8 +106,9 @@ def test_what_a_policy_promises_is_asked_of_placement_and_stays_as_claimed() -> 
             "NET_BW_IGR_KILOBIT_PER_SEC": 2000,
         }
         assert second["resources"] == {"NET_PACKET_RATE_KILOPACKET_PER_SEC": 5}
-        kept = await b.contract.reservations([port["id"], ""])
-        assert [r.id for r in kept] == shown["same_subtree"]
+        kept = await b.contract.needs([NicRequest(port_id=port["id"])])
+        assert [r.id for r in kept.reservations] == shown["same_subtree"]
+        assert kept.hosts is None, "all are on a tunnelled network"
 
         await b.boot("one", "guest", requests=[NicRequest(port_id=port["id"])])
         more = {"minimum_bandwidth_rule": {"min_kbps": 1}}

@@ -233,6 +233,27 @@ def test_a_guest_is_on_the_segment_of_its_host() -> None:
     racks(body)
 
 
+def test_a_guests_interfaces_need_a_host_on_a_segment_where_their_addresses_work() -> None:
+    async def body(b: Bench) -> None:
+        network, _, _ = await routed(b)
+        asked = {"provider__network_type": "vlan", "provider__physical_network": "rack1"}
+        one_rack = (await b.admin.make("network", shared=True, **asked))["id"]
+        anywhere, _ = await b.as_("one").network()
+        port = await b.admin.make("port", network_id=network["id"], binding__host_id="fake-2")
+        somewhere = NicRequest(network_id=network["id"])
+        for requests, hosts in (
+            ([NicRequest(network_id=anywhere["id"])], None),
+            ([somewhere], ["fake-1", "fake-2"]),
+            ([NicRequest(network_id=network["id"], fixed_ip="10.0.2.9")], ["fake-2"]),
+            ([somewhere, NicRequest(network_id=one_rack)], ["fake-1"]),
+            ([NicRequest(port_id=port["id"])], ["fake-2"]),
+            ([NicRequest(port_id=port["id"]), NicRequest(network_id=one_rack)], []),
+        ):
+            assert (await b.contract.needs(requests)).hosts == hosts
+
+    racks(body)
+
+
 def test_a_host_without_the_physical_network_says_which_device_it_lacks() -> None:
     async def body(b: Bench) -> None:
         asked = {"provider__network_type": "vlan", "provider__physical_network": "rack1"}

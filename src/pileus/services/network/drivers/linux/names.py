@@ -105,3 +105,8 @@ class Names:
         if len(parts) != 5 or parts[2] != "network" or not parts[4].isdigit():
             return "", 0
         return parts[3], int(parts[4])
+
+
+def is_of_pileus(alias: str) -> bool:
+    """Whether a device is of one of the instances on the machine."""
+    return alias.startswith("pileus/")
