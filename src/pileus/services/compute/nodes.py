@@ -19,6 +19,7 @@ from pileus.services.compute.settings import settings_of
 
 INTERNAL_ZONE = "internal"
 _BY_NUMBER = (("number", False), ("id", False))
+_START_S = 60.0  # a host of many guests takes so long to start
 _SLICE = 500  # nodes decoded before others have a turn
 
 
@@ -118,6 +119,19 @@ async def _placed(runtime: Runtime, nodes: Sequence[Node]) -> list[Place]:
 
 def _is_up(node: Node, beat: Host | None, now: float) -> bool:
     return beat is not None and beat.is_up(now) and not node.forced_down
+
+
+def as_back(places: Sequence[Place]) -> list[Place]:
+    """Those that may soon be back, as they are then: silent no longer than a start may take before the last word of any.
+
+    So all are where the cloud itself was away, and one that was lost while others went on is not.
+    """
+    last = max((p.beat.seen_at for p in places if p.beat), default=0.0)
+    return [
+        replace(p, is_up=True)
+        for p in places
+        if not p.is_up and not p.node.forced_down and p.beat and last - p.beat.seen_at < _START_S
+    ]
 
 
 async def zone_of(runtime: Runtime, host: str) -> str:

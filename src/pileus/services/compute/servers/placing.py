@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from msgspec.structs import replace
 
-from pileus.kernel.faults import NoCapacity, Stale
+from pileus.kernel.faults import Fault, NoCapacity, Stale, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run
 from pileus.kernel.store import Page, Store
@@ -29,7 +29,9 @@ __all__ = ["demand_of", "find_place", "place", "sit", "unplace", "vacate"]
 log = logging.getLogger(__name__)
 _MOMENT_S = 1.0
 _REMEMBERED = 16  # refusals
-_LATELY: WeakKeyDictionary[Store, dict[str, tuple[float, dict[str, str]]]] = WeakKeyDictionary()
+_LATELY: WeakKeyDictionary[Store, dict[str, tuple[float, type[Fault], dict[str, str]]]] = (
+    WeakKeyDictionary()
+)
 
 
 async def place(run: Run[Server]) -> Changes:
@@ -41,7 +43,7 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
     """Takes room on a host for the server as given, and a seat in its group; the host and its zone.
 
     `leaving`: the host it goes away from. Raises NoCapacity, which tells how many hosts were passed over and why, and
-    the administrators which ones.
+    the administrators which ones; or says the same as Unavailable, to be asked again, where a host may soon return.
     """
     ask = await _asking(run.runtime, server, leaving)
     demand = await with_ports(run, server, demand_of(server.flavor, server.image))
@@ -149,25 +151,38 @@ async def _among(runtime: Runtime, ask: Ask) -> Collection[str] | None:
     return None
 
 
-async def _refused(run: Run[Server], ask: Ask, demand: Demand) -> NoCapacity:
+async def _refused(run: Run[Server], ask: Ask, demand: Demand) -> Fault:
     """Every host is asked why, one by one; those that ask alike within a moment share the answer."""
     key = repr(
         (demand, ask.group, ask.leaving, ask.apart, ask.beside, ask.near, _shape(ask.server))
     )
     lately, now = _LATELY.setdefault(run.runtime.store, {}), run.runtime.world.clock.monotonic()
     if key in lately and now < lately[key][0] + _MOMENT_S:
-        reasons = lately[key][1]
+        _, kind, reasons = lately[key]
         log.info("server %s: no valid host, as it was told of another", ask.server.id)
     else:
-        places = await nodes.places(run.runtime)
-        reasons = {p.node.host: scheduling.why_not(ask, p) for p in places}
-        open_to_it = [host for host, why in reasons.items() if not why]
-        reasons |= await run.peer(PLACEMENT).why_not(demand, open_to_it)
+        kind, reasons = await _reasons(run, ask, demand)
         log.info("server %s: no valid host: %s", ask.server.id, reasons)
         if len(lately) >= _REMEMBERED:
             lately.clear()
-        lately[key] = (now, reasons)
-    return refusal(reasons)
+        lately[key] = (now, kind, reasons)
+    why = refusal(reasons)
+    return kind(why.message, internal=why.internal)
+
+
+async def _reasons(
+    run: Run[Server], ask: Ask, demand: Demand
+) -> tuple[type[Fault], dict[str, str]]:
+    """By host; and NoCapacity, or Unavailable where one that is down could have it and may soon be back."""
+    places, placement = await nodes.places(run.runtime), run.peer(PLACEMENT)
+    reasons = {p.node.host: scheduling.why_not(ask, p) for p in places}
+    open_to_it = [host for host, why in reasons.items() if not why]
+    reasons |= await placement.why_not(demand, open_to_it)
+    back = {p.node.host for p in nodes.as_back(places) if not scheduling.why_not(ask, p)}
+    if back:
+        async for _ in placement.offers(demand, among=back):
+            return Unavailable, reasons
+    return NoCapacity, reasons
 
 
 def _shape(server: Server) -> tuple[object, ...]:
