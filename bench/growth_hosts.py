@@ -330,6 +330,18 @@ def measured(
         yield hosts, step(state, hosts, servers, runs)
 
 
+def write(
+    steps: dict[int, dict[str, list[float]]],
+    raced: Sequence[str],
+    args: argparse.Namespace,
+    began: str,
+) -> None:
+    """The page and the curve as far as the measuring has come: a long run that is broken off leaves what it saw."""
+    page.write("growth hosts", text(steps, raced, args, began), args.page)
+    points = {h: {n: min(f[n]) for n in f if n not in GROWING[2:]} for h, f in steps.items()}
+    args.curve.write_text(drawn(points, "hosts (ten servers each)", "CPU us"))
+
+
 def main() -> int:
     args, began = arguments(), measure.load()
     sizes = [int(n) for n in args.hosts.split(",")]
@@ -340,14 +352,12 @@ def main() -> int:
             steps[hosts] = found
             for name, values in found.items():
                 print(Figure(f"{hosts} hosts: {name}", "us", values).row(), flush=True)
+            write(steps, [f"partial: {len(steps)} of {len(sizes)} sizes, no races"], args, began)
         raced = races(state, sizes[-1])
     print("\n".join(raced))
-    page.write("growth hosts", text(steps, raced, args, began), args.page)
-    asked = [n for n in steps[sizes[-1]] if n not in GROWING[2:]]
-    points = {h: {n: min(f[n]) for n in asked} for h, f in steps.items()}
-    args.curve.write_text(drawn(points, "hosts (ten servers each)", "CPU us"))
+    write(steps, raced, args, began)
     print(f"wrote {args.page} and {args.curve}")
-    known = [[f[name] for f in steps.values()] for name in asked if name not in GROWING]
+    known = [[f[name] for f in steps.values()] for name in steps[sizes[-1]] if name not in GROWING]
     return int(any(growth(values) > FLAT for values in known))
 
 
