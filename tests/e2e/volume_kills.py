@@ -73,15 +73,14 @@ class VolumeKiller:
 
     def round(self) -> None:
         """Ask for this and that until the kill falls, a moment after so many deeds; then start again."""
-        work: list[Callable[[], None]] = [self._any for _ in range(ROUND)]
         first, moment = self.random.randint(0, ROUND // 2), self.random.uniform(0, WINDOW_S)
         kill = threading.Timer(moment, self._kill, [self.random.random() < 0.5])
         self.busy: set[str] = set()
         with suppress(Unreachable):
-            for n, do in enumerate(work):
+            for n in range(ROUND):
                 if n == first:
                     kill.start()
-                do()
+                self._any()
         if kill.ident is None:
             kill.start()
         kill.join()
@@ -97,12 +96,12 @@ class VolumeKiller:
                     os.kill(pid, signal.SIGKILL)
 
     def _any(self) -> None:
-        """Of what can be done now, what was tried least so far."""
+        """Of what can be done now, what was never accepted so far, and of that what was tried least."""
         deeds = self._deeds()
         if not deeds:
             return
         self.random.shuffle(deeds)
-        name, do = min(deeds, key=lambda deed: self.tried[deed[0]])
+        name, do = min(deeds, key=lambda deed: (self.done[deed[0]] > 0, self.tried[deed[0]]))
         self.tried[name] += 1
         try:
             do()

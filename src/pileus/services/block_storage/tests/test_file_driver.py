@@ -412,6 +412,7 @@ def test_what_a_process_that_died_left_half_made_is_gone(bench: Bench, state: Pa
             volume_id = await bench.volume(driver, b"whole")
         before = things(state)
         (state / "volumes" / bench.world.new_id()).mkdir()
+        (state / "volumes" / volume_id / "volume.json.part").touch()
         (state / "layers" / bench.world.new_hex()).touch()
         (state / "outgoing" / bench.world.new_hex()).touch()
         async with bench.driver() as driver:

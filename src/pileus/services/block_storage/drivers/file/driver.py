@@ -286,6 +286,8 @@ class FileVolumeDriver:
         shutil.rmtree(self._outgoing, ignore_errors=True)
         self._outgoing.mkdir()
         self._outgoing.chmod(0o711)
+        for part in self._root.rglob(f"*{files.PART}"):
+            part.unlink()
         for folder in self._root.iterdir():
             if record := records.read(folder):
                 self._volumes[record.id] = record
