@@ -27,7 +27,7 @@ from .services import Pools, VolumeHosts, VolumeServices, Workers, Zones
 from .settings import Settings
 from .snapshots import Snapshots
 from .tickets import VolumeTickets, sweep
-from .transfers import NewTransfers, OldTransfers
+from .transfers import Transfers
 from .type_details import TypeAccess, TypeEncryption, TypeExtraSpecs
 from .versions import VERSIONS, Versions
 from .volume_types import VolumeTypes
@@ -73,8 +73,7 @@ SERVICE = Service(
         QuotaSets,
         QuotaClassSets,
         Limits,
-        OldTransfers,
-        NewTransfers,
+        Transfers,
         VolumeServices,
         VolumeHosts,
         Pools,

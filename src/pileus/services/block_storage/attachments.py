@@ -5,7 +5,6 @@ https://docs.openstack.org/api-ref/block-storage/v3/#attachments-attachments
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
@@ -102,21 +101,15 @@ class Attachments(Resource[Attachment]):
 
     @operation("GET", "/attachments", "volume:get_all", since=_SINCE)
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Attachment]) -> list[Any]:
-            return [_brief(a) for a in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, _brief)
 
     @operation("GET", "/attachments/detail", "volume:get_all", since=_SINCE)
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Attachment]) -> list[Any]:
-            return [_view(a) for a in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, _view)
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         page = checks.page_of(ctx, self.listing)
-        return await checks.listed(ctx, ATTACHMENTS, page, "attachments", view)
+        return await checks.listed(ctx, ATTACHMENTS, page, "attachments", checks.each(view))
 
     @operation("GET", _ONE, "volume:get", since=_SINCE)
     async def show(self, ctx: Context, attachment: Attachment) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -188,17 +189,11 @@ class Backups(Resource[Backup]):
 
     @operation("GET", "/backups", "backup:get_all")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Backup]) -> list[Any]:
-            return [_brief(ctx, b) for b in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, checks.each(partial(_brief, ctx)))
 
     @operation("GET", "/backups/detail", "backup:get_all")
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Backup]) -> list[Any]:
-            return await _views(ctx, found)
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, partial(_views, ctx))
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         page = checks.page_of(ctx, self.listing)

@@ -181,8 +181,13 @@ async def listed(
     return found
 
 
-async def plain(records: Sequence[Any]) -> list[Any]:
-    return list(records)
+def each(view: Callable[[R], Any]) -> Callable[[Sequence[R]], Awaitable[list[Any]]]:
+    """A list's view out of one record's."""
+
+    async def seen(found: Sequence[R]) -> list[Any]:
+        return [view(one) for one in found]
+
+    return seen
 
 
 def links(ctx: Context, collection: str, record: Record) -> list[dict[str, str]]:

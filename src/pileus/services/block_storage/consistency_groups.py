@@ -5,7 +5,6 @@ https://docs.openstack.org/api-ref/block-storage/v3/#consistency-groups-consiste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from msgspec import UNSET
@@ -118,11 +117,10 @@ class ConsistencyGroups(Resource[Group]):
         return await self._listed(ctx, _view)
 
     async def _listed(self, ctx: Context, one: Any) -> dict[str, Any]:
-        async def view(found: Sequence[Group]) -> list[Any]:
-            return [one(g) for g in found]
-
         page = checks.page_of(ctx, Groups.listing, is_consistent=1)
-        return await checks.listed(ctx, GROUPS, page, "consistencygroups", view, counts=(9, 9))
+        return await checks.listed(
+            ctx, GROUPS, page, "consistencygroups", checks.each(one), counts=(9, 9)
+        )
 
     @operation("GET", _PATH, "group:get")
     async def show(self, ctx: Context, group: Group) -> dict[str, Any]:
@@ -157,11 +155,10 @@ class Cgsnapshots(Resource[GroupSnapshot]):
         return await self._listed(ctx, _kept)
 
     async def _listed(self, ctx: Context, one: Any) -> dict[str, Any]:
-        async def view(found: Sequence[GroupSnapshot]) -> list[Any]:
-            return [one(g) for g in found]
-
         page = checks.page_of(ctx, GroupSnapshots.listing, is_consistent=1)
-        return await checks.listed(ctx, GROUP_SNAPSHOTS, page, "cgsnapshots", view, counts=(9, 9))
+        return await checks.listed(
+            ctx, GROUP_SNAPSHOTS, page, "cgsnapshots", checks.each(one), counts=(9, 9)
+        )
 
     @operation("GET", _SNAPSHOT, "group:get_group_snapshot")
     async def show(self, ctx: Context, kept: GroupSnapshot) -> dict[str, Any]:

@@ -5,7 +5,8 @@ https://docs.openstack.org/api-ref/block-storage/v3/#group-types-group-types
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 from msgspec import UNSET, Meta, UnsetType
@@ -79,15 +80,13 @@ class GroupTypes(Resource[GroupType]):
 
     @operation("GET", "/group_types", "group:get_all", since=_SINCE)
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[GroupType]) -> list[Any]:
-            return [_view(ctx, t) for t in found]
-
         page = self.listing.parse(ctx.query)
         asked = ctx.query.get("is_public") or ("true" if not ctx.caller.is_admin else "none")
         if not ctx.caller.is_admin or asked.lower() != "none":
             wanted = not ctx.caller.is_admin or checks.flag(asked, "is_public")
             page = self.listing.parse(ctx.query, is_public=int(wanted))
-        return await checks.listed(ctx, GROUP_TYPES, page, "group_types", view, counts=(9, 9))
+        each = checks.each(partial(_view, ctx))
+        return await checks.listed(ctx, GROUP_TYPES, page, "group_types", each, counts=(9, 9))
 
     @operation("POST", "/group_types", _RULE + "create", since=_SINCE, status=202)
     async def create(self, ctx: Context, body: CreateType) -> dict[str, Any]:

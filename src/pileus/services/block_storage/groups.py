@@ -6,6 +6,7 @@ https://docs.openstack.org/api-ref/block-storage/v3/#generic-volume-groups-group
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -145,10 +146,7 @@ class Groups(Resource[Group]):
 
     @operation("GET", "/groups", "group:get_all", since=_SINCE)
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Group]) -> list[Any]:
-            return [_brief(g) for g in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, checks.each(_brief))
 
     @operation("GET", "/groups/detail", "group:get_all", since=_SINCE)
     async def detail(self, ctx: Context) -> dict[str, Any]:
@@ -236,17 +234,11 @@ class GroupSnapshots(Resource[GroupSnapshot]):
 
     @operation("GET", "/group_snapshots", "group:get_all_group_snapshots", since="3.14")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[GroupSnapshot]) -> list[Any]:
-            return [_brief(g) for g in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, checks.each(_brief))
 
     @operation("GET", "/group_snapshots/detail", "group:get_all_group_snapshots", since="3.14")
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[GroupSnapshot]) -> list[Any]:
-            return [self._view(ctx, g) for g in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, checks.each(partial(self._view, ctx)))
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         page = checks.page_of(ctx, self.listing, is_consistent=0)

@@ -63,14 +63,8 @@ class ManageableSnapshots(Resource[Snapshot]):
     table = SNAPSHOTS
 
     @operation("POST", "/os-snapshot-manage", _MANAGE, status=202)
-    async def manage_old(self, ctx: Context, body: Manage) -> dict[str, Any]:
-        return await self._managed(ctx, body)
-
     @operation("POST", "/manageable_snapshots", _MANAGE, status=202, since="3.8")
     async def manage(self, ctx: Context, body: Manage) -> dict[str, Any]:
-        return await self._managed(ctx, body)
-
-    async def _managed(self, ctx: Context, body: Manage) -> dict[str, Any]:
         """It is there at once: its host has had it all the time."""
         name = reference(body.ref).removeprefix("_").removeprefix("snapshot-")  # LVM's has the _
         async with ctx.runtime.store.tx() as tx:
@@ -97,19 +91,13 @@ class ManageableSnapshots(Resource[Snapshot]):
         return {"snapshot": view(ctx, made, full=False)}
 
     @operation("GET", "/manageable_snapshots", _LIST, since="3.8")
+    @operation("GET", "/os-snapshot-manage", _LIST)
     async def index(self, ctx: Context) -> dict[str, Any]:
         return {"manageable-snapshots": await self._listed(ctx, full=False)}
 
     @operation("GET", "/manageable_snapshots/detail", _LIST, since="3.8")
-    async def detail(self, ctx: Context) -> dict[str, Any]:
-        return {"manageable-snapshots": await self._listed(ctx, full=True)}
-
-    @operation("GET", "/os-snapshot-manage", _LIST)
-    async def index_old(self, ctx: Context) -> dict[str, Any]:
-        return {"manageable-snapshots": await self._listed(ctx, full=False)}
-
     @operation("GET", "/os-snapshot-manage/detail", _LIST)
-    async def detail_old(self, ctx: Context) -> dict[str, Any]:
+    async def detail(self, ctx: Context) -> dict[str, Any]:
         return {"manageable-snapshots": await self._listed(ctx, full=True)}
 
     async def _listed(self, ctx: Context, *, full: bool) -> list[dict[str, Any]]:

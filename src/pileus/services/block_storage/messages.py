@@ -5,7 +5,7 @@ https://docs.openstack.org/api-ref/block-storage/v3/#messages-messages
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from pileus.kernel.query import Filter, Listing
@@ -110,12 +110,8 @@ class Messages(Resource[Message]):
 
     @operation("GET", "/messages", "message:get_all", since="3.3")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Message]) -> list[Any]:
-            return [_view(ctx, m) for m in found]
-
-        return await checks.listed(
-            ctx, MESSAGES, checks.page_of(ctx, self.listing), "messages", view
-        )
+        page, each = checks.page_of(ctx, self.listing), checks.each(partial(_view, ctx))
+        return await checks.listed(ctx, MESSAGES, page, "messages", each)
 
     @operation("GET", "/messages/{message_id}", "message:get", since="3.3")
     async def show(self, ctx: Context, message: Message) -> dict[str, Any]:

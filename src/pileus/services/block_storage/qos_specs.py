@@ -5,7 +5,6 @@ https://docs.openstack.org/api-ref/block-storage/v3/#quality-of-service-qos-spec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pileus.kernel.faults import Invalid
@@ -55,11 +54,8 @@ class QosSpecs(Resource[QosSpec]):
 
     @operation("GET", "/qos-specs", _RULE + "get_all")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[QosSpec]) -> list[Any]:
-            return [_view(q) for q in found]
-
-        page = self.listing.parse(ctx.query)
-        return await checks.listed(ctx, QOS_SPECS, page, "qos_specs", view, counts=(9, 9))
+        page, each = self.listing.parse(ctx.query), checks.each(_view)
+        return await checks.listed(ctx, QOS_SPECS, page, "qos_specs", each, counts=(9, 9))
 
     @operation("POST", "/qos-specs", _RULE + "create", status=200)
     async def create(self, ctx: Context, body: CreateQos) -> dict[str, Any]:

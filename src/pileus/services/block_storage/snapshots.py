@@ -6,7 +6,7 @@ https://docs.openstack.org/api-ref/block-storage/v3/#volume-snapshots-snapshots
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
@@ -191,9 +191,7 @@ class Snapshots(OfSnapshot):
         return await self._listed(ctx, full=True)
 
     async def _listed(self, ctx: Context, *, full: bool) -> dict[str, Any]:
-        async def shown(found: Sequence[Snapshot]) -> list[Any]:
-            return [view(ctx, s, full=full) for s in found]
-
+        shown = checks.each(partial(view, ctx, full=full))
         maps = ("metadata",) if ctx.version >= (3, 22) else ()
         page = checks.page_of(ctx, self.listing, maps=maps)
         return await checks.listed(ctx, SNAPSHOTS, page, "snapshots", shown)

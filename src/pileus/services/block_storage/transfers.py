@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -25,7 +25,9 @@ from .checks import Flag, Text
 from .snapshot import SNAPSHOTS, count_of
 from .volume import VOLUMES
 
-_OLD, _NEW = "/os-volume-transfer", "/volume-transfers"
+# An older name and a newer.
+_OLD, _NEW, _SINCE = "/os-volume-transfer", "/volume-transfers", "3.55"
+_OLD_ONE, _NEW_ONE = _OLD + "/{transfer_id}", _NEW + "/{transfer_id}"
 
 
 class Transfer(Record, kw_only=True, frozen=True):
@@ -78,7 +80,7 @@ def _view(ctx: Context, t: Transfer) -> dict[str, Any]:
     return found
 
 
-class _Transfers(Resource[Transfer]):
+class Transfers(Resource[Transfer]):
     table = TRANSFERS
     id_param = "transfer_id"
     see = "volume:get_transfer"
@@ -88,7 +90,9 @@ class _Transfers(Resource[Transfer]):
         colon_sort=True,
     )
 
-    async def _created(self, ctx: Context, body: CreateTransfer) -> dict[str, Any]:
+    @operation("POST", _OLD, "volume:create_transfer", status=202)
+    @operation("POST", _NEW, "volume:create_transfer", status=202, since=_SINCE)
+    async def create(self, ctx: Context, body: CreateTransfer) -> dict[str, Any]:
         volume = await VOLUMES.find(ctx.runtime.store, checks.uuid_of(body.volume_id, "volume_id"))
         target = {"project_id": volume.project_id if volume else ""}
         if volume is None or not ctx.allows("volume:get", target):
@@ -117,16 +121,28 @@ class _Transfers(Resource[Transfer]):
             await emit(tx, "transfer.create.end", made.project_id, id=made.id)
         return {"transfer": _view(ctx, made) | {"auth_key": key}}
 
+    @operation("GET", _OLD, "volume:get_all_transfers")
+    @operation("GET", _NEW, "volume:get_all_transfers", since=_SINCE)
+    async def index(self, ctx: Context) -> dict[str, Any]:
+        return await self._listed(ctx, _brief)
+
+    @operation("GET", _OLD + "/detail", "volume:get_all_transfers")
+    @operation("GET", _NEW + "/detail", "volume:get_all_transfers", since=_SINCE)
+    async def detail(self, ctx: Context) -> dict[str, Any]:
+        return await self._listed(ctx, _view)
+
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
-        async def shown(found: Sequence[Transfer]) -> list[Any]:
-            return [view(ctx, t) for t in found]
+        page, each = checks.page_of(ctx, self.listing), checks.each(partial(view, ctx))
+        return await checks.listed(ctx, TRANSFERS, page, "transfers", each)
 
-        page = checks.page_of(ctx, self.listing)
-        return await checks.listed(ctx, TRANSFERS, page, "transfers", shown)
+    @operation("GET", _OLD_ONE, "volume:get_transfer")
+    @operation("GET", _NEW_ONE, "volume:get_transfer", since=_SINCE)
+    async def show(self, ctx: Context, transfer: Transfer) -> dict[str, Any]:
+        return {"transfer": _view(ctx, transfer)}
 
-    async def _accepted(
-        self, ctx: Context, transfer_id: str, body: AcceptTransfer
-    ) -> dict[str, Any]:
+    @operation("POST", _OLD_ONE + "/accept", "volume:accept_transfer", status=202)
+    @operation("POST", _NEW_ONE + "/accept", "volume:accept_transfer", status=202, since=_SINCE)
+    async def accept(self, ctx: Context, transfer_id: str, body: AcceptTransfer) -> dict[str, Any]:
         """Anybody may name one whose key he has; only its project sees it."""
         transfer = await TRANSFERS.get(ctx.runtime.store, transfer_id)
         if not hmac.compare_digest(transfer.digest, _digest(body.auth_key)):
@@ -144,7 +160,9 @@ class _Transfers(Resource[Transfer]):
         )
         return {"transfer": _brief(ctx, done)}
 
-    async def _deleted(self, ctx: Context, transfer: Transfer) -> None:
+    @operation("DELETE", _OLD_ONE, "volume:delete_transfer", status=202)
+    @operation("DELETE", _NEW_ONE, "volume:delete_transfer", status=202, since=_SINCE)
+    async def delete(self, ctx: Context, transfer: Transfer) -> None:
         async with ctx.runtime.store.tx() as tx:
             volume = await VOLUMES.find(tx, transfer.volume_id)
             if volume is not None and volume.status == states.AWAITING_TRANSFER:
@@ -154,39 +172,3 @@ class _Transfers(Resource[Transfer]):
 
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _resource(path: str, first: str) -> type[_Transfers]:
-    """The same under an older name and a newer."""
-    one = path + "/{transfer_id}"
-
-    class Transfers(_Transfers):
-        @operation("POST", path, "volume:create_transfer", status=202, since=first)
-        async def create(self, ctx: Context, body: CreateTransfer) -> dict[str, Any]:
-            return await self._created(ctx, body)
-
-        @operation("GET", path, "volume:get_all_transfers", since=first)
-        async def index(self, ctx: Context) -> dict[str, Any]:
-            return await self._listed(ctx, _brief)
-
-        @operation("GET", path + "/detail", "volume:get_all_transfers", since=first)
-        async def detail(self, ctx: Context) -> dict[str, Any]:
-            return await self._listed(ctx, _view)
-
-        @operation("GET", one, "volume:get_transfer", since=first)
-        async def show(self, ctx: Context, transfer: Transfer) -> dict[str, Any]:
-            return {"transfer": _view(ctx, transfer)}
-
-        @operation("POST", one + "/accept", "volume:accept_transfer", status=202, since=first)
-        async def accept(self, ctx: Context, transfer_id: str, body: AcceptTransfer) -> Any:
-            return await self._accepted(ctx, transfer_id, body)
-
-        @operation("DELETE", one, "volume:delete_transfer", status=202, since=first)
-        async def delete(self, ctx: Context, transfer: Transfer) -> None:
-            await self._deleted(ctx, transfer)
-
-    return Transfers
-
-
-OldTransfers = _resource(_OLD, "")
-NewTransfers = _resource(_NEW, "3.55")

@@ -5,7 +5,8 @@ https://docs.openstack.org/api-ref/block-storage/v3/#volume-types-types
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
@@ -83,12 +84,8 @@ class VolumeTypes(OfType):
 
     @operation("GET", "/types", "volume_extension:type_get_all")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def shown(found: Sequence[VolumeType]) -> list[Any]:
-            return [view(ctx, t) for t in found]
-
-        return await checks.listed(
-            ctx, VOLUME_TYPES, self._page(ctx), "volume_types", shown, counts=(9, 9)
-        )
+        page, each = self._page(ctx), checks.each(partial(view, ctx))
+        return await checks.listed(ctx, VOLUME_TYPES, page, "volume_types", each, counts=(9, 9))
 
     def _page(self, ctx: Context) -> Page:
         """Administrators see all or, with `is_public`, those; others what they may use."""

@@ -33,6 +33,7 @@ from .views import made
 
 ACTION = PATH + "/action"
 _ADMIN = "volume_extension:volume_admin_actions:"
+_LIST, _MANAGE = "volume_extension:list_manageable", "volume_extension:volume_manage"
 _COPY_S = 6 * 3600
 RELOCATED = "volume.relocate.served"
 _COPIES = "nbd"  # the protocol of back ends that hand over what is in use
@@ -287,17 +288,9 @@ class VolumeMoving(OfVolume):
 class ManageableVolumes(Resource[Volume]):
     table = VOLUMES
 
-    @operation("POST", "/os-volume-manage", "volume_extension:volume_manage", status=202)
-    async def manage_old(self, ctx: Context, body: Manage) -> dict[str, Any]:
-        return await self._manage(ctx, body)
-
-    @operation(
-        "POST", "/manageable_volumes", "volume_extension:volume_manage", status=202, since="3.8"
-    )
+    @operation("POST", "/os-volume-manage", _MANAGE, status=202)
+    @operation("POST", "/manageable_volumes", _MANAGE, status=202, since="3.8")
     async def manage(self, ctx: Context, body: Manage) -> dict[str, Any]:
-        return await self._manage(ctx, body)
-
-    async def _manage(self, ctx: Context, body: Manage) -> dict[str, Any]:
         if not body.host:
             raise Invalid("The host must be named on which the volume is.")
         runtime, name = ctx.runtime, reference(body.ref)
@@ -334,20 +327,14 @@ class ManageableVolumes(Resource[Volume]):
         runtime.sagas.launch(entry)
         return {"volume": await made(ctx, volume)}
 
-    @operation("GET", "/manageable_volumes", "volume_extension:list_manageable", since="3.8")
+    @operation("GET", "/manageable_volumes", _LIST, since="3.8")
+    @operation("GET", "/os-volume-manage", _LIST)
     async def index(self, ctx: Context) -> dict[str, Any]:
         return {"manageable-volumes": await self._listed(ctx, full=False)}
 
-    @operation("GET", "/manageable_volumes/detail", "volume_extension:list_manageable", since="3.8")
+    @operation("GET", "/manageable_volumes/detail", _LIST, since="3.8")
+    @operation("GET", "/os-volume-manage/detail", _LIST)
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        return {"manageable-volumes": await self._listed(ctx, full=True)}
-
-    @operation("GET", "/os-volume-manage", "volume_extension:list_manageable")
-    async def index_old(self, ctx: Context) -> dict[str, Any]:
-        return {"manageable-volumes": await self._listed(ctx, full=False)}
-
-    @operation("GET", "/os-volume-manage/detail", "volume_extension:list_manageable")
-    async def detail_old(self, ctx: Context) -> dict[str, Any]:
         return {"manageable-volumes": await self._listed(ctx, full=True)}
 
     async def _listed(self, ctx: Context, *, full: bool) -> list[dict[str, Any]]:

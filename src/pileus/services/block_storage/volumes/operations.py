@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
@@ -90,17 +90,11 @@ class Volumes(OfVolume):
 
     @operation("GET", "/volumes", "volume:get_all")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Volume]) -> list[Any]:
-            return [brief(ctx, v) for v in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, checks.each(partial(brief, ctx)))
 
     @operation("GET", "/volumes/detail", "volume:get_all")
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Volume]) -> list[Any]:
-            return await details(ctx, found)
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, partial(details, ctx))
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         return await checks.listed(ctx, VOLUMES, _page(ctx), "volumes", view)
