@@ -9,7 +9,7 @@ import asyncio
 import errno
 import http.client
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -89,7 +89,7 @@ def _write(descriptor: int, pieces: Iterator[tuple[int, bytes]]) -> None:
         sparse.begin_writeback(descriptor, at, len(piece))
 
 
-async def gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def gathered(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """What arrives in about a mebibyte at a time: each is one turn in a thread."""
     parts: list[bytes] = []
     waiting = 0
@@ -97,7 +97,7 @@ async def gathered(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         parts.append(chunk)
         waiting += len(chunk)
         if waiting >= _CHUNK:
-            yield b"".join(parts)
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
             parts, waiting = [], 0
     if parts:
         yield b"".join(parts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from .access_rules import permits
 from .auth import NOBODY, NOT_AUTHENTICATED, Caller
 from .faults import Dialect, Fault, Invalid, NotFound, TooLarge, Unauthenticated
 from .query import NO_QUERY, Query
-from .resources import Answer, Context, Operation, Service, Stream
+from .resources import ZERO_COPY, Answer, Context, FilePart, Operation, Service, Stream
 from .routes import Found, Route, Routes
 from .runtime import Runtime
 from .schema import parse
@@ -26,6 +26,7 @@ from .versions import UNVERSIONED
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
+_UNEXPECTED = "Unexpected API Error. Please report its request's id to whoever runs this cloud."
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _NOT_FOUND = "The resource could not be found."
 
@@ -136,7 +137,7 @@ class _Reply(msgspec.Struct):
     cookies: list[str] = []
     status: int = 200
     data: bytes = b""
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncIterable[bytes] | None = None
 
 
 async def _send(request: _Request, reply: _Reply, send: Any) -> None:
@@ -151,7 +152,10 @@ async def _send(request: _Request, reply: _Reply, send: Any) -> None:
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     if request.method == "HEAD":
         data, stream = b"", None
-    if stream is not None:
+    if isinstance(stream, FilePart) and ZERO_COPY in request.scope.get("extensions", ()):
+        with stream.file:
+            await send({"type": ZERO_COPY, **msgspec.structs.asdict(stream), "more_body": True})
+    elif stream is not None:
         async for chunk in stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": data})
@@ -191,7 +195,8 @@ async def _respond(
         _refuse(runtime, service.dialect, reply, e)
     except Exception:  # one of the three places
         log.exception("%s %s %s", reply.request_id, request.method, request.path)
-        _refuse(runtime, service.dialect, reply, _bug(service, reply.request_id))
+        bug = faults.Bug(f"{_UNEXPECTED} ({service.name} {reply.request_id})")
+        _refuse(runtime, service.dialect, reply, bug)
 
 
 async def _caller(runtime: Runtime, service: Service, request: _Request) -> Caller:
@@ -204,9 +209,8 @@ async def _caller(runtime: Runtime, service: Service, request: _Request) -> Call
         ruled = f"{method} {path.removeprefix(service.api)}" not in service.unruled
         types = (service.type, *service.aliases)
         if ruled and not permits(caller.access_rules, types, method, (path, request.whole)):
-            raise Unauthenticated(
-                NOT_AUTHENTICATED, internal=f"no access rule permits {method} {request.whole}"
-            )
+            text = f"no access rule permits {method} {request.whole}"
+            raise Unauthenticated(NOT_AUTHENTICATED, internal=text)
     return caller
 
 
@@ -214,13 +218,6 @@ def _bearer(headers: Mapping[str, str]) -> str:
     """The token where OAuth 2.0 clients send it."""
     kind, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" else ""
-
-
-def _bug(service: Service, request_id: str) -> Fault:
-    return faults.Bug(
-        "Unexpected API Error. Please report this with the request's id to whoever runs this cloud. "
-        f"({service.name} {request_id})"
-    )
 
 
 def _choose(found: list[Found], ctx: Context, raw: bytes) -> Found:
@@ -235,9 +232,7 @@ def _choose(found: list[Found], ctx: Context, raw: bytes) -> Found:
         return here[0]
     ctx.document = parse(raw)
     if not isinstance(ctx.document, dict) or not ctx.document:
-        raise Invalid(
-            "Malformed request body: it must be an object whose key is the action's name."
-        )
+        raise Invalid("Malformed request body: it must be an object whose key is the action.")
     for one in here:
         if one[0].action in ctx.document:
             if len(ctx.document) > 1 and (one[0].body is None or one[0].body.root):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import builtins
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import IO, Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -33,14 +33,23 @@ from .versions import NO_VERSION, Microversions, Negotiated, Version, version
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 PUBLIC = ""  # the rule of an operation that needs no token
+ZERO_COPY = "http.response.zerocopysend"  # ASGI's extension
 _STALE_TRIES = 8
 
 
 class Stream:
     """A request's body as it arrives. `length` is Content-Length, or -1."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], length: int, content_type: str) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes], length: int, content_type: str) -> None:
         self.chunks, self.length, self.content_type = chunks, length, content_type
+
+
+class FilePart(msgspec.Struct):
+    """A stream that a server may send without reading it; whoever sends it closes the file."""
+
+    file: IO[bytes]
+    offset: int
+    count: int
 
 
 class Answer(msgspec.Struct):
@@ -50,7 +59,7 @@ class Answer(msgspec.Struct):
     status: int = 0  # 0: as declared
     headers: Mapping[str, str] = {}
     content_type: str = ""
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncIterable[bytes] | None = None
 
 
 class Context(msgspec.Struct):
@@ -300,9 +309,8 @@ def _resolve(
     there = set(_PARAM.findall(declared.path))
     unknown = set(path_params) - there
     if unknown or (found.get("record_param") and resource.id_param not in there):
-        raise TypeError(
-            f"{type(resource).__name__}.{declared.name}: {declared.path} lacks {unknown or resource.id_param}"
-        )
+        name, lacks = type(resource).__name__, unknown or resource.id_param
+        raise TypeError(f"{name}.{declared.name}: {declared.path} lacks {lacks}")
     return replace(declared, call=bound, path_params=tuple(path_params), **found)
 
 

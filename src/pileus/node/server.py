@@ -12,6 +12,8 @@ import uvicorn
 from pileus.host.websocket import MESSAGE_LIMIT
 from pileus.kernel.world import World
 
+from .bodies import Connection
+
 
 def listen_on(address: str) -> socket.socket:
     """A listening TCP socket on HOST:PORT. Raises OSError if the address is taken."""
@@ -34,7 +36,7 @@ class Server:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=Connection,
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -171,15 +171,15 @@ class Keeping:
 
     # Bytes in
 
-    async def upload(self, image: Image, chunks: AsyncIterator[bytes], store: str = "") -> None:
+    async def upload(self, image: Image, chunks: AsyncIterable[bytes], store: str = "") -> None:
         """The image is active when this returns, or as it was before when this raises."""
         await self._receive(image, chunks, SAVING, store or self.default)
 
-    async def stage(self, image: Image, chunks: AsyncIterator[bytes]) -> None:
+    async def stage(self, image: Image, chunks: AsyncIterable[bytes]) -> None:
         """The bytes wait for an import when this returns."""
         await self._receive(image, chunks, UPLOADING, self.default)
 
-    async def bring(self, image: Image, chunks: AsyncIterator[bytes], **changes: Any) -> None:
+    async def bring(self, image: Image, chunks: AsyncIterable[bytes], **changes: Any) -> None:
         """The bytes of an import, and what else changes with them, wait like staged ones when this returns."""
         found = await self._take(image, chunks, self.store, staged(image.id))
         async with self.runtime.store.tx() as tx:
@@ -187,7 +187,7 @@ class Keeping:
             await IMAGES.change(tx, image, **changes, **found)
 
     async def _receive(
-        self, image: Image, chunks: AsyncIterator[bytes], via: str, store: str
+        self, image: Image, chunks: AsyncIterable[bytes], via: str, store: str
     ) -> None:
         await self._begin(image.id, via)
         self.live.add(image.id)
@@ -206,7 +206,7 @@ class Keeping:
             self.live.discard(image.id)
 
     async def _take(
-        self, image: Image, chunks: AsyncIterator[bytes], to: ImageStore, key: str
+        self, image: Image, chunks: AsyncIterable[bytes], to: ImageStore, key: str
     ) -> dict[str, Any]:
         """Writes them all; what the record says of them."""
         incoming = await self._incoming(image, chunks, to)
@@ -219,7 +219,7 @@ class Keeping:
         return found
 
     async def _incoming(
-        self, image: Image, chunks: AsyncIterator[bytes], to: ImageStore
+        self, image: Image, chunks: AsyncIterable[bytes], to: ImageStore
     ) -> Incoming:
         name = f"{image.id}.{self.runtime.sagas.me}.{self.runtime.world.new_hex()}"
         watched = self._watched(image.id, chunks)
@@ -274,7 +274,7 @@ class Keeping:
                 tx, image, status=via, uploader=self.runtime.sagas.me, uploading_at=tx.now
             )
 
-    async def _watched(self, image_id: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _watched(self, image_id: str, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """The chunks, as long as the image is there. Raises Gone."""
         clock, store = self.runtime.world.clock, self.runtime.store
         looked = signed = clock.monotonic()

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -16,6 +16,7 @@ import msgspec
 
 from pileus.host import files, sparse, uploads
 from pileus.kernel.faults import TooLarge, Unavailable
+from pileus.kernel.resources import FilePart
 
 _CHUNK = 1 << 20
 
@@ -31,7 +32,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 class Blob(Protocol):
     """Bytes being read; deleting them meanwhile does not disturb the reader."""
 
-    def chunks(self, start: int, length: int) -> AsyncIterator[bytes]: ...
+    def chunks(self, start: int, length: int) -> AsyncIterable[bytes]: ...
     def close(self) -> None: ...
 
 
@@ -48,7 +49,7 @@ class Incoming(Protocol):
 
 
 class ImageStore(Protocol):
-    async def receive(self, name: str, chunks: AsyncIterator[bytes], limit: int) -> Incoming:
+    async def receive(self, name: str, chunks: AsyncIterable[bytes], limit: int) -> Incoming:
         """Writes all of the chunks. If it does not end well, nothing is left. Raises TooLarge, Unavailable."""
 
     async def adopt(self, key: str) -> Incoming:
@@ -70,21 +71,20 @@ class ImageStore(Protocol):
         """
 
 
+class _Part(FilePart):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self.file:
+            end, file = self.offset + self.count, self.file.fileno()
+            for at in range(self.offset, end, _CHUNK):
+                yield await asyncio.to_thread(os.pread, file, min(_CHUNK, end - at), at)
+
+
 @dataclass
 class _File:
     file: IO[bytes]
 
-    async def chunks(self, start: int, length: int) -> AsyncIterator[bytes]:
-        try:
-            await asyncio.to_thread(self.file.seek, start)
-            while length > 0:
-                data = await asyncio.to_thread(self.file.read, min(_CHUNK, length))
-                if not data:
-                    return
-                length -= len(data)
-                yield data
-        finally:
-            self.close()
+    def chunks(self, start: int, length: int) -> AsyncIterable[bytes]:
+        return _Part(self.file, start, length)
 
     def close(self) -> None:
         self.file.close()
@@ -135,7 +135,7 @@ class FileStore:
         self.folder, self.incoming, self.clock = folder, folder / "incoming", clock
         self.incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def receive(self, name: str, chunks: AsyncIterator[bytes], limit: int) -> _Received:
+    async def receive(self, name: str, chunks: AsyncIterable[bytes], limit: int) -> _Received:
         path = self.incoming / name
         writer = writing = None
         try:
@@ -195,7 +195,7 @@ class Clock(Protocol):
     def time(self) -> float: ...
 
 
-async def _limited(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+async def _limited(chunks: AsyncIterable[bytes], limit: int) -> AsyncIterator[bytes]:
     """Raises TooLarge past the limit."""
     total = 0
     async for chunk in chunks:

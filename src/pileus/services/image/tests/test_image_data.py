@@ -312,7 +312,7 @@ async def test_a_reader_of_a_deleted_image_gets_all_of_it() -> None:
         client = cloud.user("p")
         id = (await uploaded(client, data))["id"]
         blob = await keeping(cloud).store.open(id)
-        chunks = blob.chunks(0, len(data))
+        chunks = aiter(blob.chunks(0, len(data)))
         first = await anext(chunks)
         assert (await client.delete(f"{URL}/{id}")).status == 204
         assert first + b"".join([c async for c in chunks]) == data
