@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
@@ -22,7 +22,9 @@ from pileus.services.compute.server_groups import ServerGroup
 
 @dataclass(frozen=True)
 class Ask:
-    """What is asked of a host. `apart`, `beside` (None: anywhere) and `near` are the scheduler hints'."""
+    """What is asked of a host. `apart`, `beside` (None: anywhere) and `near` are the scheduler hints'; `wired`: the hosts
+    that its ports' networks lead to (None: all).
+    """
 
     server: Server
     group: ServerGroup | None = None
@@ -30,6 +32,7 @@ class Ask:
     apart: frozenset[str] = frozenset()
     beside: frozenset[str] | None = None
     near: IPv4Network | IPv6Network | None = None
+    wired: Collection[str] | None = None
 
     @property
     def seats(self) -> Counter[str]:
@@ -166,6 +169,11 @@ def near_an_address(ask: Ask, place: Place) -> str:
     return f"not in {ask.near} ({address or 'no address known'})"
 
 
+def wired_to_its_networks(ask: Ask, place: Place) -> str:
+    is_wired = ask.wired is None or place.node.host in ask.wired
+    return "" if is_wired else "not on a segment of each of its ports' networks"
+
+
 FILTERS: tuple[Filter, ...] = (
     not_the_one_it_leaves,
     serving,
@@ -180,6 +188,7 @@ FILTERS: tuple[Filter, ...] = (
     apart_from_others,
     beside_others,
     near_an_address,
+    wired_to_its_networks,
 )
 
 

@@ -55,6 +55,13 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, int]
 
 
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What interfaces ask of the host that their guest will be on; `hosts`: of which it must be one (None: any)."""
+
+    reservations: list[Reservation]
+    hosts: list[str] | None
+
+
 class Dress(msgspec.Struct, frozen=True, kw_only=True):
     """What stands on a port in a guest. `addresses` are ip/prefix."""
 
@@ -133,8 +140,10 @@ class Network(Protocol):
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         """The interfaces of each guest, in the order they were asked for; no key for a guest without any."""
 
-    async def reservations(self, port_ids: list[str]) -> list[Reservation]:
-        """What QoS policies keep for these ports: to be claimed with whatever else their guest needs."""
+    async def needs(self, requests: list[NicRequest]) -> Needs:
+        """What these ports, and those that are to be made, need of a host: what QoS policies keep for them, to be claimed
+        with whatever else their guest needs, and a way to their networks' segments.
+        """
 
     async def dress(self, guest_id: str) -> dict[str, Dress]:
         """By port, what a guest that does not ask for its addresses is to have."""

@@ -22,7 +22,7 @@ from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.demands import demand_of
 from pileus.services.compute.settings import settings_of
-from pileus.services.network.contract import NETWORK
+from pileus.services.network.contract import NETWORK, Needs, NicRequest
 from pileus.services.placement.contract import PLACEMENT, Demand, Group, Offer, refusal
 
 __all__ = ["demand_of", "find_place", "place", "sit", "unplace", "vacate"]
@@ -45,8 +45,9 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
     `leaving`: the host it goes away from. Raises NoCapacity, which tells how many hosts were passed over and why, and
     the administrators which ones; or says the same as Unavailable, to be asked again, where a host may soon return.
     """
-    ask = await _asking(run.runtime, server, leaving)
-    demand = await with_ports(run, server, demand_of(server.flavor, server.image))
+    needs = await _needs(run, server)
+    ask = await _asking(run.runtime, server, leaving, needs.hosts)
+    demand = _besides(demand_of(server.flavor, server.image), needs)
     host = await _took(run, ask, demand)
     if not host:
         raise await _refused(run, ask, demand)
@@ -57,15 +58,31 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
 
 async def with_ports(run: Run[Server], server: Server, demand: Demand) -> Demand:
     """The demand, and what the server's ports were promised of a host's network."""
-    ports = {n.port_id for n in server.nics} | {r.port_id for r in server.networks}
-    groups = await promised(run, ports - {""})
+    return _besides(demand, await _needs(run, server))
+
+
+async def _needs(run: Run[Server], server: Server) -> Needs:
+    """Of the ports that it has; of those that it asks for, before it has any."""
+    is_new = server.vm_state == states.BUILDING
+    own = [NicRequest(port_id=nic.port_id) for nic in server.nics]
+    return await run.peer(NETWORK).needs(server.networks if is_new else own)
+
+
+def _besides(demand: Demand, needs: Needs) -> Demand:
+    groups = _groups(needs)
     return replace(demand, groups={**demand.groups, **groups}) if groups else demand
+
+
+def _groups(needs: Needs) -> dict[str, Group]:
+    return {
+        r.id: Group(resources=r.resources, required=frozenset(r.required))
+        for r in needs.reservations
+    }
 
 
 async def promised(run: Run[Server], port_ids: Iterable[str]) -> dict[str, Group]:
     """What QoS policies keep of a host's network for these ports."""
-    reserved = await run.peer(NETWORK).reservations(sorted(port_ids))
-    return {r.id: Group(resources=r.resources, required=frozenset(r.required)) for r in reserved}
+    return _groups(await run.peer(NETWORK).needs([NicRequest(port_id=id) for id in port_ids]))
 
 
 async def claim_here(run: Run[Server], demand: Demand, holder: str) -> str:
@@ -75,7 +92,9 @@ async def claim_here(run: Run[Server], demand: Demand, holder: str) -> str:
     return await claim(holder, demand, [server.host], server.project_id, server.user_id)
 
 
-async def _asking(runtime: Runtime, server: Server, leaving: str) -> Ask:
+async def _asking(
+    runtime: Runtime, server: Server, leaving: str, wired: Collection[str] | None
+) -> Ask:
     """With what the scheduler hints say of other servers and of addresses."""
     hints = server.scheduler_hints
     near = None
@@ -89,6 +108,7 @@ async def _asking(runtime: Runtime, server: Server, leaving: str) -> Ask:
         apart=await _hosts_of(runtime, server, _ids(hints.get("different_host"))),
         beside=await _hosts_of(runtime, server, same) if same else None,
         near=near,
+        wired=wired,
     )
 
 
@@ -148,14 +168,13 @@ async def _among(runtime: Runtime, ask: Ask) -> Collection[str] | None:
     if server.pinned_zone not in ("", settings_of(runtime).default_zone):
         zones = await zones_of(runtime.store)
         return {host for host, zone in zones.items() if zone == server.pinned_zone}
-    return None
+    return ask.wired
 
 
 async def _refused(run: Run[Server], ask: Ask, demand: Demand) -> Fault:
     """Every host is asked why, one by one; those that ask alike within a moment share the answer."""
-    key = repr(
-        (demand, ask.group, ask.leaving, ask.apart, ask.beside, ask.near, _shape(ask.server))
-    )
+    hinted = (ask.apart, ask.beside, ask.near, ask.wired)
+    key = repr((demand, ask.group, ask.leaving, *hinted, _shape(ask.server)))
     lately, now = _LATELY.setdefault(run.runtime.store, {}), run.runtime.world.clock.monotonic()
     if key in lately and now < lately[key][0] + _MOMENT_S:
         _, kind, reasons = lately[key]

@@ -131,6 +131,26 @@ def test_a_port_that_is_made_for_the_server_is_promised_what_its_network_promise
     play(story)
 
 
+def test_a_network_that_a_server_is_made_on_promises_its_ports_what_they_claim() -> None:
+    async def story(w: Wire) -> None:
+        await w.admin.put(f"{NET}/qos/policies/{w.policy}", {"policy": {"is_default": True}})
+        w.network = await w.lay_network()  # under its project's policy
+        server = await w.boot()
+        assert await w.held(server) == 600
+        more = (await w.admin.get(f"{SERVERS}/{await w.boot()}")).json["server"]
+        assert more["status"] == "ERROR" and "1 host" in more["fault"]["message"]
+        (nic,) = (await w.admin.get(f"{SERVERS}/{server}/os-interface")).json[
+            "interfaceAttachments"
+        ]
+        await w.detach(server, nic["port_id"])
+        assert await w.held(server) == 0
+        assert await w.act(server, "shelve") == "SHELVED_OFFLOADED"
+        assert await w.act(server, "unshelve") == "ACTIVE"
+        assert await w.held(server) == 0, "what it was made with is not what it has"
+
+    play(story)
+
+
 def test_an_attach_or_a_detach_that_fails_leaves_what_was_held() -> None:
     async def story(w: Wire) -> None:
         server, port = await w.boot(), await w.port()

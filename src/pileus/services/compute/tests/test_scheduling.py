@@ -88,6 +88,7 @@ FAST = "aggregate_instance_extra_specs__ssd"
         (ask({"apart": frozenset({"there"})}), place(), place("there")),
         (ask({"beside": frozenset({"h"})}), place(), place("other")),
         (ask({"near": ip_network("10.1.0.0/16")}), place(address="10.1.2.3"), place()),
+        (ask({"wired": ["h"]}), place(), place("other")),
     ],
 )
 def test_a_filter_lets_pass_and_refuses(

@@ -22,9 +22,9 @@ from ..contract import (
     Dress,
     FixedIp,
     GuestRef,
+    Needs,
     NicInfo,
     NicRequest,
-    Reservation,
     SecurityGroup,
     SecurityGroupRule,
 )
@@ -36,8 +36,6 @@ from ..port import DOWN, PORTS, Port
 from ..ports.bodies import FixedRequest
 from ..ports.lifecycle import add_port, addressed_at, remove_port, tell
 from ..ports.reach import refuse_unreached
-from ..qos.users import network_policies
-from ..reservations import reservations_of
 from ..resource import hold
 from ..security_group import GROUPS, RULES, default_group, group_target, rules_of
 from ..security_groups.operations import drop_group, new_group, refuse_rename
@@ -46,6 +44,7 @@ from ..settings import settings_of
 from ..trunk import TRUNKS, carry, trunk_over
 from ..wiring import NETWORK_HOST, wake, wake_for_ports, wake_group
 from .dressing import dress_of
+from .needs import needs_of
 from .wishes import Acting, group_ids, settled
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9-]+")
@@ -231,12 +230,8 @@ class KeptNetwork:
     async def nics(self, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
         return await _nics(self.runtime.store, guest_ids)
 
-    async def reservations(self, port_ids: list[str]) -> list[Reservation]:
-        store = self.runtime.store
-        ports = await PORTS.all(store, id=port_ids) if port_ids else []
-        under = await network_policies(store, {p.network_id for p in ports})
-        found = await reservations_of(store, ports, under)
-        return [r for some in found.values() for r in some]
+    async def needs(self, requests: list[NicRequest]) -> Needs:
+        return await needs_of(self.runtime.store, requests)
 
     async def dress(self, guest_id: str) -> dict[str, Dress]:
         await self.runtime.store.sync()  # what was just attached must be found
