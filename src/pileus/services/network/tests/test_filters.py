@@ -16,12 +16,19 @@ from pileus.services.network.driver import (
     Limit,
     LogSpec,
     PortSpec,
+    RemotePort,
     RuleSpec,
 )
 from pileus.services.network.drivers.linux.connections import judge
 from pileus.services.network.drivers.linux.filters import identities, link_local, rule_text
 from pileus.services.network.drivers.linux.names import Names
-from pileus.services.network.drivers.linux.plan import Kept, bridge_fragments, plan_for, regrouped
+from pileus.services.network.drivers.linux.plan import (
+    Kept,
+    Plan,
+    bridge_fragments,
+    plan_for,
+    regrouped,
+)
 from pileus.services.network.drivers.linux.routers import translation
 from pileus.testing.drivers.network import (
     CLOSED,
@@ -31,6 +38,7 @@ from pileus.testing.drivers.network import (
     NET,
     OPEN,
     OTHER_NET,
+    REMOTE,
     ROUTER,
     WEB,
     WEB_ONLY,
@@ -168,6 +176,32 @@ def test_only_connections_that_the_new_rules_forbid_end() -> None:
     assert not judge(new, looser).places, "what more may pass ends nothing"
     assert judge(looser, new).unwanted(flow(80))
     assert judge(new, plan_for(document(ports[0]), zones)).unwanted(flow(22))
+
+
+def test_connections_to_an_allowed_pair_end_as_those_to_a_ports_own_address() -> None:
+    ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
+    remote = RemotePort(id=REMOTE, mac="fa:16:3e:00:00:31", ips=("10.0.0.31",), host="h2")
+
+    def planned(pair: str, *rules: RuleSpec) -> Plan:
+        pairs = (AddressPair(cidr=pair),) if pair else ()
+        db = guest(DB, "10.0.0.12", CLOSED, allowed_address_pairs=pairs)
+        groups = (GROUPS[0], GroupSpec(id=CLOSED, rules=rules))
+        nets = (network(remote_ports=(remote,)),)
+        return plan_for(document(guest(WEB, "10.0.0.11"), db, networks=nets, groups=groups), {})
+
+    def to(target: str) -> Flow:
+        return Flow(1, 6, "10.0.0.11", target, 22, target, "10.0.0.11")
+
+    one = judge(planned("10.0.0.99/32", ssh), planned("10.0.0.99/32"))
+    assert one.places == {(1, "10.0.0.12"), (1, "10.0.0.99")}
+    assert one.unwanted(to("10.0.0.99")) and not one.unwanted(to("10.0.0.98"))
+    many = judge(planned("10.0.0.0/24", ssh), planned("10.0.0.0/24"))
+    assert many.places is None, "too many to name"
+    assert many.unwanted(to("10.0.0.99")) and many.unwanted(to("10.0.0.12"))
+    assert not many.unwanted(to("10.0.0.31")), "that is a guest's of another host"
+    assert not judge(planned("10.0.0.99"), planned("10.0.0.99", ssh)).places
+    gone = judge(planned("10.0.0.99", ssh), planned("", ssh))
+    assert gone.places == {(1, "10.0.0.99")} and gone.unwanted(to("10.0.0.99"))
 
 
 def test_who_leaves_a_group_loses_what_its_rules_let_him() -> None:

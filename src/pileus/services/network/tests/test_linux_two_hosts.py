@@ -197,6 +197,28 @@ def test_both_hosts_serve_addresses_and_names_and_the_router_advertises_to_both(
     play(scenario)
 
 
+def test_a_rule_taken_away_ends_a_connection_to_a_shared_address_of_the_other_host(
+    play: Play,
+) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        ssh = RuleSpec(direction="ingress", protocol="tcp", port_min=22, port_max=22)
+        there = guest(REMOTE, "10.0.0.31", CLOSED)
+        shared = (AddressPair(cidr="10.0.0.99", mac=there.mac),)
+        there = msgspec.structs.replace(there, allowed_address_pairs=shared)
+        for rules in ((*GROUPS[1].rules, ssh), GROUPS[1].rules):
+            groups = (GROUPS[0], GroupSpec(id=CLOSED, rules=rules))
+            await stretch(bench, (guest(WEB, "10.0.0.11"),), (there,), groups=groups)
+            if ssh in rules:
+                await bench.run_in(REMOTE, "ip", "addr", "add", "10.0.0.99/24", "dev", "eth0")
+                ours, theirs = await bench.connected(WEB, REMOTE, "10.0.0.99")
+            ours.send(b"word")
+            assert await bench.heard(theirs) == (b"word" if ssh in rules else None)
+        for opened in (ours, theirs):
+            opened.close()
+
+    play(scenario)
+
+
 def test_what_the_mtu_allows_arrives_whole_on_the_other_host_and_no_more(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         await stretch(bench, (guest(WEB, "10.0.0.11"),), (guest(REMOTE, "10.0.0.31"),))

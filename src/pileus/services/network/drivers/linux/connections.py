@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_address, ip_network
 
 from pileus.host.conntrack import Flow
+from pileus.services.network.addressing import Block
 from pileus.services.network.driver import GroupSpec, PortSpec, RouterSpec
 from pileus.services.network.drivers.linux.plan import Place, Plan
 from pileus.services.network.permission import permits
@@ -27,9 +30,43 @@ class Judgement:
     gone: set[Place]
 
     @property
-    def places(self) -> set[Place]:
-        """All that such connections may lead from or to."""
-        return {at for at, port in self.plan.places.items() if self._is_asked(port)} | self.gone
+    def places(self) -> set[Place] | None:
+        """All that such connections may lead from or to; None: too many to name."""
+        found = {at for at, port in self.plan.places.items() if self._is_asked(port)} | self.gone
+        for zone, blocks in self._paired.items():
+            if any(block.num_addresses > 1 for block, _ in blocks):
+                return None
+            found |= {(zone, str(block.network_address)) for block, _ in blocks}
+        return found
+
+    @cached_property
+    def _paired(self) -> dict[int, list[tuple[Block, PortSpec]]]:
+        """By zone, where the asked ports may be besides their own addresses."""
+        found: dict[int, list[tuple[Block, PortSpec]]] = {}
+        for (zone, cidr), ports in self.plan.pairs.items():
+            if asked := [(ip_network(cidr), p) for p in ports if self._is_asked(p)]:
+                found.setdefault(zone, []).extend(asked)
+        return found
+
+    @cached_property
+    def _elsewhere(self) -> set[Place]:
+        """The addresses of other hosts' guests, in the zones of which that matters."""
+        remote = {
+            s.zone: s.network.remote_ports
+            for s in self.plan.segments.values()
+            if s.zone in self._paired
+        }
+        return {(zone, ip) for zone, ports in remote.items() for p in ports for ip in p.ips}
+
+    def _at(self, place: Place) -> list[PortSpec]:
+        """Whose address that is; or, if no guest's own, who may have it."""
+        own = self.plan.places.get(place)
+        if own is not None:
+            return [own] if self._is_asked(own) else []
+        zone, address = place
+        if not address or zone not in self._paired or place in self._elsewhere:
+            return []
+        return [port for block, port in self._paired[zone] if ip_address(address) in block]
 
     def _is_asked(self, port: PortSpec) -> bool:
         return port.id in self.anew or not self.narrowed.isdisjoint(port.groups)
@@ -43,10 +80,11 @@ class Judgement:
         )
 
     def _forbids(self, place: Place, direction: str, peer: str, flow: Flow) -> bool:
-        port = self.plan.places.get(place)
-        if port is None or not self._is_asked(port):
-            return False
-        return not permits(port, self.plan.groups, direction, peer, flow.protocol, flow.number)
+        """One that is forgotten though another port has the address begins anew, by that one's rules."""
+        return not all(
+            permits(port, self.plan.groups, direction, peer, flow.protocol, flow.number)
+            for port in self._at(place)
+        )
 
 
 def judge(old: Plan | None, new: Plan) -> Judgement:
@@ -59,7 +97,8 @@ def judge(old: Plan | None, new: Plan) -> Judgement:
         if (before := old.guests.get(id)) is not port
         and (before is None or _worn(before) != _worn(port))
     }
-    gone = old.places.keys() - new.places.keys()
+    ended = (old.places.keys() | old.pairs.keys()) - (new.places.keys() | new.pairs.keys())
+    gone = {(zone, address) for zone, address in ended if "/" not in address}
     return Judgement(new, _narrowed(old.groups, new.groups), anew, gone)
 
 

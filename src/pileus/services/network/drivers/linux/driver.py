@@ -260,7 +260,7 @@ class LinuxNetworkDriver:
 
     async def _end_connections(self, goal: Plan) -> None:
         judgement = connections.judge(self._plan, goal)
-        if places := judgement.places:
+        if (places := judgement.places) != set():
             forget = partial(conntrack.forget, judgement.unwanted, places)
             self._machine.changes += await self._machine.at_home(lambda _: forget())
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pileus.host import nftables as nft
 from pileus.host.ruleset import Fragment
 from pileus.kernel.faults import Invalid
 from pileus.services.network.checks import Checked, flaws, refusal, unsound
@@ -63,6 +64,9 @@ class Plan:
     offers: dict[str, Offer] = field(default_factory=dict)
     guests: dict[str, PortSpec] = field(default_factory=dict)
     places: dict[Place, PortSpec] = field(default_factory=dict)  # where connections find the guests
+    pairs: dict[Place, list[PortSpec]] = field(
+        default_factory=dict
+    )  # who may be there, or in there, too
     groups: dict[str, GroupSpec] = field(default_factory=dict)
     routings: dict[str, Routing] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
@@ -102,7 +106,10 @@ def plan_for(
     plan.guests = _guests(desired, plan.errors)
     on_network: dict[str, list[PortSpec]] = {}
     for port in plan.guests.values():
-        plan.places |= {(zones[port.network_id], fixed.ip): port for fixed in port.fixed_ips}
+        zone = zones[port.network_id]
+        plan.places |= {(zone, fixed.ip): port for fixed in port.fixed_ips}
+        for pair in port.allowed_address_pairs:
+            plan.pairs.setdefault((zone, nft.block(pair.cidr)), []).append(port)
         on_network.setdefault(port.network_id, []).append(port)
     services = {p.network_id: p for p in desired.ports if p.device_owner == DHCP_OWNER}
     for network in good:
