@@ -346,6 +346,7 @@ class Service:
     settings: Callable[[], Any] = dict
     hides_unknown: bool = False
     unruled: frozenset[str] = frozenset()  # `METHOD /path` that access rules do not narrow
+    either_dash: bool = False  # a - in the names of paths may be a _, and a _ a -
     strict: bool = False  # a slash at the end of a path says that an id is missing: 404
     optional_project: bool = False  # the project's id may stand in front of every path
     request_id_header: str = ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from .resources import Operation, Resource, Service
 
+_SWAPPED = str.maketrans("-_", "_-")
 Found = tuple[Operation, Resource[Any], list[str]]  # and the names of the path's parameters
 
 
@@ -37,28 +38,26 @@ class Routes:
     methods: dict[str, Route] = field(default_factory=dict)
 
     def add(self, service: Service, resource: Resource[Any], op: Operation) -> None:
-        names = []
-        node = self
+        node, names = self, list[str]()
         for segment in op.path.split("/"):
             if segment.startswith("{"):
                 names.append(segment[1:-1])
                 node.other = node = node.other or Routes()
             else:
-                node = node.named.setdefault(segment, Routes())
+                named, node = node.named, node.named.setdefault(segment, Routes())
+                if service.either_dash:
+                    named.setdefault(segment.translate(_SWAPPED), node)
         node.methods.setdefault(op.method, Route(service)).add(op, resource, names)
 
     def find(self, segments: Sequence[str], values: list[str], at: int = 0) -> dict[str, Route]:
         """The routes of a path by their methods; `values` takes those of its parameters. Empty if it leads nowhere."""
         if at == len(segments):
             return self.methods
-        segment = segments[at]
-        named = self.named.get(segment)
+        named = self.named.get(segments[at])
         if named and (found := named.find(segments, values, at + 1)):
             return found
-        if self.other is None:
-            return {}
-        values.append(segment)
-        found = self.other.find(segments, values, at + 1)
+        values.append(segments[at])
+        found = self.other.find(segments, values, at + 1) if self.other else {}
         if not found:
             values.pop()
         return found

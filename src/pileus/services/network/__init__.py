@@ -57,6 +57,7 @@ SERVICE = Service(
     endpoint="/network",
     dialect=faults.NEUTRON,
     description="OpenStack Networking",
+    either_dash=True,
     resources=(
         Versions,
         CoreResources,

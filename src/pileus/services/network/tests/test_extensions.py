@@ -44,8 +44,25 @@ def test_ip_availability_counts_what_is_taken_of_the_pools() -> None:
         assert (await b.as_("one").get(path)).status == 403
         reply = await b.admin.get("/network-ip-availabilities?ip_version=6")
         assert reply.json["network_ip_availabilities"] == []
-        pools = (await b.as_("one").get("/floatingip-pools")).json["floatingip_pools"]
-        assert [p["network_id"] for p in pools] == [await b.as_("one").public()]
+        for path in ("/floatingip-pools", "/floatingip_pools"):
+            pools = (await b.as_("one").get(path)).json["floatingip_pools"]
+            assert [p["network_id"] for p in pools] == [await b.as_("one").public()]
+
+    run(body, hosts=0)
+
+
+def test_names_in_paths_are_spelled_with_either_dash() -> None:
+    async def body(b: Bench) -> None:
+        for there in ("/security_groups", "/security-group-rules", "/qos/rule_types"):
+            assert (await b.admin.get(there)).status == 200
+        assert (await b.admin.get("/security_group-rules")).status == 404
+        policy = await b.admin.make("policy", "/qos/policies", name="p")
+        below = f"/qos/policies/{policy['id']}/dscp-marking-rules"
+        rule = await b.admin.make("dscp_marking_rule", below, dscp_mark=10)
+        for dash in "-_":
+            alias = f"/qos/alias-dscp-marking-rules/{rule['id']}".replace("-", dash, 3)
+            shown = await b.admin.get(alias)
+            assert shown.json["alias_dscp_marking_rule"]["dscp_mark"] == 10
 
     run(body, hosts=0)
 
