@@ -89,15 +89,26 @@ async def send(
         if is_translated:
             await emulator.execute("stop")
         await emulator.execute("migrate", uri="fd:memory")
-        if pages:  # while QEMU gets as far as it may
-            await pages.send()
-        await _reach(emulator, "pre-switchover", clock)
+
+        switching = asyncio.create_task(_switch_over(emulator, disks, clock))
+        try:
+            if pages:  # while QEMU gets as far as it may, and the disks end
+                await pages.send()
+        finally:
+            reached_at = await switching
         if not is_translated:
-            stopped_at = clock.monotonic()
-        await _let_go(emulator, disks, clock, force=False)
+            stopped_at = reached_at
         await emulator.execute("migrate-continue", state="pre-switchover")
         await _reach(emulator, "completed", clock)
         return clock.monotonic() - stopped_at
+
+
+async def _switch_over(emulator: Emulator, disks: dict[str, str], clock: Clock) -> float:
+    """The guest stands still and its disks are there; when QEMU had stopped it."""
+    await _reach(emulator, "pre-switchover", clock)
+    reached_at = clock.monotonic()
+    await _let_go(emulator, disks, clock, force=False)
+    return reached_at
 
 
 async def _pages(emulator: Emulator, connect: Connect) -> qemu_pages.Sender | None:
