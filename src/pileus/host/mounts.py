@@ -102,6 +102,12 @@ def unmount(at: Path) -> None:
         at.rmdir()
 
 
+def release(at: Path) -> None:
+    """What is mounted on a file goes, though who served it be dead."""
+    while _libc.umount2(os.fsencode(at), _DETACH) == 0:
+        pass
+
+
 def remove(disk: Path) -> None:
     """What `make` made. Absent is fine."""
     if disk.is_dir():

@@ -49,8 +49,9 @@ def _driver(host: HostRuntime, one: BackEnd) -> VolumeDriver:
     if host.driver != "fake":
         from .drivers.file import FileVolumeDriver
 
-        address = local_address(host.control_url)
-        return FileVolumeDriver(one.folder, host.name, address=address, world=host.world)
+        iscsi = host.settings.get("block-storage", Settings()).iscsi_address
+        ways = {"address": local_address(host.control_url), "iscsi": iscsi}
+        return FileVolumeDriver(one.folder, host.name, **ways, world=host.world)
     from .drivers.fake import FakeVolumeDriver
 
     return FakeVolumeDriver(one.folder, host.name, deliver=host.deliver)

@@ -6,7 +6,7 @@ transaction that changes its attachments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pileus.kernel.agents import Fence
@@ -95,7 +95,7 @@ async def connect(
             await ATTACHMENTS.change(tx, fresh, connector=connector)
     volume = await VOLUMES.get(runtime.store, one.volume_id)
     read_only = one.mode == "ro" or bool(volume.is_read_only)
-    export = await exported(runtime, volume, one.id, read_only, str(connector.get("host", "")))
+    export = await exported(runtime, volume, one.id, read_only, connector)
     async with runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.get(tx, one.id)
         changes: dict[str, Any] = {
@@ -113,20 +113,29 @@ async def connect(
 
 
 async def exported(
-    runtime: Runtime, volume: Volume, attachment_id: str, is_read_only: bool, to: str
+    runtime: Runtime,
+    volume: Volume,
+    attachment_id: str,
+    is_read_only: bool,
+    connector: Mapping[str, Any],
 ) -> Export:
-    """Serves it for one attachment at the host `to`; asked again, as large as it is by now."""
+    """Serves it for one attachment, as the other side says that it can take it; asked again, as large as it is by now.
+
+    Who names an iSCSI `initiator` and does not say `nbd` gets a target.
+    """
     limits = await qos.limits_of(runtime.store, volume.volume_type_id)
-    host, is_remote = await at(runtime, volume), to != volume.host
-    return await host.export(backend_of(volume), attachment_id, is_read_only, limits, is_remote)
+    host, asked = await at(runtime, volume), (backend_of(volume), attachment_id, is_read_only)
+    if connector.get("initiator") and not connector.get("nbd"):
+        return await host.export_target(*asked, limits)
+    return await host.export(*asked, limits, str(connector.get("host", "")) != volume.host)
 
 
 async def serve_again(runtime: Runtime, volume: Volume) -> None:
     """Who has it finds out how large it is now."""
     for one in await attachment.of_volume(runtime.store, volume.id):
         if one.export is not None:
-            to = str(one.connector.get("host", ""))
-            export = await exported(runtime, volume, one.id, one.export.is_read_only, to)
+            read_only = one.export.is_read_only
+            export = await exported(runtime, volume, one.id, read_only, one.connector)
             async with runtime.store.tx() as tx:
                 if (fresh := await ATTACHMENTS.find(tx, one.id)) is not None:
                     await ATTACHMENTS.change(tx, fresh, export=export)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pileus.host.iscsi_target import LUN
 from pileus.kernel.store import Page, Reader, Record, Table
 
 from .driver import Export
@@ -38,6 +39,8 @@ class Attachment(Record, kw_only=True, frozen=True):
         data = {k: v for k, v in msgspec.to_builtins(self.export).items() if v not in ("", 0, None)}
         if image := data.pop("rbd", None):
             data = _as_rbd(image)
+        elif data.pop("is_iscsi", False):
+            data = _as_iscsi(self.export)
         mode = "ro" if self.export.is_read_only else "rw"
         return {
             "driver_volume_type": "nbd",
@@ -49,6 +52,20 @@ class Attachment(Record, kw_only=True, frozen=True):
             "qos_specs": None,
             "discard": True,
         }
+
+
+def _as_iscsi(export: Export) -> dict[str, Any]:
+    address = f"[{export.address}]" if ":" in export.address else export.address
+    return {
+        "driver_volume_type": "iscsi",
+        "target_discovered": False,
+        "target_portal": f"{address}:{export.port}",
+        "target_iqn": export.name,
+        "target_lun": LUN,
+        "auth_method": "CHAP",
+        "auth_username": export.attachment_id,
+        "auth_password": export.secret,
+    }
 
 
 def _as_rbd(image: dict[str, Any]) -> dict[str, Any]:

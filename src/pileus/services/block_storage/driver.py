@@ -96,6 +96,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     `host` is the machine that serves it; a guest there opens `path`, the NBD socket, without going over the
     network. From elsewhere it is `address`:`port` by TLS with `secret`, a pre-shared key of this attachment alone,
     whose id is the user's name.
+    With `is_iscsi` it is a disk of the target `name` there; the name and password that let one in (CHAP) are the
+    attachment's id and `secret`.
     With `rbd` it is an image that the guest's own QEMU opens, from wherever it is.
     The device that a guest sees is the first `size` bytes; of an encrypted volume it is LUKS's, and
     more than the volume has by its header: whoever plugs it has the key.
@@ -111,6 +113,12 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     is_read_only: bool = False
     rbd: RbdImage | None = None
+    is_iscsi: bool = False
+
+
+def target_name(attachment_id: str) -> str:
+    """Of iSCSI; it begins as those of Cinder's do."""
+    return f"iqn.2010-10.org.openstack:attachment-{attachment_id}"
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +185,16 @@ class VolumeDriver(Protocol):
         """Serve the volume for one attachment; asked again, the same export, with these limits now.
 
         Its name is another one after the volume has grown. `is_remote`: for a guest of another host.
+        """
+        ...
+
+    async def export_target(
+        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+    ) -> Export:
+        """The same for a host that speaks iSCSI and not NBD; an image of Ceph's stays one.
+
+        When the volume grows its requests wait for a moment, and a rescan shows the new size. Raises Conflict where
+        there is no address or no program to serve it.
         """
         ...
 

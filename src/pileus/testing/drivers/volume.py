@@ -29,6 +29,7 @@ from pileus.services.block_storage.driver import (
 )
 from pileus.testing.shelf import Shelf
 
+DEBIAN_PACKAGES = ("qemu-block-extra",)  # QEMU's own initiator of iSCSI
 GIB = 1 << 30
 FREE = Limits()
 

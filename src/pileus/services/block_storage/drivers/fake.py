@@ -17,7 +17,17 @@ from pileus.host.image_cache import fetch, look
 from pileus.host.images import require
 from pileus.kernel.faults import Conflict, Invalid, NotFound
 
-from ..driver import Export, ImageBytes, Limits, OfSnapshot, Room, Source, Volume, VolumeSpec
+from ..driver import (
+    Export,
+    ImageBytes,
+    Limits,
+    OfSnapshot,
+    Room,
+    Source,
+    Volume,
+    VolumeSpec,
+    target_name,
+)
 
 Deliver = Callable[[str, bytes], Awaitable[None]]
 GIB = 1 << 30
@@ -149,6 +159,17 @@ class FakeVolumeDriver:
         if export != known:
             volume.exports = {**volume.exports, attachment_id: export}
             self._keep(volume)
+        return export
+
+    async def export_target(
+        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+    ) -> Export:
+        export = await self.export(volume_id, attachment_id, is_read_only, limits, True)
+        changes = {"is_iscsi": True, "path": "", "name": target_name(attachment_id)}
+        export = msgspec.structs.replace(export, **changes)
+        volume = self._find(volume_id)
+        volume.exports = {**volume.exports, attachment_id: export}
+        self._keep(volume)
         return export
 
     async def withdraw(self, volume_id: str, attachment_id: str) -> None:

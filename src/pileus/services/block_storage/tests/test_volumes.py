@@ -129,6 +129,42 @@ def test_an_attachment_serves_the_volume_and_its_status_follows(stage: Stage) ->
     stage.run(play())
 
 
+def test_who_names_an_initiator_and_does_not_say_nbd_gets_a_target_of_iscsi(stage: Stage) -> None:
+    initiator = {"host": "bare", "initiator": "iqn.1993-08.org.debian:01:bare"}
+
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id = await made(cloud, member)
+        body = {"attachment": {"volume_uuid": id, "mode": "ro", "connector": initiator}}
+        one = (await member.post(f"{BASE}/attachments", body, **AT)).json["attachment"]
+        info, url = one["connection_info"], f"{BASE}/attachments/{one['id']}"
+        assert info.pop("auth_password")
+        assert info == {
+            "driver_volume_type": "iscsi",
+            "target_discovered": False,
+            "target_portal": "192.0.2.1:10820",
+            "target_iqn": f"iqn.2010-10.org.openstack:attachment-{one['id']}",
+            "target_lun": 1,
+            "auth_method": "CHAP",
+            "auth_username": one["id"],
+            "volume_id": id,
+            "attachment_id": one["id"],
+            "access_mode": "ro",
+            "encrypted": False,
+            "qos_specs": None,
+            "discard": True,
+        }
+        body = {"attachment": {"connector": {**initiator, "nbd": True}}}
+        put = (await member.put(url, body, **AT)).json["attachment"]
+        assert put["connection_info"]["driver_volume_type"] == "nbd"
+        await member.delete(url, **AT)
+        older = await act(cloud.admin, id, "os-initialize_connection", {"connector": initiator})
+        data = older.json["connection_info"]
+        assert (data["driver_volume_type"], data["data"]["auth_method"]) == ("iscsi", "CHAP")
+
+    stage.run(play())
+
+
 def test_ossa_2023_003_what_compute_attached_its_owner_may_not_detach_here(stage: Stage) -> None:
     async def play() -> None:
         member, cloud = await stage.member(), stage.cloud

@@ -178,7 +178,7 @@ class VolumeConnecting(OfVolume):
             volume,
             volume.id,
             bool(volume.is_read_only),
-            str(body.connector.get("host", "")),
+            body.connector,
         )
         served = Attachment(
             id=volume.id, volume_id=volume.id, project_id=volume.project_id, export=export

@@ -20,6 +20,7 @@ from pileus.kernel.schema import IGNORE, Body, Extra
 from .. import attaching, attachment, checks, pools, states, tickets
 from ..agent_contract import VOLUME_HOST, VolumeHost
 from ..checks import Flag, Text
+from ..driver import Export
 from ..driver import Volume as Found
 from ..scheduling import Pool
 from ..snapshot import count_of
@@ -124,7 +125,8 @@ async def hand_over(run: Run[Volume]) -> Changes:
     used = await attachment.of_volume(runtime.store, volume.id)
     if len(used) != 1:
         raise Conflict(f"Volume {volume.id} has {len(used)} attachments; it had one.")
-    heir = await attaching.exported(runtime, run.becoming, used[0].id, False, volume.host)
+    to = {"host": volume.host}
+    heir = await attaching.exported(runtime, run.becoming, used[0].id, False, to)
     await here.hand_over(backend_of(volume), heir)
     return _moved(run)
 
@@ -219,6 +221,11 @@ async def _at(run: Run[Volume], name: str) -> Found:
 MANAGE = Saga("volume.manage_existing", VOLUMES, VOLUME, "manage", Step(adopt, let_go))
 
 
+def _follows(export: Export) -> bool:
+    """Whether who has it goes over to where it is served then."""
+    return not export.is_read_only and not export.is_iscsi
+
+
 async def migration(ctx: Context, volume: Volume, pool: Pool, **changes: Any) -> None:
     """Begins the move. Raises Invalid for a volume that cannot be moved as it is."""
     place = await pools.place_of(ctx.runtime, volume)
@@ -232,11 +239,12 @@ async def migration(ctx: Context, volume: Volume, pool: Pool, **changes: Any) ->
             f"Volume {volume.id} is attached, and goes from {here.storage_protocol} to "
             f"{pool.storage_protocol} when it is detached; from {_COPIES} to {_COPIES} it could now.",
         )
-    if used and not (len(used) == 1 and used[0].export and not used[0].export.is_read_only):
+    exports = [one.export for one in used]
+    if used and not (len(used) == 1 and exports[0] and _follows(exports[0])):
         raise checks.unfit(
             "volume",
             f"Volume {volume.id} is attached {len(used)} times; it must be attached to one server "
-            "that may write to it, or to none.",
+            "that may write to it and has it by NBD, or to none.",
         )
     there = {"host": pool.host, "pool": pool.name, "backend_id": ctx.runtime.world.new_id()}
     saga = RELOCATE if used else MIGRATE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from pileus.host import files, uploads
+from pileus.host import files, iscsi_target, uploads
 from pileus.host.image_cache import ImageCache
 from pileus.host.qemu import UNPRIVILEGED
 from pileus.host.turns import Turns
@@ -31,12 +32,14 @@ from ...driver import (
     Source,
     Volume,
     VolumeSpec,
+    target_name,
 )
 from . import record as records
 from .gates import Gates, free_port
 from .layers import Layers, check_depth, check_size, room_for
 from .record import GIB, Chain, Kept, Layer, Record, Serving
 from .serving import Servers, export_name
+from .targets import Targets
 
 IMAGES_S = 600  # between two looks for images that no volume needs
 LEAVING_S = 2  # between two looks whether a guest has gone over
@@ -45,10 +48,19 @@ log = logging.getLogger(__name__)
 
 
 class FileVolumeDriver:
-    """`VolumeDriver` over files in `state_dir`. `address`: where other hosts reach this one, if they do."""
+    """`VolumeDriver` over files in `state_dir`.
+
+    `address`: where other hosts reach this one, if they do; `iscsi`: where those without NBD do, "" is there too.
+    """
 
     def __init__(
-        self, state_dir: Path, host: str, *, address: str = "", world: World | None = None
+        self,
+        state_dir: Path,
+        host: str,
+        *,
+        address: str = "",
+        iscsi: str = "",
+        world: World | None = None,
     ) -> None:
         self._state_dir, self._host, self._address = state_dir, host, address
         self._world = world or World()
@@ -59,7 +71,8 @@ class FileVolumeDriver:
         self._images = ImageCache(state_dir / "images", self._world.clock)
         self._servers = Servers(self._root, self._layers, self._restore, self._world.clock)
         self._gates = Gates(self._root, self._layers, self._restore, self._world.clock)
-        self._gates.address = address
+        self._targets = Targets(self._root, self._layers, self._restore, self._world.clock)
+        self._gates.address, self._targets.address = address, iscsi or address
         self._volumes: dict[str, Record] = {}
         self._read: list[Chain] = []  # by those who hold no volume meanwhile
         self._turns = Turns()
@@ -75,7 +88,7 @@ class FileVolumeDriver:
             self._claim = await asyncio.to_thread(files.claim, self._state_dir, owner)
         await asyncio.to_thread(self._load)
         self._images.start_up()
-        for daemons in (self._servers, self._gates):
+        for daemons in (self._servers, self._gates, self._targets):
             await daemons.adopt(self._volumes)
         for record in self._volumes.values():
             try:
@@ -92,6 +105,7 @@ class FileVolumeDriver:
         self._chores = []
         await self._servers.close()
         await self._gates.close()
+        await self._targets.close()
         self._volumes.clear()
         await self._images.close()
         if self._claim is not None:
@@ -169,23 +183,58 @@ class FileVolumeDriver:
         limits: Limits,
         is_remote: bool = False,
     ) -> Export:
-        if not _is_uuid(attachment_id):
-            raise Invalid(f"Attachment id {attachment_id!r} is not a UUID with dashes.")
         if is_remote and not self._address:
             raise Conflict(f"Host {self._host} has no address where other hosts reach its volumes.")
+        serving = Serving(is_read_only=is_read_only, limits=limits)
+        return await self._exported(volume_id, attachment_id, serving, is_remote)
+
+    async def export_target(
+        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+    ) -> Export:
+        if not self._targets.address:
+            text = f"Host {self._host} has no address where others reach its volumes by iSCSI"
+            raise Conflict(f"{text}; block-storage.iscsi_address names one.")
+        if not iscsi_target.is_installed():
+            text = f"Host {self._host} has no {iscsi_target.PROGRAM} to serve volumes by iSCSI"
+            package = iscsi_target.DEBIAN_PACKAGES[0]
+            raise Conflict(
+                f"{text}; Debian's package {package} has it (apt-get install {package})."
+            )
+        serving = Serving(is_read_only=is_read_only, limits=limits, is_iscsi=True)
+        return await self._exported(volume_id, attachment_id, serving, True)
+
+    async def _exported(
+        self, volume_id: str, attachment_id: str, serving: Serving, has_key: bool
+    ) -> Export:
+        if not _is_uuid(attachment_id):
+            raise Invalid(f"Attachment id {attachment_id!r} is not a UUID with dashes.")
         async with self._in_hand(volume_id) as record:
             known = record.exports.get(attachment_id)
-            secret = known.secret if known else ""
-            if is_remote and not secret:
-                secret = self._world.new_hex() + self._world.new_hex()
-            serving = Serving(is_read_only=is_read_only, limits=limits, secret=secret)
+            if known is not None and known.is_iscsi == serving.is_iscsi:
+                serving = msgspec.structs.replace(serving, secret=known.secret)
+            if has_key and not serving.secret:
+                serving = msgspec.structs.replace(serving, secret=self._key(serving))
             if serving != known:
-                port = record.port if record.is_remote else 0  # one that was left may be taken
-                port = port or (self._free_port() if secret else 0)
                 exports = {**record.exports, attachment_id: serving}
-                record = await self._keep(record, exports=exports, port=port)
+                record = await self._keep(record, exports=exports, **self._ports(record, serving))
             await self._serve(record)
             return self._export(record, attachment_id)
+
+    def _key(self, serving: Serving) -> str:
+        """For CHAP one of 16 characters: some initiators take no more."""
+        if serving.is_iscsi:
+            return base64.urlsafe_b64encode(self._world.random.randbytes(12)).decode()
+        return self._world.new_hex() + self._world.new_hex()
+
+    def _ports(self, record: Record, serving: Serving) -> dict[str, int]:
+        """Where it is reached from now on: one that was left may be taken."""
+        is_open = any(one.is_iscsi for one in record.exports.values())
+        port, iscsi_port = record.port if record.is_remote else 0, record.iscsi_port * is_open
+        if serving.is_iscsi:
+            iscsi_port = iscsi_port or self._free_port(self._targets.address)
+        elif serving.secret:
+            port = port or self._free_port(self._address)
+        return {"port": port, "iscsi_port": iscsi_port}
 
     async def withdraw(self, volume_id: str, attachment_id: str) -> None:
         async with self._turns.of(volume_id):
@@ -445,7 +494,8 @@ class FileVolumeDriver:
     async def _serve(self, record: Record, *, less: bool = False) -> None:
         """What is written by way of other hosts goes through the server: it begins first, and of `less` ends last."""
         ends = less or not record.exports
-        for daemons in (self._gates, self._servers) if ends else (self._servers, self._gates):
+        doors = (self._gates, self._targets)
+        for daemons in (*doors, self._servers) if ends else (self._servers, *doors):
             await daemons.serve(record)
 
     async def _restore(self, volume_id: str) -> None:
@@ -455,20 +505,26 @@ class FileVolumeDriver:
 
     def _export(self, record: Record, attachment_id: str) -> Export:
         serving = record.exports[attachment_id]
-        return Export(
+        found = Export(
             attachment_id=attachment_id,
             host=self._host,
-            path=str(self._servers.socket(record.id)),
-            address=self._address if serving.secret else "",
-            port=record.port if serving.secret else 0,
             secret=serving.secret,
-            name=export_name(attachment_id, record),
             size=record.size,
             is_read_only=serving.is_read_only,
+            is_iscsi=serving.is_iscsi,
         )
+        where: dict[str, object] = {"path": str(self._servers.socket(record.id))}
+        where["name"] = export_name(attachment_id, record)
+        if serving.is_iscsi:
+            where = {"name": target_name(attachment_id), "address": self._targets.address}
+            where["port"] = record.iscsi_port
+        elif serving.secret:
+            where |= {"address": self._address, "port": record.port}
+        return msgspec.structs.replace(found, **where)
 
-    def _free_port(self) -> int:
-        return free_port(self._address, {record.port for record in self._volumes.values()})
+    def _free_port(self, address: str) -> int:
+        known = self._volumes.values()
+        return free_port(address, {port for one in known for port in (one.port, one.iscsi_port)})
 
     async def _drop_images(self) -> None:
         """Everybody may make volumes of images, and a host that kept each would fill up."""
@@ -502,7 +558,8 @@ def _check_idle(record: Record) -> None:
 
 
 def _check_alike(record: Record, to: Export) -> None:
-    if len(record.exports) != 1 or to.size != record.size or to.rbd or to.is_read_only:
+    by_iscsi = any(serving.is_iscsi for serving in record.exports.values())
+    if len(record.exports) != 1 or by_iscsi or to.size != record.size or to.rbd or to.is_read_only:
         text = f"Volume {record.id} of {record.size} bytes with {len(record.exports)} guests"
         raise Conflict(f"{text} cannot be handed over to one of {to.size} bytes in use.")
 

@@ -14,7 +14,7 @@ from pileus.host.storage_daemon import StorageDaemon
 from pileus.kernel.faults import Conflict, Unavailable
 
 from .record import Record, digest
-from .serving import RECONNECT_S, Daemons, attachment_of, export_name
+from .serving import RECONNECT_S, StorageDaemons, attachment_of, export_name
 
 PORTS = range(10820, 32000)  # below those that the kernel gives to whoever asks
 _KEYS = "keys.psk"
@@ -31,7 +31,7 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 """
 
 
-class Gates(Daemons):
+class Gates(StorageDaemons):
     """`address`: where other hosts reach this one."""
 
     within = "gate"
@@ -55,7 +55,7 @@ class Gates(Daemons):
 
     async def _arrange(self, daemon: StorageDaemon, record: Record) -> None:
         self._write_keys(record, daemon.folder)
-        remote = [a for a, serving in record.exports.items() if serving.secret]
+        remote = [a for a, serving in record.exports.items() if serving.is_remote]
         wanted = {f"a{export_name(attachment, record)}": attachment for attachment in remote}
         found = await daemon.exports()
         for served in found:
@@ -70,7 +70,7 @@ class Gates(Daemons):
         """They are read anew for whoever connects."""
         folder.mkdir(exist_ok=True)
         folder.chmod(0o711)
-        lines = [f"{a}:{s.secret}\n" for a, s in record.exports.items() if s.secret]
+        lines = [f"{a}:{s.secret}\n" for a, s in record.exports.items() if s.is_remote]
         files.write_atomically(folder / _KEYS, "".join(lines).encode())
         self._layers.give(folder / _KEYS)
 

@@ -39,13 +39,13 @@ class Layers:
     """The files in `state_dir/layers`. `owner` is the user that daemons run as, None for our own."""
 
     def __init__(self, state_dir: Path, owner: int | None, world: World) -> None:
-        self._state_dir, self._owner, self._world = state_dir, owner, world
+        self._state_dir, self.owner, self._world = state_dir, owner, world
         self.folder = state_dir / FOLDER
 
     @property
     def prefix(self) -> list[str]:
         """What stands before a command that reads what guests wrote."""
-        return [] if self._owner is None else as_user(self._owner)
+        return [] if self.owner is None else as_user(self.owner)
 
     def path(self, layer: Layer) -> Path:
         return self._state_dir / layer.name
@@ -59,8 +59,8 @@ class Layers:
 
     def give(self, path: Path) -> None:
         """To the user that daemons run as."""
-        if self._owner is not None:
-            os.chown(path, self._owner, self._owner)
+        if self.owner is not None:
+            os.chown(path, self.owner, self.owner)
 
     def remove(self, layers: Iterable[Layer]) -> None:
         """Images stay: another volume of one may follow."""
@@ -92,7 +92,7 @@ class Layers:
             file.truncate(luks.HEADER + size)
         if image is not None:
             into = f"driver=luks,key-secret=key,file.driver=file,file.filename={_seen_from(layer)}"
-            with luks.secret(passphrase, self._owner) as secret:
+            with luks.secret(passphrase, self.owner) as secret:
                 words = ["convert", *secret, "-n", "--target-image-opts", f"-f{image.format}"]
                 await self._run([*words, _seen_from(image), into], cwd)
         return luks.HEADER

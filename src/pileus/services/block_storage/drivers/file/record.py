@@ -44,10 +44,17 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     is_read_only: bool
     limits: Limits
     secret: str = ""
+    is_iscsi: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """By NBD."""
+        return bool(self.secret) and not self.is_iscsi
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`header`: the bytes of a LUKS header, which a guest's device begins with; `port`: where other hosts connect.
+    """`header`: the bytes of a LUKS header, which a guest's device begins with; `port`: where other hosts connect, by
+    NBD and by iSCSI.
 
     `heir`: where its bytes are that count; what is served here is what is there. `is_leaving`: until nobody asks here.
     """
@@ -58,6 +65,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     chain: Chain
     header: int = 0
     port: int = 0
+    iscsi_port: int = 0
     snapshots: dict[str, Kept] = {}
     exports: dict[str, Serving] = {}
     heir: Export | None = None
@@ -70,7 +78,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_remote(self) -> bool:
-        return any(serving.secret for serving in self.exports.values())
+        return any(serving.is_remote for serving in self.exports.values())
 
     def layers(self) -> Iterator[Layer]:
         """Every layer that the volume or a snapshot of it has."""

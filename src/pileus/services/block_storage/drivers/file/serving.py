@@ -13,7 +13,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from pileus.host import caches, qemu, qemu_volumes
 from pileus.host.process import kill
@@ -35,7 +35,19 @@ log = logging.getLogger(__name__)
 Restore = Callable[[str], Awaitable[None]]
 
 
-class Daemons(ABC):
+class Running(Protocol):
+    """What serves a volume: a process, or several that end together."""
+
+    async def ended(self) -> bool: ...
+    async def quit(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of it; it runs on if it runs."""
+
+
+D = TypeVar("D", bound=Running)
+
+
+class Daemons(ABC, Generic[D]):
     """The daemons below `root`, each in the folder `within` that of its volume.
 
     `restore` is called with the id of a volume whose daemon died.
@@ -45,17 +57,21 @@ class Daemons(ABC):
 
     def __init__(self, root: Path, layers: Layers, restore: Restore, clock: Clock) -> None:
         self._root, self._layers, self._restore, self._clock = root, layers, restore, clock
-        self._running: dict[str, StorageDaemon] = {}
+        self._running: dict[str, D] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
 
     @abstractmethod
     def _is_needed(self, record: Record) -> bool: ...
 
     @abstractmethod
-    async def _launch(self, record: Record, folder: Path) -> StorageDaemon: ...
+    async def _launch(self, record: Record, folder: Path) -> D: ...
 
     @abstractmethod
-    async def _arrange(self, daemon: StorageDaemon, record: Record) -> None: ...
+    async def _take_up(self, folder: Path, pid: int) -> D:
+        """Of the storage daemon that was found there. Raises Unavailable of a dead one."""
+
+    @abstractmethod
+    async def _arrange(self, daemon: D, record: Record) -> None: ...
 
     async def adopt(self, known: Container[str]) -> None:
         """Take up those that an earlier process left; those that serve no volume of ours end."""
@@ -68,7 +84,7 @@ class Daemons(ABC):
                 await kill(pid)
                 continue
             with contextlib.suppress(Unavailable):  # then it is dead, and a new one will be started
-                self._follow(volume_id, await StorageDaemon.adopt(self._folder(volume_id), pid))
+                self._follow(volume_id, await self._take_up(self._folder(volume_id), pid))
 
     async def serve(self, record: Record) -> None:
         """Raises Unavailable; may be repeated."""
@@ -89,12 +105,6 @@ class Daemons(ABC):
         self._running.clear()
         self._followers.clear()
 
-    async def release(self, record: Record) -> bool:
-        """Whether nobody was connected any more: then nobody is served from now on."""
-        daemon = self._running.get(record.id)
-        served = await daemon.exports() if daemon else []
-        return all([await daemon.remove_export(s.id, force=False) for s in served if daemon])
-
     def socket(self, volume_id: str) -> Path:
         """Where guests of this host connect; nobody else is let in."""
         return caches.sockets(self._root) / f"{volume_id}.sock"
@@ -114,11 +124,11 @@ class Daemons(ABC):
         finally:
             await daemon.close()
 
-    def _follow(self, volume_id: str, daemon: StorageDaemon) -> None:
+    def _follow(self, volume_id: str, daemon: D) -> None:
         self._running[volume_id] = daemon
         self._followers[volume_id] = asyncio.create_task(self._outlive(volume_id, daemon))
 
-    async def _outlive(self, volume_id: str, daemon: StorageDaemon) -> None:
+    async def _outlive(self, volume_id: str, daemon: D) -> None:
         """Nobody ended it: its guests wait for another one at the same socket."""
         await daemon.ended()
         log.warning("a storage daemon of volume %s died", volume_id)
@@ -132,7 +142,20 @@ class Daemons(ABC):
                 await self._clock.sleep(PATIENCE_S)
 
 
-class Servers(Daemons):
+class StorageDaemons(Daemons[StorageDaemon]):
+    """Those that serve by NBD."""
+
+    async def _take_up(self, folder: Path, pid: int) -> StorageDaemon:
+        return await StorageDaemon.adopt(folder, pid)
+
+    async def release(self, record: Record) -> bool:
+        """Whether nobody was connected any more: then nobody is served from now on."""
+        daemon = self._running.get(record.id)
+        served = await daemon.exports() if daemon else []
+        return all([await daemon.remove_export(s.id, force=False) for s in served if daemon])
+
+
+class Servers(StorageDaemons):
     """Of every volume that is exported: guests of this host connect to it."""
 
     def _is_needed(self, record: Record) -> bool:

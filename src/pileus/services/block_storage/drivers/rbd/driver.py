@@ -162,6 +162,11 @@ class RbdVolumeDriver:
                 is_read_only=is_read_only,
             )
 
+    async def export_target(
+        self, volume_id: str, attachment_id: str, is_read_only: bool, limits: Limits
+    ) -> Export:
+        return await self.export(volume_id, attachment_id, is_read_only, limits)
+
     async def withdraw(self, volume_id: str, attachment_id: str) -> None:
         """Who had it has closed it: nothing is held back on the way (see `pileus.host.qemu_volumes`)."""
         async with self._turns.of(volume_id):
