@@ -66,7 +66,7 @@ class VolumeKiller:
         quota = {"quota_set": dict.fromkeys(names, -1)}
         self.ask("PUT", f"/os-quota-sets/{self.client.project_id}", quota)
         for _ in range(3):
-            self._make({})
+            self._make({}, {})
         self.settle()
 
     # -- a round ---------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ class VolumeKiller:
         found: list[tuple[str, Callable[[], object]]] = []
         free = {noun: self._free(noun) for noun in self.kept}
         if len(self.kept["volumes"]) < ROOM:
-            found.append(("create", partial(self._make, {})))
+            found.append(("create", partial(self._make, {}, {})))
             for noun, source in (("volumes", "source_volid"), ("snapshots", "snapshot_id")):
                 found += [
                     (f"of {noun}", partial(self._copy, noun, source, id)) for id in free[noun]
@@ -155,18 +155,13 @@ class VolumeKiller:
         whole = [id for id in sorted(ids) if self.told.whole(noun, id)]
         return [id for id in whole if there[id].get("volume_id") not in self.busy]
 
-    def _make(self, body: Row, content: Content | None = None) -> str:
+    def _make(self, body: Row, content: Content | None) -> None:
         made = self.ask("POST", "/volumes", {"volume": {"size": 1, "name": "kills", **body}})
-        id = str(made["volume"]["id"])
-        self.kept["volumes"][id] = dict(content or {})
-        return id
+        self.kept["volumes"][made["volume"]["id"]] = _copied(content)
 
     def _copy(self, noun: str, source: str, id: str) -> None:
         self._take(noun, id)
-        content, size = self.kept[noun][id], self.told.of(noun)[id]["size"]
-        new = self._make({source: id, "size": size}, content)
-        if content is None:
-            self.kept["volumes"][new] = None
+        self._make({source: id, "size": self.told.of(noun)[id]["size"]}, self.kept[noun][id])
 
     def _take(self, noun: str, id: str) -> None:
         """Nothing else is asked of it, or of the volume that it is of, in this round."""
