@@ -55,7 +55,9 @@ async def launch(
             await process.kill(child.pid)
             child.poll()
             said = (folder / LOG).read_text(errors="replace").strip()[-2000:]
-            raise Unavailable("A volume cannot be shown as a file.", internal=said)
+            raise Unavailable(
+                "A volume cannot be shown as a file by FUSE; is there a /dev/fuse?", internal=said
+            )
         await clock.sleep(_LOOK_S)
     if owner is not None:
         for disk in disks:

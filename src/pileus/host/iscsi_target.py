@@ -119,8 +119,8 @@ async def launch(
         raise Unavailable(text, internal=f"{failed.reason}; it said: {log}") from None
     finally:
         if not is_up:
-            child.kill()
-            child.wait()
+            await process.kill(child.pid)
+            child.poll()
     return child
 
 

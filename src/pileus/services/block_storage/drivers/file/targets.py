@@ -102,11 +102,10 @@ class Targets(Daemons[Pair]):
     async def _launch(self, record: Record, folder: Path) -> Pair:
         await _clear(folder)
         try:
-            pair = await self._begin(record, folder)
+            return await self._begin(record, folder)
         except BaseException:
             await _clear(folder)
             raise
-        return pair
 
     async def _begin(self, record: Record, folder: Path) -> Pair:
         inner, told = folder / _TGTD, _told(record)
@@ -126,11 +125,12 @@ class Targets(Daemons[Pair]):
         self._layers.give(inner)
 
     def _disk(self, record: Record, attachment: str) -> FuseDisk:
-        name, is_read_only = (
+        return FuseDisk(
+            _file(record, attachment),
+            str(self.socket(record.id)),
             export_name(attachment, record),
             record.exports[attachment].is_read_only,
         )
-        return FuseDisk(_file(record, attachment), str(self.socket(record.id)), name, is_read_only)
 
     async def _take_up(self, folder: Path, pid: int) -> Pair:
         """Raises Unavailable for one without the other, or that was not told all."""
