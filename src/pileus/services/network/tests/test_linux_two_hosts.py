@@ -219,6 +219,24 @@ def test_a_rule_taken_away_ends_a_connection_to_a_shared_address_of_the_other_ho
     play(scenario)
 
 
+def test_a_router_that_has_moved_here_is_heard_and_the_one_that_its_last_host_still_has_is_not(
+    play: Play,
+) -> None:
+    async def scenario(bench: LinuxBench) -> None:
+        (ip, mac), web, remote = ROUTED, guest(WEB, "10.0.0.11"), guest(REMOTE, "10.0.0.31")
+        for host, own, other, at in ((THERE, remote, web, HERE), (HERE, web, remote, THERE)):
+            net = network(remote_ports=(_remote(other, at),))
+            gate = router(gateway=None)
+            wanted: HostNetwork = document(own, host=host, networks=(net,), routers=(gate,))
+            assert (await bench.apply(wanted)).errors == {}
+        asks = arp_frame(web.mac, "10.0.0.11", "ff:ff:ff:ff:ff:ff", ip, operation=1)
+        answer = arp_frame(mac, ip, web.mac, "10.0.0.11")
+        assert await bench.replies(WEB, asks, answer) == 1
+        assert await bench.reaches(WEB, ip, "icmp", 8)
+
+    play(scenario)
+
+
 def test_what_the_mtu_allows_arrives_whole_on_the_other_host_and_no_more(play: Play) -> None:
     async def scenario(bench: LinuxBench) -> None:
         await stretch(bench, (guest(WEB, "10.0.0.11"),), (guest(REMOTE, "10.0.0.31"),))

@@ -59,8 +59,7 @@ def bridge_table(name: str) -> Table:
         name=name,
         sets={
             **dict.fromkeys(("ours", "trusted", "secured", "free", "stateless"), "type ifname;"),
-            "local_only": "type ifname . ether_addr;",
-            "speakers": "type ifname . ether_addr;",
+            **dict.fromkeys(("local_only", "moved_here", "speakers"), "type ifname . ether_addr;"),
             "speakers_ipv4": "type ifname . ether_addr . ipv4_addr;",
             "speakers_ipv6": "type ifname . ether_addr . ipv6_addr;",
             "askers_ipv4": "type ifname . ether_addr . ipv4_addr;",
@@ -74,6 +73,7 @@ def bridge_table(name: str) -> Table:
                 "type filter hook prerouting priority -300; policy accept;",
                 *ours,
                 "iifname . ether saddr @local_only drop",
+                "iifname . ether saddr @moved_here drop",
                 "iifname @trusted accept",
                 "iifname @secured goto secured",
                 "iifname @free goto free",
@@ -218,11 +218,19 @@ def bridge_zone(bridge: str, zone: int) -> Fragment:
     )
 
 
-def trusted_devices(devices: Iterable[str], across: str, service_mac: str) -> Fragment:
-    """A network's devices that are no guest's. The service answers on every host: never `across`."""
+def trusted_devices(
+    devices: Iterable[str], across: str, service_mac: str, router_macs: Iterable[str]
+) -> Fragment:
+    """A network's devices that are no guest's. The service answers on every host: never `across`. A router is on one:
+    who speaks as one of ours from elsewhere is its last host, which has not heard yet.
+    """
     quoted = frozenset(nft.interface(device) for device in devices)
-    local = {f"{nft.interface(across)} . {nft.mac(service_mac)}"} if across else set()
-    return Fragment(elements={"ours": quoted, "trusted": quoted, "local_only": frozenset(local)})
+    elements = {"ours": quoted, "trusted": quoted}
+    if across:
+        beyond = nft.interface(across)
+        elements["local_only"] = frozenset({f"{beyond} . {nft.mac(service_mac)}"})
+        elements["moved_here"] = frozenset(f"{beyond} . {nft.mac(m)}" for m in router_macs)
+    return Fragment(elements=elements)
 
 
 def port_filter(

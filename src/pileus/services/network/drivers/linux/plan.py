@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,7 @@ from pileus.services.network.driver import (
     GroupSpec,
     HostNetwork,
     PortSpec,
+    RouterInterface,
     RouterSpec,
     is_guest,
     is_narrowed,
@@ -33,6 +35,7 @@ from pileus.services.network.drivers.linux.serving import Offer
 
 T = TypeVar("T")
 Place = tuple[int, str]  # conntrack zone, address
+Legs = defaultdict[str, list[RouterInterface]]  # of routers, by network
 _HIGHEST_ZONE = 65535
 
 
@@ -198,16 +201,17 @@ def group_fragments(plan: Plan, groups: Iterable[GroupSpec]) -> dict[str, Fragme
 def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
     """The bridge table's rules by object. Objects whose rules cannot be written go to `errors`."""
     fragments = {"every port": filters.EVERY_PORT}
-    router_ports = _router_ports(plan)
+    legs = _legs(plan)
     for id, segment in plan.segments.items():
         devices = [names.bridge(id), names.service(id)]
         uplink = names.uplink(id) if segment.has_uplink else ""
         devices += [uplink] if uplink else []
-        devices += [names.interface(p) for p in router_ports.get(id, ())]
+        devices += [names.interface(i.port_id) for i in legs[id]]
         vxlan = names.vxlan(id) if segment.is_stretched else ""
         devices += [vxlan] if vxlan else []
-        fragments[id] = filters.trusted_devices(devices, vxlan or uplink, plan.offers[id].mac)
-    fragments |= _private_fragments(plan)
+        ends = (vxlan or uplink, plan.offers[id].mac, [i.mac for i in legs[id]])
+        fragments[id] = filters.trusted_devices(devices, *ends)
+    fragments |= _private_fragments(plan, legs)
     fragments |= group_fragments(plan, plan.groups.values())
     groups = {g.id: g for g in plan.groups.values() if g.id in fragments}
     for several in worn_together(plan.guests.values(), groups):
@@ -226,14 +230,13 @@ def bridge_fragments(plan: Plan, names: Names) -> dict[str, Fragment]:
     return fragments
 
 
-def _private_fragments(plan: Plan) -> dict[str, Fragment]:
+def _private_fragments(plan: Plan, legs: Legs) -> dict[str, Fragment]:
     """Whom the ports hear that are not to hear all of their network."""
     offers = [o for o in plan.offers.values() if any(is_narrowed(p.pvlan) for p in o.guests)]
-    legs = [i for r in plan.routings.values() for i in r.router.interfaces] if offers else []
     found = {}
     for offer in offers:
         id = offer.network.id
-        own = [offer.mac, *(i.mac for i in legs if i.network_id == id)]
+        own = [offer.mac, *(i.mac for i in legs[id])]
         found[f"private {id}"] = senders(offer.network, offer.guests, own)
     return found
 
@@ -260,10 +263,10 @@ def home_devices(plan: Plan, names: Names) -> set[str]:
     """Every device that should be where the bridges are."""
     out = {tap_name(id) for id in plan.guests}
     out |= {names.limiter(id) for id, port in plan.guests.items() if not port.parent}
-    router_ports = _router_ports(plan)
+    legs = _legs(plan)
     for id, segment in plan.segments.items():
         out |= {names.bridge(id)} if segment.has_bridge else set()
-        out |= {names.interface(port) for port in router_ports.get(id, ())}
+        out |= {names.interface(i.port_id) for i in legs[id]}
         out |= {names.service(id)} if segment.has_guests else set()
         out |= {names.vxlan(id)} if segment.is_stretched else set()
         out |= {names.uplink(id)} if segment.has_uplink else set()
@@ -282,10 +285,9 @@ def namespaces(plan: Plan, names: Names) -> set[str]:
     return served | {names.router_namespace(id) for id in plan.routings}
 
 
-def _router_ports(plan: Plan) -> dict[str, list[str]]:
-    """The ports of routers by network."""
-    out: dict[str, list[str]] = {}
+def _legs(plan: Plan) -> Legs:
+    out: Legs = defaultdict(list)
     for routing in plan.routings.values():
         for interface in routing.router.interfaces:
-            out.setdefault(interface.network_id, []).append(interface.port_id)
+            out[interface.network_id].append(interface)
     return out
