@@ -28,6 +28,7 @@ from pileus.kernel.world import Clock
 NAME = "first"
 CIDR = "192.168.77.0/24"
 BOOT_PATIENCE_S = 180
+GATEWAY_PATIENCE_S = 60
 SSH_PATIENCE_S = 180
 USER = "cirros"
 RULES: tuple[dict[str, object], ...] = (
@@ -133,6 +134,25 @@ class Tour:
             path = f"/v2.0/routers/{router['id']}/add_router_interface"
             self._call("PUT", "network", path, {"subnet_id": subnet["id"]})
         return network
+
+    async def way_out(self) -> None:
+        """Waits until the router's gateway works. Raises Failed, at once where its host has said twice what is amiss with the
+        outer network.
+        """
+        (router,) = self._call("GET", "network", "/v2.0/routers?name=router")["routers"]
+        query = f"device_id={router['id']}&device_owner=network:router_gateway"
+        deadline, said = self._clock.monotonic() + GATEWAY_PATIENCE_S, ""
+        while True:
+            (gateway,) = self._call("GET", "network", f"/v2.0/ports?{query}")["ports"]
+            if gateway["status"] == "ACTIVE":
+                return
+            address = gateway["fixed_ips"][0]["ip_address"]
+            path = f"/v2.0/pileus/trace?port_id={gateway['id']}&ip_address={address}&protocol=icmp"
+            before, said = said, self._call("GET", "network", path)["trace"]["stopped_by"]
+            is_late = self._clock.monotonic() > deadline
+            if is_late or (said == before and f": {gateway['network_id']}: " in said):
+                raise Failed(f"the router's gateway {address} does not work: {said or 'no reason'}")
+            await self._clock.sleep(0.5)
 
     def security_group(self) -> Record:
         """A group that lets ssh and ping in."""
@@ -247,6 +267,7 @@ async def boot(client: Client, clock: Clock, key: Path, say: Say) -> FirstServer
     public = tour.public_network()
     tour.keypair(private_key(key))
     network = tour.network(public)
+    await tour.way_out()
     group = tour.security_group()
     server = await tour.server(await tour.image(), network, group)
     return FirstServer(server, tour.floating_ip(server, public), key)

@@ -120,7 +120,10 @@ class Trace:
         self._answering: set[str] = set()  # the last address that somebody has to answer for
 
     async def leave(self, row: Port, packet: Packet) -> None:
-        """From the guest's port on."""
+        """From the guest's port on, or from the router's."""
+        if row.device_owner in ROUTER_OWNERS:
+            await self._router(row.device_id)
+            return await self._learn(row.host, row.network_id)
         port = await self._guest(row)
         at, version = f"port {port.id}", ip_address(packet.target).version
         own = [f.ip for f in port.fixed_ips if ip_address(f.ip).version == version]

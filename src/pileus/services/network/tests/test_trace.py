@@ -172,3 +172,16 @@ def test_only_administrators_ask_and_a_packet_that_cannot_be_is_refused() -> Non
         assert (await b.admin.get("/pileus/trace?port_id=x&ip_address=10.0.0.5")).status == 404
 
     run(test)
+
+
+def test_a_routers_own_port_asks_its_host_alone() -> None:
+    async def test(b: Bench) -> None:
+        _, _, router = await b.as_("p").routed()
+        await b.settle()
+        ports = await b.admin.rows(f"/ports?device_id={router['id']}")
+        for port in ports:
+            found = await traced(b.admin, port["id"], port["fixed_ips"][0]["ip_address"])
+            (step,) = found["steps"]
+            assert found["allowed"] and port["network_id"] in step["says"]
+
+    run(test)

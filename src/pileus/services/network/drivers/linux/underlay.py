@@ -182,9 +182,9 @@ def _need_room(link: Netlink, name: str, addresses: Iterable[str]) -> None:
             if other != name and ip_interface(address).network.overlaps(block):
                 raise Conflict(
                     f"{wanted} cannot be an external network's gateway on this machine: its device {other} has {address} "
-                    "already. If that is another cloud's, start this one with an outer network of its own (--underlay) "
-                    "or make it with another range (--set network.public_cidr=..., public_gateway, public_pool_start "
-                    "and public_pool_end)."
+                    f"already. Where that is left of a cloud that runs no more, `ip link delete {other}`; where of one that "
+                    "does, start this one with an outer network of its own (--underlay) or make it with another range "
+                    "(--set network.public_cidr=..., public_gateway, public_pool_start and public_pool_end)."
                 )
 
 
