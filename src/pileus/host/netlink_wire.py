@@ -7,6 +7,7 @@ and refuses to work in a process whose event loops are uvloop's.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -21,11 +22,17 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LARGEST = 1 << 18
 
 
+_SAID = {
+    errno.EXFULL: "its bridge is full, as one of this kernel has 1,023 ports and no more: this host takes no further "
+    "port of that network, another host does"
+}
+
+
 class Refused(Exception):
     """The kernel answered with an error number."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(os.strerror(code))
+        super().__init__(_SAID.get(code) or os.strerror(code))
         self.code = code
 
 
