@@ -67,6 +67,8 @@ class _Exchange:
         if cycle.disconnected or transport.is_closing():
             return
         transport.set_write_buffer_limits()
+        if count > cycle.expected_content_length:
+            raise RuntimeError(f"{count} bytes are more than Content-Length said.")
         cycle.expected_content_length -= count
         out = os.dup(transport.get_extra_info("socket").fileno())  # ours, even if that is closed
         try:
@@ -75,7 +77,7 @@ class _Exchange:
                 at, count = at + sent, count - sent
                 if count:
                     await _writable(out)
-        except ConnectionError:  # uvicorn finds out, and stops the rest
+        except (ConnectionError, TimeoutError):  # uvicorn finds out, and stops the rest
             transport.abort()
         finally:
             os.close(out)
@@ -92,7 +94,7 @@ class _Inflow(asyncio.BufferedProtocol):
     def _begin(self) -> None:
         self.piece, self.at = bytearray(min(self.left, _PIECE)), 0
 
-    async def next(self) -> bytes | bytearray:
+    async def next(self) -> bytearray:
         """A piece that is full, or what there is after a while; nothing if no more comes."""
         cycle = self.cycle
         while self.left and self.at < len(self.piece) and not cycle.disconnected:
@@ -105,8 +107,8 @@ class _Inflow(asyncio.BufferedProtocol):
                 if self.at:
                     break
         if cycle.disconnected or cycle.response_complete:
-            return b""
-        found = self.piece if self.at == len(self.piece) else bytes(self.piece[: self.at])
+            return bytearray()
+        found = self.piece if self.at == len(self.piece) else self.piece[: self.at]
         self._begin()
         return found
 
@@ -120,6 +122,8 @@ class _Inflow(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.at += nbytes
         self.left -= nbytes
+        if self.cycle.response_complete:  # whoever still sends is not idle
+            self.connection._unset_keepalive_if_required()
         if not self.left:
             self._end()
         elif self.at == len(self.piece) and not self.cycle.response_complete:

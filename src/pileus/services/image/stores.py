@@ -117,9 +117,9 @@ class _Writer:
         self.md5.update(data)
         self.size += len(data)
 
-    def take(self, data: bytes) -> asyncio.Future[list[None]]:
-        both = (self.write, self.sha512.update)
-        return asyncio.gather(*(asyncio.to_thread(act, data) for act in both))
+    def take(self, data: bytes) -> asyncio.Future[tuple[None, None]]:
+        run = asyncio.get_running_loop().run_in_executor
+        return asyncio.gather(run(None, self.write, data), run(None, self.sha512.update, data))
 
     def finish(self) -> Stored:
         self.file.truncate(self.size)  # zeros at its end are a hole too
