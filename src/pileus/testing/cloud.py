@@ -138,6 +138,7 @@ async def cloud(
                     "fake",
                     "http://cloud.test:5000",
                     deliver=client.deliver,
+                    settings=settings or {},
                 )
                 for name in names
             ]

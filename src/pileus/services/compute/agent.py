@@ -25,7 +25,10 @@ from pileus.services.compute.driver import (
     Guest,
     GuestSpec,
     ImageSource,
+    Inventory,
 )
+from pileus.services.compute.provider_file import besides
+from pileus.services.compute.settings import Settings
 
 log = logging.getLogger(__name__)
 _ASKED = frozenset(name for name in vars(ComputeHost) if not name.startswith("_"))
@@ -78,6 +81,8 @@ class ComputeAgent:
     def __init__(self, host: HostRuntime, driver: ComputeDriver | None = None) -> None:
         self.host = host
         self.driver = driver or _driver(host)
+        settings: Settings = host.settings.get("compute") or Settings()
+        self._besides = besides(settings.provider_yaml, host.name)
         self._joined = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
         self._standing = Reconcilers(host.world)
@@ -91,7 +96,7 @@ class ComputeAgent:
         self._joined.clear()
         (self.host.state / "compute").mkdir(parents=True, exist_ok=True)
         await self.driver.start_up()
-        inventory, guests = await self.driver.inventory(), await self.driver.guests()
+        inventory, guests = await self.inventory(), await self.driver.guests()
         powers = {guest.id: guest.power_state for guest in guests}
         orders = await self._control.joined(self.host.name, inventory, powers)
         for gone in await self.driver.sweep(set(orders.keep)):
@@ -187,6 +192,9 @@ class ComputeAgent:
             return await getattr(self.driver, name)(*arguments)
 
         return asked
+
+    async def inventory(self) -> Inventory:
+        return self._besides.added_to(await self.driver.inventory())
 
     async def spawn(self, spec: GuestSpec) -> Guest:
         await self._joined.wait()

@@ -24,6 +24,7 @@ import msgspec
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.services.compute.plugged_volume import PluggedVolume as PluggedVolume
 from pileus.services.compute.plugged_volume import check_volume
+from pileus.services.placement.contract import Inventory as Amount
 
 TEXT_LIMIT = (
     64 * 1024
@@ -199,6 +200,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor_version: int  # 7.2.1 is 7002001
     cpu_arch: str
     traits: tuple[str, ...] = ()
+    besides: dict[str, Amount] = {}  # what no driver finds, by resource class
 
 
 T = TypeVar("T")

@@ -97,6 +97,7 @@ class HostReports:
             "DISK_GB": Amount(total=inventory.disk_gib, allocation_ratio=ratios.disk_ratio),
         }
         usable = {name: amount for name, amount in amounts.items() if amount.total > 0}
+        usable |= inventory.besides
         if not self.runtime.contracts.has(PLACEMENT):
             return  # switched off: hosts join all the same, and a create says what is missing
         placement = self.runtime.contracts.get(PLACEMENT)

@@ -19,6 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ratio: float = 4.0  # vCPUs promised for each real one
     ram_ratio: float = 1.0  # overcommitted memory ends in killed guests
     disk_ratio: float = 1.0
+    provider_yaml: str = ""  # a host's own file: resource classes and traits that no driver finds
     stack: bool = False  # fills one host before the next: empty ones can be switched off
 
 
