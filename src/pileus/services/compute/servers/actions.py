@@ -31,6 +31,7 @@ from pileus.services.compute.servers.operations import (
     RULE,
     OfServer,
     act,
+    plain,
 )
 from pileus.services.compute.servers.sagas import HARD_REBOOT, REBOOT, START, STOP
 from pileus.services.network.contract import NETWORK
@@ -55,13 +56,8 @@ class ServerActions(OfServer):
         _GROUPS + "remove": MEMBER,
     }
 
-    @operation("POST", PATH, RULE + "start", action="os-start", status=202)
-    async def start(self, ctx: Context, server: Server) -> None:
-        await act(ctx, START, server, "start")
-
-    @operation("POST", PATH, RULE + "stop", action="os-stop", status=202)
-    async def stop(self, ctx: Context, server: Server) -> None:
-        await act(ctx, STOP, server, "stop")
+    start = plain(RULE + "start", "os-start", START)
+    stop = plain(RULE + "stop", "os-stop", STOP)
 
     @operation("POST", PATH, RULE + "reboot", action="reboot", status=202)
     async def reboot(self, ctx: Context, server: Server, body: RebootServer) -> None:

@@ -16,13 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from pileus.kernel.faults import Invalid, NotFound, Unavailable
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Failure, Run, Step
 from pileus.kernel.schema import Body, since, until
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.checks import Flag
 from pileus.services.compute.nodes import NODES
-from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.server import Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.moving import (
     bind_back,
@@ -103,10 +103,8 @@ def _not_evacuated(server: Server, failure: Failure) -> Changes:
     return {**failed(server, failure), "move": None}
 
 
-EVACUATE = Saga(
-    "compute.instance.evacuate",
-    SERVERS,
-    states.LIFECYCLE,
+EVACUATE = noting.saga(
+    "evacuate",
     "evacuate",
     Step(choose_target, forget_target),
     Step(bind_there, unbind_there),

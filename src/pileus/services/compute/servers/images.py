@@ -20,7 +20,7 @@ from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.block_device import in_order
 from pileus.services.compute.checks import Count, Name
-from pileus.services.compute.server import SERVERS, Server, Snapshot
+from pileus.services.compute.server import Server, Snapshot
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.operations import (
     MEMBER,
@@ -147,10 +147,8 @@ _COPY = (
     Step(take, timeout_s=1800),
     Step(upload, timeout_s=1800, patience_s=300),
 )
-CREATE_IMAGE = Saga("compute.instance.snapshot", SERVERS, states.LIFECYCLE, "createImage", *_COPY)
-CREATE_BACKUP = Saga(
-    "compute.instance.snapshot", SERVERS, states.LIFECYCLE, "createBackup", *_COPY, Step(rotate)
-)
+CREATE_IMAGE = noting.saga("snapshot", "createImage", *_COPY)
+CREATE_BACKUP = noting.saga("snapshot", "createBackup", *_COPY, Step(rotate))
 
 
 # The operations

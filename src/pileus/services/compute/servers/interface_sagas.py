@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 
 from pileus.kernel.faults import Invalid, NoCapacity, NotFound
-from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Run, Step
 from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.server import SERVERS, Server
-from pileus.services.compute.servers import noting, states
+from pileus.services.compute.servers import noting
 from pileus.services.compute.servers.placing import claim_here, promised
 from pileus.services.compute.servers.sagas import cards
 from pileus.services.compute.settings import settings_of
@@ -147,18 +147,11 @@ async def look_again(run: Run[Server]) -> None:
         await SERVERS.change(tx, server, nics=nics)
 
 
-ATTACH = Saga(
-    "compute.instance.interface_attach",
-    SERVERS,
-    states.LIFECYCLE,
-    "attach_interface",
-    Step(bind_port, unbind_port),
-    Step(plug, unplug),
+ATTACH = noting.saga(
+    "interface_attach", "attach_interface", Step(bind_port, unbind_port), Step(plug, unplug)
 )
-DETACH = Saga(
-    "compute.instance.interface_detach",
-    SERVERS,
-    states.LIFECYCLE,
+DETACH = noting.saga(
+    "interface_detach",
     "detach_interface",
     Step(unplug_card, plug_again),
     Step(free_port, look_again),

@@ -17,13 +17,13 @@ from msgspec import UNSET, UnsetType
 
 from pileus.kernel.faults import Conflict, Invalid, Unavailable
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Failure, Run, Step
 from pileus.kernel.schema import Body, since, until
 from pileus.services.compute import checks, migrations, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.checks import Flag
 from pileus.services.compute.migrations import MIGRATIONS, Migration
-from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.server import Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.moving import (
     MANAGER,
@@ -168,10 +168,8 @@ def _not_migrated(server: Server, failure: Failure) -> Changes:
     return {**failed(server, failure), "move": None}
 
 
-LIVE_MIGRATE = Saga(
-    "compute.instance.live_migration",
-    SERVERS,
-    states.LIFECYCLE,
+LIVE_MIGRATE = noting.saga(
+    "live_migration",
     VERB,
     Step(choose_target, forget_target),
     Step(wire_target, unwire_target),

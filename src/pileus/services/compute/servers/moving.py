@@ -18,14 +18,14 @@ from msgspec import UNSET, UnsetType
 from pileus.kernel.faults import Conflict, Invalid, NoCapacity, Unavailable
 from pileus.kernel.hosts import LEASE_S
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Failure, Run, Step
 from pileus.kernel.schema import Body, since
 from pileus.services.compute import migrations, nodes, server_groups
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import RUNNING, SHUTDOWN
 from pileus.services.compute.migrations import MIGRATIONS
 from pileus.services.compute.nodes import NODES
-from pileus.services.compute.server import SERVERS, Move, Server
+from pileus.services.compute.server import Move, Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.demands import demand_of
 from pileus.services.compute.servers.operations import PATH, OfServer, act, launched, unlocked
@@ -300,15 +300,7 @@ def steps() -> tuple[Step[Server], ...]:
     )
 
 
-MIGRATE = Saga(
-    "compute.instance.resize",
-    SERVERS,
-    states.LIFECYCLE,
-    "migrate",
-    *steps(),
-    failed=not_moved,
-    done=healed,
-)
+MIGRATE = noting.saga("resize", "migrate", *steps(), failed=not_moved, done=healed)
 
 
 class ServerMoving(OfServer):

@@ -1,13 +1,14 @@
-"""How a saga's instance action went: its one event, by the name that tools know from upstream."""
+"""What all sagas of servers share: how the instance action went, its one event by the name that tools know from upstream."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
 
-from pileus.kernel.sagas import Changes, Run, Step
+from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
 from pileus.services.compute import instance_actions
-from pileus.services.compute.server import Server
+from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.servers.states import LIFECYCLE
 
 _EVENTS = {
     "create": "compute__do_build_and_run_instance",
@@ -81,3 +82,15 @@ def noted(
         return changes
 
     return Step(doing, failure, timeout_s=timeout_s)
+
+
+def saga(
+    event: str,
+    verb: str,
+    *steps: Step[Server],
+    failed: Callable[[Server, Failure], Changes] = lambda server, failure: {},
+    done: Callable[[Server, str], Changes] = lambda server, now: {},
+) -> Saga[Server]:
+    """Of servers. `event`: what follows `compute.instance.` in upstream's notification name."""
+    name = f"compute.instance.{event}"
+    return Saga(name, SERVERS, LIFECYCLE, verb, *steps, failed=failed, done=done)

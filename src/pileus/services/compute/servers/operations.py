@@ -120,6 +120,16 @@ async def act(
     await begin(ctx, saga, server, verb, now, **becoming)
 
 
+def plain(rule: str, action: str, saga: Saga[Server]) -> Any:
+    """The operation of an action that has nothing to say but its name."""
+
+    @operation("POST", PATH, rule, action=action, status=202)
+    async def asked(self: OfServer, ctx: Context, server: Server) -> None:
+        await act(ctx, saga, server, saga.verb)
+
+    return asked
+
+
 def unmoved(server: Server, verb: str) -> None:
     """Raises Conflict while a resize waits, whatever state an administrator gave the server."""
     if server.move is not None:

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.resources import Answer, Context, operation
-from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Run, Step
 from pileus.kernel.schema import Body, since, until
 from pileus.services.block_storage.contract import VOLUMES
 from pileus.services.compute import checks, nodes
@@ -26,7 +26,6 @@ from pileus.services.compute.keypairs import key_of
 from pileus.services.compute.server import SERVERS, ImageCopy, Server
 from pileus.services.compute.servers import creation, noting, states, views
 from pileus.services.compute.servers.bodies import USER_DATA_LIMIT
-from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.servers.operations import (
     MEMBER,
     PATH,
@@ -35,6 +34,7 @@ from pileus.services.compute.servers.operations import (
     act,
     launched,
     password,
+    plain,
     status_of,
     unlocked,
 )
@@ -127,30 +127,11 @@ def _rebuilt(server: Server, now: str) -> Changes:
     return {"launched_at": now, "fault": None}
 
 
-REBUILD = Saga(
-    "compute.instance.rebuild",
-    SERVERS,
-    states.LIFECYCLE,
-    "rebuild",
-    noted(rebuild, timeout_s=1800),
-    failed=failed,
-    done=_rebuilt,
+REBUILD = noting.saga(
+    "rebuild", "rebuild", noting.noted(rebuild, timeout_s=1800), failed=failed, done=_rebuilt
 )
-RESCUE = Saga(
-    "compute.instance.rescue",
-    SERVERS,
-    states.LIFECYCLE,
-    "rescue",
-    Step(rescue, back_to_own_disk, timeout_s=1800),
-)
-UNRESCUE = Saga(
-    "compute.instance.unrescue",
-    SERVERS,
-    states.LIFECYCLE,
-    "unrescue",
-    noted(unrescue),
-    done=healed,
-)
+RESCUE = noting.saga("rescue", "rescue", Step(rescue, back_to_own_disk, timeout_s=1800))
+UNRESCUE = noting.saga("unrescue", "unrescue", noting.noted(unrescue), done=healed)
 
 
 # The operations
@@ -196,9 +177,7 @@ class ServerRebuilding(OfServer):
         await act(ctx, RESCUE, server, "rescue", image=image)
         return {"adminPass": body.adminPass if body.adminPass is not UNSET else password(ctx)}
 
-    @operation("POST", PATH, _UNRESCUE, action="unrescue", status=202)
-    async def unrescue(self, ctx: Context, server: Server) -> None:
-        await act(ctx, UNRESCUE, server, "unrescue")
+    unrescue = plain(_UNRESCUE, "unrescue", UNRESCUE)
 
 
 async def _image(ctx: Context, server: Server, ref: str, field: str) -> ImageCopy:

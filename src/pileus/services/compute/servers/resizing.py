@@ -13,12 +13,12 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from pileus.kernel.faults import Conflict, Invalid
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Run, Step
 from pileus.kernel.schema import Body
 from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import CRASHED, SHUTDOWN
-from pileus.services.compute.server import SERVERS, Server
+from pileus.services.compute.server import Server
 from pileus.services.compute.servers import creation, noting, states
 from pileus.services.compute.servers.moving import (
     bind,
@@ -102,27 +102,10 @@ async def revert_room(run: Run[Server]) -> Changes:
     return {"move": None, "flavor": move.flavor, "vm_state": state}
 
 
-RESIZE = Saga(
-    "compute.instance.resize",
-    SERVERS,
-    states.LIFECYCLE,
-    "resize",
-    *steps(),
-    failed=not_moved,
-    done=healed,
-)
-CONFIRM = Saga(
-    "compute.instance.resize.confirm",
-    SERVERS,
-    states.LIFECYCLE,
-    "confirmResize",
-    noting.noted(confirm),
-    failed=failed,
-)
-REVERT = Saga(
-    "compute.instance.resize.revert",
-    SERVERS,
-    states.LIFECYCLE,
+RESIZE = noting.saga("resize", "resize", *steps(), failed=not_moved, done=healed)
+CONFIRM = noting.saga("resize.confirm", "confirmResize", noting.noted(confirm), failed=failed)
+REVERT = noting.saga(
+    "resize.revert",
     "revertResize",
     Step(revert, noting.failure),
     Step(revert_ports),

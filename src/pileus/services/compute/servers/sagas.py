@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Failure, Run, Step
 from pileus.services.compute import instance_actions, migrations, nodes, server_groups
 from pileus.services.compute.agent_contract import COMPUTE_HOST, ComputeHost
 from pileus.services.compute.driver import GuestSpec, ImageSource, Nic, Route
 from pileus.services.compute.guest_files import drive_files
 from pileus.services.compute.server import (
     MESSAGE_LIMIT,
-    SERVERS,
     FaultCopy,
     ImageCopy,
     Server,
 )
 from pileus.services.compute.servers import noting, states
-from pileus.services.compute.servers.noting import noted
 from pileus.services.compute.servers.placing import place, unplace
 from pileus.services.compute.servers.plugging import complete, plug_again, plugged_volumes
 from pileus.services.compute.servers.provisioning import left, part, provide, take_back
@@ -273,10 +271,8 @@ def healed(server: Server, now: str) -> Changes:
     return {"fault": None}
 
 
-CREATE = Saga(
-    "compute.instance.create",
-    SERVERS,
-    states.LIFECYCLE,
+CREATE = noting.saga(
+    "create",
     "create",
     Step(place, give_up),
     Step(attach, detach),
@@ -284,10 +280,8 @@ CREATE = Saga(
     failed=_never_built,
     done=_launched,
 )
-DELETE = Saga(
-    "compute.instance.delete",
-    SERVERS,
-    states.LIFECYCLE,
+DELETE = noting.saga(
+    "delete",
     "delete",
     Step(remove_guest, not_deleted),
     Step(free_what_it_had),
@@ -295,57 +289,23 @@ DELETE = Saga(
     failed=failed,
     done=_gone,
 )
-START = Saga(
-    "compute.instance.power_on",
-    SERVERS,
-    states.LIFECYCLE,
-    "start",
-    noted(power_on),
-    failed=failed,
-    done=healed,
+START = noting.saga("power_on", "start", noting.noted(power_on), failed=failed, done=healed)
+STOP = noting.saga("power_off", "stop", noting.noted(power_off), failed=failed, done=healed)
+REBOOT = noting.saga("reboot", "reboot", noting.noted(soft_reboot), failed=failed, done=healed)
+HARD_REBOOT = noting.saga(
+    "reboot", "hard reboot", noting.noted(hard_reboot), failed=failed, done=healed
 )
-STOP = Saga(
-    "compute.instance.power_off",
-    SERVERS,
-    states.LIFECYCLE,
-    "stop",
-    noted(power_off),
-    failed=failed,
-    done=healed,
-)
-REBOOT = Saga(
-    "compute.instance.reboot",
-    SERVERS,
-    states.LIFECYCLE,
-    "reboot",
-    noted(soft_reboot),
-    failed=failed,
-    done=healed,
-)
-HARD_REBOOT = Saga(
-    "compute.instance.reboot",
-    SERVERS,
-    states.LIFECYCLE,
-    "hard reboot",
-    noted(hard_reboot),
-    failed=failed,
-    done=healed,
-)
-SOFT_DELETE = Saga(
-    "compute.instance.soft_delete",
-    SERVERS,
-    states.LIFECYCLE,
+SOFT_DELETE = noting.saga(
+    "soft_delete",
     "soft delete",
-    noted(rest),
+    noting.noted(rest),
     failed=failed,
     done=lambda server, now: {"kept_since": now},
 )
-RESTORE = Saga(
-    "compute.instance.restore",
-    SERVERS,
-    states.LIFECYCLE,
+RESTORE = noting.saga(
     "restore",
-    noted(power_on),
+    "restore",
+    noting.noted(power_on),
     failed=failed,
     done=lambda server, now: {"kept_since": "", "fault": None},
 )

@@ -14,12 +14,12 @@ from msgspec import UNSET, UnsetType
 from pileus.kernel.auth import Caller
 from pileus.kernel.faults import Conflict, Invalid, NotFound, Unavailable
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Changes, Failure, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Failure, Run, Step
 from pileus.kernel.schema import Body, since
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.driver import RUNNING, SHUTDOWN
-from pileus.services.compute.server import SERVERS, ImageCopy, Server, Snapshot
+from pileus.services.compute.server import ImageCopy, Server, Snapshot
 from pileus.services.compute.servers import creation, images, moving, noting, states
 from pileus.services.compute.servers.operations import (
     ADMIN,
@@ -27,6 +27,7 @@ from pileus.services.compute.servers.operations import (
     PATH,
     OfServer,
     act,
+    plain,
     unlocked,
     unmoved,
 )
@@ -249,10 +250,8 @@ def _unshelved(server: Server, now: str) -> Changes:
     return {"launched_at": now, "fault": None, "shelved_image": "", "kept_since": ""}
 
 
-SHELVE = Saga(
-    "compute.instance.shelve",
-    SERVERS,
-    states.LIFECYCLE,
+SHELVE = noting.saga(
+    "shelve",
     "shelve",
     Step(shut_down, run_again),
     Step(take_disk, timeout_s=1800),
@@ -261,19 +260,11 @@ SHELVE = Saga(
     Step(leave),
     failed=_not_shelved,
 )
-SHELVE_OFFLOAD = Saga(
-    "compute.instance.shelve_offload",
-    SERVERS,
-    states.LIFECYCLE,
-    "shelveOffload",
-    Step(unbind, not_offloaded),
-    Step(leave),
-    failed=failed,
+SHELVE_OFFLOAD = noting.saga(
+    "shelve_offload", "shelveOffload", Step(unbind, not_offloaded), Step(leave), failed=failed
 )
-UNSHELVE = Saga(
-    "compute.instance.unshelve",
-    SERVERS,
-    states.LIFECYCLE,
+UNSHELVE = noting.saga(
+    "unshelve",
     "unshelve",
     Step(find_place, give_place_back),
     Step(bind, unbind_again),
@@ -307,9 +298,7 @@ class ServerShelving(OfServer):
         wanted = Snapshot(image_id=ctx.runtime.world.new_id(), name=name)
         await images.make_image(ctx, SHELVE, server, wanted)
 
-    @operation("POST", PATH, _RULE + "shelve_offload", action="shelveOffload", status=202)
-    async def offload(self, ctx: Context, server: Server) -> None:
-        await act(ctx, SHELVE_OFFLOAD, server, "shelveOffload")
+    offload = plain(_RULE + "shelve_offload", "shelveOffload", SHELVE_OFFLOAD)
 
     @operation("POST", PATH, _RULE + "unshelve", action="unshelve", status=202, until="2.77")
     async def unshelve_anywhere(self, ctx: Context, server: Server) -> None:

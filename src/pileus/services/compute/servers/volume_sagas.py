@@ -12,7 +12,7 @@ from pileus.kernel.auth import Caller
 from pileus.kernel.events import Event
 from pileus.kernel.faults import Conflict, Fault, NotFound, Unavailable
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.sagas import Changes, Run, Saga, Step
+from pileus.kernel.sagas import Changes, Run, Step
 from pileus.services.block_storage.contract import VOLUMES
 from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
@@ -164,38 +164,16 @@ async def tell_size(run: Run[Server]) -> None:
     await plug_again(run, run.record.host)
 
 
-ATTACH = Saga(
-    "compute.instance.volume_attach",
-    SERVERS,
-    states.LIFECYCLE,
-    "attach_volume",
-    Step(make_sure, give_up),
-    Step(plug, unplug),
-)
-DETACH = Saga(
-    "compute.instance.volume_detach",
-    SERVERS,
-    states.LIFECYCLE,
-    "detach_volume",
-    Step(let_go, keep),
-    Step(free),
-)
-SWAP = Saga(
-    "compute.instance.volume_swap",
-    SERVERS,
-    states.LIFECYCLE,
+ATTACH = noting.saga("volume_attach", "attach_volume", Step(make_sure, give_up), Step(plug, unplug))
+DETACH = noting.saga("volume_detach", "detach_volume", Step(let_go, keep), Step(free))
+SWAP = noting.saga(
+    "volume_swap",
     "swap_volume",
     Step(promise, break_promise),
     Step(swap, swap_back, timeout_s=3600),
     Step(free_old),
 )
-EXTEND = Saga(
-    "compute.instance.volume_extend",
-    SERVERS,
-    states.LIFECYCLE,
-    "extend_volume",
-    noting.noted(tell_size),
-)
+EXTEND = noting.saga("volume_extend", "extend_volume", noting.noted(tell_size))
 
 
 # Volumes that grow
