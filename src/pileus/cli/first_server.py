@@ -136,16 +136,17 @@ class Tour:
         return network
 
     async def way_out(self) -> None:
-        """Waits until the router's gateway works. Raises Failed, at once where its host has said twice what is amiss with the
-        outer network.
+        """Waits until the router's gateway works, if it has one. Raises Failed, at once where its host has said twice what
+        is amiss with the outer network.
         """
-        (router,) = self._call("GET", "network", "/v2.0/routers?name=router")["routers"]
+        router = self._call("GET", "network", "/v2.0/routers?name=router")["routers"][0]
         query = f"device_id={router['id']}&device_owner=network:router_gateway"
         deadline, said = self._clock.monotonic() + GATEWAY_PATIENCE_S, ""
         while True:
-            (gateway,) = self._call("GET", "network", f"/v2.0/ports?{query}")["ports"]
-            if gateway["status"] == "ACTIVE":
+            gateways = self._call("GET", "network", f"/v2.0/ports?{query}")["ports"]
+            if not gateways or gateways[0]["status"] == "ACTIVE":
                 return
+            gateway = gateways[0]
             address = gateway["fixed_ips"][0]["ip_address"]
             path = f"/v2.0/pileus/trace?port_id={gateway['id']}&ip_address={address}&protocol=icmp"
             before, said = said, self._call("GET", "network", path)["trace"]["stopped_by"]
