@@ -228,8 +228,8 @@ class FileVolumeDriver:
 
     def _ports(self, record: Record, serving: Serving) -> dict[str, int]:
         """Where it is reached from now on: one that was left may be taken."""
-        is_open = any(one.is_iscsi for one in record.exports.values())
-        port, iscsi_port = record.port if record.is_remote else 0, record.iscsi_port * is_open
+        port = record.port if record.is_remote else 0
+        iscsi_port = record.iscsi_port if record.is_iscsi else 0
         if serving.is_iscsi:
             iscsi_port = iscsi_port or self._free_port(self._targets.address)
         elif serving.secret:
@@ -558,8 +558,8 @@ def _check_idle(record: Record) -> None:
 
 
 def _check_alike(record: Record, to: Export) -> None:
-    by_iscsi = any(serving.is_iscsi for serving in record.exports.values())
-    if len(record.exports) != 1 or by_iscsi or to.size != record.size or to.rbd or to.is_read_only:
+    is_one = len(record.exports) == 1 and not record.is_iscsi
+    if not is_one or to.size != record.size or to.rbd or to.is_read_only:
         text = f"Volume {record.id} of {record.size} bytes with {len(record.exports)} guests"
         raise Conflict(f"{text} cannot be handed over to one of {to.size} bytes in use.")
 

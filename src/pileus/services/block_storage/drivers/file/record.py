@@ -80,6 +80,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def is_remote(self) -> bool:
         return any(serving.is_remote for serving in self.exports.values())
 
+    @property
+    def is_iscsi(self) -> bool:
+        return any(serving.is_iscsi for serving in self.exports.values())
+
     def layers(self) -> Iterator[Layer]:
         """Every layer that the volume or a snapshot of it has."""
         yield from self.chain

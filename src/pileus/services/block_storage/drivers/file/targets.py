@@ -88,7 +88,7 @@ class Targets(Daemons[Pair]):
     address = ""
 
     def _is_needed(self, record: Record) -> bool:
-        return any(serving.is_iscsi for serving in record.exports.values())
+        return record.is_iscsi
 
     async def serve(self, record: Record) -> None:
         running = self._running.get(record.id)
