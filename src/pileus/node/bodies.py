@@ -62,14 +62,15 @@ class _Exchange:
 
     async def _send_file(self, file: IO[bytes], at: int, count: int) -> None:
         cycle, transport = self.cycle, self.connection.transport
-        transport.set_write_buffer_limits(0)  # until the headers are out, writing is paused
-        await cycle.flow.drain()
-        if cycle.disconnected or transport.is_closing():
-            return
-        transport.set_write_buffer_limits()
         if count > cycle.expected_content_length:
             raise RuntimeError(f"{count} bytes are more than Content-Length said.")
         cycle.expected_content_length -= count
+        if not transport.is_closing():
+            transport.set_write_buffer_limits(0)  # until the headers are out, writing is paused
+            await cycle.flow.drain()
+        if transport.is_closing():
+            return
+        transport.set_write_buffer_limits()
         out = os.dup(transport.get_extra_info("socket").fileno())  # ours, even if that is closed
         try:
             while count and not cycle.disconnected:
