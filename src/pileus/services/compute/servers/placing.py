@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -29,9 +32,23 @@ __all__ = ["demand_of", "find_place", "place", "sit", "unplace", "vacate"]
 log = logging.getLogger(__name__)
 _MOMENT_S = 1.0
 _REMEMBERED = 16  # refusals
-_LATELY: WeakKeyDictionary[Store, dict[str, tuple[float, type[Fault], dict[str, str]]]] = (
-    WeakKeyDictionary()
-)
+
+
+@dataclass
+class _Lately:
+    """What was asked, when it was refused and why; `look`: whose turn it is to look beyond the first hosts.
+
+    Many that ask at once where nobody serves would each look at all there are, and no sign of life be heard meanwhile.
+    """
+
+    refused: dict[str, tuple[float, type[Fault], dict[str, str]]] = field(default_factory=dict)
+    look: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def since(self, key: str, moment: float) -> bool:
+        return key in self.refused and self.refused[key][0] >= moment
+
+
+_LATELY: WeakKeyDictionary[Store, _Lately] = WeakKeyDictionary()
 
 
 async def place(run: Run[Server]) -> Changes:
@@ -49,8 +66,6 @@ async def find_place(run: Run[Server], server: Server, leaving: str = "") -> tup
     ask = await _asking(run.runtime, server, leaving, needs.hosts)
     demand = _besides(demand_of(server.flavor, server.image), needs)
     host = await _took(run, ask, demand)
-    if not host:
-        raise await _refused(run, ask, demand)
     await sit(run, server, host)
     zones = await zones_of(run.runtime.store)
     return host, zones.get(host, settings_of(run.runtime).default_zone)
@@ -126,24 +141,35 @@ async def _hosts_of(runtime: Runtime, server: Server, ids: list[str]) -> frozens
 
 
 async def _took(run: Run[Server], ask: Ask, demand: Demand) -> str:
-    """The host whose room was taken, "" if there is none. A step that runs again finds what it took before.
+    """The host whose room was taken. A step that runs again finds what it took before. Raises as `_refused` says.
 
     Of several that are placed at once each takes another host, but where they shall share one.
     """
+    lately = _LATELY.setdefault(run.runtime.store, _Lately())
+    key, began = _key(ask, demand), run.runtime.world.clock.monotonic()
     server, stack = ask.server, settings_of(run.runtime).stack
     shares = stack or ask.likes_company
     take = partial(run.peer(PLACEMENT).take, server.id)
-    async for offers in _offers(run, ask, demand):
-        by_host = {offer.host: offer for offer in offers}
-        places = await nodes.places(run.runtime, by_host)
-        seats = [
-            Seat(p, by_host[p.node.host].room) for p in places if not scheduling.why_not(ask, p)
-        ]
-        best = [by_host[s.place.node.host] for s in scheduling.ranked(ask, seats, stack=stack)]
-        for some in [[offer] for offer in best] if shares else [best]:
-            if some and (host := await take(some, server.project_id, server.user_id)):
-                return host
-    return await take((), server.project_id, server.user_id)
+    is_mine = False
+    async with AsyncExitStack() as turn:
+        async for offers in _offers(run, ask, demand):
+            by_host = {offer.host: offer for offer in offers}
+            places = await nodes.places(run.runtime, by_host)
+            seats = [
+                Seat(p, by_host[p.node.host].room) for p in places if not scheduling.why_not(ask, p)
+            ]
+            best = [by_host[s.place.node.host] for s in scheduling.ranked(ask, seats, stack=stack)]
+            for some in [[offer] for offer in best] if shares else [best]:
+                if some and (host := await take(some, server.project_id, server.user_id)):
+                    return host
+            if not is_mine:
+                await turn.enter_async_context(lately.look)
+                is_mine = True
+            if lately.since(key, began):
+                break
+        if host := await take((), server.project_id, server.user_id):
+            return host
+        raise await _refused(run, ask, demand, lately)
 
 
 async def _offers(run: Run[Server], ask: Ask, demand: Demand) -> AsyncIterator[list[Offer]]:
@@ -171,20 +197,24 @@ async def _among(runtime: Runtime, ask: Ask) -> Collection[str] | None:
     return ask.wired
 
 
-async def _refused(run: Run[Server], ask: Ask, demand: Demand) -> Fault:
-    """Every host is asked why, one by one; those that ask alike within a moment share the answer."""
+def _key(ask: Ask, demand: Demand) -> str:
+    """The same of those that ask alike."""
     hinted = (ask.apart, ask.beside, ask.near, ask.wired)
-    key = repr((demand, ask.group, ask.leaving, *hinted, _shape(ask.server)))
-    lately, now = _LATELY.setdefault(run.runtime.store, {}), run.runtime.world.clock.monotonic()
-    if key in lately and now < lately[key][0] + _MOMENT_S:
-        _, kind, reasons = lately[key]
+    return repr((demand, ask.group, ask.leaving, *hinted, _shape(ask.server)))
+
+
+async def _refused(run: Run[Server], ask: Ask, demand: Demand, lately: _Lately) -> Fault:
+    """Every host is asked why, one by one; those that ask alike within a moment share the answer."""
+    key, clock = _key(ask, demand), run.runtime.world.clock
+    if lately.since(key, clock.monotonic() - _MOMENT_S):
         log.info("server %s: no valid host, as it was told of another", ask.server.id)
     else:
         kind, reasons = await _reasons(run, ask, demand)
         log.info("server %s: no valid host: %s", ask.server.id, reasons)
-        if len(lately) >= _REMEMBERED:
-            lately.clear()
-        lately[key] = (now, kind, reasons)
+        if len(lately.refused) >= _REMEMBERED:
+            lately.refused.clear()
+        lately.refused[key] = (clock.monotonic(), kind, reasons)
+    _, kind, reasons = lately.refused[key]
     why = refusal(reasons)
     return kind(why.message, internal=why.internal)
 
