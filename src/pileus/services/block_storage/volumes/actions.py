@@ -127,7 +127,7 @@ UPLOAD = Saga(
     VOLUME,
     "upload",
     Step(reserve, discard),
-    Step(send, timeout_s=_COPY_S),
+    Step(send, timeout_s=_COPY_S, patience_s=600),  # what broke off late is under way for a while
 )
 
 
