@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
 import shutil
 import socket
 from contextlib import AsyncExitStack, suppress
@@ -49,7 +47,6 @@ from pileus.services.compute.drivers.container_residents import ContainerResiden
 from pileus.services.compute.drivers.population import held, is_uuid
 from pileus.services.compute.drivers.settled import Settled
 
-TRIM_S = 5  # between two looks at the logs
 FORMAT = "raw"  # of a snapshot: a tar is no disk format
 _TRAITS = ("COMPUTE_NODE", CONTAINER_TRAIT)
 log = logging.getLogger(__name__)
@@ -287,24 +284,7 @@ class ContainerComputeDriver(ContainerResidents, Settled):
         raise Conflict(f"Guest {guest_id} is a container, which has no {kind} console.")
 
     async def inventory(self) -> Inventory:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        disk = await asyncio.to_thread(shutil.disk_usage, self._state_dir)
-        return Inventory(
-            vcpus=os.cpu_count() or 1,
-            ram_mib=memory >> 20,
-            disk_gib=disk.total >> 30,
-            hypervisor_type="LXC",  # the API's word for containers
-            hypervisor_version=self._version,
-            cpu_arch=platform.machine(),
-            traits=_TRAITS,
-        )
-
-    async def sweep(self, keep: set[str]) -> list[str]:
-        found = {name for name in os.listdir(self._guests_dir) if is_uuid(name)}
-        orphans = sorted((found | self._residents.keys() | self._strays) - keep)
-        for guest_id in orphans:
-            await self.destroy(guest_id)
-        return orphans
+        return await self._counted("LXC", _TRAITS)
 
     async def _make(self, spec: GuestSpec) -> None:
         """Folder, disk, container: whatever of it is missing."""
@@ -318,13 +298,6 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             flushing = asyncio.to_thread(files.sync_file, folder.disk)  # most of it, meanwhile
             await asyncio.gather(self._launch(resident), flushing)
             await asyncio.to_thread(folder.finish)
-
-    async def _powered(self, resident: Resident, run: bool) -> Guest:
-        if run and resident.life is None:
-            await self._launch(resident)
-        elif not run:
-            await self._power_off(resident, 0)
-        return self._seen(resident)
 
     async def _respec(self, resident: Resident, spec: GuestSpec) -> None:
         resident.spec = spec
@@ -365,13 +338,6 @@ class ContainerComputeDriver(ContainerResidents, Settled):
             if runs:
                 await self._runc.release(folder.guest_id)
             part.unlink(missing_ok=True)
-
-    async def _trim_logs(self) -> None:
-        while True:
-            await self._clock.sleep(TRIM_S)
-            for resident in list(self._residents.values()):
-                if resident.life:
-                    await asyncio.to_thread(resident.folder.trim_logs)
 
 
 def _check(spec: GuestSpec) -> None:

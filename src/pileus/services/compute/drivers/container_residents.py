@@ -92,6 +92,9 @@ class ContainerResidents(Population[Resident]):
         self._images = RootCache(state_dir / "roots", self._clock)
         self._strays: set[str] = set()  # containers without a folder
 
+    def _runs(self, resident: Resident) -> bool:
+        return resident.life is not None
+
     def _seen(self, resident: Resident) -> Guest:
         spec = resident.spec
         return Guest(

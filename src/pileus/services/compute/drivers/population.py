@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import platform
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ from pileus.services.compute.driver import (
     Guest,
     GuestSpec,
     ImageSource,
+    Inventory,
     Watcher,
     last_lines,
 )
@@ -37,6 +41,7 @@ from pileus.services.compute.drivers import guest_sizes
 from pileus.services.compute.drivers.guest_folder import GuestFolder
 
 SOFT_REBOOT_S = 60  # how long a guest may take to go down before a soft reboot pulls the plug
+TRIM_S = 5  # between two looks at the logs
 IMAGES_S = 600  # between two looks for images that no guest needs
 IMAGE_KEPT_S = 86_400  # of an image without a guest: another server of it may follow
 F = TypeVar("F", bound=GuestFolder)
@@ -60,6 +65,8 @@ class Population(ABC, Generic[R]):
     """The guests of this host. `netns` names the namespace of the taps, `""` for our own."""
 
     _images: ImageCache
+    _guests_dir: Path
+    _strays: Collection[str]  # guests that are in no folder that tells of them
 
     def __init__(
         self,
@@ -92,7 +99,10 @@ class Population(ABC, Generic[R]):
     async def _power_off(self, resident: R, timeout_s: float) -> None: ...
 
     @abstractmethod
-    async def _powered(self, resident: R, run: bool) -> Guest: ...
+    def _runs(self, resident: R) -> bool: ...
+
+    @abstractmethod
+    async def destroy(self, guest_id: str) -> None: ...
 
     @abstractmethod
     async def revert_resize(self, guest_id: str, run: bool) -> Guest: ...
@@ -102,6 +112,27 @@ class Population(ABC, Generic[R]):
     def watch(self, callback: Watcher) -> None:
         if callback not in self._watchers:
             self._watchers.append(callback)
+
+    async def _counted(self, hypervisor: str, traits: tuple[str, ...]) -> Inventory:
+        """What the machine has. `hypervisor`: the API's word."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        disk = await asyncio.to_thread(shutil.disk_usage, self._state_dir)
+        return Inventory(
+            vcpus=os.cpu_count() or 1,
+            ram_mib=memory >> 20,
+            disk_gib=disk.total >> 30,
+            hypervisor_type=hypervisor,
+            hypervisor_version=self._version,
+            cpu_arch=platform.machine(),
+            traits=traits,
+        )
+
+    async def sweep(self, keep: set[str]) -> list[str]:
+        found = {name for name in os.listdir(self._guests_dir) if is_uuid(name)}
+        orphans = sorted(found.union(self._residents, self._strays) - keep)
+        for guest_id in orphans:
+            await self.destroy(guest_id)
+        return orphans
 
     async def stop(self, guest_id: str, timeout_s: float) -> Guest:
         async with self._in_hand(guest_id) as resident:
@@ -155,6 +186,13 @@ class Population(ABC, Generic[R]):
         images += [r.folder.read_rescue() for r in self._residents.values()]
         return await self._images.forget(IMAGE_KEPT_S, {i.id for i in images if i})
 
+    async def _trim_logs(self) -> None:
+        while True:
+            await self._clock.sleep(TRIM_S)
+            for resident in list(self._residents.values()):
+                if self._runs(resident):
+                    await asyncio.to_thread(resident.folder.trim_logs)
+
     async def _drop_images(self) -> None:
         while True:
             await self._clock.sleep(IMAGES_S)
@@ -203,6 +241,13 @@ class Population(ABC, Generic[R]):
         if spec != resident.spec:
             resident.spec = spec
             await asyncio.to_thread(resident.folder.write_spec, spec)
+
+    async def _powered(self, resident: R, run: bool) -> Guest:
+        if run and not self._runs(resident):
+            await self._launch(resident)
+        elif not run:
+            await self._power_off(resident, 0)
+        return self._seen(resident)
 
     def _tell(self, resident: R) -> None:
         if self._residents.get(resident.spec.id) is resident:

@@ -15,9 +15,6 @@ import base64
 import contextlib
 import functools
 import logging
-import os
-import platform
-import shutil
 import socket
 from contextlib import AsyncExitStack, ExitStack
 
@@ -65,8 +62,6 @@ from pileus.services.compute.plugged_volume import (
     swapped,
     unplugged,
 )
-
-TRIM_S = 5  # between two looks at the logs
 
 _TRAITS = (
     "COMPUTE_NODE",
@@ -359,24 +354,7 @@ class QemuComputeDriver(Travellers):
         return qemu.connected(sockets[kind])
 
     async def inventory(self) -> Inventory:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        disk = await asyncio.to_thread(shutil.disk_usage, self._state_dir)
-        return Inventory(
-            vcpus=os.cpu_count() or 1,
-            ram_mib=memory >> 20,
-            disk_gib=disk.total >> 30,
-            hypervisor_type="QEMU",
-            hypervisor_version=self._version,
-            cpu_arch=platform.machine(),
-            traits=_TRAITS,
-        )
-
-    async def sweep(self, keep: set[str]) -> list[str]:
-        found = {name for name in os.listdir(self._guests_dir) if is_uuid(name)}
-        orphans = sorted((found | self._residents.keys() | self._strays.keys()) - keep)
-        for guest_id in orphans:
-            await self.destroy(guest_id)
-        return orphans
+        return await self._counted("QEMU", _TRAITS)
 
     async def _make(self, spec: GuestSpec) -> None:
         """Folder, disks, QEMU: whatever of it is missing.
@@ -396,17 +374,3 @@ class QemuComputeDriver(Travellers):
             await self._make_disks(resident, base)
             await self._launch(resident)
             await asyncio.to_thread(folder.finish)
-
-    async def _powered(self, resident: Resident, run: bool) -> Guest:
-        if run and resident.emulator is None:
-            await self._launch(resident)
-        elif not run:
-            await self._power_off(resident, 0)
-        return self._seen(resident)
-
-    async def _trim_logs(self) -> None:
-        while True:
-            await self._clock.sleep(TRIM_S)
-            for resident in list(self._residents.values()):
-                if resident.emulator:
-                    await asyncio.to_thread(resident.folder.trim_logs)

@@ -68,6 +68,9 @@ class Residents(Population[Resident]):
         self._images = ImageCache(state_dir / "images", self._clock)
         self._strays: dict[str, int] = {}  # QEMUs in folders that say nothing: id -> pid
 
+    def _runs(self, resident: Resident) -> bool:
+        return resident.emulator is not None
+
     def _seen(self, resident: Resident) -> Guest:
         spec = resident.spec
         has_sockets = resident.emulator is not None

@@ -83,14 +83,19 @@ class CreateServer(Body):
     hostname: Annotated[str | UnsetType, since("2.90")] = UNSET
 
 
-class UpdateServer(Body):
-    root: ClassVar[str] = "server"
+class DescribedServer(Body, kw_only=True):
+    """What an update may say, and a rebuild besides what it is of."""
+
     name: Name | UnsetType = UNSET
     disk_config: str | UnsetType = field(default=UNSET, name="OS-DCF:diskConfig")
     accessIPv4: str | UnsetType | None = UNSET
     accessIPv6: str | UnsetType | None = UNSET
     description: Annotated[str | UnsetType | None, since("2.19")] = UNSET
     hostname: Annotated[str | UnsetType, since("2.90")] = UNSET
+
+
+class UpdateServer(DescribedServer):
+    root: ClassVar[str] = "server"
     pinned_availability_zone: Annotated[str | UnsetType | None, since("2.104")] = UNSET
 
 

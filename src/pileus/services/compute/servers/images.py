@@ -16,7 +16,7 @@ from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.schema import Body
 from pileus.services.block_storage.contract import VOLUMES
-from pileus.services.compute import checks, nodes
+from pileus.services.compute import checks
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.block_device import in_order
 from pileus.services.compute.checks import Count, Name
@@ -30,6 +30,7 @@ from pileus.services.compute.servers.operations import (
     begin,
     launched,
 )
+from pileus.services.compute.servers.sagas import host_if_up
 from pileus.services.image.contract import IMAGES, NewImage
 
 _BACKUP = "os_compute_api:os-create-backup"
@@ -98,8 +99,7 @@ async def discard(run: Run[Server]) -> None:
     await run.peer(IMAGES).discard(wanted.image_id)
     for snapshot_id in wanted.of_volumes.values():
         await run.peer(VOLUMES).drop_snapshot(snapshot_id)
-    if await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
+    if host := await host_if_up(run, server.host):
         await host.drop_snapshot(server.id, wanted.image_id)
     await noting.failure(run)
 

@@ -9,14 +9,13 @@ import contextlib
 
 from pileus.kernel.faults import Invalid, NoCapacity, NotFound
 from pileus.kernel.sagas import Changes, Run, Step
-from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import noting
 from pileus.services.compute.servers.placing import claim_here, promised
-from pileus.services.compute.servers.sagas import cards
+from pileus.services.compute.servers.sagas import cards, guest_ref, host_if_up
 from pileus.services.compute.settings import settings_of
-from pileus.services.network.contract import NETWORK, GuestRef, NicInfo, NicRequest
+from pileus.services.network.contract import NETWORK, NicInfo, NicRequest
 from pileus.services.placement.contract import PLACEMENT, Demand, Group
 
 
@@ -50,13 +49,7 @@ async def _set_aside(run: Run[Server]) -> None:
 async def bind_port(run: Run[Server]) -> Changes:
     """Makes or binds the port; those that the server has already are asked for again, by id."""
     server, wanted = run.record, run.becoming
-    guest = GuestRef(
-        id=server.id,
-        name=server.hostname,
-        project_id=server.project_id,
-        host=server.host,
-        zone=server.zone or settings_of(run.runtime).default_zone,
-    )
+    guest = guest_ref(server, settings_of(run.runtime).default_zone)
     requests = [NicRequest(port_id=nic.port_id) for nic in wanted.nics]
     await run.peer(NETWORK).attach(run.caller, guest, [*requests, wanted.networks[-1]], [])
     if groups := await _promised(run):
@@ -95,12 +88,10 @@ async def unplug(run: Run[Server]) -> None:
     """Takes the cards away. A host that is down runs no guest, and a guest that is gone has no card."""
     server = run.record
     await _set_aside(run)
-    if not await nodes.is_up(run.runtime, server.host):
-        return
-    host = await run.agent(COMPUTE_HOST, on=server.host)
-    with contextlib.suppress(NotFound):
-        for nic in await _surplus(run):
-            await host.unplug(server.id, nic.port_id)
+    if host := await host_if_up(run, server.host):
+        with contextlib.suppress(NotFound):
+            for nic in await _surplus(run):
+                await host.unplug(server.id, nic.port_id)
 
 
 # Detaching
@@ -121,8 +112,7 @@ async def plug_again(run: Run[Server]) -> None:
     if surplus:
         await run.peer(PLACEMENT).take_back(run.record.id, run.id, besides=True)
     await run.peer(PLACEMENT).release(run.id)
-    if surplus and await nodes.is_up(run.runtime, run.record.host):
-        host = await run.agent(COMPUTE_HOST, on=run.record.host)
+    if surplus and (host := await host_if_up(run, run.record.host)):
         with contextlib.suppress(NotFound):
             for card in await cards(run, surplus, run.record.image):
                 await host.plug(run.record.id, card)

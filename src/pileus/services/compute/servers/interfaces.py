@@ -13,15 +13,14 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from pileus.kernel.faults import Fault, Invalid, NotFound, Stale
+from pileus.kernel.faults import Fault, Invalid, NotFound
 from pileus.kernel.resources import Context, operation
-from pileus.kernel.sagas import Saga
 from pileus.kernel.schema import Body, since
 from pileus.services.compute import instance_actions
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.interface_sagas import ATTACH, DETACH
-from pileus.services.compute.servers.operations import MEMBER, READER, OfServer, unlocked
+from pileus.services.compute.servers.operations import MEMBER, READER, OfServer, begin, unlocked
 from pileus.services.network.contract import NETWORK, NicInfo, NicRequest
 
 _RULE = "os_compute_api:os-attach-interfaces:"
@@ -68,7 +67,7 @@ class ServerInterfaces(OfServer):
         asked = await _resolved(ctx, body)
         before = {nic.port_id for nic in await now(ctx, server)}
         networks = [*server.networks, asked]
-        entry_id = await _begin(ctx, ATTACH, server, networks=networks)
+        entry_id = await begin(ctx, ATTACH, server, ATTACH.verb, networks=networks)
         await ctx.runtime.sagas.over(entry_id)
         server = await SERVERS.get(ctx.runtime.store, server.id)
         for nic in await now(ctx, server):
@@ -86,28 +85,12 @@ class ServerInterfaces(OfServer):
         states.LIFECYCLE.check(DETACH.verb, server)
         await _nic(ctx, server, port_id)
         kept = [nic for nic in server.nics if nic.port_id != port_id]
-        entry_id = await _begin(ctx, DETACH, server, nics=kept)
+        entry_id = await begin(ctx, DETACH, server, DETACH.verb, nics=kept)
         try:
             async with asyncio.timeout(_DETACH_S):
                 await ctx.runtime.sagas.over(entry_id)
         except TimeoutError:
             return  # 202: it goes on
-
-
-async def _begin(ctx: Context, saga: Saga[Server], server: Server, **becoming: Any) -> str:
-    """The saga's id. `becoming` is what the server shall have."""
-    sagas = ctx.runtime.sagas
-    async with ctx.runtime.store.tx() as tx:
-        fresh = await SERVERS.get(tx, server.id)
-        if fresh.generation != server.generation:
-            raise Stale(f"Instance {server.id} has changed since it was looked at.")
-        becomes = msgspec.structs.replace(fresh, **becoming)
-        _, entry = await sagas.begin(
-            tx, saga, fresh, becoming=becomes, caller=ctx.caller, request_id=ctx.request_id
-        )
-        await instance_actions.record(tx, ctx, fresh, saga.verb, entry.id)
-    sagas.launch(entry)
-    return entry.id
 
 
 async def _resolved(ctx: Context, body: CreateInterface) -> NicRequest:

@@ -41,7 +41,7 @@ from pileus.services.compute.servers.moving import (
 )
 from pileus.services.compute.servers.operations import PATH, OfServer, act
 from pileus.services.compute.servers.plugging import complete, reserve
-from pileus.services.compute.servers.sagas import destroy_on, failed, healed, spec_of
+from pileus.services.compute.servers.sagas import destroy_on, failed, healed, host_if_up, spec_of
 from pileus.services.network.contract import NETWORK
 from pileus.services.placement.contract import PLACEMENT
 
@@ -99,8 +99,7 @@ async def stay(run: Run[Server]) -> None:
         return
     with suppress(Unavailable):
         await destroy_on(run, move.target)
-    if await nodes.is_up(run.runtime, move.source):
-        source = await run.agent(COMPUTE_HOST, on=move.source)
+    if source := await host_if_up(run, move.source):
         await source.stay(server.id, _runs(server))
     await detach_others(run)
 

@@ -36,6 +36,7 @@ from pileus.services.compute.servers.sagas import (
     failed,
     guest_ref,
     healed,
+    host_if_up,
     spec_of,
 )
 from pileus.services.compute.settings import settings_of
@@ -262,8 +263,7 @@ async def guest_back(run: Run[Server]) -> None:
         await gone_from(run, move.target)
         with suppress(Unavailable):  # what it knows there is of use to nobody
             await disconnect(run)
-    elif await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
+    elif host := await host_if_up(run, server.host):
         await host.revert_resize(server.id, not move.was_off)
 
 

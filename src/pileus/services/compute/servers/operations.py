@@ -19,7 +19,7 @@ from pileus.kernel.store import Page, Row
 from pileus.services.compute import checks, instance_actions, nodes
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import creation, listing, states, views
-from pileus.services.compute.servers.bodies import CreateServer, UpdateServer
+from pileus.services.compute.servers.bodies import CreateServer, DescribedServer, UpdateServer
 from pileus.services.compute.servers.plugging import reserve_now
 from pileus.services.compute.servers.sagas import DELETE, RESTORE, SAGAS, SOFT_DELETE
 from pileus.services.compute.settings import settings_of
@@ -75,8 +75,8 @@ async def begin(
     now: Mapping[str, Any] | None = None,
     first: Callable[[], Awaitable[None]] | None = None,
     **becoming: Any,
-) -> None:
-    """One transaction: the state, the saga and the instance action. Raises Conflict.
+) -> str:
+    """One transaction: the state, the saga and the instance action; the saga's id. Raises Conflict.
 
     `becoming`: what of the server shall be otherwise in the end; `now`: what is so at once, come what
     may; `first`: what the saga does first, done for the caller to see how it goes. The lock is the
@@ -86,7 +86,7 @@ async def begin(
     async with ctx.runtime.store.tx() as tx:
         fresh = await SERVERS.get(tx, server.id)
         if (way := saga.lifecycle[saga.verb]).interrupts and fresh.task_state == way.via:
-            return  # it is on its way
+            return ""  # it is on its way
         if becoming and fresh.generation != server.generation:
             raise Stale(f"Instance {server.id} has changed since it was looked at.")
         wanted = msgspec.structs.replace(fresh, **becoming) if becoming else None
@@ -101,6 +101,7 @@ async def begin(
             await first()
     finally:
         sagas.launch(entry)
+    return entry.id
 
 
 async def act(
@@ -244,7 +245,7 @@ class Servers(OfServer):
 
     @operation("PUT", "/servers/{server_id}", RULE + "update")
     async def update(self, ctx: Context, server: Server, body: UpdateServer) -> dict[str, Any]:
-        changes = await _changes(ctx, server, body)
+        changes = _changes(ctx, server, body)
         async with ctx.runtime.store.tx() as tx:
             if changes:
                 server = await SERVERS.change(tx, server, **changes)
@@ -314,7 +315,8 @@ def password(ctx: Context) -> str:
     return "".join(ctx.runtime.world.random.choice(_PASSWORD_LETTERS) for _ in range(12))
 
 
-async def _changes(ctx: Context, server: Server, body: UpdateServer) -> dict[str, Any]:
+def described(ctx: Context, body: DescribedServer) -> dict[str, Any]:
+    """What it changes. Raises Invalid."""
     changes: dict[str, Any] = {}
     if body.name is not UNSET:
         changes["name"] = checks.name(body.name)
@@ -329,6 +331,11 @@ async def _changes(ctx: Context, server: Server, body: UpdateServer) -> dict[str
     if body.hostname is not UNSET:
         dotted = ctx.version >= (2, 94)
         changes["hostname"] = checks.hostname(body.hostname, dotted=dotted)
+    return changes
+
+
+def _changes(ctx: Context, server: Server, body: UpdateServer) -> dict[str, Any]:
+    changes = described(ctx, body)
     if body.pinned_availability_zone is not UNSET:
         changes["pinned_zone"] = _pin(server, body.pinned_availability_zone)
     return changes

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType, field
+from msgspec import UNSET, Meta, UnsetType
 
 from pileus.kernel.faults import Conflict, Forbidden, Invalid
 from pileus.kernel.resources import Answer, Context, operation
 from pileus.kernel.sagas import Changes, Run, Step
 from pileus.kernel.schema import Body, since, until
 from pileus.services.block_storage.contract import VOLUMES
-from pileus.services.compute import checks, nodes
+from pileus.services.compute import checks
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.block_device import root_of
 from pileus.services.compute.checks import Flag, Name
@@ -25,13 +25,14 @@ from pileus.services.compute.driver import RUNNING
 from pileus.services.compute.keypairs import key_of
 from pileus.services.compute.server import SERVERS, ImageCopy, Server
 from pileus.services.compute.servers import creation, noting, states, views
-from pileus.services.compute.servers.bodies import USER_DATA_LIMIT
+from pileus.services.compute.servers.bodies import USER_DATA_LIMIT, DescribedServer
 from pileus.services.compute.servers.operations import (
     MEMBER,
     PATH,
     RULE,
     OfServer,
     act,
+    described,
     launched,
     password,
     plain,
@@ -40,30 +41,24 @@ from pileus.services.compute.servers.operations import (
 )
 from pileus.services.compute.servers.plugging import complete
 from pileus.services.compute.servers.provisioning import made
-from pileus.services.compute.servers.sagas import failed, healed, image_source, spec_of
+from pileus.services.compute.servers.sagas import failed, healed, host_if_up, image_source, spec_of
 
 _RESCUE, _UNRESCUE = "os_compute_api:os-rescue", "os_compute_api:os-unrescue"
 _NO_IMAGE = "Cannot find image for rebuild"
 
 
-class RebuildServer(Body):
+class RebuildServer(DescribedServer):
     root: ClassVar[str] = "rebuild"
     imageRef: str
-    name: Name | UnsetType = UNSET
     adminPass: str | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
     preserve_ephemeral: Flag = False
-    disk_config: str | UnsetType = field(default=UNSET, name="OS-DCF:diskConfig")
-    accessIPv4: str | UnsetType | None = UNSET
-    accessIPv6: str | UnsetType | None = UNSET
     personality: Annotated[list[Any] | UnsetType, until("2.57")] = UNSET
-    description: Annotated[str | UnsetType | None, since("2.19")] = UNSET
     key_name: Annotated[Name | UnsetType | None, since("2.54")] = UNSET
     user_data: Annotated[
         Annotated[str, Meta(max_length=USER_DATA_LIMIT)] | UnsetType | None, since("2.57")
     ] = UNSET
     trusted_image_certificates: Annotated[list[str] | UnsetType | None, since("2.63")] = UNSET
-    hostname: Annotated[str | UnsetType, since("2.90")] = UNSET
 
 
 class RescueServer(Body):
@@ -112,8 +107,7 @@ async def back_to_own_disk(run: Run[Server]) -> None:
     """As it was before: running if it was."""
     server = run.record
     ran = server.vm_state == states.ACTIVE or server.power_state == RUNNING
-    if await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
+    if host := await host_if_up(run, server.host):
         await host.unrescue(server.id, ran)
     await noting.failure(run)
 
@@ -220,33 +214,16 @@ async def _changes(ctx: Context, server: Server, body: RebuildServer) -> dict[st
         raise Invalid("Signed images are not served: leave out trusted_image_certificates.")
     checks.flag(body.preserve_ephemeral, "preserve_ephemeral")
     changes: dict[str, Any] = {"image": await _image(ctx, server, body.imageRef, "imageRef")}
-    if body.name is not UNSET:
-        changes["name"] = checks.name(body.name)
+    changes |= described(ctx, body)
     if body.metadata is not UNSET:
         if len(body.metadata) > checks.METADATA_LIMIT:
             raise Forbidden(f"Maximum number of metadata items exceeds {checks.METADATA_LIMIT}")
         changes["metadata"] = checks.metadata(body.metadata)
-    if body.disk_config is not UNSET:
-        changes["disk_config"] = creation.disk_config(body.disk_config)
-    changes |= _addresses(body)
-    if body.description is not UNSET:
-        changes["description"] = creation.description(body.description)
     if body.user_data is not UNSET:
         changes["user_data"] = creation.user_data(body.user_data)
-    if body.hostname is not UNSET:
-        changes["hostname"] = checks.hostname(body.hostname, dotted=ctx.version >= (2, 94))
     changes |= await _key(ctx, body)
     creation.check_drive(msgspec.structs.replace(server, **changes))
     return changes
-
-
-def _addresses(body: RebuildServer) -> dict[str, str]:
-    found = {}
-    if body.accessIPv4 is not UNSET:
-        found["access_ipv4"] = checks.address(body.accessIPv4, 4, "accessIPv4")
-    if body.accessIPv6 is not UNSET:
-        found["access_ipv6"] = checks.address(body.accessIPv6, 6, "accessIPv6")
-    return found
 
 
 async def _key(ctx: Context, body: RebuildServer) -> dict[str, str]:

@@ -149,6 +149,13 @@ async def spec_of(
     )
 
 
+async def host_if_up(run: Run[Server], name: str) -> ComputeHost | None:
+    """The host, unless it is down: then it is told when it joins again."""
+    if not name or not await nodes.is_up(run.runtime, name):
+        return None
+    return await run.agent(COMPUTE_HOST, on=name)
+
+
 async def destroy(run: Run[Server]) -> None:
     """Takes the guest off its host."""
     await destroy_on(run, run.record.host)
@@ -156,8 +163,7 @@ async def destroy(run: Run[Server]) -> None:
 
 async def destroy_on(run: Run[Server], name: str) -> None:
     """A host that is down is told so when it joins again."""
-    if name and await nodes.is_up(run.runtime, name):
-        host = await run.agent(COMPUTE_HOST, on=name)
+    if host := await host_if_up(run, name):
         await host.destroy(run.record.id)
 
 

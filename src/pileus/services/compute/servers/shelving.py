@@ -41,7 +41,7 @@ from pileus.services.compute.servers.placing import (
     with_ports,
 )
 from pileus.services.compute.servers.plugging import complete, disconnect, plug_again
-from pileus.services.compute.servers.sagas import destroy, failed, power_on, spec_of
+from pileus.services.compute.servers.sagas import destroy, failed, host_if_up, power_on, spec_of
 from pileus.services.compute.settings import settings_of
 from pileus.services.image.contract import IMAGES
 from pileus.services.network.contract import NETWORK
@@ -78,8 +78,7 @@ async def run_again(run: Run[Server]) -> None:
     """As it was, but that a paused guest goes on."""
     server = run.record
     was_on = server.vm_state in (states.ACTIVE, states.PAUSED)
-    if was_on and await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
+    if was_on and (host := await host_if_up(run, server.host)):
         await plug_again(run, server.host)
         await host.start_guest(server.id)
     if _is_kept(run):
@@ -229,8 +228,7 @@ async def sleep_again(run: Run[Server]) -> None:
     if _is_away(run):
         await destroy(run)
         await disconnect(run)
-    elif await nodes.is_up(run.runtime, run.record.host):
-        host = await run.agent(COMPUTE_HOST, on=run.record.host)
+    elif host := await host_if_up(run, run.record.host):
         await host.stop_guest(run.record.id, 0)
 
 

@@ -21,6 +21,7 @@ from pileus.services.compute.instance_actions import ACTIONS, Action
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.plugging import complete, plug_again, plugged, reserve
+from pileus.services.compute.servers.sagas import host_if_up
 
 SIZES = "compute.volume_sizes"
 _COMPUTE = Caller(roles=frozenset({"admin"}))
@@ -81,8 +82,7 @@ async def let_go(run: Run[Server]) -> None:
 async def keep(run: Run[Server]) -> None:
     """A guest that has let go, or is about to, gets it again. What hinders that ends with its next start."""
     server, device = run.record, _going(run)
-    if server.host and await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
+    if host := await host_if_up(run, server.host):
         with suppress(Fault):
             await host.plug_volume(server.id, await plugged(run, device, server.host))
             await complete(run, [device])
@@ -144,8 +144,7 @@ async def swap(run: Run[Server]) -> None:
 async def swap_back(run: Run[Server]) -> None:
     """What the guest has written to the new one since is copied back. What hinders that ends with its next start."""
     server, old, new = run.record, _going(run), _replacing(run)
-    if not await _is_through(run) and await nodes.is_up(run.runtime, server.host):
-        host = await run.agent(COMPUTE_HOST, on=server.host)
+    if not await _is_through(run) and (host := await host_if_up(run, server.host)):
         with suppress(Fault):
             served = await plugged(run, old, server.host)
             with suppress(Conflict):  # of a guest that is off
