@@ -79,7 +79,7 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 	@$(SAY) "tests";     TMPDIR=$(MEMORY) $(BIN)/pytest --floor check -n auto --dist loadfile \
 		-m "not e2e and not slow" src tests/architecture tests/generated
 
-test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (25 minutes)
+test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (45 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"
 	@$(BIN)/pytest --floor drivers -m "e2e and not slow" --durations 5 src
 	@$(SAY) "conformance, simulation, end to end"
