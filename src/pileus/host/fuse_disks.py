@@ -14,16 +14,15 @@ import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pileus.host import mounts, process
-from pileus.host.storage_daemon import LOG, PROGRAM, START_S
-from pileus.kernel.faults import Unavailable
+from pileus.host.storage_daemon import LOG, PROGRAM
 from pileus.kernel.world import Clock
 
 RECONNECT_S = 600
-_LOOK_S = 0.01
 _GETFD = 438  # pidfd_getfd, of which Python and glibc 2.36 know nothing
 # A mount needs the one, sockets of QEMU's user the other.
 _PREFIX = ("setpriv", "--no-new-privs", "--inh-caps=-all")
@@ -48,17 +47,9 @@ async def launch(
     for disk in disks:
         (folder / disk.name).touch()
         argv += _words(disk)
-    child = await asyncio.to_thread(process.launch, argv, cwd=folder, output=folder / LOG)
-    end = clock.monotonic() + START_S
-    while not await asyncio.to_thread(_are_shown, folder, disks):
-        if child.poll() is not None or clock.monotonic() > end:
-            await process.kill(child.pid)
-            child.poll()
-            said = (folder / LOG).read_text(errors="replace").strip()[-2000:]
-            raise Unavailable(
-                "A volume cannot be shown as a file by FUSE; is there a /dev/fuse?", internal=said
-            )
-        await clock.sleep(_LOOK_S)
+    refusal = "A volume cannot be shown as a file by FUSE; is there a /dev/fuse?"
+    are_shown = partial(_are_shown, folder, disks)
+    child = await process.serving(argv, are_shown, refusal, clock, cwd=folder, output=folder / LOG)
     if owner is not None:
         for disk in disks:
             await asyncio.to_thread(os.chown, folder / disk.name, owner, owner)

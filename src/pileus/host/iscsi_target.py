@@ -7,54 +7,29 @@ Nothing that it serves is changed while it runs: a disk may be given another siz
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
-import struct
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
-from pileus.host import process
+from pileus.host import process, tgtd_requests
 from pileus.host.handover import listening
-from pileus.host.process import ProcessFailed
+from pileus.host.process import ProcessFailed, as_user
+from pileus.host.tgtd_requests import Mode, Op, request
 from pileus.kernel.faults import Unavailable
+from pileus.kernel.world import Clock
 
 PROGRAM = "tgtd"
 DEBIAN_PACKAGES = ("tgt",)
 LUN = 1  # 0 is the controller's
-START_S = 20
+_REFUSAL = "The iSCSI target does not answer."
 _THREADS = 4  # for each disk
 _SOCKET, _LOG = "control", "tgtd.log"
-# `struct tgtadm_req` of tgt's tgtadm.h: mode, op, driver, length, tid, sid, lun and six that are not used here.
-_REQUEST = struct.Struct("=II64sIiQQ24x")
-# It listens to its own user only, and `tgtadm` would show the passwords to everybody who looks at processes. Perl is
-# a part of every Debian.
-_SPEAK = """
-binmode STDIN; local $/; my $all = <STDIN>;
-while (length $all) {
-    my $size = unpack("x72 L", $all);
-    socket(my $s, AF_UNIX, SOCK_STREAM, 0);
-    for (my $n = 0; not connect($s, sockaddr_un($ARGV[0])); $n++) {
-        die "connect: $!" if $n == 1000;
-        select(undef, undef, undef, 0.01);  # it is not up yet
-    }
-    syswrite($s, substr($all, 0, $size, ""));
-    sysread($s, my $answer, 8) == 8 or die "no answer";
-    my $error = unpack("L", $answer);
-    die "error $error" if $error;
-}
-"""
-
-
-class _Mode(IntEnum):
-    TARGET, UNIT, ACCOUNT = 1, 2, 7
-
-
-class _Op(IntEnum):
-    NEW, BIND, UPDATE = 0, 3, 5
 
 
 @dataclass(frozen=True)
@@ -74,19 +49,14 @@ class Target:
         Disks have a short name of their target's id too, and one initiator may have disks of several tgtds.
         """
         tid = int(self.serial[:6], 16) + number
-        yield _request(_Mode.TARGET, _Op.NEW, tid, f"targetname={self.name}")
-        yield _request(_Mode.ACCOUNT, _Op.NEW, tid, f"user={self.user},password={self.password}")
-        yield _request(_Mode.ACCOUNT, _Op.BIND, tid, f"user={self.user}")
-        yield _request(_Mode.UNIT, _Op.NEW, tid, f"path={self.disk},bsoflags=direct", LUN)
+        yield request(Mode.TARGET, Op.NEW, tid, f"targetname={self.name}")
+        yield request(Mode.ACCOUNT, Op.NEW, tid, f"user={self.user},password={self.password}")
+        yield request(Mode.ACCOUNT, Op.BIND, tid, f"user={self.user}")
+        yield request(Mode.UNIT, Op.NEW, tid, f"path={self.disk},bsoflags=direct", LUN)
         said = f"scsi_id={self.serial},scsi_sn={self.serial},vendor_id=PILEUS,product_id=VOLUME"
         said += f",thin_provisioning=1,readonly={int(self.is_read_only)}"
-        yield _request(_Mode.UNIT, _Op.UPDATE, tid, said, LUN)
-        yield _request(_Mode.TARGET, _Op.BIND, tid, "initiator-address=ALL")
-
-
-def _request(mode: _Mode, op: _Op, tid: int, said: str, lun: int = 0) -> bytes:
-    words = said.encode() + b"\0"
-    return _REQUEST.pack(mode, op, b"iscsi", _REQUEST.size + len(words), tid, 0, lun) + words
+        yield request(Mode.UNIT, Op.UPDATE, tid, said, LUN)
+        yield request(Mode.TARGET, Op.BIND, tid, "initiator-address=ALL")
 
 
 def is_installed() -> bool:
@@ -98,30 +68,34 @@ async def launch(
     address: str,
     port: int,
     targets: Sequence[Target],
-    prefix: Sequence[str],
+    owner: int | None,
+    clock: Clock,
 ) -> subprocess.Popen[bytes]:
-    """A tgtd that works in `folder`, once it serves all of them. Raises Unavailable."""
+    """`owner`'s tgtd that works in `folder`, once it serves all of them; None is us. Raises Unavailable."""
     listening(address, port).close()  # it would choose another place and say nothing
     portal = f"portal=[{address}]:{port}" if ":" in address else f"portal={address}:{port}"
+    prefix, user = ([], []) if owner is None else (as_user(owner), [str(owner)])
     argv = [*prefix, "env", f"TGT_IPC_SOCKET={_SOCKET}", PROGRAM, "-f", f"-t{_THREADS}"]
-    child = await asyncio.to_thread(
-        process.launch, [*argv, "--iscsi", portal], cwd=folder, output=folder / _LOG
-    )
-    is_up = False
+    argv += ["--iscsi", portal]
+    is_up, out = partial(_is_up, address, port), folder / _LOG
+    child = await process.serving(argv, is_up, _REFUSAL, clock, cwd=folder, output=out)
+    said = b"".join(words for n, one in enumerate(targets, 1) for words in one.requests(n))
+    ask = [sys.executable, "-IS", str(Path(tgtd_requests.__file__)), f"{_SOCKET}.0", *user]
     try:
-        said = b"".join(words for n, one in enumerate(targets, 1) for words in one.requests(n))
-        speak = [*prefix, "perl", "-MSocket", "-e", _SPEAK, f"{_SOCKET}.0"]
-        await process.run(speak, stdin=said, cwd=folder, timeout_s=START_S)
-        is_up = True
+        await process.run(ask, stdin=said, cwd=folder)
     except ProcessFailed as failed:
-        log = (folder / _LOG).read_text(errors="replace").strip()[-2000:]
-        text = "The iSCSI target does not answer."
-        raise Unavailable(text, internal=f"{failed.reason}; it said: {log}") from None
-    finally:
-        if not is_up:
-            await process.kill(child.pid)
-            child.poll()
+        await process.kill(child.pid)
+        child.poll()
+        raise Unavailable(_REFUSAL, internal=failed.reason) from None
     return child
+
+
+def _is_up(address: str, port: int) -> bool:
+    """It serves its portal last."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((address, port), timeout=1).close()
+        return True
+    return False
 
 
 def running_below(root: Path) -> dict[int, Path]:

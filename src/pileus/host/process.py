@@ -15,6 +15,10 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pileus.kernel.faults import Unavailable
+from pileus.kernel.world import Clock
 
 _NAMED = r"[\w-]*(?:passw(?:or)?d|passphrase|pwd|secret|token|credential|(?:api|auth)[-_]?key)"
 _VALUE = r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\S+)"""
@@ -23,6 +27,7 @@ _SECRETS = (
     re.compile(rf"""(?i)({_NAMED}["']?\s*[=:]\s*){_VALUE}"""),
     re.compile(rf"""(?i)(--?{_NAMED}["']?,?\s+){_VALUE}"""),  # one argument, then another
 )
+START_S, _LOOK_S = 20, 0.01
 OUTPUT_LIMIT = 4 << 20  # bytes of one command's output that we keep; more is a mistake of ours
 
 
@@ -142,6 +147,23 @@ def launch(
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+
+
+async def serving(
+    argv: Sequence[str], is_up: Callable[[], bool], refusal: str, clock: Clock, **ways: Any
+) -> subprocess.Popen[bytes]:
+    """What `launch` starts, once it `is_up`, which is asked in a thread. Raises Unavailable, `refusal`, for one that ends."""
+    child = await asyncio.to_thread(launch, argv, **ways)
+    end = clock.monotonic() + START_S
+    while not await asyncio.to_thread(is_up):
+        if child.poll() is not None or clock.monotonic() > end:
+            await kill(child.pid)
+            child.poll()
+            raise Unavailable(
+                refusal, internal=ways["output"].read_text("utf-8", "replace")[-2000:]
+            )
+        await clock.sleep(_LOOK_S)
+    return child
 
 
 def find(belongs: Callable[[list[bytes], Path], bool]) -> dict[int, list[bytes]]:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from pileus.host import fuse_disks, iscsi_target
+from pileus.host.qemu import UNPRIVILEGED
 from pileus.host.storage_daemon import running_below
-from pileus.kernel.faults import Conflict
-from pileus.kernel.world import World
+from pileus.kernel.faults import Conflict, Unavailable
+from pileus.kernel.world import Clock, World
 from pileus.services.block_storage.driver import Export, Limits, OfVolume, VolumeSpec
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
+from pileus.services.block_storage.drivers.file.gates import free_port
 
 GIB, KIB = 1 << 30, 1 << 10
 FREE = Limits()
@@ -224,3 +226,15 @@ def test_a_host_without_tgt_says_which_package_it_needs(
             await driver.export_target("v", World().new_id(), False, FREE)
 
     run(served, ask)
+
+
+def test_what_a_tgtd_refuses_is_said_and_it_goes(served: Path) -> None:
+    served.mkdir()
+    os.chown(served, UNPRIVILEGED, UNPRIVILEGED)
+    who, at = ("reader", "secret-of-reader"), ("127.0.0.1", free_port("127.0.0.1", set()))
+    target = iscsi_target.Target("iqn.2026-11.x:1", "not-there", *who, serial="0" * 32)
+    with pytest.raises(Unavailable) as caught:
+        asyncio.run(iscsi_target.launch(served, *at, [target], UNPRIVILEGED, Clock()))
+    assert "error 17 of NEW UNIT" in caught.value.internal
+    assert "secret-of-reader" not in caught.value.internal
+    assert not iscsi_target.running_below(served)

@@ -115,7 +115,7 @@ class Targets(Daemons[Pair]):
         shown = await fuse_disks.launch(folder, disks, self._layers.owner, self._clock)
         targets = [_target(record, attachment) for attachment in served]
         at = (self.address, record.iscsi_port)
-        tgtd = await iscsi_target.launch(inner, *at, targets, self._layers.prefix)
+        tgtd = await iscsi_target.launch(inner, *at, targets, self._layers.owner, self._clock)
         await asyncio.to_thread(files.write_atomically, folder / _TOLD, told.encode())
         return Pair(folder, shown.pid, tgtd.pid, told, (shown, tgtd))
 
