@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from pileus.kernel.agents import Fence
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Invalid, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
+from pileus.services.identity.contract import SECRETS
 
 from . import attachment, qos, states
 from .agent_contract import VOLUME_HOST, VolumeHost
@@ -96,10 +100,11 @@ async def connect(
     volume = await VOLUMES.get(runtime.store, one.volume_id)
     read_only = one.mode == "ro" or bool(volume.is_read_only)
     export = await exported(runtime, volume, one.id, read_only, connector)
+    kept = await _kept(runtime, export)
     async with runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.get(tx, one.id)
         changes: dict[str, Any] = {
-            "export": export,
+            **kept,
             "connector": connector,
             "host_name": connector.get("host") or fresh.host_name,
             "device": connector.get("mountpoint") or fresh.device,
@@ -130,15 +135,37 @@ async def exported(
     return await host.export(*asked, limits, str(connector.get("host", "")) != volume.host)
 
 
+async def _kept(runtime: Runtime, export: Export) -> dict[str, Any]:
+    """As a row has it: without keys, and sealed as a whole if it has any."""
+    image = replace(export.rbd, key="") if export.rbd else None
+    bare, sealed = replace(export, secret="", rbd=image), ""
+    if bare != export:
+        sealed = await runtime.contracts.get(SECRETS).seal(msgspec.json.encode(export))
+    return {"export": bare, "sealed": sealed}
+
+
+async def opened(runtime: Runtime, one: Attachment) -> Export | None:
+    """Its export with its keys. Raises Conflict if what sealed them is lost."""
+    if not one.sealed:
+        return one.export
+    return msgspec.json.decode(await revealed(runtime, one.sealed), type=Export)
+
+
+async def revealed(runtime: Runtime, sealed: str) -> str:
+    """What is sealed, "" of nothing. Raises Conflict if the key is lost."""
+    return (await runtime.contracts.get(SECRETS).open(sealed)).decode() if sealed else ""
+
+
 async def serve_again(runtime: Runtime, volume: Volume) -> None:
     """Who has it finds out how large it is now."""
     for one in await attachment.of_volume(runtime.store, volume.id):
         if one.export is not None:
             read_only = one.export.is_read_only
             export = await exported(runtime, volume, one.id, read_only, one.connector)
+            kept = await _kept(runtime, export)
             async with runtime.store.tx() as tx:
                 if (fresh := await ATTACHMENTS.find(tx, one.id)) is not None:
-                    await ATTACHMENTS.change(tx, fresh, export=export)
+                    await ATTACHMENTS.change(tx, fresh, **kept)
 
 
 async def at(runtime: Runtime, volume: Volume) -> VolumeHost:
@@ -167,6 +194,7 @@ async def disconnect(runtime: Runtime, attachment_id: str) -> None:
         fresh = await ATTACHMENTS.get(tx, attachment_id)
         gone: dict[str, Any] = {
             "export": None,
+            "sealed": "",
             "connector": {},
             "host_name": None,
             "attached_at": "",

@@ -17,7 +17,9 @@ HAD = (ATTACHED, DETACHING)  # by a guest
 
 
 class Attachment(Record, kw_only=True, frozen=True):
-    """`connector` is what the other side said of itself; `export` is there once it may connect."""
+    """`connector` is what the other side said of itself; `export` is there once it may connect, and with its
+    keys in `sealed`, as `identity`'s SECRETS sealed it.
+    """
 
     volume_id: str
     project_id: str
@@ -26,32 +28,30 @@ class Attachment(Record, kw_only=True, frozen=True):
     mode: str = "null"
     connector: dict[str, Any] = {}
     export: Export | None = None
+    sealed: str = ""
     device: str | None = None
     host_name: str | None = None
     attached_at: str = ""
     is_used: bool = False  # by a server of the compute service, which alone may end it
 
-    @property
-    def connection_info(self) -> dict[str, Any]:
-        """As `os-brick` would read it."""
-        if self.export is None:
-            return {}
-        data = {k: v for k, v in msgspec.to_builtins(self.export).items() if v not in ("", 0, None)}
-        if image := data.pop("rbd", None):
-            data = _as_rbd(image)
-        elif data.pop("is_iscsi", False):
-            data = _as_iscsi(self.export)
-        mode = "ro" if self.export.is_read_only else "rw"
-        return {
-            "driver_volume_type": "nbd",
-            **data,
-            "volume_id": self.volume_id,
-            "attachment_id": self.id,
-            "access_mode": mode,
-            "encrypted": False,
-            "qos_specs": None,
-            "discard": True,
-        }
+
+def connection_info(volume_id: str, export: Export, is_encrypted: bool) -> dict[str, Any]:
+    """As `os-brick` would read it."""
+    data = {k: v for k, v in msgspec.to_builtins(export).items() if v not in ("", 0, None)}
+    if image := data.pop("rbd", None):
+        data = _as_rbd(image)
+    elif data.pop("is_iscsi", False):
+        data = _as_iscsi(export)
+    return {
+        "driver_volume_type": "nbd",
+        **data,
+        "volume_id": volume_id,
+        "attachment_id": export.attachment_id,
+        "access_mode": "ro" if export.is_read_only else "rw",
+        "encrypted": is_encrypted,
+        "qos_specs": None,
+        "discard": True,
+    }
 
 
 def _as_iscsi(export: Export) -> dict[str, Any]:

@@ -5,6 +5,7 @@ https://docs.openstack.org/api-ref/block-storage/v3/#attachments-attachments
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
@@ -15,7 +16,7 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.schema import Body, since
 
 from . import attaching, checks
-from .attachment import ATTACHED, ATTACHING, ATTACHMENTS, Attachment
+from .attachment import ATTACHED, ATTACHING, ATTACHMENTS, Attachment, connection_info
 from .volume import VOLUMES
 
 _ONE = "/attachments/{attachment_id}"
@@ -44,12 +45,16 @@ def _brief(a: Attachment) -> dict[str, Any]:
     }
 
 
-def _view(a: Attachment) -> dict[str, Any]:
+async def _view(ctx: Context, a: Attachment) -> dict[str, Any]:
+    volume = await VOLUMES.get(ctx.runtime.store, a.volume_id)
+    export = await attaching.opened(ctx.runtime, a)
     return _brief(a) | {
         "attached_at": checks.moment(a.attached_at) or "",
         "detached_at": "",
         "attach_mode": a.mode,
-        "connection_info": a.connection_info,
+        "connection_info": connection_info(a.volume_id, export, bool(volume.sealed))
+        if export
+        else {},
     }
 
 
@@ -90,7 +95,7 @@ class Attachments(Resource[Attachment]):
             made = await attaching.reserve(tx, volume.id, wanted)
         if body.connector:
             made = await self._connected(ctx, made, body.connector)
-        return {"attachment": _view(made)}
+        return {"attachment": await _view(ctx, made)}
 
     async def _connected(
         self, ctx: Context, one: Attachment, connector: dict[str, Any]
@@ -105,7 +110,7 @@ class Attachments(Resource[Attachment]):
 
     @operation("GET", "/attachments/detail", "volume:get_all", since=_SINCE)
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        return await self._listed(ctx, _view)
+        return await self._listed(ctx, partial(_view, ctx))
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         page = checks.page_of(ctx, self.listing)
@@ -113,7 +118,7 @@ class Attachments(Resource[Attachment]):
 
     @operation("GET", _ONE, "volume:get", since=_SINCE)
     async def show(self, ctx: Context, attachment: Attachment) -> dict[str, Any]:
-        return {"attachment": _view(attachment)}
+        return {"attachment": await _view(ctx, attachment)}
 
     @operation("PUT", _ONE, "volume:attachment_update", since=_SINCE)
     async def update(
@@ -127,7 +132,8 @@ class Attachments(Resource[Attachment]):
                 "Volume attachments can not be updated if the volume is in an error state. The "
                 f"Volume {volume.id} currently has a status of: {volume.shown}"
             )
-        return {"attachment": _view(await self._connected(ctx, attachment, body.connector))}
+        made = await self._connected(ctx, attachment, body.connector)
+        return {"attachment": await _view(ctx, made)}
 
     @operation("DELETE", _ONE, "volume:attachment_delete", since=_SINCE, status=200)
     async def delete(self, ctx: Context, attachment: Attachment) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from inspect import isawaitable
 from typing import Annotated, Any
 
 import msgspec
@@ -182,10 +183,10 @@ async def listed(
 
 
 def each(view: Callable[[R], Any]) -> Callable[[Sequence[R]], Awaitable[list[Any]]]:
-    """A list's view out of one record's."""
+    """A list's view out of one record's, which may have to be awaited."""
 
     async def seen(found: Sequence[R]) -> list[Any]:
-        return [view(one) for one in found]
+        return [await v if isawaitable(v := view(one)) else v for one in found]
 
     return seen
 

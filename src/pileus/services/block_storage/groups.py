@@ -5,7 +5,6 @@ https://docs.openstack.org/api-ref/block-storage/v3/#generic-volume-groups-group
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -146,18 +145,15 @@ class Groups(Resource[Group]):
 
     @operation("GET", "/groups", "group:get_all", since=_SINCE)
     async def index(self, ctx: Context) -> dict[str, Any]:
-        return await self._listed(ctx, checks.each(_brief))
+        return await self._listed(ctx, _brief)
 
     @operation("GET", "/groups/detail", "group:get_all", since=_SINCE)
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        async def view(found: Sequence[Group]) -> list[Any]:
-            return [await _view(ctx, g) for g in found]
-
-        return await self._listed(ctx, view)
+        return await self._listed(ctx, partial(_view, ctx))
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         page = checks.page_of(ctx, self.listing, is_consistent=0)
-        return await checks.listed(ctx, GROUPS, page, "groups", view, counts=(9, 9))
+        return await checks.listed(ctx, GROUPS, page, "groups", checks.each(view), counts=(9, 9))
 
     @operation("GET", _PATH, "group:get", since=_SINCE)
     async def show(self, ctx: Context, group: Group) -> dict[str, Any]:
@@ -234,16 +230,18 @@ class GroupSnapshots(Resource[GroupSnapshot]):
 
     @operation("GET", "/group_snapshots", "group:get_all_group_snapshots", since="3.14")
     async def index(self, ctx: Context) -> dict[str, Any]:
-        return await self._listed(ctx, checks.each(_brief))
+        return await self._listed(ctx, _brief)
 
     @operation("GET", "/group_snapshots/detail", "group:get_all_group_snapshots", since="3.14")
     async def detail(self, ctx: Context) -> dict[str, Any]:
-        return await self._listed(ctx, checks.each(partial(self._view, ctx)))
+        return await self._listed(ctx, partial(self._view, ctx))
 
     async def _listed(self, ctx: Context, view: Any) -> dict[str, Any]:
         page = checks.page_of(ctx, self.listing, is_consistent=0)
         key = "group_snapshots"
-        return await checks.listed(ctx, GROUP_SNAPSHOTS, page, key, view, counts=(9, 9))
+        return await checks.listed(
+            ctx, GROUP_SNAPSHOTS, page, key, checks.each(view), counts=(9, 9)
+        )
 
     @operation("GET", _SNAPSHOT, "group:get_group_snapshot", since="3.14")
     async def show(self, ctx: Context, kept: GroupSnapshot) -> dict[str, Any]:

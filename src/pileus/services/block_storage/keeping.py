@@ -26,7 +26,7 @@ from .snapshots import check_source
 from .volume import VOLUMES, Volume, backend_of
 from .volume_type import VOLUME_TYPES, VolumeType, default_type
 from .volumes.creation import check_image_fits, image_metadata, inherited, secured
-from .volumes.sagas import CREATE, DELETE, REIMAGE, check_image, passphrase
+from .volumes.sagas import CREATE, DELETE, REIMAGE, check_image
 
 
 class Volumes:
@@ -196,14 +196,16 @@ class Volumes:
     async def connect(self, attachment_id: str, host: str) -> Export:
         await self.runtime.store.visible()
         one = await ATTACHMENTS.get(self.runtime.store, attachment_id)
-        found = (await attaching.connect(self.runtime, one, {"host": host})).export
+        one = await attaching.connect(self.runtime, one, {"host": host})
+        found = await attaching.opened(self.runtime, one)
         assert found is not None
         return found
 
     async def passphrase(self, attachment_id: str) -> str:
         store = self.runtime.store
         one = await ATTACHMENTS.get(store, attachment_id)
-        return await passphrase(self.runtime, await VOLUMES.get(store, one.volume_id))
+        volume = await VOLUMES.get(store, one.volume_id)
+        return await attaching.revealed(self.runtime, volume.sealed)
 
     async def complete(self, attachment_id: str, device: str) -> None:
         await attaching.complete(self.runtime, attachment_id, device=device)

@@ -1,4 +1,4 @@
-"""Tickets: signed names of files that control keeps for hosts, which have no token. Good for an hour, to read or to write.
+"""Tickets: sealed names of files that control keeps for hosts, which have no token. Good for an hour, to read or to write.
 
 Backups, and volumes on their way from one host to another, are such files.
 """
@@ -6,36 +6,33 @@ Backups, and volumes on their way from one host to another, are such files.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pileus.host import files, sparse, uploads
-from pileus.kernel.faults import NotFound
+from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Stream, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import JOURNAL
-from pileus.kernel.store import Record, Table
+from pileus.services.identity.contract import SECRETS
 
 from .backup import BACKUPS
 from .backup_files import Chain, Growing, Piece
 
 GOOD_S = 3600
 READ, WRITE = "read", "write"
-_NAME = "tickets"
 
 
-class Secret(Record, kw_only=True, frozen=True):
-    """The key that every control signs with; made when it is first needed."""
+class _Ticket(msgspec.Struct, tag="volume ticket", frozen=True):
+    """For a file; `until` in seconds since the epoch."""
 
-    key: str
-
-
-SECRETS = Table("block_storage_secrets", Secret)
+    name: str
+    right: str
+    until: int
 
 
 def path_of(runtime: Runtime, name: str) -> Path:
@@ -44,38 +41,23 @@ def path_of(runtime: Runtime, name: str) -> Path:
 
 async def issue(runtime: Runtime, name: str, right: str) -> str:
     """A path under the cloud's URL; holes need not be sent to it."""
-    until = str(int(runtime.world.clock.time()) + GOOD_S)
-    signed = _signed(await _key(runtime), name, right, until)
-    return f"/volume/tickets/{name}.{until}.{signed}?{uploads.SPARSE}"
+    ticket = _Ticket(name, right, int(runtime.world.clock.time()) + GOOD_S)
+    sealed = await runtime.contracts.get(SECRETS).seal(msgspec.json.encode(ticket))
+    return f"/volume/tickets/{sealed}?{uploads.SPARSE}"
 
 
-async def _redeem(runtime: Runtime, ticket: str, right: str) -> str:
-    """The file's name. Raises NotFound for a ticket that is forged or too old."""
-    name, _, rest = ticket.partition(".")
-    until, _, signature = rest.partition(".")
-    expected = _signed(await _key(runtime), name, right, until)
-    if not hmac.compare_digest(expected.encode(), signature.encode()):
-        raise NotFound("There is no such ticket.")
-    if int(until) < runtime.world.clock.time():
+async def _redeem(runtime: Runtime, sealed: str, right: str) -> str:
+    """The file's name. Raises NotFound for a ticket that is forged, for something else or too old."""
+    try:
+        said = await runtime.contracts.get(SECRETS).open(sealed)
+        ticket = msgspec.json.decode(said, type=_Ticket)
+    except (Conflict, msgspec.DecodeError):
+        raise NotFound("There is no such ticket.") from None
+    if ticket.right != right:
+        raise NotFound(f"This ticket is not good to {right}.")
+    if ticket.until < runtime.world.clock.time():
         raise NotFound("This ticket has expired; a new one is needed.")
-    return name
-
-
-async def _key(runtime: Runtime) -> bytes:
-    known = await SECRETS.find(runtime.store, _NAME)
-    if known is None:
-        async with runtime.store.tx() as tx:
-            await tx.lock("block_storage.secrets")
-            known = await SECRETS.find(tx, _NAME)
-            if known is None:
-                fresh = f"{runtime.world.random.getrandbits(256):064x}"
-                known = await SECRETS.insert(tx, Secret(id=_NAME, key=fresh))
-    return bytes.fromhex(known.key)
-
-
-def _signed(key: bytes, name: str, right: str, until: str) -> str:
-    digest = hmac.new(key, f"{right} {name}.{until}".encode(), hashlib.sha256).digest()
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return ticket.name
 
 
 async def drop(runtime: Runtime, name: str) -> None:
@@ -115,7 +97,7 @@ async def _is_known(runtime: Runtime, name: str) -> bool:
 class VolumeTickets(Resource[Any]):
     """`GET` and `PUT /volume/tickets/{ticket}`: whoever has the ticket may."""
 
-    table = SECRETS
+    table = BACKUPS
     api = ""
 
     @operation("GET", "/tickets/{ticket}", PUBLIC)

@@ -13,7 +13,7 @@ from pileus.kernel.faults import Invalid
 from pileus.kernel.hosts import HostRuntime
 from pileus.kernel.world import World
 from pileus.services.block_storage.agent import Home, VolumeAgent
-from pileus.services.block_storage.attachment import Attachment
+from pileus.services.block_storage.attachment import connection_info
 from pileus.services.block_storage.driver import Export, Limits
 from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
 from pileus.services.block_storage.drivers.rbd import RbdVolumeDriver
@@ -63,7 +63,7 @@ def test_the_key_of_a_pool_is_told_to_hosts_and_never_by_the_api() -> None:
         key="AQC",
     )
     export = Export(attachment_id="a", host="here", rbd=image, size=1)
-    info = Attachment(id="a", volume_id="v", project_id="p", export=export).connection_info
+    info = connection_info("v", export, False)
     assert (info["driver_volume_type"], info["name"]) == ("rbd", "fast/here/volume-1")
     assert (info["hosts"], info["ports"]) == (["[::1]", "192.0.2.1"], ["3300", "6789"])
     assert "AQC" not in repr(info)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pileus.services.block_storage.attaching import revealed
+from pileus.services.block_storage.attachment import ATTACHMENTS
 from pileus.services.block_storage.backup import BACKUPS
 from pileus.services.block_storage.contract import VOLUMES as KEPT
 from pileus.services.block_storage.driver import ImageBytes, Volume, VolumeSpec
 from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
 from pileus.services.block_storage.volume import VOLUMES
-from pileus.services.block_storage.volumes.sagas import passphrase
 from pileus.testing.client import Client
 from pileus.testing.cloud import Cloud, cloud
 from pileus.testing.stores import PLACES
@@ -20,7 +21,7 @@ from pileus.testing.stores import PLACES
 from .conftest import Stage
 from .given import AT, BASE, act, backup, made, shown, snapshot
 
-TYPE = "secret"
+TYPE, AGENTS = "secret", "/fake-"  # those serve volumes, and know their doors
 
 
 async def encrypting(cloud: Cloud) -> None:
@@ -34,13 +35,21 @@ async def encrypting(cloud: Cloud) -> None:
 
 
 async def key_of(cloud: Cloud, id: str) -> str:
-    return await passphrase(cloud.runtime, await VOLUMES.get(cloud.runtime.store, id))
+    return await revealed(cloud.runtime, (await VOLUMES.get(cloud.runtime.store, id)).sealed)
 
 
-async def sealed(cloud: Cloud, volume: str, backup: str) -> set[str]:
-    """What their rows have of the key."""
+async def sealed(cloud: Cloud, volume: str, backup: str, attachment: str) -> set[str]:
+    """What their rows have of keys."""
     store = cloud.runtime.store
-    return {(await VOLUMES.get(store, volume)).sealed, (await BACKUPS.get(store, backup)).sealed}
+    rows = (await VOLUMES.get(store, volume), await BACKUPS.get(store, backup))
+    return {*(row.sealed for row in rows), (await ATTACHMENTS.get(store, attachment)).sealed}
+
+
+async def password_of(member: Client, attachment: str) -> str:
+    """The key of its door."""
+    one = (await member.get(f"{BASE}/attachments/{attachment}", **AT)).json["attachment"]
+    assert one["connection_info"]["encrypted"] is True
+    return str(one["connection_info"]["auth_password"])
 
 
 async def image_of(cloud: Cloud, id: str, member: Client) -> str:
@@ -163,22 +172,30 @@ def test_a_new_image_in_an_encrypted_volume_is_encrypted_with_its_key(
     stage.run(play())
 
 
-def test_no_passphrase_is_in_the_database_and_a_rotation_seals_it_anew(tmp_path: Path) -> None:
-    async def play() -> tuple[str, set[str]]:
+def test_no_passphrase_and_no_password_is_in_the_database_and_a_rotation_seals_it_anew(
+    tmp_path: Path,
+) -> None:
+    async def play() -> tuple[set[str], set[str]]:
         async with cloud(data=tmp_path) as c:
             await encrypting(c)
             member = await c.project("p")
             id = await made(c, member, volume_type=TYPE)
             kept = await backup(c, member, id)
-            key = await key_of(c, id)
-            before = await sealed(c, id, kept)
+            asked = {"volume_uuid": id, "connector": {"host": "bare", "initiator": "iqn.x"}}
+            reply = await member.post(f"{BASE}/attachments", {"attachment": asked}, **AT)
+            one = reply.json["attachment"]["id"]
+            keys = {await key_of(c, id), await password_of(member, one)}
+            before = await sealed(c, id, kept, one)
+            assert "" not in before
             assert (await c.admin.post("/identity/v3/keys/rotate")).status == 200
             await c.settle()
-            after = await sealed(c, id, kept)
-            assert not after & before and await key_of(c, id) == key
-        return key, after
+            after = await sealed(c, id, kept, one)
+            assert not after & before
+            assert {await key_of(c, id), await password_of(member, one)} == keys
+        return keys, after
 
-    key, after = asyncio.run(play())
-    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert key.encode() not in kept
+    keys, after = asyncio.run(play())
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and AGENTS not in str(path)]
+    kept = b"".join(path.read_bytes() for path in files)
+    assert not any(key.encode() in kept for key in keys)
     assert PLACES.server or all(text.encode() in kept for text in after)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pileus.services.block_storage.scheduling import Pool, Wanted, why_not
 from pileus.services.block_storage.tickets import path_of
 from pileus.services.block_storage.volume import VOLUMES as RECORDS
+from pileus.services.identity.contract import SECRETS
 from pileus.testing.client import Client, Reply
 
 from .conftest import Stage
@@ -42,9 +44,15 @@ def test_a_backup_outlives_its_volume_and_its_file_goes_with_it(stage: Stage) ->
     stage.run(play())
 
 
-def test_a_ticket_that_was_tampered_with_is_not_there(stage: Stage) -> None:
+def test_a_ticket_that_was_tampered_with_or_is_for_something_else_is_not_there(
+    stage: Stage,
+) -> None:
     async def play() -> None:
-        for ticket in ("x.99999999999.forged", "..%2Fadmin-password.99999999999.x"):
+        sealed = stage.cloud.runtime.contracts.get(SECRETS).seal
+        right = json.dumps({"type": "volume ticket", "name": "x", "right": "write", "until": 0})
+        other = right.replace("volume ticket", "credential").replace("0", "99999999999")
+        forged = ["x.99999999999.forged", "..%2Fadmin-password.99999999999.x"]
+        for ticket in (*forged, await sealed(right.encode()), await sealed(other.encode())):
             assert (await stage.cloud.client.get(f"/volume/tickets/{ticket}")).status == 404
             url = f"/volume/tickets/{ticket}"
             assert (await stage.cloud.client.request("PUT", url, raw=b"x")).status == 404

@@ -180,10 +180,7 @@ class VolumeConnecting(OfVolume):
             bool(volume.is_read_only),
             body.connector,
         )
-        served = Attachment(
-            id=volume.id, volume_id=volume.id, project_id=volume.project_id, export=export
-        )
-        info = served.connection_info
+        info = attachment.connection_info(volume.id, export, bool(volume.sealed))
         return {
             "connection_info": {
                 "driver_volume_type": info.pop("driver_volume_type"),

@@ -11,7 +11,6 @@ from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.kernel.store import Table
-from pileus.services.identity.contract import SECRETS
 from pileus.services.image.contract import IMAGES, ImageInfo
 
 from .. import attaching, messages, pools, tickets
@@ -76,15 +75,8 @@ async def spec_of(run: Run[Volume], source: Source | None = None) -> VolumeSpec:
         project_id=volume.project_id,
         pool=volume.pool,
         source=source,
-        passphrase=await passphrase(run.runtime, volume),
+        passphrase=await attaching.revealed(run.runtime, volume.sealed),
     )
-
-
-async def passphrase(runtime: Runtime, volume: Volume) -> str:
-    """What opens an encrypted volume, "" of another. Raises Conflict if its key is lost."""
-    if not volume.sealed:
-        return ""
-    return (await runtime.contracts.get(SECRETS).open(volume.sealed)).decode()
 
 
 async def _source(run: Run[Volume]) -> Source | None:
