@@ -243,7 +243,7 @@ class Resource(Generic[R]):
                 elif op.rule:
                     _authorize(ctx, op.rule, self.scope_target(ctx, params))
                 if op.body is not None:
-                    given[op.body_param] = _body(ctx, op, raw)
+                    given[op.body_param] = body_of(ctx, op, raw)
                 if op.stream_param:
                     given[op.stream_param] = stream
                 return await op.call(ctx, **given)
@@ -273,7 +273,7 @@ def _authorize(ctx: Context, rule: str, target: Mapping[str, object]) -> None:
         raise ctx.service.dialect.forbidden(rule)
 
 
-def _body(ctx: Context, op: Operation, raw: bytes) -> Any:
+def body_of(ctx: Context, op: Operation, raw: bytes) -> Any:
     assert op.body is not None
     if ctx.document is None:
         ctx.document = parse(raw)

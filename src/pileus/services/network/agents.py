@@ -13,7 +13,7 @@ from pileus.kernel.resources import Context, Resource, operation
 from pileus.kernel.store import Record, Store, Table
 from pileus.kernel.world import stamp
 
-from .attributes import Attributes, text
+from .attributes import Attributes
 from .resource import ADMIN, projected, sifted
 from .wiring import NETWORK_HOST
 
@@ -133,7 +133,6 @@ class Agents(Resource[Any]):
             )
         given = body.description if isinstance(body.description, str) else ""
         changes = {} if body.description is UNSET else {"description": given}
-        text(given, "description")
         async with ctx.runtime.store.tx() as tx:
             note = await NOTES.find(tx, agent_id)
             note = note or await NOTES.insert(tx, AgentNote(id=agent_id))

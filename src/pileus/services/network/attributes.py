@@ -49,6 +49,9 @@ class Attributes(Body):
                 raise Invalid(f"Cannot update read-only attribute {key}")
         if unknown:
             raise Invalid(f"Unrecognized attribute(s) '{', '.join(sorted(unknown))}'")
+        for name in ("name", "description"):
+            if name in known and isinstance(given := document.get(name), str):
+                text(given, name)
         try:
             return msgspec.convert(document, cls, strict=False)
         except msgspec.ValidationError as error:

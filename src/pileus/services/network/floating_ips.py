@@ -14,7 +14,7 @@ from pileus.kernel.store import Page, Tx
 from pileus.kernel.world import World
 
 from .addressing import address
-from .attributes import Attributes, domain_name, text
+from .attributes import Attributes, domain_name
 from .floating_ip import FLOATING_IPS, FloatingIp, pair_taken, release, tell_floating
 from .network import NETWORKS, Network
 from .networks import Networks
@@ -150,7 +150,6 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
             raise _bad(f"Network {network.id} is not a valid external network")
         if body.fixed_ip_address and not body.port_id:
             raise _bad("fixed_ip_address cannot be specified without a port_id")
-        text(body.description, "description")
         world = ctx.runtime.world
         fip = FloatingIp(
             id=world.new_id(),
@@ -197,7 +196,6 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
             raise _bad("fixed_ip_address cannot be specified without a port_id")
         port = await self._port(ctx, fip, wanted) if moves else None
         plain = {n: v for n, v in body.given().items() if n in ("description", "qos_policy_id")}
-        text(plain.get("description", ""), "description")
         if "qos_policy_id" in plain:
             plain["qos_policy_id"] = await usable_policy(ctx, plain["qos_policy_id"])
         async with ctx.runtime.store.tx() as tx:

@@ -16,7 +16,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Page, Tx
 
-from .attributes import Attributes, network_domain, text
+from .attributes import Attributes, network_domain
 from .floating_ip import FLOATING_IPS, tell_floating
 from .network import (
     NETWORKS,
@@ -262,7 +262,6 @@ class Networks(NetworkResource[Network], path="/networks"):
         changes = body.given()
         chosen = settings_of(ctx.runtime)
         place = _moved(network, changes, chosen)
-        _checked(changes.get("name", ""), changes.get("description", ""))
         network_domain(changes.get("dns_domain", ""))
         if "mtu" in changes:
             changes["mtu"] = _mtu(chosen, changes["mtu"], network.places)
@@ -321,11 +320,6 @@ def external_scopes(ctx: Context) -> tuple[Mapping[str, Any], ...]:
     return {"external": 1}, {"external_to": [project_of(ctx.caller)]}
 
 
-def _checked(name: str, description: str) -> None:
-    text(name, "name")
-    text(description, "description")
-
-
 def refuse_small_mtu(network_id: str, mtu: int, versions: Sequence[int]) -> None:
     """IPv6 has no packets below 1280. Raises Conflict."""
     if 6 in versions and mtu < _IPV6_MTU:
@@ -350,7 +344,6 @@ def _mtu(chosen: NetworkSettings, value: int, places: Sequence[Place]) -> int:
 
 def _network(runtime: Runtime, body: CreateNetwork, owner: str) -> Network:
     """The record that a body asks for. Raises Invalid."""
-    _checked(body.name, body.description)
     chosen = settings_of(runtime)
     places = _places(body, chosen)
     refuse_untagged(bool(body.vlan_transparent), bool(body.qinq), places)

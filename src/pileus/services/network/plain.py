@@ -18,7 +18,7 @@ from pileus.kernel.resources import Context
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
-from .attributes import Attributes, text
+from .attributes import Attributes
 from .rbac_policy import drop_policies, follow_flags
 from .resource import N, NetworkResource, declare, owner_of, refuse_unknown
 
@@ -60,7 +60,7 @@ class Plain(NetworkResource[N]):
         return await self._new(ctx, owner, given)
 
     async def _new(self, ctx: Context, owner: str, given: dict[str, Any]) -> N:
-        given = await self.checked(ctx, _texts(given), None)
+        given = await self.checked(ctx, given, None)
         id = ctx.runtime.world.new_id()
         found: N = self.table.kind(id=id, project_id=owner, **given)
         return found
@@ -72,7 +72,7 @@ class Plain(NetworkResource[N]):
 
     async def write(self, ctx: Context, record: N, changes: dict[str, Any]) -> N:
         """One change, from check to event."""
-        changes = await self.checked(ctx, _texts(_defaulted(self.table.kind, changes)), record)
+        changes = await self.checked(ctx, _defaulted(self.table.kind, changes), record)
         async with ctx.runtime.store.tx() as tx:
             old = await self.table.get(tx, record.id)
             new = await self.enter(tx, msgspec.structs.replace(old, **changes), old)
@@ -85,12 +85,6 @@ class Plain(NetworkResource[N]):
             await emit(tx, f"{self.noun}.update.end", new.project_id, id=new.id)
         await self.changed(ctx, old, new)
         return new
-
-
-def _texts(given: dict[str, Any]) -> dict[str, Any]:
-    for name in ("name", "description"):
-        text(given.get(name, ""), name)
-    return given
 
 
 def _defaulted(kind: type[msgspec.Struct], changes: dict[str, Any]) -> dict[str, Any]:

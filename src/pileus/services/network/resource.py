@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from pileus.kernel.auth import Caller
-from pileus.kernel.faults import Invalid, NotFound, PreconditionFailed
+from pileus.kernel.faults import Forbidden, Invalid, NotFound, PreconditionFailed
 from pileus.kernel.query import TAG_FILTERS, Filter, Listing, Query
-from pileus.kernel.resources import Context, Resource, operation
+from pileus.kernel.resources import Context, Operation, Resource, Stream, body_of, operation
 from pileus.kernel.store import Many, Page, Record, Table, Tx
 
 from .attributes import Attributes
@@ -123,6 +123,22 @@ class NetworkResource(Resource[N]):
         super().__init_subclass__(**more)
         if path:
             _declare_reads(cls, path)
+
+    async def call(
+        self,
+        ctx: Context,
+        op: Operation,
+        params: Mapping[str, str],
+        raw: bytes,
+        stream: Stream | None,
+    ) -> Any:
+        """A body that is wrong is called so before the caller is refused, as upstream. Raises Invalid."""
+        try:
+            return await super().call(ctx, op, params, raw, stream)
+        except (Forbidden, NotFound):
+            if op.body is not None:
+                body_of(ctx, op, raw)
+            raise
 
     def target(self, ctx: Context, record: N) -> Mapping[str, object]:
         found: dict[str, object] = {"project_id": record.project_id}

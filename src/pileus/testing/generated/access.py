@@ -96,7 +96,7 @@ def shared_with_public(call: Call, every: Sequence[Call]) -> bool:
 
 @dataclass
 class Gate:
-    """What stands before every operation of `services`; they work until it is shut."""
+    """What stands before every operation of `services`; they work until it is shut, and then ask for no body."""
 
     services: list[Service]
     is_shut: bool = False
@@ -140,7 +140,10 @@ class Gate:
 
     def _watch(self, resource: Resource[Any]) -> None:
         """Samples take the place of records, and what policy is asked about is noted."""
-        load = resource.load
+        load, call = resource.load, resource.call
+
+        async def bodiless(ctx: Context, op: Operation, *more: Any) -> Any:
+            return await call(ctx, replace(op, body=None) if self.is_shut else op, *more)
 
         async def sample(ctx: Context, id: str) -> Any:
             if not self.is_shut:
@@ -159,7 +162,7 @@ class Gate:
             return judge
 
         kept = {"target": noted(resource.target), "scope_target": noted(resource.scope_target)}
-        vars(resource).update(kept, load=sample)
+        vars(resource).update(kept, load=sample, call=bodiless)
 
 
 @cache

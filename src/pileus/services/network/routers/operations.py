@@ -15,7 +15,6 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
-from ..attributes import text
 from ..flavors import FLAVORS
 from ..networks import Networks
 from ..port import ROUTER_INTERFACE, Port, port_target
@@ -169,8 +168,6 @@ class Routers(NetworkResource[Router], path="/routers"):
         raw = ctx.document["router"]
         self.guard(ctx, "update", raw, self.target(ctx, router), UpdateRouter)
         changes = body.given()
-        text(changes.get("name", ""), "name")
-        text(changes.get("description", ""), "description")
         for name in ("enable_default_route_ecmp", "enable_default_route_bfd"):
             if changes.get(name, False) is None:
                 del changes[name]  # as it is
@@ -348,8 +345,8 @@ def _router(ctx: Context, owner: str, body: CreateRouter) -> Router:
     return Router(
         id=ctx.runtime.world.new_id(),
         project_id=owner,
-        name=text(body.name, "name"),
-        description=text(body.description, "description"),
+        name=body.name,
+        description=body.description,
         admin_state_up=body.admin_state_up,
         availability_zone_hints=body.availability_zone_hints,
         ha=body.ha is True,

@@ -16,7 +16,7 @@ from pileus.kernel.store import Tx
 from pileus.kernel.world import World
 from pileus.services.identity.contract import IDENTITY
 
-from ..attributes import Attributes, text
+from ..attributes import Attributes
 from ..default_statefulness import stateful_by_default
 from ..packet_log import drop_logs
 from ..port import PORTS
@@ -143,7 +143,6 @@ class SecurityGroups(NetworkResource[SecurityGroup], path="/security-groups"):
         changes = body.given()
         if "name" in changes:
             refuse_rename(group, changes["name"])
-        text(changes.get("description", ""), "description")
         if changes.get("stateful", group.stateful) != group.stateful:
             await _unused(ctx, group)
         async with ctx.runtime.store.tx() as tx:
@@ -174,8 +173,8 @@ def new_group(
     return SecurityGroup(
         id=world.new_id(),
         project_id=owner,
-        name=text(name, "name"),
-        description=text(description, "description"),
+        name=name,
+        description=description,
         stateful=stateful,
     )
 
@@ -186,7 +185,7 @@ def refuse_rename(group: SecurityGroup, name: str) -> None:
         raise Conflict(
             "Updating default security group not allowed.", code="SecurityGroupCannotUpdateDefault"
         )
-    if text(name, "name").lower() == DEFAULT:
+    if name.lower() == DEFAULT:
         raise Conflict(
             "Default security group already exists.", code="SecurityGroupDefaultAlreadyExists"
         )

@@ -16,7 +16,7 @@ from pileus.kernel.store import Tx
 
 from ..address_groups import ADDRESS_GROUPS, AddressGroups
 from ..addressing import block
-from ..attributes import Attributes, text
+from ..attributes import Attributes
 from ..checks import PROTOCOLS, WITH_PORTS
 from ..refusals import bad_input
 from ..resource import NetworkResource, hold, listing, owner_of, project_of, sees_all
@@ -167,7 +167,7 @@ def checked(body: CreateRule, group: SecurityGroup, id: str) -> SecurityGroupRul
         remote_ip_prefix=_prefix(body.remote_ip_prefix or "", ethertype),
         remote_group_id=body.remote_group_id or "",
         remote_address_group_id=body.remote_address_group_id or "",
-        description=text(body.description, "description"),
+        description=body.description,
         of_default=group.is_default,
     )
 

@@ -15,7 +15,7 @@ from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Tx
 
 from ..addressing import block
-from ..attributes import Attributes, text
+from ..attributes import Attributes
 from ..network import NETWORKS, network_target
 from ..networks import Networks, external_scopes, refuse_small_mtu
 from ..port import PORTS, SERVICE_OWNERS
@@ -127,13 +127,11 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
     rules = {
         "create_subnet": "(rule:admin_only) or (role:member and rule:network_owner)",
         "create_subnet:segment_id": ADMIN,
-        "create_subnet:service_types": ADMIN,
         "get_subnet": f"{_SEEN} or rule:service_api",
         "get_subnet:segment_id": ADMIN,
         "get_subnet:tags": _SEEN,
         "update_subnet": _CHANGED,
         "update_subnet:segment_id": ADMIN,
-        "update_subnet:service_types": ADMIN,
         "update_subnet:tags": _CHANGED,
         "delete_subnet": _CHANGED,
         "delete_subnet:tags": _CHANGED,
@@ -205,8 +203,6 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
         target = {**network_target(network, ctx.caller.project_id), "project_id": owner}
         ctx.require("create_subnet", target)
         self.guard(ctx, "create", raw, target, CreateSubnet)
-        text(body.name, "name")
-        text(body.description, "description")
         pool: SubnetPool | None = None
         if body.subnetpool_id:
             pool = await SubnetPools().visible(ctx, body.subnetpool_id)
@@ -222,8 +218,6 @@ class Subnets(NetworkResource[Subnet], path="/subnets"):
         changes = body.given()
         if "segment_id" in changes:
             changes["segment_id"] = changes["segment_id"] or ""
-        text(changes.get("name", ""), "name")
-        text(changes.get("description", ""), "description")
         changes = options(subnet, changes)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", subnet.network_id)

@@ -143,3 +143,20 @@ def test_rules_name_address_groups_whose_changes_reach_the_hosts() -> None:
         assert said(await one.delete(path)) == (409, "AddressGroupInUse")
 
     run(body, hosts=1)
+
+
+def test_a_wrong_body_is_called_so_before_its_sender_is_refused() -> None:
+    async def body(b: Bench) -> None:
+        api, long = b.as_("one"), "z" * 256
+        reply = await api.post("/qos/policies", {"policy": {"name": long}})
+        assert (reply.status, "maximum length of 255" in str(reply.json)) == (400, True)
+        assert (await api.post("/qos/policies", {"policy": {"name": "fits"}})).status == 403
+        pool = await b.admin.make("subnetpool", name="p", prefixes=["10.0.0.0/8"])
+        for id in (pool["id"], "0" * 32):  # alike, so that it tells nothing of what is there
+            reply = await api.put(f"/subnetpools/{id}", {"subnetpool": {"shared": True}})
+            assert "Cannot update read-only attribute shared" in str(reply.json)
+            assert reply.status == 400
+            reply = await api.put(f"/subnetpools/{id}", {"subnetpool": {"name": "mine"}})
+            assert reply.status == 404
+
+    run(body)

@@ -185,3 +185,23 @@ def test_null_is_refused_where_an_attribute_has_no_value_of_its_own() -> None:
         assert emptied.json["subnetpool"]["default_quota"] is None
 
     run(body, hosts=0)
+
+
+def test_a_member_says_whose_ports_get_addresses_of_a_subnet() -> None:
+    async def body(b: Bench) -> None:
+        api = b.as_("one")
+        network = await api.make("network")
+        for third, kind in ((1, "test:one"), (2, "test:two")):
+            await api.make(
+                "subnet",
+                network_id=network["id"],
+                ip_version=4,
+                cidr=f"192.168.{third}.0/24",
+                service_types=[kind],
+            )
+        for third, kind in ((2, "test:two"), (1, "test:one")):
+            port = await api.make("port", network_id=network["id"], device_owner=kind)
+            (fixed,) = port["fixed_ips"]
+            assert fixed["ip_address"].startswith(f"192.168.{third}.")
+
+    run(body)
