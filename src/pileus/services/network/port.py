@@ -144,7 +144,7 @@ PORTS = Nouns(
     quotas=(Quota("network", "port", default=500, of=lambda p: 1 if p.project_id else 0),),
     indexes=(
         ("project_id", "created_at", "id"),
-        ("network_id", "host"),
+        ("network_id", "created_at", "id"),
         ("device_id",),
         ("host",),
         ("next_host",),

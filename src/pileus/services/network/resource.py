@@ -16,6 +16,7 @@ from pileus.kernel.resources import Context, Operation, Resource, Stream, body_o
 from pileus.kernel.store import Many, Page, Record, Table, Tx
 
 from .attributes import Attributes
+from .memory import lists
 
 ADMIN = "rule:admin_only"
 OWNER = "(rule:admin_only) or (role:member and project_id:%(project_id)s)"
@@ -23,6 +24,8 @@ MANAGER = "(rule:admin_only) or (role:manager and project_id:%(project_id)s)"
 READER = "(rule:admin_only) or (role:reader and project_id:%(project_id)s)"
 SERVICE_TOO = "(rule:admin_only) or (rule:service_api)"
 _EVERYTHING = 100_000
+_encode = msgspec.json.Encoder().encode
+Look = tuple[str, tuple[str, ...]]  # its name, and the attributes that the caller may not see
 _REVISION = re.compile(r"revision_number=(\d{1,18})")
 
 
@@ -147,7 +150,7 @@ class NetworkResource(Resource[N]):
         return found
 
     def view(self, ctx: Context, record: N) -> dict[str, Any]:
-        """Every attribute, whoever asks."""
+        """Every attribute, of the record alone and of whether it is shared to the caller: it is kept as JSON."""
         raise NotImplementedError
 
     def best_target(self, ctx: Context) -> Mapping[str, object]:
@@ -157,26 +160,42 @@ class NetworkResource(Resource[N]):
     def scope_target(self, ctx: Context, params: Mapping[str, str]) -> Mapping[str, object]:
         return self.best_target(ctx)
 
-    def shown(
-        self, ctx: Context, record: N, judged: dict[tuple[object, ...], list[str]]
-    ) -> dict[str, Any]:
-        """The attributes that the caller may see. `judged`: what was found of targets alike."""
-        view = self.view(ctx, record)
-        if self.hidden:
-            target = self.target(ctx, record)
-            key = tuple(target.values())
-            if key not in judged:
-                rules = {n: f"get_{self.noun}:{n}" for n in self.hidden}
-                judged[key] = [n for n, rule in rules.items() if not ctx.allows(rule, target)]
-            for name in judged[key]:
-                view.pop(name, None)
-        return view
+    def look(self, ctx: Context, record: N, judged: dict[object, Look]) -> Look:
+        """All that the view depends on besides the record. `judged`: what was found of targets alike."""
+        target = self.target(ctx, record)
+        shared = isinstance(record, Shared) and record.is_shared_to(ctx.caller.project_id)
+        key = shared, *target.values()
+        found = judged.get(key)
+        if found is None:
+            rules = {n: f"get_{self.noun}:{n}" for n in self.hidden}
+            denied = tuple(n for n, rule in rules.items() if not ctx.allows(rule, target))
+            found = judged[key] = f"{shared} {denied}", denied
+        return found
 
-    async def rendered(self, ctx: Context, records: Sequence[N]) -> list[dict[str, Any]]:
-        """Their views; for nouns that show something of others, fetched together."""
-        judged: dict[tuple[object, ...], list[str]] = {}
-        views = [self.shown(ctx, r, judged) for r in records]
-        return [projected(ctx, v) for v in views] if ctx.query.has("fields") else views
+    def shown(self, ctx: Context, record: N, denied: Sequence[str]) -> bytes:
+        """The attributes that the caller may see, as JSON without its end."""
+        view = self.view(ctx, record)
+        for name in denied:
+            view.pop(name, None)
+        return _encode(view)[:-1]
+
+    async def tails(self, ctx: Context, records: Sequence[N]) -> Sequence[bytes]:
+        """The ends of their JSON: what is shown of others, fetched together."""
+        return [b"}"] * len(records)
+
+    async def rendered(self, ctx: Context, records: Sequence[N]) -> list[Any]:
+        """What is shown of them: JSON, or with `fields=` those attributes."""
+        judged: dict[object, Look] = {}
+        shelves, parts = lists(ctx.runtime.store).of(self.table), []
+        for record, tail in zip(records, await self.tails(ctx, records), strict=True):
+            (look, denied), kept = self.look(ctx, record, judged), shelves.parts(record)
+            part = kept.get(look)
+            if part is None:
+                part = kept[look] = self.shown(ctx, record, denied)
+            parts.append(part + tail)
+        if ctx.query.has("fields"):
+            return [projected(ctx, msgspec.json.decode(part)) for part in parts]
+        return [msgspec.Raw(part) for part in parts]
 
     async def one(self, ctx: Context, record: N) -> dict[str, Any]:
         return {self.root or self.noun: (await self.rendered(ctx, [record]))[0]}
@@ -198,7 +217,7 @@ class NetworkResource(Resource[N]):
 
     async def listed(self, ctx: Context, **fixed: Any) -> dict[str, Any]:
         page = self.page(ctx, **fixed)
-        records: list[N] = await self.table.list(ctx.runtime.store, page)
+        records: list[N] = await lists(ctx.runtime.store).list(self.table, page)
         found: dict[str, Any] = {self.plural: await self.rendered(ctx, records)}
         if links := page_links(ctx, page, records):
             found[f"{self.plural}_links"] = links

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pileus.kernel.quota import Quota
-from pileus.kernel.store import Many, Reader, Tx, Unique
+from pileus.kernel.store import Many, Page, Reader, Tx, Unique
 
 from .port import DOWN, PORTS, Port
 from .resource import COLUMNS, TAGS, Noun, Nouns
@@ -49,6 +49,9 @@ TRUNKS = Nouns[Trunk](
 ).worded("TrunkNotFound", "Trunk {id} could not be found.")
 
 
+_ANY = Page(sorts=(("id", False),), limit=1)
+
+
 async def trunk_over(db: Reader, port_id: str) -> Trunk | None:
     """The trunk that carries the port."""
     return await TRUNKS.one(db, sub_ports=[port_id])
@@ -67,7 +70,7 @@ async def carry(tx: Tx, parent: Port) -> list[Port]:
 
 async def trunk_details(db: Reader, port_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the trunks over these ports carry, by the parent's id."""
-    if not port_ids:
+    if not port_ids or not await TRUNKS.page(db, _ANY, select=("id",)):
         return {}
     trunks = await TRUNKS.all(db, port_id=list(port_ids))
     carried = sorted({s.port_id for t in trunks for s in t.sub_ports})

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -146,22 +147,25 @@ class Ports(NetworkResource[Port], path="/ports"):
         finally:
             ctx.query = whole
 
-    async def rendered(self, ctx: Context, records: Sequence[Port]) -> list[dict[str, Any]]:
-        """With what their networks put them under."""
-        found = await super().rendered(ctx, records)
-        if ctx.query.has("fields"):
-            return found
-        under = await network_policies(ctx.runtime.store, {p.network_id for p in records})
+    async def tails(self, ctx: Context, records: Sequence[Port]) -> Sequence[bytes]:
+        """What their networks put them under, and what their trunks carry."""
+        store = ctx.runtime.store
+        under = await network_policies(store, {p.network_id for p in records})
         sees = ctx.allows("get_port:resource_request", self.best_target(ctx))
-        reserved = await reservations_of(ctx.runtime.store, records, under) if sees else {}
-        trunks = await trunk_details(ctx.runtime.store, [p.id for p in records])
-        for port, view in zip(records, found, strict=True):
-            view["qos_network_policy_id"] = under.get(port.network_id)
+        reserved = await reservations_of(store, records, under) if sees else {}
+        trunks = await trunk_details(store, [p.id for p in records])
+
+        def tail(network_id: str, id: str = "") -> bytes:
+            more: dict[str, Any] = {"qos_network_policy_id": under.get(network_id)}
             if sees:
-                view["resource_request"] = _resource_request(reserved.get(port.id, ()))
-            if port.id in trunks:
-                view["trunk_details"] = trunks[port.id]
-        return found
+                more["resource_request"] = _resource_request(reserved.get(id, ()))
+            if id in trunks:
+                more["trunk_details"] = trunks[id]
+            return b"," + msgspec.json.encode(more)[1:]
+
+        usual = {id: tail(id) for id in {p.network_id for p in records}}
+        own = reserved.keys() | trunks.keys()
+        return [tail(p.network_id, p.id) if p.id in own else usual[p.network_id] for p in records]
 
     @operation("POST", "/ports", "create_port", status=201)
     async def create(self, ctx: Context, body: Bulk[CreatePort]) -> Any:

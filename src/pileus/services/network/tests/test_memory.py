@@ -123,3 +123,38 @@ def test_a_memory_gives_every_row_however_many_there_are(
                 assert len((await seen(memory, store)).split()) == 9
 
     asyncio.run(scene())
+
+
+def test_a_long_answer_is_given_whole_and_not_remembered(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with started(SqliteDatabase(tmp_path / "test.sqlite")) as store:
+            memory = Memory(store, most=3)
+            await put(store, *some(4), table=GRAVES)
+            assert len(await memory.list(GRAVES, Page())) == 4
+            assert len(memory.of(GRAVES)) == 0
+            assert len(await memory.list(GRAVES, Page(limit=3))) == len(memory.of(GRAVES)) == 3
+
+    asyncio.run(scene())
+
+
+def test_json_is_kept_until_its_record_is_another_and_of_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "_RENDERED", 2)
+
+    async def scene() -> None:
+        async with remembering(tmp_path) as (store, memory):
+            a, b, c = await put(store, *some(3), table=GRAVES)
+            shelves = memory.of(GRAVES)
+            shelves.parts(a)["one"] = b"a"
+            assert shelves.parts(await GRAVES.get(store, a.id)) == {"one": b"a"}
+            async with store.tx() as tx:
+                a = await GRAVES.change(tx, a, name="new")
+            assert shelves.parts(a) == {}
+            shelves.parts(a)["one"] = b"new"
+            for record in (b, c):
+                shelves.parts(record)["one"] = b"other"
+            assert shelves.parts(c) == {"one": b"other"}
+            assert shelves.parts(a) == {}
+
+    asyncio.run(scene())
