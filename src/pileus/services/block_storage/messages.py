@@ -19,15 +19,13 @@ from . import checks
 _KEPT_S = 30 * 86_400
 # What was done, by Cinder's number, and what it is called.
 _ACTIONS = {
-    "schedule": ("001", "schedule allocate volume"),
-    "create": ("001", "create volume"),
+    "create": ("001", "schedule allocate volume"),
     "extend": ("007", "extend volume"),
     "upload": ("003", "copy volume to image"),
-    "snapshot": ("012", "create snapshot"),
+    "snapshot": ("009", "create snapshot"),
     "backup": ("013", "create backup"),
-    "restore": ("014", "restore backup"),
-    "delete": ("015", "delete volume"),
-    "migrate": ("018", "migrate volume"),
+    "restore": ("015", "restore backup"),
+    "delete": ("101", "delete volume"),  # of which Cinder says nothing
 }
 _NO_HOST = ("003", "Could not find any available weighted backend.")
 _UNKNOWN = ("001", "An unknown error occurred.")

@@ -15,7 +15,8 @@ CREATING, DELETING = "creating", "deleting"
 ERROR_DELETING, ERROR_EXTENDING = "error_deleting", "error_extending"
 ERROR_RESTORING, ERROR_MANAGING = "error_restoring", "error_managing"
 ERROR_BACKING_UP = "error_backing-up"
-MAINTENANCE, ATTACHED_STATES = "maintenance", frozenset({IN_USE, ATTACHING, DETACHING, RESERVED})
+MAINTENANCE, MIGRATING, RETYPING = "maintenance", "migrating", "retyping"
+ATTACHED_STATES = frozenset({IN_USE, ATTACHING, DETACHING, RESERVED})
 REST = frozenset({AVAILABLE, IN_USE})
 FAILED = frozenset(
     {ERROR, ERROR_DELETING, ERROR_EXTENDING, ERROR_RESTORING, ERROR_MANAGING, ERROR_BACKING_UP}
@@ -29,9 +30,9 @@ VOLUME = Lifecycle(
         "manage": Verb(frozenset(), "managing", AVAILABLE, ERROR_MANAGING),
         "delete": Verb(RESET, DELETING, None, ERROR_DELETING, interrupts=True),
         "extend": Verb(REST, "extending", SAME, ERROR_EXTENDING),
-        "retype": Verb(REST, "retyping", SAME, SAME),
-        "migrate": Verb({AVAILABLE}, "migrating", SAME, SAME),
-        "relocate": Verb({IN_USE}, "migrating", SAME, SAME),
+        "retype": Verb(REST, RETYPING, SAME, SAME),
+        "migrate": Verb({AVAILABLE}, MIGRATING, SAME, SAME),
+        "relocate": Verb({IN_USE}, MIGRATING, SAME, SAME),
         "revert": Verb({AVAILABLE}, "reverting", SAME, ERROR),
         "reimage": Verb({AVAILABLE, ERROR, RESERVED}, "downloading", SAME, ERROR),
         "upload": Verb(REST, "uploading", SAME, SAME),

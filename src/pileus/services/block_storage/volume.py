@@ -44,6 +44,7 @@ class Volume(Record, kw_only=True, frozen=True):
     group_id: str | None = None
     is_consistent: bool = False  # in a group that is known as a consistency group
     migration_status: str | None = None
+    moves_as: str = ""  # what the API calls it while it moves, "" is what it was
     wanted_host: str = ""  # the place that a hint named
 
     @property

@@ -49,7 +49,7 @@ from .servers.rebuilding import ServerRebuilding
 from .servers.resizing import ServerResizing
 from .servers.shelving import ServerShelving
 from .servers.tags import ServerTags
-from .servers.volume_sagas import SIZES, grown, tell_sizes
+from .servers.volume_sagas import GROWN, PLACES, RELOCATED, SIZES, changed, tell_places, tell_sizes
 from .servers.volumes import ServerVolumes
 from .services import ComputeServices
 from .settings import Settings
@@ -142,10 +142,11 @@ SERVICE = Service(
     reconcilers=(
         Standing("compute.due", PERIOD_S, end_what_is_due),
         Standing(SIZES, 0, tell_sizes),
+        Standing(PLACES, 0, tell_places),
     ),
     watches=(
         Watch("compute.addresses", ("port.", "floatingip.", "network.update."), refresh),
-        Watch(SIZES, ("volume.resize.end", "volume.relocate.served"), grown),
+        Watch(SIZES, (GROWN, RELOCATED), changed),
     ),
     bootstrap=bootstrap,
     settings=Settings,

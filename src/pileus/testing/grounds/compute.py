@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pileus.services.compute.servers.volume_sagas import PLACES
 from pileus.services.compute.settings import settings_of
 from pileus.testing.cloud import Cloud
 from pileus.testing.grounds import Ground, Scenario
@@ -277,6 +278,12 @@ async def no_two(ground: Ground, id: str) -> None:
     await ground.cloud.settle()
 
 
+async def follow(ground: Ground, id: str) -> str:
+    ground.cloud.runtime.reconcilers.hint(PLACES, id)
+    await ground.cloud.runtime.reconcilers.settled()
+    return id
+
+
 async def extend(ground: Ground, id: str) -> str:
     event = {"name": "volume-extended", "server_uuid": id, "tag": ground.ids[f"volume of {id}"]}
     told = await ground.cloud.admin.post(
@@ -365,4 +372,5 @@ SCENARIOS = {
     "compute_servers.detach_volume": Scenario(attached, detach, no_disk, destroys=True),
     "compute_servers.swap_volume": Scenario(with_two, swap, no_two, destroys=True),
     "compute_servers.extend_volume": Scenario(attached, extend, no_disk),
+    "compute_servers.follow_volume": Scenario(attached, follow, no_disk),
 }

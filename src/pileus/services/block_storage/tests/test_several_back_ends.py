@@ -127,6 +127,8 @@ def test_a_volume_goes_to_the_back_end_of_its_new_type(stage: Stage, used: bool)
         assert refused.status == 400 and "migration_policy" in str(refused.json)
         wish = {"new_type": other, "migration_policy": "on-demand"}
         assert (await act(member, id, "os-retype", wish)).status == 202
+        moving = await shown(c.admin, id)
+        assert (moving["status"], moving["migration_status"]) == ("retyping", "migrating")
         await c.settle()
         assert await has(c, id) == ("volumes-slow", served)
         now = await shown(c.admin, id)
@@ -147,7 +149,13 @@ def test_an_administrator_moves_a_volume_from_pool_to_pool(stage: Stage) -> None
         id = await made(c, member)
         for host, back_end in (("fake-1", "slow"), ("fake-1", "fast"), ("fake-2", "fast")):
             place: dict[str, Any] = {"host": f"{host}@{back_end}#{back_end}"}
-            assert (await act(c.admin, id, "os-migrate_volume", place)).status == 202
+            wish = {**place, "lock_volume": host == "fake-2"}
+            assert (await act(c.admin, id, "os-migrate_volume", wish)).status == 202
+            moving = await shown(c.admin, id)
+            status = "maintenance" if host == "fake-2" else "available"
+            assert (moving["status"], moving["migration_status"]) == (status, "migrating")
+            taken = await act(c.admin, id, "os-reserve")
+            assert taken.status == 400, "nobody has it meanwhile"
             await c.settle()
             assert await place_of(c, id) == place["host"]
             assert (await has(c, id))[0] == f"volumes-{back_end}"

@@ -252,7 +252,7 @@ class VolumeActions(OfVolume):
             )
         else:
             of_type = {"volume_type_id": kind.id, "is_multiattach": multiattach}
-            await moving.migration(ctx, volume, pool, **of_type)
+            await moving.migration(ctx, volume, pool, states.RETYPING, **of_type)
 
     @operation(
         "POST", ACTION, "volume:revert_to_snapshot", action="revert", status=202, since="3.40"

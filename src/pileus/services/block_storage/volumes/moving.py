@@ -226,8 +226,10 @@ def _follows(export: Export) -> bool:
     return not export.is_read_only and not export.is_iscsi
 
 
-async def migration(ctx: Context, volume: Volume, pool: Pool, **changes: Any) -> None:
-    """Begins the move. Raises Invalid for a volume that cannot be moved as it is."""
+async def migration(
+    ctx: Context, volume: Volume, pool: Pool, moves_as: str, **changes: Any
+) -> None:
+    """Begins the move; `moves_as` is its status meanwhile, "" the one that it has. Raises Invalid for a volume that cannot be moved as it is."""
     place = await pools.place_of(ctx.runtime, volume)
     if await count_of(ctx.runtime.store, volume.id):
         raise checks.unfit("volume", f"Volume {volume.id} has snapshots; delete them first.")
@@ -248,7 +250,8 @@ async def migration(ctx: Context, volume: Volume, pool: Pool, **changes: Any) ->
         )
     there = {"host": pool.host, "pool": pool.name, "backend_id": ctx.runtime.world.new_id()}
     saga = RELOCATE if used else MIGRATE
-    await checks.begin(ctx, saga, volume, becoming=becoming(volume, **there, **changes))
+    said = becoming(volume, migration_status=states.MIGRATING, moves_as=moves_as)
+    await checks.begin(ctx, saga, said, becoming=becoming(said, **there, **changes))
 
 
 class VolumeMoving(OfVolume):
@@ -262,7 +265,9 @@ class VolumeMoving(OfVolume):
             raise checks.unfit(
                 "host", f"Destination host must be different from the current host {here}."
             )
-        await migration(ctx, volume, await chosen(ctx.runtime, volume, only, here))
+        is_locked = checks.flag(body.lock_volume or False, "lock_volume")
+        moves_as = states.MAINTENANCE if is_locked and volume.status == states.AVAILABLE else ""
+        await migration(ctx, volume, await chosen(ctx.runtime, volume, only, here), moves_as)
 
     @operation(
         "POST",

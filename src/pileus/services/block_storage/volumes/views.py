@@ -7,7 +7,7 @@ from typing import Any
 
 from pileus.kernel.resources import Context
 
-from .. import checks, pools, volume_type
+from .. import checks, pools, states, volume_type
 from ..attachment import HAD, Attachment, of_volumes
 from ..volume import Volume
 
@@ -53,7 +53,7 @@ def _detail(
 ) -> dict[str, Any]:
     found = {
         "id": v.id,
-        "status": v.shown,
+        "status": v.moves_as or v.status if v.task == states.MIGRATING else v.shown,
         "size": v.size,
         "availability_zone": v.zone,
         "created_at": checks.moment(v.created_at),

@@ -43,6 +43,7 @@ _EVENTS = {
     "detach_volume": "compute_detach_volume",
     "swap_volume": "compute_swap_volume",
     "extend_volume": "compute_extend_volume",
+    "follow_volume": "compute_swap_volume",  # as Nova says of a volume that Cinder moves
 }
 _GIVEN_UP = "It was given up."
 

@@ -25,8 +25,8 @@ KEEPABLE = _WHOLE | {ERROR}  # a delete may keep it for a while
 _HAS_VOLUMES = frozenset({ACTIVE, PAUSED, STOPPED, RESIZED, SOFT_DELETED, SHELVED, OFFLOADED})
 TELLS_SIZES = (_HAS_VOLUMES | {SUSPENDED, RESCUED}) - {OFFLOADED}  # there is a guest to tell
 ATTACHING, DETACHING, EXTENDING = "attaching_volume", "detaching_volume", "extending_volume"
-SWAPPING = "swapping_volume"
-PASSING = (ATTACHING, DETACHING, EXTENDING)  # soon over: who comes meanwhile waits
+SWAPPING, FOLLOWING = "swapping_volume", "following_volume"
+PASSING = (ATTACHING, DETACHING, EXTENDING, FOLLOWING)  # soon over: who comes meanwhile waits
 
 LIFECYCLE = Lifecycle(
     {
@@ -61,6 +61,7 @@ LIFECYCLE = Lifecycle(
         "detach_volume": Verb(_HAS_VOLUMES, DETACHING, SAME, SAME),
         "swap_volume": Verb({ACTIVE, PAUSED, RESIZED}, SWAPPING, SAME, SAME),
         "extend_volume": Verb(TELLS_SIZES, EXTENDING, SAME, SAME),
+        "follow_volume": Verb(TELLS_SIZES, FOLLOWING, SAME, SAME),
         "hard reboot": Verb(
             {ACTIVE, STOPPED, PAUSED, SUSPENDED, ERROR}, "rebooting_hard", ACTIVE, ERROR
         ),

@@ -1,4 +1,4 @@
-"""Giving a server a volume while it lives, taking one away, another in its place; telling its guest that one has grown.
+"""Giving a server a volume while it lives, taking one away, another in its place; telling its guest that one has grown or moved.
 
 What the server shall have in the end is in `becoming`: one more of its `volumes`, which is shown at once, or one less,
 which is shown until it is gone. A server on no host has no guest to tell: the volume is only its own.
@@ -7,12 +7,13 @@ which is shown until it is gone. A server on no host has no guest to tell: the v
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 
 from pileus.kernel.auth import Caller
 from pileus.kernel.events import Event
 from pileus.kernel.faults import Conflict, Fault, NotFound, Unavailable
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.sagas import Changes, Run, Step
+from pileus.kernel.sagas import Changes, Run, Saga, Step
 from pileus.services.block_storage.contract import VOLUMES
 from pileus.services.compute import nodes
 from pileus.services.compute.agent_contract import COMPUTE_HOST
@@ -23,7 +24,8 @@ from pileus.services.compute.servers import noting, states
 from pileus.services.compute.servers.plugging import complete, plug_again, plugged, reserve
 from pileus.services.compute.servers.sagas import host_if_up
 
-SIZES = "compute.volume_sizes"
+SIZES, PLACES = "compute.volume_sizes", "compute.volume_places"
+GROWN, RELOCATED = "volume.resize.end", "volume.relocate.served"
 _COMPUTE = Caller(roles=frozenset({"admin"}))
 
 
@@ -173,22 +175,24 @@ SWAP = noting.saga(
     Step(free_old),
 )
 EXTEND = noting.saga("volume_extend", "extend_volume", noting.noted(tell_size))
+FOLLOW = noting.saga("volume_follow", "follow_volume", noting.noted(tell_size))
 
 
-# Volumes that grow
+# Volumes that grow, and those that lie elsewhere now
 
 
-async def grown(runtime: Runtime, event: Event) -> None:
-    """A volume has another size: the guests that have it are told when nothing else is done to them."""
+async def changed(runtime: Runtime, event: Event) -> None:
+    """The guests that have the volume are told when nothing else is done to them."""
+    of = PLACES if event.kind == RELOCATED else SIZES
     try:
         volume = await runtime.contracts.get(VOLUMES).volume(_COMPUTE, str(event.payload["id"]))
     except NotFound:
         return
     for server_id in {one.server_id for one in volume.attachments}:
-        runtime.reconcilers.hint(SIZES, server_id)
+        runtime.reconcilers.hint(of, server_id)
 
 
-async def tell_sizes(runtime: Runtime, server_id: str) -> None:
+async def _tell(saga: Saga[Server], action_name: str, runtime: Runtime, server_id: str) -> None:
     """Raises Unavailable while something else is done to the server: it is asked for again."""
     server = await SERVERS.find(runtime.store, server_id) if server_id else None
     if server is None or not server.host or server.vm_state not in states.TELLS_SIZES:
@@ -196,14 +200,17 @@ async def tell_sizes(runtime: Runtime, server_id: str) -> None:
     if server.task_state:
         raise Unavailable(f"Instance {server_id} is {server.task_state}.")
     async with runtime.store.tx() as tx:
-        _, entry = await runtime.sagas.begin(tx, EXTEND, await SERVERS.get(tx, server_id))
+        _, entry = await runtime.sagas.begin(tx, saga, await SERVERS.get(tx, server_id))
         action = Action(
             id=entry.id,
             server_id=server_id,
-            action=EXTEND.verb,
+            action=action_name,
             request_id=f"req-{runtime.world.new_id()}",
             user_id="",
             project_id=server.project_id,
         )
         await ACTIONS.insert(tx, action)
     runtime.sagas.launch(entry)
+
+
+tell_sizes, tell_places = partial(_tell, EXTEND, EXTEND.verb), partial(_tell, FOLLOW, SWAP.verb)

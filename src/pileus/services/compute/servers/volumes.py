@@ -32,7 +32,7 @@ from pileus.services.compute.servers.operations import (
     unlocked,
 )
 from pileus.services.compute.servers.plugging import reserve_now
-from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH, EXTEND, SWAP
+from pileus.services.compute.servers.volume_sagas import ATTACH, DETACH, EXTEND, FOLLOW, SWAP
 
 _RULE = "os_compute_api:os-volumes-attachments:"
 _ALL = "/servers/{server_id}/os-volume_attachments"
@@ -72,7 +72,7 @@ class ServerVolumes(OfServer):
         _RULE + "swap": "rule:service_or_admin",
         _RULE + "delete": MEMBER,
     }
-    sagas = (ATTACH, DETACH, EXTEND, SWAP)
+    sagas = (ATTACH, DETACH, EXTEND, FOLLOW, SWAP)
 
     @operation("GET", _ALL, _RULE + "index")
     async def index(self, ctx: Context, server: Server) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class ServerVolumes(OfServer):
         """As block storage asks for it where it moves a volume under a guest. Raises NotFound, Invalid, Conflict."""
         ctx.require(_RULE + "swap", {})
         old = await ctx.peer(VOLUMES).volume(ctx.caller, volume_id)
-        if not old.migration_status:
+        if not old.migration_status or old.status == "migrating":  # by itself
             raise Conflict(
                 f"volume {volume_id} is not migrating; this API should only be called by Cinder"
             )

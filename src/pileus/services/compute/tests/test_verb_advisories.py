@@ -35,7 +35,15 @@ ACTIONS: dict[str, Any] = {
     "createBackup": {"createBackup": {"name": "copy", "backup_type": "daily", "rotation": 1}},
 }
 # A server comes into being and goes by requests of their own, and so do its interfaces and volumes; its host is up.
-NO_ACTIONS = {"create", "delete", "soft delete", "evacuate", "extend_volume", "swap_volume"}
+NO_ACTIONS = {
+    "create",
+    "delete",
+    "soft delete",
+    "evacuate",
+    "extend_volume",
+    "swap_volume",
+    "follow_volume",
+}
 NO_ACTIONS |= {
     f"{verb}_{noun}" for verb in ("attach", "detach") for noun in ("interface", "volume")
 }

@@ -486,6 +486,21 @@ def test_a_volume_that_grows_is_larger_for_its_guest_and_its_action_says_so(stag
     stage.play(story)
 
 
+def test_a_volume_that_moves_is_another_for_its_guest_and_its_action_says_so(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id, disk = await s.boot(), await volume(s)
+        await attached(s, id, disk)
+        url = f"{VOLUMES}/{disk}/action"
+        reply = await s.admin.post(url, {"os-migrate_volume": {"host": None}})
+        assert reply.status == 202, reply
+        await s.cloud.settle()
+        assert (await actions(s, id))[0] == ("swap_volume", "compute_swap_volume", "Success")
+        assert await status(s, disk) == "in-use"
+        assert list((await plugged(s, id)).values()) == [(disk,)]
+
+    stage.play(story)
+
+
 def test_ossa_2023_003_a_volume_of_a_server_is_detached_with_compute_only(stage: Stage) -> None:
     """`os-detach` and friends would leave the guest with what is another's by then."""
 
