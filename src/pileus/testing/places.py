@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import pytest
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-_numbers = itertools.count(os.getpid())
+_STRIDE = 101  # processes that were started together take numbers far apart
+_numbers = itertools.count(os.getpid() * _STRIDE)
 
 
 @dataclass(frozen=True)

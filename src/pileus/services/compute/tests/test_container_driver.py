@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from pileus.host import files, runc
+from pileus.host import caches, files, runc
 from pileus.host.netlink import Netlink, add_tap
 from pileus.host.netns import Namespaces
 from pileus.host.rootfs import FIRST_ID
@@ -53,7 +53,8 @@ pytestmark = [
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageSource, ImageSource]]:
     """The test root file system and a lying image, behind an HTTP server."""
     served = tmp_path_factory.mktemp("roots")
-    good = asyncio.run(build(served / "good"))
+    good = asyncio.run(build(caches.testroot()))
+    shutil.copy(good, served / "good")
     (served / "lie").write_bytes(QCOW2)
     handler = functools.partial(QuietHandler, directory=str(served))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -15,6 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,7 +36,6 @@ from pileus.services.compute.driver import (
     ComputeDriver,
     ImageSource,
     Nic,
-    PluggedVolume,
 )
 from pileus.services.compute.drivers.guest_folder import CONSOLE_KEPT, CONSOLE_LIMIT, GuestFolder
 from pileus.services.compute.drivers.qemu import QemuComputeDriver
@@ -43,7 +43,6 @@ from pileus.services.compute.plugged_volume import Plugged
 from pileus.testing.drivers.compute import SUITE, Bench, eventually, has_login_prompt
 from pileus.testing.drivers.guest_volumes import VOLUMES
 from pileus.testing.drivers.moves import MOVES
-from pileus.testing.nbd import NbdClient
 from pileus.testing.volume_store import Store
 
 BOOT_S = 180  # a loaded machine without KVM
@@ -60,13 +59,9 @@ pytestmark = [
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ImageSource, ImageSource]]:
     """The test image and a lying one, behind an HTTP server."""
-    kept = os.environ.get("PILEUS_TEST_IMAGE")
-    folder = Path(kept).parent if kept else tmp_path_factory.mktemp("images")
-    good = asyncio.run(build(Path(kept) if kept else folder / "test.qcow2"))
+    good = asyncio.run(build(caches.testimage()))
     served = tmp_path_factory.mktemp("served")
-    os.link(good, served / "good") if os.stat(good).st_dev == os.stat(
-        served
-    ).st_dev else shutil.copy(good, served / "good")
+    shutil.copy(good, served / "good")
     lie = bytearray(good.read_bytes()[:4096])
     lie[8:20] = struct.pack(">QI", 1024, 11)
     (served / "lie").write_bytes(lie)
@@ -157,11 +152,12 @@ def volumes(store: Store) -> Plugged:
     return asyncio.run(made())
 
 
-@pytest.fixture
-def bench(
-    tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str, volumes: Plugged
+@contextmanager
+def bench_in(
+    folder: Path, images: tuple[ImageSource, ImageSource], netns: str, volumes: Plugged
 ) -> Iterator[Bench]:
-    state, other = tmp_path / "state", tmp_path / "other"
+    """Its guests go with the block."""
+    state, other = folder / "state", folder / "other"
     yield Bench(
         make=lambda: QemuComputeDriver(state, netns=netns),
         image=images[0],
@@ -173,9 +169,17 @@ def bench(
         make_other=lambda: QemuComputeDriver(other, netns=netns),
         volumes=volumes,
     )
-    for folder in (state, other):
-        for pid in qemu.running_in(folder / "guests").values():
+    for guests in (state / "guests", other / "guests"):
+        for pid in qemu.running_in(guests).values():
             os.kill(pid, 9)
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, images: tuple[ImageSource, ImageSource], netns: str, volumes: Plugged
+) -> Iterator[Bench]:
+    with bench_in(tmp_path, images, netns, volumes) as found:
+        yield found
 
 
 @pytest.mark.parametrize("ask", SUITE + MOVES + VOLUMES, ids=lambda ask: ask.__name__)
@@ -517,55 +521,6 @@ async def shown(driver: ComputeDriver, guest_id: str, words: str) -> None:
         return words in await driver.console_log(guest_id, None)
 
     await eventually(asks, f"{words!r} on the console", within_s=90, world=World())
-
-
-def _begins(volume: PluggedVolume) -> bytes:
-    with NbdClient(volume.path, volume.name) as client:
-        return client.read(0, 512)
-
-
-@pytest.mark.parametrize("kind", ["here", "elsewhere", "encrypted"])
-def test_a_guest_writes_to_its_volume_sees_it_grow_and_survives_its_servers_death(
-    kind: str, bench: Bench, store: Store
-) -> None:
-    async def story() -> None:
-        driver, volumes = bench.make(), store.driver()
-        await driver.start_up()
-        await volumes.start_up()
-        changes = {"passphrase": "open sesame"} if kind == "encrypted" else {}
-        volume = await store.make(volumes, **changes)
-        if kind == "elsewhere":
-            volume = await store.served(volumes, volume.volume_id, True)
-        spec = bench.spec()
-        await driver.spawn(spec)
-        await has_login_prompt(bench, driver, spec.id)
-        await driver.plug_volume(spec.id, volume)
-        write = "echo it was {} | sudo dd of=/dev/vdb bs=512 conv=sync oflag=direct; echo did {}"
-        look = "cd /sys/block/vdb; echo $(cat serial)-$(cat size)-"
-        await on_console(driver, spec.id, write.format("first", "wr''ite"), look, "exit")
-        await shown(driver, spec.id, f"{volume.volume_id[:20]}-{2 << 20}-")
-        await shown(driver, spec.id, "did write")
-        here = await store.served(volumes, volume.volume_id)
-        is_plain = (await asyncio.to_thread(_begins, here)).startswith(b"it was first")
-        assert is_plain == (kind != "encrypted")
-        for pid in running_below(store.state / "volumes" / volume.volume_id).values():
-            os.kill(pid, 9)
-        await on_console(driver, spec.id, write.format("again", "wr''ite ag''ain"), "exit")
-        await shown(driver, spec.id, "did write again")
-        await volumes.extend(volume.volume_id, 2)
-        larger = await store.served(volumes, volume.volume_id, kind == "elsewhere")
-        larger = msgspec.structs.replace(larger, passphrase=volume.passphrase)
-        await driver.plug_volume(spec.id, larger)
-        await on_console(driver, spec.id, "echo now $(cat /sys/block/vdb/size)")
-        await shown(driver, spec.id, f"now {4 << 20}")
-        await driver.unplug_volume(spec.id, volume.volume_id)
-        await volumes.withdraw(volume.volume_id, store.attachment)
-        await volumes.delete(volume.volume_id)
-        await driver.destroy(spec.id)
-        await driver.close()
-        await volumes.close()
-
-    asyncio.run(story())
 
 
 def test_a_guest_starts_from_a_volume_made_of_an_image(bench: Bench, store: Store) -> None:

@@ -1,58 +1,86 @@
-"""A guest's volume that is copied to another while it writes, on real QEMUs: no word is lost, whenever we are killed."""
+"""Volumes of a real guest that writes to them: they are served anew, grow, and are copied to another meanwhile.
+
+No word is lost, whenever we are killed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-from pileus.services.compute.driver import ComputeDriver
+from pileus.host.storage_daemon import running_below
+from pileus.services.compute.driver import ComputeDriver, ImageSource, PluggedVolume
+from pileus.services.compute.plugged_volume import Plugged
 from pileus.services.compute.tests import test_qemu_driver as real
 from pileus.testing.drivers.compute import Bench, has_login_prompt
 from pileus.testing.nbd import NbdClient
 from pileus.testing.volume_store import Store
 
 pytestmark = real.pytestmark
-images, netns, store, bench = real.images, real.netns, real.store, real.bench
-volumes = real.volumes
+images, netns, store, volumes = real.images, real.netns, real.store, real.volumes
+Booted = tuple[Bench, str]
 
 # Numbered sectors one after the other, each acknowledged before the next.
 COUNT = (
-    "sudo chmod 666 /dev/vdb",
+    "rm -f /tmp/stop /tmp/n; sudo chmod 666 /dev/vdb",
     "(trap '' HUP; n=0; while [ ! -e /tmp/stop ]; do printf 'no %06d;' $n | dd of=/dev/vdb bs=512"
     " seek=$n conv=sync,notrunc oflag=direct && n=$((n+1)) && echo $n >/tmp/n; done 2>/dev/null) &",
 )
 
 
-async def _counted(driver: ComputeDriver, guest_id: str) -> int:
-    """How many it was told are written, once it has stopped."""
-    await real.on_console(
-        driver, guest_id, "touch /tmp/stop; sleep 2; echo coun''ted-$(cat /tmp/n)-", "exit"
-    )
-    await real.shown(driver, guest_id, "counted-")
-    said = await driver.console_log(guest_id, None)
-    return max(int(n) for n in re.findall(r"counted-(\d+)-", said))
+@pytest.fixture(scope="module")
+def booted(
+    images: tuple[ImageSource, ImageSource],
+    netns: str,
+    volumes: Plugged,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Booted]:
+    """The id of a guest that has booted, lent to one test after the other; its console keeps what was said in all."""
+    with real.bench_in(tmp_path_factory.mktemp("booted"), images, netns, volumes) as bench:
+
+        async def boot() -> str:
+            driver, spec = bench.make(), bench.spec()
+            await driver.start_up()
+            await driver.spawn(spec)
+            await has_login_prompt(bench, driver, spec.id)
+            await driver.close()
+            return spec.id
+
+        yield bench, asyncio.run(boot())
 
 
-async def finds_what_it_wrote(driver: ComputeDriver, guest_id: str) -> None:
-    """Every word on its disk is there."""
-    written = await _counted(driver, guest_id)
+async def says(driver: ComputeDriver, guest_id: str, command: str, mark: str) -> str:
+    """What the guest answers on its console; `mark` was never there before."""
+    # What was typed is on the console too, and must not be taken for the answer.
+    await real.on_console(driver, guest_id, f'echo "b""egun-{mark} $({command}) ended"', "exit")
+    answer, said = re.compile(rf"begun-{mark} (.*?) ended", re.S), ""
+    while not (found := answer.search(said)):
+        await real.shown(driver, guest_id, f"begun-{mark} ")
+        said = await driver.console_log(guest_id, None)
+    return found[1]
+
+
+async def finds_what_it_wrote(driver: ComputeDriver, guest_id: str, mark: str) -> None:
+    """Every word on its disk is there, once it has stopped."""
+    stop = "touch /tmp/stop; sleep 2; cat /tmp/n"
+    written = int(await says(driver, guest_id, stop, f"{mark}-written"))
     look = f"dd if=/dev/vdb bs=512 count={written} 2>/dev/null | tr -d '\\000' | md5sum"
     want = f"i=0; while [ $i -lt {written} ]; do printf 'no %06d;' $i; i=$((i+1)); done | md5sum"
-    compare = f'[ "$({look})" = "$({want})" ] && echo al\'\'ike'
-    await real.on_console(driver, guest_id, compare, "exit")
-    await real.shown(driver, guest_id, "alike")
-    assert written > 0
+    found, wanted = (await says(driver, guest_id, f"{look}; {want}", f"{mark}-sums")).split("\n")
+    assert found.strip() == wanted.strip() and written > 0
 
 
 @pytest.mark.parametrize("kind", ["plain", "encrypted", "elsewhere"])
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_guest_that_writes_all_the_time_finds_every_word_on_the_other_volume(
-    kind: str, dies: bool, bench: Bench, store: Store
+    kind: str, dies: bool, booted: Booted, store: Store
 ) -> None:
-    async def story() -> None:
+    async def story(bench: Bench, guest: str) -> None:
         driver, back_end, second = bench.make(), store.driver(), Store(store.state)
         await driver.start_up()
         await back_end.start_up()
@@ -62,31 +90,71 @@ def test_a_guest_that_writes_all_the_time_finds_every_word_on_the_other_volume(
         await back_end.extend(new.volume_id, 2)
         served = await second.served(back_end, new.volume_id, kind == "elsewhere")
         new = msgspec.structs.replace(served, passphrase=new.passphrase)
-        spec = bench.spec()
-        await driver.spawn(spec)
-        await has_login_prompt(bench, driver, spec.id)
-        await driver.plug_volume(spec.id, old)
-        await real.on_console(driver, spec.id, *COUNT, "exit")
+        await driver.plug_volume(guest, old)
+        await real.on_console(driver, guest, *COUNT, "exit")
         if dies:
-            swapping = asyncio.create_task(driver.swap_volume(spec.id, old.volume_id, new))
+            swapping = asyncio.create_task(driver.swap_volume(guest, old.volume_id, new))
             await asyncio.sleep(0.2)
             swapping.cancel()
             await driver.close()
             driver = bench.make()
             await driver.start_up()
-        await driver.swap_volume(spec.id, old.volume_id, new)
+        await driver.swap_volume(guest, old.volume_id, new)
         await back_end.withdraw(old.volume_id, store.attachment)
-        await real.on_console(driver, spec.id, "echo now $(cat /sys/block/vdb/size)", "exit")
-        await real.shown(driver, spec.id, f"now {4 << 20}")
-        await finds_what_it_wrote(driver, spec.id)
-        await driver.destroy(spec.id)
+        size = await says(driver, guest, "cat /sys/block/vdb/size", f"{new.volume_id}-size")
+        assert size == str(4 << 20)
+        await finds_what_it_wrote(driver, guest, new.volume_id)
+        assert (await driver.unplug_volume(guest, new.volume_id)).volumes == ()
         await driver.close()
         if kind == "plain":
-            with NbdClient(new.path, new.name) as client:
-                assert (await asyncio.to_thread(client.read, 0, 512)).startswith(b"no 000000;")
+            assert (await asyncio.to_thread(_begins, new)).startswith(b"no 000000;")
         await back_end.withdraw(new.volume_id, second.attachment)
         for volume in (old, new):
             await back_end.delete(volume.volume_id)
         await back_end.close()
 
-    asyncio.run(story())
+    asyncio.run(story(*booted))
+
+
+def _begins(volume: PluggedVolume) -> bytes:
+    with NbdClient(volume.path, volume.name) as client:
+        return client.read(0, 512)
+
+
+@pytest.mark.parametrize("kind", ["here", "elsewhere", "encrypted"])
+def test_a_guest_writes_to_its_volume_sees_it_grow_and_survives_its_servers_death(
+    kind: str, booted: Booted, store: Store
+) -> None:
+    async def story(bench: Bench, guest: str) -> None:
+        driver, volumes = bench.make(), store.driver()
+        await driver.start_up()
+        await volumes.start_up()
+        changes = {"passphrase": "open sesame"} if kind == "encrypted" else {}
+        volume = await store.make(volumes, **changes)
+        id = volume.volume_id
+        if kind == "elsewhere":
+            volume = await store.served(volumes, id, True)
+        await driver.plug_volume(guest, volume)
+        write = "echo it was {} | sudo dd of=/dev/vdb bs=512 conv=sync oflag=direct && echo did"
+        look = "cd /sys/block/vdb; echo $(cat serial)-$(cat size)"
+        assert await says(driver, guest, write.format("first"), f"{id}-first") == "did"
+        assert await says(driver, guest, look, f"{id}-look") == f"{id[:20]}-{2 << 20}"
+        here = await store.served(volumes, id)
+        is_plain = (await asyncio.to_thread(_begins, here)).startswith(b"it was first")
+        assert is_plain == (kind != "encrypted")
+        for pid in running_below(store.state / "volumes" / id).values():
+            os.kill(pid, 9)
+        assert await says(driver, guest, write.format("again"), f"{id}-again") == "did"
+        await volumes.extend(id, 2)
+        larger = await store.served(volumes, id, kind == "elsewhere")
+        larger = msgspec.structs.replace(larger, passphrase=volume.passphrase)
+        await driver.plug_volume(guest, larger)
+        size = await says(driver, guest, "cat /sys/block/vdb/size", f"{id}-size")
+        assert size == str(4 << 20)
+        await driver.unplug_volume(guest, id)
+        await volumes.withdraw(id, store.attachment)
+        await volumes.delete(id)
+        await driver.close()
+        await volumes.close()
+
+    asyncio.run(story(*booted))
