@@ -30,6 +30,9 @@ DEBIAN_PACKAGES = ("qemu-utils", "qemu-system-common")
 START_S, END_S = 20, 60  # the latter for what is still to be written
 _LOOK_S = 0.05
 LOG = "daemon.log"
+# It takes memory for each request's data. By itself glibc gives that back to the kernel each time from 128 KiB on, and
+# each page of it is then zeroed anew. Bytes of one piece that is kept, and of all that a daemon keeps.
+_KEPT = ("MALLOC_MMAP_THRESHOLD_=4194304", "MALLOC_TRIM_THRESHOLD_=16777216")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class StorageDaemon:
         """
         with contextlib.closing(listen(folder / "qmp.sock")) as monitor:
             descriptors = (monitor.fileno(), server.fileno())
-            argv = [*prefix, PROGRAM]
+            argv = [*prefix, "env", *_KEPT, PROGRAM]
             argv += ["--chardev", f"socket,id=qmp,fd={descriptors[0]},server=on,wait=on"]
             argv += ["--monitor", "chardev=qmp"]
             at = f"addr.type=fd,addr.str={descriptors[1]},max-connections=0"

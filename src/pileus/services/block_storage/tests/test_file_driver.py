@@ -246,6 +246,30 @@ def test_where_a_daemon_may_not_use_io_uring_threads_serve_its_layers() -> None:
     assert opened == ["io_uring", "threads"]
 
 
+def test_a_daemon_has_its_memory_at_hand_for_every_request(bench: Bench, state: Path) -> None:
+    def faults(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[7])
+
+    async def ask() -> None:
+        async with bench.driver() as driver:
+            volume_id = await bench.volume(driver, b"content")
+            async with exported(driver, volume_id) as export:
+                daemon = await daemon_of(state, volume_id)
+                with NbdClient(export.path, export.name) as client:
+
+                    def go() -> None:
+                        for n in range(50):
+                            client.write(n * MIB, bytes(MIB))
+                            client.read(n * MIB, 256 * KIB)
+
+                    await asyncio.to_thread(go)
+                    before = faults(daemon)
+                    await asyncio.to_thread(go)
+                    assert faults(daemon) - before < 1000, "of the 16,000 that all its pages are"
+
+    asyncio.run(ask())
+
+
 def test_an_export_that_may_only_be_read_takes_no_writes(bench: Bench) -> None:
     async def ask() -> None:
         async with bench.driver() as driver:
