@@ -12,19 +12,20 @@ from tests.simulation.test_storms import HOSTS, built
 from tests.simulation.town import Town
 from tests.simulation.weather import calm
 
+VOLUMES = "/volume/v3/volumes"
 AWAY_S, SLOW_S = 300.0, 18.0
 
 
-async def settled(town: Town, ground: Ground, id: str) -> Any:
-    """The server, once it is no longer being built."""
+async def settled(town: Town, ground: Ground, id: str, url: str = SERVERS) -> Any:
+    """The server or volume, once it is no longer being built."""
     while True:
-        shown = (await ground.member.get(f"{SERVERS}/{id}")).json["server"]
-        if shown["status"] != "BUILD":
+        (shown,) = (await ground.member.get(f"{url}/{id}")).json.values()
+        if shown["status"] not in ("BUILD", "creating"):
             return shown
         await town.world.clock.sleep(0.5)
 
 
-def test_servers_get_their_place_once_hosts_that_start_slowly_are_there(
+def test_servers_and_volumes_get_their_place_once_hosts_that_start_slowly_are_there(
     folder: Path, seed: int
 ) -> None:
     async def scene() -> None:
@@ -35,12 +36,15 @@ def test_servers_get_their_place_once_hosts_that_start_slowly_are_there(
         await town.world.clock.sleep(AWAY_S)
         await town.start_control()
         asked.append(await create(ground))
+        made = await ground.ask("POST", VOLUMES, {"volume": {"size": 1}})
         await town.world.clock.sleep(SLOW_S)
         for name in HOSTS:
             await town.start_host(name)
         for id in asked:
             shown = await settled(town, ground, id)
             assert shown["status"] == "ACTIVE", shown.get("fault")
+        volume = await settled(town, ground, made.json["volume"]["id"], VOLUMES)
+        assert volume["status"] == "available"
         await calm(town)
         await town.stop()
 

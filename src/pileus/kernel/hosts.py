@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 5.0
 LEASE_S = 20.0  # three beats may be lost
+START_S = 60.0  # a host of many guests takes so long to start
 _JOINED = "hosts.joined"
 
 
@@ -48,8 +49,8 @@ class Host(Record, kw_only=True, frozen=True):
     speaker: str = ""
     term: int = 0
 
-    def is_up(self, now: float) -> bool:
-        return now - self.seen_at < LEASE_S
+    def is_up(self, now: float, lease_s: float = LEASE_S) -> bool:
+        return now - self.seen_at < lease_s
 
 
 HOSTS = Table("hosts", Host, columns=("address",), indexes=(("address",),))
@@ -82,8 +83,7 @@ class Registry:
 
     async def beat(self, beats: list[Beat], joining: bool) -> None:
         if joining:
-            names = msgspec.json.encode([b.host for b in beats])
-            await self.runtime.bus.publish(_JOINED, names)
+            await self.runtime.bus.publish(_JOINED, msgspec.json.encode([b.host for b in beats]))
         now = self.runtime.world.clock.time()
         async with self.runtime.store.tx(wait=joining) as tx:
             for b in beats:

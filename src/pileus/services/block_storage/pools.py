@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pileus.kernel.faults import NotFound
-from pileus.kernel.hosts import HOSTS, Host, hosts_of
+from pileus.kernel.hosts import HOSTS, START_S, Host, hosts_of
 from pileus.kernel.quota import usage
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Record, Table
 
 from .agent_contract import VOLUME_HOST
-from .scheduling import Pool
+from .scheduling import DOWN, Pool
 from .volume import BY_HOST, Volume
 
 ZONE = "nova"
@@ -40,8 +40,9 @@ async def hosts(runtime: Runtime) -> list[Host]:
 async def pools(runtime: Runtime) -> list[Pool]:
     """Every pool, by its place."""
     said = {s.id: s for s in await SERVICES.all(runtime.store)}
-    now, found = runtime.world.clock.time(), []
-    for host in await hosts(runtime):
+    now, found, known = runtime.world.clock.time(), [], await hosts(runtime)
+    last = max((host.seen_at for host in known), default=0.0)
+    for host in known:
         pools_of_it = host.facts.get("volume_pools", ())
         for pool in pools_of_it:
             places = [f"{host.id}@{pool['name']}"]
@@ -63,7 +64,8 @@ async def pools(runtime: Runtime) -> list[Pool]:
                     storage_protocol=pool["storage_protocol"],
                     zone=ZONE,
                     is_thin=pool["is_thin"],
-                    why_not=_why_not(service) or ("" if host.is_up(now) else "down"),
+                    why_not=_why_not(service) or ("" if host.is_up(now) else DOWN),
+                    is_starting=host.is_up(last, START_S),  # not lost while others went on
                 )
             )
     return sorted(found, key=lambda p: p.place)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pileus.kernel.faults import NoCapacity
+from pileus.kernel.faults import NoCapacity, Unavailable
 
 OVERSUBSCRIBED = 20.0  # thin volumes promised for each real GiB
+DOWN = "down"
 _SCOPE = "capabilities:"
 
 
@@ -29,6 +30,7 @@ class Pool:
     backend_name: str = ""  # as an operator named it, else its host's
     is_thin: bool = True
     why_not: str = ""  # down, disabled or frozen
+    is_starting: bool = False  # one that is down may soon be back
 
     @property
     def place(self) -> str:
@@ -80,13 +82,15 @@ class Wanted:
 
 
 def choose(pools: Sequence[Pool], wanted: Wanted) -> Pool:
-    """Raises NoCapacity, which says of each pool why it is not the one."""
+    """Raises NoCapacity, which says of each pool why it is not the one; Unavailable where one that starts will do."""
     refused = {pool.place: why for pool in pools if (why := why_not(pool, wanted))}
     fit = [pool for pool in pools if pool.place not in refused]
     if fit:
         return max(fit, key=lambda p: (p.room_gib, p.place))
     reasons = "; ".join(f"{place}: {why}" for place, why in sorted(refused.items()))
-    raise NoCapacity(f"No valid backend was found. {reasons or 'There is no host for volumes'}.")
+    back = [replace(p, why_not="") for p in pools if p.why_not == DOWN and p.is_starting]
+    kind = NoCapacity if all(why_not(pool, wanted) for pool in back) else Unavailable
+    raise kind(f"No valid backend was found. {reasons or 'There is no host for volumes'}.")
 
 
 def why_not(pool: Pool, wanted: Wanted) -> str:

@@ -18,7 +18,7 @@ from pileus.kernel.world import stamp
 
 from . import checks, pools
 from .pools import SERVICES, VOLUME, VolumeService
-from .scheduling import OVERSUBSCRIBED, Pool
+from .scheduling import DOWN, OVERSUBSCRIBED, Pool
 from .snapshot import SNAPSHOTS
 from .volume import VOLUMES
 
@@ -276,7 +276,7 @@ def _pool(ctx: Context, p: Pool, *, detail: bool) -> dict[str, Any]:
             "reserved_percentage": 0,
             "max_over_subscription_ratio": str(OVERSUBSCRIBED),
             "location_info": p.host,
-            "backend_state": "down" if p.why_not == "down" else "up",
+            "backend_state": DOWN if p.why_not == DOWN else "up",
             "filter_function": None,
             "goodness_function": None,
         },

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pileus.kernel.faults import NotFound
-from pileus.kernel.hosts import Host, hosts_of
+from pileus.kernel.hosts import START_S, Host, hosts_of
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Page, Reader, Record, Table, Unique
 from pileus.services.compute.agent_contract import COMPUTE_HOST
@@ -19,7 +19,6 @@ from pileus.services.compute.settings import settings_of
 
 INTERNAL_ZONE = "internal"
 _BY_NUMBER = (("number", False), ("id", False))
-_START_S = 60.0  # a host of many guests takes so long to start
 _SLICE = 500  # nodes decoded before others have a turn
 
 
@@ -130,7 +129,7 @@ def as_back(places: Sequence[Place]) -> list[Place]:
     return [
         replace(p, is_up=True)
         for p in places
-        if not p.is_up and not p.node.forced_down and p.beat and last - p.beat.seen_at < _START_S
+        if not p.is_up and not p.node.forced_down and p.beat and p.beat.is_up(last, START_S)
     ]
 
 

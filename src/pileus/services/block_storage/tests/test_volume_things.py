@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
-from pileus.services.block_storage.scheduling import Pool, Wanted, why_not
+import pytest
+
+from pileus.kernel.faults import NoCapacity, Unavailable
+from pileus.services.block_storage.scheduling import Pool, Wanted, choose, why_not
 from pileus.services.block_storage.tickets import path_of
 from pileus.services.block_storage.volume import VOLUMES as RECORDS
 from pileus.services.identity.contract import SECRETS
@@ -220,3 +224,10 @@ def test_a_pool_is_passed_over_for_what_it_lacks() -> None:
             else not why_not(pool, Wanted(1, specs))
         ), specs
     assert "room for 5 GiB" in why_not(pool, Wanted(6, {}))
+    for is_starting, size, kind in (
+        (True, 1, Unavailable),
+        (True, 6, NoCapacity),
+        (False, 1, NoCapacity),
+    ):
+        with pytest.raises(kind, match="h@p#p: down"):
+            choose([replace(pool, why_not="down", is_starting=is_starting)], Wanted(size, {}))

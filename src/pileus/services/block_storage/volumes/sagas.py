@@ -45,7 +45,7 @@ async def schedule(run: Run[Volume]) -> Changes:
 
 
 async def chosen(runtime: Runtime, volume: Volume, only: str = "", never: str = "") -> Pool:
-    """Raises NoCapacity."""
+    """Raises NoCapacity, Unavailable."""
     kind = await VOLUME_TYPES.find(runtime.store, volume.volume_type_id)
     asked = only or volume.wanted_host
     wanted = Wanted(volume.size, kind.extra_specs if kind else {}, volume.zone, asked, never)
