@@ -78,7 +78,13 @@ def _devices(server: Server) -> list[dict[str, Any]]:
     somewhere = {"bus": "none", "address": "none"}
     tags = {asked.port_id: asked.tag for asked in server.networks if asked.tag}
     cards = [
-        {"type": "nic", "mac": nic.mac, **somewhere, "tags": [tags[nic.port_id]]}
+        {
+            "type": "nic",
+            "mac": nic.mac,
+            **somewhere,
+            "vf_trusted": nic.trusted,
+            "tags": [tags[nic.port_id]],
+        }
         for nic in server.nics
         if nic.port_id in tags
     ]

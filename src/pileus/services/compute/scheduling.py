@@ -171,7 +171,7 @@ def near_an_address(ask: Ask, place: Place) -> str:
 
 def wired_to_its_networks(ask: Ask, place: Place) -> str:
     is_wired = ask.wired is None or place.node.host in ask.wired
-    return "" if is_wired else "not on a segment of each of its ports' networks"
+    return "" if is_wired else "not on a segment of each port's network, or without a card for it"
 
 
 FILTERS: tuple[Filter, ...] = (

@@ -38,6 +38,7 @@ class NicInfo(msgspec.Struct, frozen=True, kw_only=True):
     security_groups: list[str] = []  # names
     made: bool = True
     status: str = "DOWN"
+    trusted: bool = False
 
 
 class GuestRoute(msgspec.Struct, frozen=True, kw_only=True):

@@ -109,6 +109,7 @@ class CreateNetwork(Attributes):
     qinq: bool | None = None
     qos_policy_id: str | None = None
     availability_zone_hints: list[str] = []
+    ha: bool = False  # for routers that speak VRRP: none here needs a network of its own
 
 
 class UpdateNetwork(Attributes):
@@ -121,6 +122,7 @@ class UpdateNetwork(Attributes):
         "segments",
         "vlan_transparent",
         "qinq",
+        "ha",
     }
 
     name: str | UnsetType = UNSET

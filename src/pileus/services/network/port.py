@@ -70,6 +70,11 @@ class Port(Noun, kw_only=True, frozen=True):
     qos_policy_id: str = ""
     pvlan_type: str = ""  # its part in a private network
     pvlan_community: str = ""
+    numa_affinity_policy: str = ""
+    device_profile: str = ""
+    hardware_offload_type: str = ""
+    trusted: bool | None = None  # None: nobody said
+    propagate_uplink_status: bool = True
     guest: str = ""
     made: bool = False
     order: int = 0
@@ -93,7 +98,7 @@ def binding_of(p: Port) -> dict[str, object]:
     """How it is wired on its host."""
     return {
         "vnic_type": p.vnic_type,
-        "profile": p.profile,
+        "profile": p.profile if p.trusted is None else {**p.profile, "trusted": p.trusted},
         "vif_type": "bridge" if p.host else "unbound",
         "vif_details": {"port_filter": p.port_security_enabled} if p.host else {},
     }
@@ -162,7 +167,3 @@ def port_target(port: Port) -> dict[str, object]:
         "device_owner": port.device_owner,
         "network:project_id": port.network_project_id,
     }
-
-
-def is_router_port(port: Port) -> bool:
-    return port.device_owner in ROUTER_OWNERS

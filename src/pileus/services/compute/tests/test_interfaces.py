@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pileus.services.compute.server import SERVERS as RECORDS
 from pileus.services.compute.servers.interface_sagas import DETACH
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+from pileus.services.network.contract import GUEST_METADATA
 from pileus.testing.generated.sagas import FAILS, Sabotage, sabotaged
 
 
@@ -72,6 +74,52 @@ def test_a_users_port_is_attached_and_outlives_its_detaching(stage: Stage) -> No
         assert (await s.member.delete(f"{SERVERS}/{id}/os-interface/{port}")).status == 202
         left = (await s.member.get(f"/network/v2.0/ports/{port}")).json["port"]
         assert (left["device_id"], left["device_owner"]) == ("", "")
+
+    stage.play(story)
+
+
+async def port_of(s: Scene, **more: object) -> str:
+    asked = {"port": {"network_id": s.network, **more}}
+    project = (await s.member.get(f"/network/v2.0/networks/{s.network}")).json["network"][
+        "project_id"
+    ]
+    asked["port"]["project_id"] = project
+    made = await s.admin.post("/network/v2.0/ports", asked)
+    assert made.status == 201, made
+    return str(made.json["port"]["id"])
+
+
+def test_no_host_has_a_card_or_an_accelerator_for_a_port(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        id = await s.boot()
+        fpga = {"binding:vnic_type": "accelerator-direct", "device_profile": "fpga"}
+        for kind, why in (
+            ({"binding:vnic_type": "direct"}, "Failed to claim PCI device"),
+            (fpga, "Device profile name fpga: Could not communicate"),
+        ):
+            refused = await attach(s, id, port_id=await port_of(s, **kind))
+            assert refused.status == 400 and why in refused.json["badRequest"]["message"]
+        refused = await s.create(networks=[{"port": await port_of(s, **fpga)}])
+        assert refused.status == 400 and "Cyborg" in refused.json["badRequest"]["message"]
+        direct = await port_of(
+            s, **{"binding:vnic_type": "direct", "numa_affinity_policy": "socket"}
+        )
+        lost = await s.server(await s.boot(networks=[{"port": direct}]))
+        assert lost["status"] == "ERROR" and "No valid host" in lost["fault"]["message"]
+        assert len(await cards(s, id)) == 1
+
+    stage.play(story)
+
+
+def test_a_tagged_card_tells_its_guest_whether_it_is_trusted(stage: Stage) -> None:
+    async def story(s: Scene) -> None:
+        for trusted in (True, False):
+            port = await port_of(s, trusted=trusted)
+            id = await s.boot("2.42", networks=[{"port": port, "tag": "t"}])
+            metadata = s.cloud.runtime.contracts.get(GUEST_METADATA)
+            told = await metadata.answer(port, "GET", "/openstack/latest/meta_data.json")
+            (device,) = msgspec.json.decode(told.body)["devices"]
+            assert (device["tags"], device["vf_trusted"]) == (["t"], trusted), id
 
     stage.play(story)
 

@@ -34,6 +34,7 @@ from ..floating_ip import FLOATING_IPS
 from ..network import NETWORKS
 from ..port import DOWN, PORTS, Port
 from ..ports.bodies import FixedRequest
+from ..ports.cards import refuse_card
 from ..ports.lifecycle import add_port, addressed_at, remove_port, tell
 from ..ports.reach import refuse_unreached
 from ..resource import hold
@@ -86,7 +87,7 @@ class KeptNetwork:
                     left.remove(port)
                     changed.append(await self._bind(tx, port, guest, order, request))
                 elif request.port_id:
-                    free = await self._free_port(tx, request.port_id)
+                    free = await self._free_port(tx, request.port_id, guest.id)
                     changed.append(await self._bind(tx, free, guest, order, request))
                 else:
                     made = await self._make(tx, caller, guest, request, order, worn, groups)
@@ -102,10 +103,11 @@ class KeptNetwork:
         elsewhere = [msgspec.structs.replace(p, host=p.host or host) for p in ports]
         await wake_for_ports(self.runtime, *elsewhere)
 
-    async def _free_port(self, tx: Tx, id: str) -> Port:
+    async def _free_port(self, tx: Tx, id: str, guest_id: str) -> Port:
         port = await PORTS.get(tx, id)
         if port.guest:
             raise Invalid(f"Port {id} is still in use.")
+        refuse_card(port, guest_id)
         return port
 
     async def _bind(
@@ -407,6 +409,7 @@ async def _nics(db: Reader, guest_ids: list[str]) -> dict[str, list[NicInfo]]:
             security_groups=[groups[g].name for g in port.security_groups if g in groups],
             made=port.made,
             status=port.status,
+            trusted=bool(port.trusted),
         )
         found.setdefault(port.guest, []).append(nic)
     return found

@@ -13,6 +13,7 @@ from ..checks import OUTSIDE
 from ..contract import Needs, NicRequest
 from ..network import NETWORKS, Network
 from ..port import PORTS, Fixed, Port
+from ..ports.cards import CARDS
 from ..reservations import reservations_of
 from ..segment import Segment, at_host, reached, segments_of
 from ..subnet import SUBNETS, Subnet
@@ -28,10 +29,12 @@ async def needs_of(db: Reader, requests: Sequence[NicRequest]) -> Needs:
     ids = sorted({p.network_id for p in ports})
     networks = {n.id: n for n in await NETWORKS.all(db, id=ids)} if ids else {}
     there = [p for p in ports if p.network_id in networks]
+    on_cards = any(p.vnic_type in CARDS and not p.guest for p in there)
     kept = await reservations_of(db, there, {n.id: n.qos_policy_id for n in networks.values()})
+    somewhere = [n for n in networks.values() if _is_somewhere(n)]
     return Needs(
         reservations=[one for some in kept.values() for one in some],
-        hosts=await _hosts(db, there, [n for n in networks.values() if _is_somewhere(n)]),
+        hosts=[] if on_cards else await _hosts(db, there, somewhere),
     )
 
 

@@ -15,6 +15,7 @@ from ..addressing import address
 from ..contract import NicRequest
 from ..network import NETWORKS, Network, network_target
 from ..port import PORTS, port_target
+from ..ports.cards import refuse_accelerator
 from ..security_group import DEFAULT, GROUPS
 from ..subnet import ALLOCATIONS, SUBNETS
 
@@ -71,6 +72,7 @@ async def _port(acting: Acting, id: str) -> None:
     acting.require("update_port", port_target(port))
     if port.guest or port.device_id:
         raise Conflict(f"Port {id} is still in use.", code="PortInUse")
+    refuse_accelerator(port)
     if port.deferred or (not port.fixed_ips and not port.port_security_enabled):
         return
     if not port.fixed_ips and await SUBNETS.one(acting.runtime.store, network_id=port.network_id):

@@ -23,6 +23,7 @@ from ..resource import SERVICE_TOO, hold, sifted
 from ..trunk import carry
 from ..wiring import NETWORK_HOST, wake, wake_for_ports
 from .bodies import vnic_type
+from .cards import worn_mac
 from .lifecycle import addressed_at, tell
 from .reach import refuse_unreached
 
@@ -135,6 +136,7 @@ class PortBindings(Resource[Port]):
             await hold(tx, "networks", port.network_id)
             changes |= await addressed_at(tx, ctx.runtime.world, port, changes.get("host", ""))
             await refuse_unreached(tx, port, changes.get("next_host", ""))
+            changes |= await worn_mac(tx, ctx.runtime.world, port, changes)
             new = await PORTS.revise(tx, port, **changes)
             await carry(tx, new)
             await tell(tx, "update", new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import ip_interface, ip_network
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
@@ -20,6 +20,7 @@ from ..refusals import bad_input
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
 _MOST_PAIRS = 10  # upstream's max_allowed_address_pair
 _MOST_OPTIONS = 32
+Affinity = Literal["required", "preferred", "legacy", "socket"]
 _MULTICAST: Any = {4: ip_network("224.0.0.0/4"), 6: ip_network("ff00::/8")}
 VNIC_TYPES = (
     "normal",
@@ -104,13 +105,25 @@ class CreatePort(Attributes):
     qos_policy_id: str | None = None
     pvlan_type: Part | None = None
     pvlan_community: CommunityName | None = None
+    numa_affinity_policy: Affinity | None = None
+    device_profile: str | None = None
+    hardware_offload_type: Literal["switchdev"] | UnsetType = UNSET
+    trusted: bool | UnsetType = UNSET
+    propagate_uplink_status: bool = True
     tags: list[str] = []
 
 
 class UpdatePort(Attributes):
     root: ClassVar[str] = "port"
     creates = False
-    fixed = _FIXED | {"tags", "network_id", "project_id", "tenant_id"}
+    fixed = _FIXED | {
+        "tags",
+        "network_id",
+        "project_id",
+        "tenant_id",
+        "device_profile",
+        "hardware_offload_type",
+    }
 
     name: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
@@ -131,6 +144,9 @@ class UpdatePort(Attributes):
     qos_policy_id: str | UnsetType | None = UNSET
     pvlan_type: Part | UnsetType | None = UNSET
     pvlan_community: CommunityName | UnsetType | None = UNSET
+    numa_affinity_policy: Affinity | UnsetType | None = UNSET
+    trusted: bool | UnsetType = UNSET
+    propagate_uplink_status: bool | UnsetType = UNSET
 
 
 def mac_address(value: str) -> str:

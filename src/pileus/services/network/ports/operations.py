@@ -16,7 +16,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Match, Page, Tx
 
-from ..attributes import domain_name, zone_of
+from ..attributes import domain_name, text, zone_of
 from ..contract import Reservation
 from ..network import NETWORKS, Network
 from ..networks import Networks
@@ -46,6 +46,7 @@ from .bodies import (
     secured,
     vnic_type,
 )
+from .cards import card_mac, offloading, worn_mac
 from .lifecycle import add_port, addressed_at, free_mac, readdress, remove_port, tell
 from .rules import PORT_RULES
 
@@ -65,6 +66,7 @@ class Ports(NetworkResource[Port], path="/ports"):
         "binding:profile",
         "pvlan_type",
         "pvlan_community",
+        "trusted",
     )
     rules = PORT_RULES
     listing = listing(
@@ -122,6 +124,11 @@ class Ports(NetworkResource[Port], path="/ports"):
             "qos_policy_id": p.qos_policy_id or None,
             "pvlan_type": p.pvlan_type or None,
             "pvlan_community": p.pvlan_community or None,
+            "numa_affinity_policy": p.numa_affinity_policy or None,
+            "device_profile": p.device_profile or None,
+            "hardware_offload_type": p.hardware_offload_type or None,
+            "trusted": p.trusted,
+            "propagate_uplink_status": p.propagate_uplink_status,
             "dns_name": p.dns_name,
             "dns_domain": p.dns_domain,
             "dns_assignment": _dns_assignment(p, settings_of(ctx.runtime).dns_domain),
@@ -201,7 +208,8 @@ class Ports(NetworkResource[Port], path="/ports"):
         port = _port(ctx.runtime.world.new_id(), owner, network, body, groups)
         policy = await usable_policy(ctx, body.qos_policy_id, reserves=True)
         zone = zone_of(port.dns_domain or network.dns_domain, ctx.caller)
-        port = replace(port, qos_policy_id=policy, dns_zone=zone)
+        mac = card_mac(port) or port.mac_address
+        port = replace(port, qos_policy_id=policy, dns_zone=zone, mac_address=mac)
         await _own_device(ctx, port)
         return port
 
@@ -258,6 +266,7 @@ class Ports(NetworkResource[Port], path="/ports"):
                 changes |= await addressed_at(tx, ctx.runtime.world, new, host)
             part = taking_part(await NETWORKS.get(tx, port.network_id), replace(new, **changes))
             changes["pvlan_type"] = part.pvlan_type
+            changes |= await worn_mac(tx, ctx.runtime.world, new, changes)
             new = await PORTS.revise(tx, new, **changes)
             await carry(tx, new)
             await tell(tx, "update", new)
@@ -369,6 +378,7 @@ def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[
         else body.port_security_enabled
     )
     mac = mac_address(body.mac_address) if body.mac_address else ""
+    offload = "" if body.hardware_offload_type is UNSET else body.hardware_offload_type
     pairs = address_pairs(body.allowed_address_pairs or [], mac)
     secured(bool(security), groups, pairs)
     return Port(
@@ -387,13 +397,18 @@ def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[
         allowed_address_pairs=pairs,
         extra_dhcp_opts=dhcp_options(body.extra_dhcp_opts or []),
         host=body.host or "",
-        profile=body.profile or {},
+        profile=offloading(body.profile or {}, offload),
         vnic_type=vnic_type(body.vnic_type),
         tags=checked_tags(body.tags),
         dns_name=dns_label(body.dns_name),
         dns_domain=domain_name(body.dns_domain, "dns_domain"),
         pvlan_type=body.pvlan_type or "",
         pvlan_community=body.pvlan_community or "",
+        numa_affinity_policy=body.numa_affinity_policy or "",
+        device_profile=text(body.device_profile or "", "device_profile"),
+        hardware_offload_type=offload,
+        trusted=None if body.trusted is UNSET else body.trusted,
+        propagate_uplink_status=body.propagate_uplink_status,
     )
 
 
@@ -413,6 +428,12 @@ def _changes(port: Port, body: UpdatePort) -> dict[str, Any]:
     mac = changes.get("mac_address", port.mac_address) or ""
     if mac != port.mac_address and port.host:
         raise _bound(port, mac)
+    if "numa_affinity_policy" in changes and port.host:
+        raise Conflict(
+            f"Unable to complete operation on port {port.id}, port is already bound to host "
+            f"{port.host}, numa_affinity_policy value given {body.numa_affinity_policy}.",
+            code="PortBoundNUMAAffinityPolicy",
+        )
     if "allowed_address_pairs" in changes:
         changes["allowed_address_pairs"] = address_pairs(changes["allowed_address_pairs"], mac)
     if changes.get("host", port.host) != port.host:
@@ -432,6 +453,7 @@ _EMPTY: dict[str, Any] = {
     "profile": {},
     "pvlan_type": "",
     "pvlan_community": "",
+    "numa_affinity_policy": "",
 }
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "mac_address": lambda value: mac_address(value) if value is not None else None,

@@ -30,6 +30,7 @@ PORT_RULES = {
     "create_port:binding:vnic_type": _DEVICE,
     "create_port:pvlan_type": OWNER,
     "create_port:pvlan_community": OWNER,
+    "create_port:trusted": ADMIN,
     "create_port:allowed_address_pairs": _PAIRS,
     "create_port:allowed_address_pairs:mac_address": _PAIRS,
     "create_port:allowed_address_pairs:ip_address": _PAIRS,
@@ -42,6 +43,7 @@ PORT_RULES = {
     "get_port:pvlan_type": READER,
     "get_port:pvlan_community": READER,
     "get_port:resource_request": ADMIN,
+    "get_port:trusted": ADMIN,
     "get_port:tags": "rule:context_is_advsvc or (rule:admin_only) or "
     "(role:reader and rule:network_owner) or role:reader and project_id:%(project_id)s",
     "update_port": _ITS_OWNER,
@@ -57,6 +59,7 @@ PORT_RULES = {
     "update_port:binding:vnic_type": _ITS_OWNER,
     "update_port:pvlan_type": OWNER,
     "update_port:pvlan_community": OWNER,
+    "update_port:trusted": ADMIN,
     "update_port:allowed_address_pairs": _PAIRS,
     "update_port:allowed_address_pairs:mac_address": _PAIRS,
     "update_port:allowed_address_pairs:ip_address": _PAIRS,
