@@ -18,7 +18,7 @@ from ..keeping import kept
 from ..record import ADMIN_OR_OWNER, IMAGES, SEEN, WEB, Image, target, visible
 from ..settings import words
 from . import listing, locations, patch
-from .views import all_rendered, rendered, url_of, view
+from .views import all_rendered, rendered, url_of
 
 _MAX_PATCH = 1 << 20
 _SHOWN_BY = ("id", "created_at", "generation")
@@ -82,7 +82,7 @@ class Images(ImageResource):
             "openstack-image-import-methods": ",".join(words(keeping.settings.import_methods)),
             "openstack-image-store-ids": ",".join((*keeping.stores, WEB)),
         }
-        return Answer(view(ctx, image), headers=headers)
+        return Answer(rendered(ctx, image), headers=headers)
 
     @operation("GET", "/images", "get_images")
     async def index(self, ctx: Context) -> Any:
@@ -130,7 +130,7 @@ class Images(ImageResource):
             if fields:
                 image = await IMAGES.change(tx, image, **fields)
                 await emit(tx, "image.update", image.owner, id=image.id, name=image.name)
-        return view(ctx, image)
+        return rendered(ctx, image)
 
     @operation("DELETE", "/images/{image_id}", "delete_image")
     async def delete(self, ctx: Context, image: Image) -> None:
