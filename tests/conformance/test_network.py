@@ -48,7 +48,7 @@ def test_every_test_of_network_passes_but_those_in_the_ledger(
 ) -> None:
     result = run_set(cloud, "dev-network", tmp_path)
     tests = result["tests"]
-    assert len(tests) == 726
+    assert len(tests) == 724
     failed = {t: row["error"] for t, row in tests.items() if row["outcome"] == "failed"}
     assert {t: error for t, error in failed.items() if t not in ledger()} == {}
     skipped = {t: row["error"] for t, row in tests.items() if row["outcome"] == "skipped"}

@@ -57,6 +57,7 @@ _CONTENTS: tuple[tuple[str, ...], ...] = (
     ("libmount1",),
     ("libselinux1",),
     ("libtinfo6",),
+    ("netcat-traditional",),
     ("mtools",),
     ("syslinux",),
     ("syslinux-common",),
@@ -72,6 +73,7 @@ _BINARIES = (
     "sbin/resize2fs",
     "sbin/mke2fs",
     "bin/lsblk",
+    "bin/nc.traditional",
 )
 _EARLY = (  # by the initramfs
     "virtio_pci",

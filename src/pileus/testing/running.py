@@ -20,6 +20,7 @@ from pileus.cli import background
 from pileus.cli.client import Client, Credentials
 from pileus.kernel.world import Clock
 
+DEBIAN_PACKAGES = ("netcat-traditional",)  # by which the official suites talk UDP to guests
 # Below the range from which the kernel takes ports for outgoing connections.
 PORTS = range(21000, 29000)
 ACTIVE_PATIENCE_S = 60
