@@ -64,6 +64,7 @@ EXTENSIONS = {
     "floating-ip-port-forwarding-port-ranges": ("Floating IP Port Forwarding support port ranges", "Ranges of ports of one length."),
     "extraroute-atomic": ("Atomically add/remove extra routes", "Edit extra routes of a router on server side by atomically adding/removing extra routes"),
     "flavors": ("Neutron Service Flavors", "Flavor specification for Neutron advanced services."),
+    "floating-ip-router-writable": ("Floating IP Router Writable", "The router of a floating IP can be chosen: one that leads to the port's."),
     "floatingip-pools": ("Floating IP Pools Extension", "Provides a floating IP pools API."),
     "ip-substring-filtering": ("IP address substring filtering", "Ports found by a part of their address."),
     "l2_adjacency": ("L2 Adjacency", "Display L2 Adjacency for Neutron Networks."),

@@ -37,6 +37,7 @@ from .resource import (
     standard,
 )
 from .router import ROUTERS, Router
+from .routers.operations import Routers
 from .subnet import SUBNETS
 from .wiring import wake
 
@@ -48,7 +49,6 @@ _FIXED = frozenset(
         "updated_at",
         "revision_number",
         "tags",
-        "router_id",
         "port_details",
         "qos_network_policy_id",
         "port_forwardings",
@@ -71,6 +71,7 @@ class CreateFloatingIp(Attributes):
     dns_name: str = ""
     dns_domain: str = ""
     qos_policy_id: str | None = None
+    router_id: str | None = None
     project_id: str | UnsetType = UNSET
 
 
@@ -93,6 +94,7 @@ class UpdateFloatingIp(Attributes):
     fixed_ip_address: str | UnsetType | None = UNSET
     description: str | UnsetType = UNSET
     qos_policy_id: str | UnsetType | None = UNSET
+    router_id: str | UnsetType | None = UNSET
 
 
 class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
@@ -163,12 +165,16 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
         )
         fip = replace(fip, qos_policy_id=await usable_policy(ctx, body.qos_policy_id))
         port = await self._port(ctx, fip, body.port_id)
+        if body.router_id:
+            await Routers().visible(ctx, body.router_id)
         async with ctx.runtime.store.tx() as tx:
             await hold(tx, "networks", network.id, *([port.network_id] if port else []))
             await hold_policies(tx, fip.qos_policy_id)
             fip = await _holding(tx, world, fip, network, body)
             if port is not None:
-                fip = await _with_port(tx, fip, port.id, body.fixed_ip_address or "")
+                fip = await _with_port(
+                    tx, fip, port.id, body.fixed_ip_address or "", body.router_id
+                )
             fip = await FLOATING_IPS.insert(tx, fip)
             await tell_floating(tx, "create", fip)
         await self._wake(ctx, fip.router_id)
@@ -189,12 +195,14 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
     @operation("PUT", "/floatingips/{floatingip_id}", "update_floatingip")
     async def update(self, ctx: Context, fip: FloatingIp, body: UpdateFloatingIp) -> Any:
         self.match(ctx, fip)
-        moves = body.port_id is not UNSET or body.fixed_ip_address is not UNSET
+        moves = any(v is not UNSET for v in (body.port_id, body.fixed_ip_address, body.router_id))
         wanted = fip.port_id if body.port_id is UNSET else body.port_id or ""
         fixed = body.fixed_ip_address if isinstance(body.fixed_ip_address, str) else ""
         if fixed and not wanted:
             raise _bad("fixed_ip_address cannot be specified without a port_id")
         port = await self._port(ctx, fip, wanted) if moves else None
+        if body.router_id:
+            await Routers().visible(ctx, body.router_id)
         plain = {n: v for n, v in body.given().items() if n in ("description", "qos_policy_id")}
         if "qos_policy_id" in plain:
             plain["qos_policy_id"] = await usable_policy(ctx, plain["qos_policy_id"])
@@ -210,7 +218,7 @@ class FloatingIps(NetworkResource[FloatingIp], path="/floatingips"):
             if moves and fip.port_id and fip.port_id != wanted:
                 fip = await release(tx, fip)
             if port is not None:
-                new = await _with_port(tx, fip, port.id, fixed)
+                new = await _with_port(tx, fip, port.id, fixed, body.router_id)
                 changes = {n: getattr(new, n) for n in ("port_id", "fixed_ip_address", "router_id")}
                 fip = await FLOATING_IPS.revise(tx, fip, status="DOWN", **changes)
                 await tell_floating(tx, "update", fip)
@@ -316,8 +324,13 @@ async def _holding(
     )
 
 
-async def _with_port(tx: Tx, fip: FloatingIp, port_id: str, fixed: str) -> FloatingIp:
-    """The floating IP standing for the port. Raises Invalid, NotFound, Conflict."""
+async def _with_port(
+    tx: Tx, fip: FloatingIp, port_id: str, fixed: str, router_id: str | UnsetType | None
+) -> FloatingIp:
+    """The floating IP standing for the port, at the router that is named: one further off may lead there, too.
+
+    Raises Invalid, NotFound, Conflict.
+    """
     port = await PORTS.get(tx, port_id)
     if await forwards_from(tx, fip.id):
         raise _forwards(fip.id)
@@ -329,7 +342,13 @@ async def _with_port(tx: Tx, fip: FloatingIp, port_id: str, fixed: str) -> Float
                 "Forwarding binding.",
                 code="PortHasPortForwarding",
             )
-    router = await router_between(tx, fip, port, subnet_id)
+    if router_id:
+        router = await ROUTERS.get(tx, router_id)
+        if fip.floating_network_id not in (g.network_id for g in router.gateways):
+            outer = fip.floating_network_id
+            raise Conflict(f"Router {router_id} has no external gateway on network {outer}")
+    else:
+        router = await router_between(tx, fip, port, subnet_id)
     new = replace(fip, port_id=port.id, fixed_ip_address=ip, router_id=router.id)
     for other in await FLOATING_IPS.all(tx, port_id=port.id, fixed_ip_address=ip):
         if other.id != fip.id and other.floating_network_id == fip.floating_network_id:

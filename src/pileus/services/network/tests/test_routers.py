@@ -171,6 +171,31 @@ def test_a_floating_ip_finds_its_router_moves_and_lets_go() -> None:
     run(body)
 
 
+def test_a_floating_ip_may_be_at_a_router_behind_which_the_ports_is() -> None:
+    async def body(b: Bench) -> None:
+        api, public = b.as_("one"), await b.as_("one").public()
+        network, _, near = await api.routed()
+        _, _, far = await api.routed("10.9.0.0/24")
+        port = await api.make("port", network_id=network["id"])
+        wanted = {"floating_network_id": public, "port_id": port["id"]}
+        fip = await api.make("floatingip", **wanted, router_id=far["id"])
+        assert fip["router_id"] == far["id"]
+        await b.settle()
+        path = f"/floatingips/{fip['id']}"
+        assert (await api.get(path)).json["floatingip"]["status"] == "ACTIVE"
+        for chosen, found in ((near["id"], near), (far["id"], far), (None, near)):
+            moved = await api.put(path, {"floatingip": {"router_id": chosen}})
+            assert moved.json["floatingip"]["router_id"] == found["id"]
+        bare = await api.make("router")
+        refused = await api.put(path, {"floatingip": {"router_id": bare["id"]}})
+        assert refused.status == 409
+        hidden = await b.as_("two").make("router")
+        refused = await api.put(path, {"floatingip": {"router_id": hidden["id"]}})
+        assert said(refused) == (404, "RouterNotFound")
+
+    run(body)
+
+
 def test_a_floating_ip_of_a_deleted_port_lets_go_of_it() -> None:
     async def body(b: Bench) -> None:
         api = b.as_("one")
