@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Generic
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 from pileus.kernel.store import Page, R, Reader, Table
 
@@ -100,7 +100,4 @@ _LISTS: WeakKeyDictionary[Reader, Memory] = WeakKeyDictionary()
 
 def lists(db: Reader) -> Memory:
     """For the lists of a store. Not of a transaction: what it wrote may be undone."""
-    found = _LISTS.get(db)
-    if found is None:
-        found = _LISTS[db] = Memory(db, _LISTED)
-    return found
+    return _LISTS.get(db) or _LISTS.setdefault(db, Memory(proxy(db), _LISTED))

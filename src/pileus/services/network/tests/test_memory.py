@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -158,3 +159,16 @@ def test_json_is_kept_until_its_record_is_another_and_of_so_many(
             assert shelves.parts(a) == {}
 
     asyncio.run(scene())
+
+
+def test_what_lists_remember_goes_with_their_store(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with started(SqliteDatabase(tmp_path / "test.sqlite")) as store:
+            await put(store, *some(2), table=GRAVES)
+            assert len(await memory_module.lists(store).list(GRAVES, Page())) == 2
+            assert len(memory_module.lists(store).of(GRAVES)) == 2
+
+    before = len(memory_module._LISTS)
+    asyncio.run(scene())
+    gc.collect()
+    assert len(memory_module._LISTS) <= before
