@@ -1,8 +1,9 @@
 """Long bodies on their short way between a socket and whoever writes or reads a file.
 
-uvicorn copies a body four times in pieces of a read; here what remains of one whose length is known comes straight into
-pieces of a mebibyte. A part of a file, as an answer, goes from the kernel's cache to the socket (ASGI's extension
-`http.response.zerocopysend`). Everything else, and everything under TLS, is uvicorn's own.
+uvicorn copies a body four times in pieces of a read, each a turn of the loop; here what remains of one comes in pieces of a
+mebibyte: straight into them where its length is known, by the parser where it is chunked. A part of a file, as an answer,
+goes from the kernel's cache to the socket (ASGI's extension `http.response.zerocopysend`). Everything else, and everything
+under TLS, is uvicorn's own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from pileus.kernel.resources import ZERO_COPY
 
 _PIECE = 1 << 20
+_READ = 1 << 18  # at once of a chunked body: it stays in a processor's cache until it is parsed
 _TURN = 32 << 20  # bytes that a thread sends before others have it
 _PAUSE_MS = 20  # without room in the socket: then the thread is for others
 _PATIENCE_S = 0.5  # a reader gets less than a piece rather than nothing for longer
@@ -25,6 +27,24 @@ _EXTENSIONS: dict[str, Any] = {ZERO_COPY: {}}
 
 
 class Connection(HttpToolsProtocol):
+    chunks: _Chunks | None = None  # of the request that is being parsed
+
+    def on_headers_complete(self) -> None:
+        self.scope["headers"] = self.headers.copy()  # trailers are none of them: RFC 9112, 7.1.2
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.chunks is None:
+            super().on_body(body)
+        else:
+            self.chunks.take(body)
+
+    def on_message_complete(self) -> None:
+        if self.chunks is not None:
+            self.chunks = None
+            self.transport.set_protocol(self)
+        super().on_message_complete()
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self.scheme == "http":
             app = _Exchange(self, cycle, app)
@@ -49,10 +69,17 @@ class _Exchange:
         event = await self.cycle.receive()
         if not self.is_begun and event["type"] == "http.request" and event["more_body"]:
             self.is_begun = True
-            left = _length(self.cycle.scope["headers"]) - len(event["body"])
-            if left >= _PIECE and not self.connection.transport.is_closing():
-                self.inflow = _Inflow(self.connection, self.cycle, left)
+            self.inflow = self._inflow(len(event["body"]))
         return event
+
+    def _inflow(self, seen: int) -> _Inflow | None:
+        headers = dict(self.cycle.scope["headers"])
+        if b"upgrade" in headers or self.connection.transport.is_closing():
+            return None  # something else may follow, or nothing
+        if b"transfer-encoding" in headers:
+            return _Chunks(self.connection, self.cycle)
+        left = int(headers.get(b"content-length", 0)) - seen
+        return _Counted(self.connection, self.cycle, left) if left >= _PIECE else None
 
     async def send(self, message: dict[str, Any]) -> None:
         if message["type"] == ZERO_COPY:
@@ -87,18 +114,22 @@ class _Exchange:
 class _Inflow(asyncio.BufferedProtocol):
     """Takes the connection's place until the body has come in; a piece waits in it, what follows in the socket."""
 
-    def __init__(self, connection: Connection, cycle: Any, left: int) -> None:
-        self.connection, self.cycle, self.left = connection, cycle, left
+    piece: bytearray
+    at = full = 0  # how much of the piece there is, and may be
+
+    def __init__(self, connection: Connection, cycle: Any) -> None:
+        self.connection, self.cycle = connection, cycle
         self._begin()
         connection.transport.set_protocol(self)
 
     def _begin(self) -> None:
-        self.piece, self.at = bytearray(min(self.left, _PIECE)), 0
+        """An empty piece."""
+        raise NotImplementedError
 
     async def next(self) -> bytearray:
         """A piece that is full, or what there is after a while; nothing if no more comes."""
         cycle = self.cycle
-        while self.left and self.at < len(self.piece) and not cycle.disconnected:
+        while cycle.more_body and self.at < self.full and not cycle.disconnected:
             cycle.message_event.clear()
             cycle.flow.resume_reading()
             try:
@@ -109,34 +140,17 @@ class _Inflow(asyncio.BufferedProtocol):
                     break
         if cycle.disconnected or cycle.response_complete:
             return bytearray()
-        found = self.piece if self.at == len(self.piece) else self.piece[: self.at]
+        found = self.piece
+        del found[self.at :]
         self._begin()
         return found
 
-    # What a transport calls
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        if self.cycle.response_complete:  # nobody asks for the rest
-            self.at = 0
-        return memoryview(self.piece)[self.at : self.at + self.left]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.at += nbytes
-        self.left -= nbytes
-        if self.cycle.response_complete:  # whoever still sends is not idle
-            self.connection._unset_keepalive_if_required()
-        if not self.left:
-            self._end()
-        elif self.at == len(self.piece) and not self.cycle.response_complete:
+    def _wait_if_full(self) -> None:
+        if self.at >= self.full:
             self.cycle.flow.pause_reading()
             self.cycle.message_event.set()
 
-    def _end(self) -> None:
-        connection = self.connection
-        parser = connection.parser = httptools.HttpRequestParser(connection)  # the old one waits on
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        connection.transport.set_protocol(connection)
-        connection.on_message_complete()
+    # What a transport calls
 
     def eof_received(self) -> None:
         self.connection.eof_received()
@@ -151,12 +165,65 @@ class _Inflow(asyncio.BufferedProtocol):
         self.connection.resume_writing()
 
 
-def _length(headers: list[tuple[bytes, bytes]]) -> int:
-    """Of the body, or 0 where it isn't known or something else may follow it."""
-    found = dict(headers)
-    if b"transfer-encoding" in found or b"upgrade" in found:
-        return 0
-    return int(found.get(b"content-length", 0))
+class _Counted(_Inflow):
+    """Whose length is known: the parser sees no more of it."""
+
+    def __init__(self, connection: Connection, cycle: Any, left: int) -> None:
+        self.left = left
+        super().__init__(connection, cycle)
+
+    def _begin(self) -> None:
+        self.full, self.at = min(self.left, _PIECE), 0
+        self.piece = bytearray(self.full)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self.cycle.response_complete:  # nobody asks for the rest
+            self.at = 0
+        return memoryview(self.piece)[self.at : self.at + self.left]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.at += nbytes
+        self.left -= nbytes
+        if self.cycle.response_complete:  # whoever still sends is not idle
+            self.connection._unset_keepalive_if_required()
+        if not self.left:
+            self._end()
+        elif not self.cycle.response_complete:
+            self._wait_if_full()
+
+    def _end(self) -> None:
+        connection = self.connection
+        parser = connection.parser = httptools.HttpRequestParser(connection)  # the old one waits on
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        connection.transport.set_protocol(connection)
+        connection.on_message_complete()
+
+
+class _Chunks(_Inflow):
+    """Whose length nobody knows: the parser says which bytes are its own, and where it ends."""
+
+    full = _PIECE
+
+    def __init__(self, connection: Connection, cycle: Any) -> None:
+        self.read = bytearray(_READ)
+        super().__init__(connection, cycle)
+        connection.chunks = self
+
+    def _begin(self) -> None:
+        self.piece, self.at = bytearray(_PIECE + _READ), 0
+
+    def take(self, body: bytes) -> None:
+        if not self.cycle.response_complete:
+            self.piece[self.at : self.at + len(body)] = body
+            self.at += len(body)
+            self._wait_if_full()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self.read)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        read: Any = memoryview(self.read)[:nbytes]
+        self.connection.data_received(read)
 
 
 def _send_some(out: int, file: int, at: int, count: int) -> int:
