@@ -19,6 +19,7 @@ from pileus.kernel.faults import TooLarge, Unavailable
 from pileus.kernel.resources import FilePart
 
 _CHUNK = 1 << 20
+_TURN = 8  # chunks that are hashed at once: each turn of two threads costs a millisecond where all are busy
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +105,7 @@ class _Received:
 
 
 class _Writer:
-    """Runs in threads, a chunk at a time: one writes and has one digest, the other has the other digest."""
+    """Runs in threads, some chunks at a time: one writes and has one digest, the other has the other digest."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("xb", buffering=0)
@@ -112,14 +113,19 @@ class _Writer:
         self.sha512 = hashlib.sha512()
         self.size = 0
 
-    def write(self, data: bytes) -> None:
-        sparse.write(self.file.fileno(), self.size, data)
-        self.md5.update(data)
-        self.size += len(data)
+    def write(self, chunks: list[bytes]) -> None:
+        for data in chunks:
+            sparse.write(self.file.fileno(), self.size, data)
+            self.md5.update(data)
+            self.size += len(data)
 
-    def take(self, data: bytes) -> asyncio.Future[tuple[None, None]]:
+    def digest(self, chunks: list[bytes]) -> None:
+        for data in chunks:
+            self.sha512.update(data)
+
+    def take(self, chunks: list[bytes]) -> asyncio.Future[tuple[None, None]]:
         run = asyncio.get_running_loop().run_in_executor
-        return asyncio.gather(run(None, self.write, data), run(None, self.sha512.update, data))
+        return asyncio.gather(run(None, self.write, chunks), run(None, self.digest, chunks))
 
     def finish(self) -> Stored:
         self.file.truncate(self.size)  # zeros at its end are a hole too
@@ -138,15 +144,21 @@ class FileStore:
     async def receive(self, name: str, chunks: AsyncIterable[bytes], limit: int) -> _Received:
         path = self.incoming / name
         writer = writing = None
+        waiting: list[bytes] = []
         try:
             writer = await asyncio.to_thread(_Writer, path)
-            # One piece comes in while another is hashed.
+            # Some come in while others are hashed.
             async for data in uploads.gathered(_limited(chunks, limit)):
+                waiting.append(data)
+                if len(waiting) < _TURN:
+                    continue
                 if writing is not None:
                     await writing
-                writing = writer.take(data)
+                writing, waiting = writer.take(waiting), []
             if writing is not None:
                 await writing
+            writing = writer.take(waiting)
+            await writing
             return _Received(self.folder, path, await asyncio.to_thread(writer.finish))
         except BaseException as e:
             if writing is not None:
