@@ -81,7 +81,7 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 
 test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (45 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"
-	@$(BIN)/pytest --floor drivers -m "e2e and not slow" --durations 5 src
+	@$(BIN)/pytest --floor drivers -n auto --dist loadfile -m "e2e and not slow" --durations 5 src
 	@$(SAY) "conformance, simulation, end to end"
 	@$(BIN)/pytest --floor test -m "not slow" --durations 10 $(wildcard tests/conformance tests/simulation tests/e2e)
 

@@ -10,11 +10,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 home=${YARDSTICK_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/yardstick}
 venv=$home/venv ws=${YARDSTICK_WORKSPACE:-$home/workspace}
 mkdir -p "$home"
+exec 9>"$home/lock"
+flock 9  # one makes it, who else comes waits
 if ! cmp -s "$here/requirements.txt" "$venv/.installed"; then
     [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/pip" install -qq --disable-pip-version-check -r "$here/requirements.txt"
     cp "$here/requirements.txt" "$venv/.installed"
 fi
+exec 9>&-
 [ "${1:-}" != --venv ] || { echo "$venv"; exit 0; }
 : "${OS_AUTH_URL:?}" "${OS_USERNAME:?}" "${OS_PASSWORD:?}" "${OS_PROJECT_NAME:?}"
 export OS_USER_DOMAIN_NAME=${OS_USER_DOMAIN_NAME:-Default} OS_PROJECT_DOMAIN_NAME=${OS_PROJECT_DOMAIN_NAME:-Default}

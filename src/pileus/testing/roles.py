@@ -148,7 +148,7 @@ def two_roles(
 def _open_to_ordinary_user(folder: Path, state: Path) -> None:
     """Root's temporary folders are closed to others."""
     if os.geteuid() == 0:
-        for path in (folder, *list(folder.parents)[:2]):
+        for path in (folder, *list(folder.parents)[:3]):
             path.chmod(path.stat().st_mode | 0o055)
         os.chown(state, NOBODY, NOBODY)
 
