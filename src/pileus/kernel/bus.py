@@ -29,14 +29,12 @@ from pileus.kernel.world import World
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 256 * 1024
-AT_ONCE = 1024
-"""Handlers of one bus that run at the same time; more requests are refused, more hints dropped."""
-PATIENCE_S = 5.0
-"""How long `stop` waits for handlers to end before it cancels them."""
+AT_ONCE = 1024  # handlers of one bus; more requests are refused, more hints dropped
+PATIENCE_S = 5.0  # how long `stop` waits for handlers to end before it cancels them
+UNANSWERED = "Unanswered"  # the code of Unavailable where nobody can say whether there is somebody
 
 Server = Callable[[bytes], Awaitable[bytes]]
-Listener = Callable[[str, bytes], Awaitable[None]]
-"""Gets the subject and the payload."""
+Listener = Callable[[str, bytes], Awaitable[None]]  # gets the subject and the payload
 
 
 class Subscription(Protocol):
@@ -79,12 +77,13 @@ class Reply:
         raise Bug(internal=f"the server of {subject} failed: {self.reason}")
 
 
-def unavailable(message: str, subject: str) -> Unavailable:
-    return Unavailable(message, internal=f"request to {subject}")
+def unavailable(message: str, subject: str, code: str = "") -> Unavailable:
+    return Unavailable(message, internal=f"request to {subject}", code=code)
 
 
 def late(subject: str, timeout_s: float) -> Unavailable:
-    return unavailable(f"A part of the cloud did not answer within {timeout_s:g} s.", subject)
+    text = f"A part of the cloud did not answer within {timeout_s:g} s."
+    return unavailable(text, subject, UNANSWERED)
 
 
 def nobody(subject: str) -> Unavailable:

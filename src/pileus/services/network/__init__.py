@@ -35,7 +35,7 @@ from .qos.rules import QOS_RESOURCES
 from .quotas import Quotas
 from .rbac_policies import RbacPolicies
 from .routers.operations import Routers
-from .routers.placement import PERIOD_S, RECONCILER, place_routers
+from .routers.placement import PERIOD_S, RECONCILER, keep_placed
 from .rules import BASE_RULES
 from .schedules import SCHEDULES
 from .security_groups.operations import SecurityGroups
@@ -111,7 +111,7 @@ SERVICE = Service(
     provides=(Provided(NETWORK, KeptNetwork), Provided(NETWORK_CONTROL, KeptControl, remote=True)),
     agents=(AgentSpec(NETWORK_HOST, NetworkAgent),),
     reconcilers=(
-        Standing(RECONCILER, PERIOD_S, place_routers),
+        Standing(RECONCILER, PERIOD_S, keep_placed),
         Standing(WAKER, 0, hint_host),
         Standing(reservations.RECONCILER, reservations.PERIOD_S, reservations.tell_placement),
         Standing(REGROUPER, 0, tell_group),

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 from typing import Any
 
 import msgspec
 
 from pileus.host.metadata import Answer, Request
 from pileus.kernel.agents import CONTROL
+from pileus.kernel.bus import UNANSWERED
 from pileus.kernel.faults import Fault, Unavailable
-from pileus.kernel.hosts import HostRuntime
+from pileus.kernel.hosts import LEASE_S, HostRuntime
 from pileus.kernel.reconcile import Reconcilers
 
 from .contract import GUEST_METADATA
 from .control import decode_document, digest_of, encode_document
 from .desired import HostDocument
 from .driver import HostNetwork, NetworkDriver, Observed, RuleSpec
+from .routers.placement import MARGIN_S
 from .segment import WIRED
 from .settings import NetworkSettings
 from .wiring import NETWORK_CONTROL, NETWORK_HOST, Traffic
@@ -26,6 +29,7 @@ log = logging.getLogger(__name__)
 _PERIOD_S = 30.0  # hints may be lost
 _EMPTY_S = 300.0  # of a host with nothing on it, whose first guest asks for itself
 _METERED_S = 60.0
+_TENURE_S = 4.0
 _GATHER_S = 0.03  # hints come in swarms; whoever cannot wait calls `sync`
 _TRIES = 8
 _AT_ONCE = 2000  # ids in one report
@@ -41,6 +45,8 @@ class NetworkAgent:
         self._document = HostDocument(network=HostNetwork(host=host.name, revision=0))
         self._digest = ""
         self._applied: HostNetwork | None = None
+        self._until = -inf  # when the routers here are to fall silent, if control is not heard
+        self._ends = False  # does the kernel know that?
         self._lock = asyncio.Lock()
         self._asked = self._served = 0
         self._loop = Reconcilers(host.world)
@@ -53,6 +59,7 @@ class NetworkAgent:
         if not self._ready.is_set():
             await self.driver.start_up()
             self._loop.add("network", _PERIOD_S, self._run)
+            self._loop.add("network.tenure", _TENURE_S, self._stay)
             self._loop.add("network.meters", _METERED_S, self._tell_metered)
             await self.host.agents.on_hint(NETWORK_HOST, self.host.name, self._hint)
             self._ready.set()
@@ -142,9 +149,49 @@ class NetworkAgent:
                 return
             served = self._asked
             await self._fetch()
+            if self._document.network.routers and self._is_over:
+                await self._ask_tenure()
+                await self._fetch()  # what another host has meanwhile is not held again
+                await self._hold()
             await self._apply()
             await self._report()
             self._served = served
+
+    @property
+    def _is_over(self) -> bool:
+        return self.host.world.clock.monotonic() >= self._until
+
+    async def _stay(self, key: str) -> None:
+        """Puts off the end of the routers here, or takes them up again."""
+        if not self._document.network.routers:
+            return
+        if self._is_over:
+            await self.refresh()
+        else:
+            await self._ask_tenure()
+            await self._hold()
+
+    async def _ask_tenure(self) -> None:
+        """A control that is known to be away, or not able to say, moves no routers before it has heard hosts for a lease
+        (`keep_placed`): they go on. One that may be there without us, another host may hear.
+        """
+        begun = self.host.world.clock.monotonic()
+        control = self.host.agents.proxy(NETWORK_CONTROL, CONTROL)
+        try:
+            async with asyncio.timeout(_TENURE_S):
+                left_s = await control.tenure(self.host.name, self._ends)
+        except (Fault, TimeoutError) as error:
+            if isinstance(error, TimeoutError) or error.code == UNANSWERED:
+                log.warning("control does not say whose the routers of %s are", self.host.name)
+                return
+            left_s = LEASE_S - MARGIN_S
+        if left_s > 0:  # less than it said before: a beat is on its way
+            until = begun + left_s
+            self._until = until if self._until == inf else max(until, self._until)
+
+    async def _hold(self) -> None:
+        await self.driver.hold(self._until, [r.id for r in self._document.network.routers])
+        self._ends = self._until < inf and self._applied is not None
 
     async def _fetch(self) -> None:
         """Takes a new document in pieces, if there is one."""

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.hosts import Host, hosts_of
 from pileus.kernel.resources import Context, Resource, operation
-from pileus.kernel.store import Record, Store, Table
+from pileus.kernel.store import Reader, Record, Store, Table
 from pileus.kernel.world import stamp
 
 from .attributes import Attributes
@@ -36,6 +36,7 @@ class AgentNote(Record, kw_only=True, frozen=True):
 
     description: str = ""
     synced: bool | None = None
+    lets_go: bool = True  # of its routers by itself, when control hears nothing of its host
 
 
 NOTES = Table("network_agent_notes", AgentNote, noun="Agent")
@@ -82,14 +83,18 @@ def _view(host: Host, kind: str, note: AgentNote | None, now: float) -> dict[str
     }
 
 
-async def note_synced(store: Store, host: str, synced: bool) -> None:
-    """What has become of telling placement of the host's network."""
-    id = agent_id(host)
-    note = await NOTES.find(store, id)
-    if note is None or note.synced != synced:
+async def note_down(store: Store, id: str, **said: Any) -> None:
+    """Keeps that of an agent, as `AgentNote` has it; committed on return."""
+    note = await NOTES.find(store, id) or AgentNote(id=id)
+    if any(getattr(note, name) != value for name, value in said.items()):
         async with store.tx() as tx:
             note = await NOTES.find(tx, id) or await NOTES.insert(tx, AgentNote(id=id))
-            await NOTES.change(tx, note, synced=synced)
+            await NOTES.change(tx, note, **said)
+
+
+async def lets_go(db: Reader, host: str) -> bool:
+    note = await NOTES.find(db, agent_id(host, ROUTERS_TYPE))
+    return note is None or note.lets_go
 
 
 async def agents_of(ctx: Context) -> list[dict[str, Any]]:
@@ -133,10 +138,7 @@ class Agents(Resource[Any]):
             )
         given = body.description if isinstance(body.description, str) else ""
         changes = {} if body.description is UNSET else {"description": given}
-        async with ctx.runtime.store.tx() as tx:
-            note = await NOTES.find(tx, agent_id)
-            note = note or await NOTES.insert(tx, AgentNote(id=agent_id))
-            await NOTES.change(tx, note, **changes)
+        await note_down(ctx.runtime.store, agent_id, **changes)
         return {"agent": await agent_of(ctx, agent_id)}
 
     @operation("DELETE", "/agents/{agent_id}", "delete_agent")

@@ -24,6 +24,7 @@ from .memory import Memory
 from .metering import tell_metered
 from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
+from .routers.placement import tenure
 from .security_group import RULES
 from .settings import settings_of
 from .wiring import NETWORK_HOST, Piece, Traffic, hint_host, hosts_of_groups
@@ -73,6 +74,9 @@ class KeptControl:
             for ids, status in ((up, ACTIVE), (down, DOWN)):
                 await self._ports(tx, host, ids, status)
                 await self._floating(tx, ids, status)
+
+    async def tenure(self, host: str, ends: bool) -> float:
+        return await tenure(self.runtime, host, ends)
 
     async def metered(self, host: str, passed: dict[str, Traffic]) -> None:
         at = self.runtime.world.clock.time()

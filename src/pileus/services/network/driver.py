@@ -8,7 +8,7 @@ a driver finds its work by comparing objects for equality.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -282,6 +282,13 @@ class NetworkDriver(Protocol):
         Idempotent. The first apply reads the machine and repairs it; later ones work on what
         changed since the last. An object that cannot be made is named in `errors` and retried by
         the next apply; the others are unharmed.
+        """
+
+    async def hold(self, until: float, routers: Collection[str]) -> None:
+        """From then on (of the clock's monotonic seconds) no router passes or answers anything, until this is said
+        again; at once, those that are not named. It holds even if this process does not live to see it.
+
+        Not waited for by `apply`, whose routers are held likewise; without a word they are for ever.
         """
 
     async def metered(self) -> dict[str, tuple[int, int]]:

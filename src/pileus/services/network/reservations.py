@@ -17,7 +17,7 @@ from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Match, Reader, Tx
 from pileus.services.placement.contract import PLACEMENT, Inventory
 
-from .agents import note_synced
+from .agents import agent_id, note_down
 from .contract import Reservation
 from .network import NETWORKS, Network
 from .port import PORTS, Port
@@ -113,6 +113,6 @@ async def tell_placement(runtime: Runtime, key: str) -> None:
             await runtime.contracts.get(PLACEMENT).report(name, amounts, traits, below=host.id)
         except Fault as fault:
             log.warning("placement is not told of %s: %s", name, fault.message)
-            await note_synced(store, host.id, False)
+            await note_down(store, agent_id(host.id), synced=False)
         else:
-            await note_synced(store, host.id, True)
+            await note_down(store, agent_id(host.id), synced=True)

@@ -61,6 +61,11 @@ class NetworkControl(Protocol):
     async def observed(self, host: str, up: list[str], down: list[str]) -> None:
         """Tells which ports and floating IPs of the host work, and which do not."""
 
+    async def tenure(self, host: str, ends: bool) -> float:
+        """For how long from now on the host may have its routers if it cannot ask again: seconds; none or less if another
+        may have them already, `inf` where none could. `ends`: what it was told last does, and its kernel knows.
+        """
+
     async def metered(self, host: str, passed: dict[str, Traffic]) -> None:
         """Tells what the host's routers let pass since it told last, by metering label."""
 

@@ -6,10 +6,11 @@ What a packet would meet is worked out from the applied documents: `reaches`, `l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
+from math import inf
 from types import MappingProxyType
 
 from pileus.host.metadata import Answer, Request
@@ -72,6 +73,7 @@ class FakeNetworkDriver:
         self.observed = Observed(revision=0)
         self.changes = 0
         self.traffic: dict[str, tuple[int, int]] = {}  # as a test has it: no packet passes here
+        self.held_until, self.held = inf, frozenset[str]()
         self._objects: dict[str, object] = {}
 
     async def start_up(self) -> None:
@@ -95,6 +97,9 @@ class FakeNetworkDriver:
     async def metered(self) -> dict[str, tuple[int, int]]:
         found, self.traffic = self.traffic, {}
         return found
+
+    async def hold(self, until: float, routers: Collection[str]) -> None:
+        self.held_until, self.held = until, frozenset(routers)
 
     async def sweep(self) -> None:
         wanted = {s.id for kind in _kinds(self.applied) for s in kind}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any
 
 import pytest
 
 from pileus.host.metadata import Request
 from pileus.kernel.agents import CONTROL
+from pileus.kernel.bus import UNANSWERED
 from pileus.kernel.contracts import Contract
-from pileus.kernel.faults import NotFound
+from pileus.kernel.faults import NotFound, Unavailable
 from pileus.services.network import agent, control
 from pileus.services.network.contract import GUEST_METADATA, GuestMetadata, MetadataReply
 from pileus.services.network.driver import Observed, RuleSpec
@@ -262,3 +264,27 @@ def test_what_leads_out_by_a_network_that_could_not_be_made_does_not_work() -> N
     assert agent._states(wanted, seen) == {inner: True, outer: True, fip: True}
     seen = Observed(revision=1, errors={PUBLIC: "another cloud has its addresses"})
     assert agent._states(wanted, seen) == {inner: True, outer: False, fip: False}
+
+
+def test_routers_go_on_without_a_control_and_end_where_there_may_be_one() -> None:
+    async def body(b: Bench) -> None:
+        await b.as_("one").make("router")
+        await b.settle()
+        kept, clock = _agent(b), b.control.runtime.world.clock
+        driver = kept.driver
+        await kept.refresh()
+        assert (driver.held_until, len(driver.held)) == (inf, 1), "nobody else could have it"
+        known = b.control.runtime.agents._local["network_control", CONTROL].implementation
+
+        async def fails(host: str, ends: bool) -> float:
+            raise Unavailable("No.", code=code)
+
+        known.tenure, code = fails, "DatabaseAway"
+        kept._until = clock.monotonic() + 1
+        await kept._stay("")
+        assert driver.held_until > clock.monotonic() + 10
+        code, kept._until = UNANSWERED, clock.monotonic() + 1
+        await kept._stay("")
+        assert driver.held_until <= clock.monotonic() + 1
+
+    run(body)

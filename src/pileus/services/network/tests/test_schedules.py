@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from pileus.kernel.hosts import HOSTS, LEASE_S
-from pileus.services.network.routers.placement import place_routers
+from pileus.services.network.routers.placement import (
+    MARGIN_S,
+    _looks,
+    keep_placed,
+    place_routers,
+    tenure,
+)
 
 from .bench import Bench, Row, run, said
 
@@ -144,5 +152,53 @@ def test_dhcp_is_where_the_networks_guests_are_and_cannot_be_moved() -> None:
         assert said(refused) == (409, "NetworkNotMovable")
         assert said(await b.admin.delete(f"{served}/{network['id']}")) == (409, "NetworkNotMovable")
         assert (await b.as_("one").get(path)).status == 403
+
+    run(body, hosts=2)
+
+
+async def _silent(b: Bench, host: str) -> None:
+    """The host was not heard of for two leases."""
+    runtime = b.control.runtime
+    async with runtime.store.tx() as tx:
+        seen = {"seen_at": runtime.world.clock.time() - 2 * LEASE_S, "speaker": ""}
+        await HOSTS.change(tx, await HOSTS.get(tx, host), **seen)
+
+
+def test_a_host_has_its_routers_for_less_than_its_lease_and_for_ever_where_it_is_alone() -> None:
+    async def body(b: Bench) -> None:
+        runtime = b.control.runtime
+        assert 0 < await tenure(runtime, "fake-2", False) <= LEASE_S - MARGIN_S
+        await b.as_("one").make("router")
+        router = await b.as_("one").make("router")
+        assert await _home(b, router) == ["fake-2"]
+        await _silent(b, "fake-1")
+        assert await tenure(runtime, "fake-2", True) == inf
+        await _heard(b, "fake-1", 0)
+        await _heard(b, "fake-2", 2 * LEASE_S)
+        assert await _home(b, router) == ["fake-2"], "it was told that it may keep it"
+        assert await tenure(runtime, "fake-2", False) < 0, "and may not be told that it is not so"
+        await place_routers(runtime, "")
+        assert await _home(b, router) == ["fake-2"]
+        assert await tenure(runtime, "fake-2", True) < 0
+        await place_routers(runtime, "")
+        assert await _home(b, router) == ["fake-1"]
+
+    run(body, hosts=2)
+
+
+def test_a_control_that_was_away_moves_no_router_before_it_has_listened_for_a_lease() -> None:
+    async def body(b: Bench) -> None:
+        runtime = b.control.runtime
+        await b.as_("one").make("router")
+        router = await b.as_("one").make("router")
+        await _silent(b, "fake-2")
+        now = runtime.world.clock.monotonic()
+        for last, since in ((now - LEASE_S, now - 9 * LEASE_S), (now, now - LEASE_S / 2)):
+            _looks[runtime.reconcilers] = last, since
+            await keep_placed(runtime, "")
+            assert await _home(b, router) == ["fake-2"]
+        _looks[runtime.reconcilers] = now, now - LEASE_S
+        await keep_placed(runtime, "")
+        assert await _home(b, router) == ["fake-1"]
 
     run(body, hosts=2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from pileus.kernel.world import World
 from pileus.services.network.driver import HostNetwork, Metadata, Observed, PortSpec
 from pileus.services.network.drivers.linux import connections, filters, plan, underlay
 from pileus.services.network.drivers.linux.examination import examine
+from pileus.services.network.drivers.linux.fence import Fence
 from pileus.services.network.drivers.linux.filters import ACCEPTED
 from pileus.services.network.drivers.linux.forwarding import Forwarder
 from pileus.services.network.drivers.linux.machine import Machine
@@ -73,7 +74,9 @@ class LinuxNetworkDriver:
             home=options.home,
             underlay=options.underlay,
         )
-        self._forwarder = Forwarder(options.resolvers, (world or World()).random)
+        world = world or World()
+        self._fence = Fence(self._machine, world.clock)
+        self._forwarder = Forwarder(options.resolvers, world.random)
         names, machine = self._names, self._machine
         self._bridge_table = LiveTable(filters.bridge_table(names.table), machine.home_rules)
         self._tracking = LiveTable(filters.tracking_table(names.table), machine.home_rules)
@@ -116,6 +119,7 @@ class LinuxNetworkDriver:
             await self._remove(goal)
             await self._listen(goal)
             await self._write_rules(goal)
+            await self._fence.want(plan.router_ends(goal, self._names))
             await self._end_connections(goal)
             await self._realise(goal)
             self._plan, self._applied = goal, _without_revision(desired)
@@ -141,6 +145,9 @@ class LinuxNetworkDriver:
         await self._end_connections(goal)
         self._plan, self._applied, self._is_whole = goal, _without_revision(desired), True
         return True
+
+    async def hold(self, until: float, routers: Collection[str]) -> None:
+        await self._fence.hold(until, routers)  # whatever is being applied meanwhile
 
     async def sweep(self) -> None:
         async with self._lock:
@@ -265,6 +272,7 @@ class LinuxNetworkDriver:
             self._machine.changes += await self._machine.at_home(lambda _: forget())
 
     async def _remove_rules(self) -> None:
+        await self._fence.want({})
         await self._machine.at_home(lambda _: self._bridge_table.remove())
         await self._machine.at_home(lambda _: self._tracking.remove())
         await self._machine.at_underlay(lambda _: self._guard.remove())

@@ -85,6 +85,10 @@ class Names:
         return f"pileus_{self.prefix}_underlay"
 
     @property
+    def fence_table(self) -> str:
+        return f"pileus_{self.prefix}_fence"
+
+    @property
     def log_group(self) -> int:
         """Of the packets that are written down; another for each instance on the machine."""
         return 5000 + zlib.crc32(self.prefix.encode()) % 50_000

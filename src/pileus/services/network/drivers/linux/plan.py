@@ -280,6 +280,15 @@ def underlay_devices(plan: Plan, names: Names) -> set[str]:
     return out | {end for r in plan.routings.values() for end in outer_ends(names, r.router)}
 
 
+def router_ends(plan: Plan, names: Names) -> dict[str, frozenset[str]]:
+    """By router, its devices at the bridges."""
+    found = {}
+    for id, routing in plan.routings.items():
+        inner = [names.interface(i.port_id) for i in routing.router.interfaces]
+        found[id] = frozenset((*inner, *outer_ends(names, routing.router)))
+    return found
+
+
 def namespaces(plan: Plan, names: Names) -> set[str]:
     served = {names.service_namespace(id) for id, s in plan.segments.items() if s.has_guests}
     return served | {names.router_namespace(id) for id in plan.routings}
