@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType, field
 
 from pileus.kernel.faults import Conflict, Invalid
 
-from ..attributes import Attributes, domain_name, printable, text
+from ..attributes import Attributes, changes_of, domain_name, printable, text
 from ..port import AddressPairing, ExtraDhcpOpt
 from ..pvlan import CommunityName, Part
 from ..refusals import bad_input
@@ -113,40 +113,7 @@ class CreatePort(Attributes):
     tags: list[str] = []
 
 
-class UpdatePort(Attributes):
-    root: ClassVar[str] = "port"
-    creates = False
-    fixed = _FIXED | {
-        "tags",
-        "network_id",
-        "project_id",
-        "tenant_id",
-        "device_profile",
-        "hardware_offload_type",
-    }
-
-    name: str | UnsetType = UNSET
-    description: str | UnsetType = UNSET
-    admin_state_up: bool | UnsetType = UNSET
-    mac_address: str | UnsetType | None = UNSET
-    fixed_ips: list[FixedRequest] | UnsetType | None = UNSET
-    device_id: str | UnsetType | None = UNSET
-    device_owner: str | UnsetType | None = UNSET
-    security_groups: list[str] | UnsetType | None = UNSET
-    port_security_enabled: bool | UnsetType = UNSET
-    allowed_address_pairs: list[PairRequest] | UnsetType | None = UNSET
-    extra_dhcp_opts: list[OptionRequest] | UnsetType | None = UNSET
-    host: str | UnsetType | None = field(name="binding:host_id", default=UNSET)
-    profile: dict[str, Any] | UnsetType | None = field(name="binding:profile", default=UNSET)
-    vnic_type: str | UnsetType = field(name="binding:vnic_type", default=UNSET)
-    dns_name: str | UnsetType = UNSET
-    dns_domain: str | UnsetType = UNSET
-    qos_policy_id: str | UnsetType | None = UNSET
-    pvlan_type: Part | UnsetType | None = UNSET
-    pvlan_community: CommunityName | UnsetType | None = UNSET
-    numa_affinity_policy: Affinity | UnsetType | None = UNSET
-    trusted: bool | UnsetType = UNSET
-    propagate_uplink_status: bool | UnsetType = UNSET
+UpdatePort = changes_of(CreatePort, "network_id", "tags", "device_profile", "hardware_offload_type")
 
 
 def mac_address(value: str) -> str:

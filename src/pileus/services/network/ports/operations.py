@@ -16,7 +16,7 @@ from pileus.kernel.resources import Context, operation
 from pileus.kernel.schema import Bulk
 from pileus.kernel.store import Match, Page, Tx
 
-from ..attributes import domain_name, text, zone_of
+from ..attributes import Attributes, domain_name, text, zone_of
 from ..contract import Reservation
 from ..network import NETWORKS, Network
 from ..networks import Networks
@@ -231,14 +231,15 @@ class Ports(NetworkResource[Port], path="/ports"):
         return ids
 
     @operation("PUT", "/ports/{port_id}", "update_port")
-    async def update(self, ctx: Context, port: Port, body: UpdatePort) -> Any:
+    async def update(self, ctx: Context, port: Port, body: UpdatePort) -> Any:  # type: ignore[valid-type]
         self.match(ctx, port)
+        given = cast(Attributes, body).given()
         network = await NETWORKS.get(ctx.runtime.store, port.network_id)
         target = {**port_target(port), "shared": network.is_shared_to(ctx.caller.project_id)}
-        if isinstance(body.device_owner, str):
-            target["device_owner"] = body.device_owner
+        if (owner := given.get("device_owner")) is not None:
+            target["device_owner"] = owner
         self.guard(ctx, "update", ctx.document["port"], target, UpdatePort)
-        changes = _changes(port, body)
+        changes = _changes(port, given)
         if "qos_policy_id" in changes:
             policy = await usable_policy(ctx, changes["qos_policy_id"], reserves=True)
             changes["qos_policy_id"] = policy
@@ -412,9 +413,8 @@ def _port(id: str, owner: str, network: Network, body: CreatePort, groups: list[
     )
 
 
-def _changes(port: Port, body: UpdatePort) -> dict[str, Any]:
-    """The checked changes of an update. Raises Invalid, Conflict."""
-    changes = body.given()
+def _changes(port: Port, changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes of an update, checked. Raises Invalid, Conflict."""
     for name, empty in _EMPTY.items():
         if name in changes and changes[name] is None:
             changes[name] = empty
@@ -431,7 +431,7 @@ def _changes(port: Port, body: UpdatePort) -> dict[str, Any]:
     if "numa_affinity_policy" in changes and port.host:
         raise Conflict(
             f"Unable to complete operation on port {port.id}, port is already bound to host "
-            f"{port.host}, numa_affinity_policy value given {body.numa_affinity_policy}.",
+            f"{port.host}, numa_affinity_policy value given {changes['numa_affinity_policy'] or None}.",
             code="PortBoundNUMAAffinityPolicy",
         )
     if "allowed_address_pairs" in changes:
