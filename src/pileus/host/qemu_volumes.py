@@ -24,6 +24,7 @@ DEVICE = "vol-"  # what the name of a volume's device begins with
 KEYS = "keys.psk"
 _LOOK_S = 0.05
 _GROUP, _THREAD, _GIB = "volumes", "volumes-io", 1 << 30
+_TRIMS = {"discard": "unmap"}  # of each node, or what a guest trims ends there
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ async def _open(emulator: Emulator, volume: NbdVolume, window: int = 0) -> None:
     below = volume.connection
     if window:
         below += "-w"
-        node = {"driver": "raw", "node-name": below, "file": volume.connection}
+        node = {"driver": "raw", "node-name": below, "file": volume.connection, **_TRIMS}
         await emulator.execute("blockdev-add", size=window + volume.size % _GIB, **node)
     await emulator.execute("blockdev-add", **_throttle(volume, below))
     if volume.passphrase:
@@ -260,7 +261,12 @@ async def _open_image(emulator: Emulator, volume: NbdVolume, image: RbdImage) ->
     place = {"pool": image.pool, "namespace": image.namespace, "image": image.image}
     node = {"driver": "rbd", "node-name": volume.connection, "read-only": volume.is_read_only}
     node |= {"server": [{"host": host.strip("[]"), "port": port} for host, _, port in servers]}
-    node |= {"user": image.user, "key-secret": volume.secrets[0], "cache": {"direct": True}}
+    node |= {
+        "user": image.user,
+        "key-secret": volume.secrets[0],
+        "cache": {"direct": True},
+        **_TRIMS,
+    }
     await emulator.execute("blockdev-add", **place, **node)
 
 
@@ -276,7 +282,7 @@ async def _connect(emulator: Emulator, volume: NbdVolume) -> None:
         with contextlib.suppress(Unavailable):  # it is there
             key |= {"qom-type": "tls-creds-psk", "username": volume.user}
             await emulator.execute("object-add", **key)
-    node = {"driver": "nbd", "node-name": volume.connection, "export": volume.name}
+    node = {"driver": "nbd", "node-name": volume.connection, "export": volume.name, **_TRIMS}
     await emulator.execute("blockdev-add", **node, server=server, **options)
 
 
@@ -287,6 +293,7 @@ def _throttle(volume: NbdVolume, below: str) -> dict[str, Any]:
         "throttle-group": volume.group,
         "file": below,
         "read-only": volume.is_read_only,
+        **_TRIMS,
     }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from pileus.host.storage_daemon import running_below
 from pileus.services.compute.driver import ComputeDriver, ImageSource, PluggedVolume
+from pileus.services.compute.drivers.qemu import QemuComputeDriver
 from pileus.services.compute.plugged_volume import Plugged
 from pileus.services.compute.tests import test_qemu_driver as real
 from pileus.testing.drivers.compute import Bench, has_login_prompt
@@ -23,6 +24,7 @@ from pileus.testing.volume_store import Store
 
 pytestmark = real.pytestmark
 images, netns, store, volumes = real.images, real.netns, real.store, real.volumes
+bench = real.bench
 Booted = tuple[Bench, str]
 
 # Numbered sectors one after the other, each acknowledged before the next.
@@ -114,6 +116,49 @@ def test_a_guest_that_writes_all_the_time_finds_every_word_on_the_other_volume(
         await back_end.close()
 
     asyncio.run(story(*booted))
+
+
+@pytest.mark.parametrize("kind", ["here", "elsewhere"])
+def test_what_a_guest_trims_is_a_hole_of_its_volumes_file(
+    kind: str, bench: Bench, store: Store
+) -> None:
+    """Its device is asked by QEMU, so that no guest need boot."""
+
+    def mib() -> int:
+        paths = (store.state / "layers").iterdir()
+        return sum(path.stat().st_blocks * 512 for path in paths) >> 20
+
+    async def story() -> None:
+        driver, back_end, spec = bench.make(), store.driver(), bench.spec()
+        await driver.start_up()
+        await back_end.start_up()
+        id, found = (await store.make(back_end)).volume_id, [await asyncio.to_thread(mib)]
+        await driver.spawn(spec)
+        for grown, command in enumerate(("write 0 32M", "discard 0 16M", "discard 16M 16M")):
+            await back_end.extend(id, 1 + grown)
+            volume = await store.served(back_end, id, kind == "elsewhere")
+            await driver.plug_volume(spec.id, volume)
+            assert not await _asked(driver, spec.id, id, command)
+            found.append(await asyncio.to_thread(mib) - found[0])
+        assert found[1:] == [32, 16, 0]
+        await driver.destroy(spec.id)
+        await driver.close()
+        await back_end.withdraw(id, store.attachment)
+        await back_end.delete(id)
+        await back_end.close()
+
+    asyncio.run(story())
+
+
+async def _asked(driver: ComputeDriver, guest_id: str, volume_id: str, command: str) -> str:
+    """What QEMU says against a request of the guest's device."""
+    assert isinstance(driver, QemuComputeDriver)
+    emulator = driver._residents[guest_id].emulator
+    assert emulator is not None
+    (device,) = [one for one in await emulator.devices() if volume_id[:8] in one]
+    disk = f"/machine/peripheral/{device}/virtio-backend"
+    line = {"command-line": f'qemu-io -d {disk} "{command}"'}
+    return str(await emulator.execute("human-monitor-command", **line))
 
 
 def _begins(volume: PluggedVolume) -> bytes:
