@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,8 @@ def place() -> Iterator[Place]:
         _ip("link", "add", device, "type", "veth", "peer", peer, "netns", here.name)
         _ip("address", "add", f"{near}/30", "dev", device)
         _ip("link", "set", device, "up")
+        # Places meet through this machine, which may have been told to forward nothing.
+        Path(f"/proc/sys/net/ipv4/conf/{device}/forwarding").write_text("1")
         for words in (
             ("address", "add", f"{far}/30", "dev", peer),
             ("link", "set", peer, "up"),
