@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,8 @@ import pytest
 from pileus.kernel.hosts import LEASE_S
 from pileus.kernel.world import Clock
 from pileus.services.network.routers.placement import PERIOD_S
-from pileus.testing.places import forget
+from pileus.testing.places import Place, forget
+from pileus.testing.roles import Host
 from tests.e2e.shell import until
 from tests.e2e.test_moves import Pair, pair
 
@@ -129,3 +131,79 @@ def test_a_router_whose_host_is_lost_goes_on_on_its_standby_and_comes_back(tmp_p
         assert both.here.log_in() == "first"
         assert max(inward_s, outward_s) < TAKEN_OVER_S
         assert both_s < AT_ONCE_S
+
+
+def owners(both: Pair) -> dict[str, int]:
+    """Where the floating IP's owner is asked for by ARP, a second long, and how often it is answered there."""
+    ip, found = both.here.guest.floating_ip, {}
+    for host, outside in both.outsides.items():
+        for device in bridges(outside, both.scopes[host].prefix):
+            line = outside.inside(["busybox", "arping", "-c3", "-w2", "-I", device, ip])
+            said = subprocess.run(line, capture_output=True, text=True, check=False).stdout
+            found[host] = len(re.findall(r"reply from", said))
+    return {host: count for host, count in found.items() if count}
+
+
+def bridges(outside: Place, prefix: str) -> list[str]:
+    """The outer networks' bridges of that host."""
+    line = outside.inside(["ip", "-o", "link", "show", "type", "bridge"])
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    return re.findall(rf"\d+: ({prefix}e\S+):", said)
+
+
+async def never_both(both: Pair, router: str, lost: str, heir: str) -> float:
+    """Asks for the floating IP's owner until the heir answers; seconds. Never do both."""
+    clock = Clock()
+    begun = clock.monotonic()
+    while (on := await asyncio.to_thread(owners, both)).keys() != {heir}:
+        assert len(on) <= 1, f"two answer for one address: {on}"
+        assert clock.monotonic() < begun + 2 * TAKEN_OVER_S, on
+    await until("it answers again", partial(answers, both, heir), 30)
+    took_s = clock.monotonic() - begun
+    assert lost in holders(both, router) and not answers(both, lost)
+    return took_s
+
+
+def lost_pings(both: Pair, at: str, meanwhile: Callable[[], None]) -> int:
+    """How many of ten a second the floating IP does not answer meanwhile."""
+    line = both.outsides[at].inside(["ping", "-i0.1", both.here.guest.floating_ip])
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as ping:
+        meanwhile()
+        ping.send_signal(signal.SIGINT)
+        said = ping.communicate()[0]
+    sent, heard = re.findall(r"(\d+) packets transmitted, (\d+) received", said)[0]
+    assert int(sent) > 10
+    return int(sent) - int(heard)
+
+
+@pytest.mark.e2e
+def test_a_host_that_nobody_hears_answers_no_more_when_another_has_its_router(
+    tmp_path: Path,
+) -> None:
+    """Its process hangs, dies and is started anew; the namespaces and the guests live on."""
+    with pair(tmp_path) as both:
+        assert both.here.log_in() == "first"
+        router = stand_by(both)
+        two = both.hosts["two"]
+        assert owners(both).keys() == {"two"}
+
+        def restart() -> None:
+            two.kill()
+            two.start()
+
+        assert lost_pings(both, "two", restart) == 0
+        assert holders(both, router) == ["two"]
+        for halt, resume in (
+            (partial(signalled, two, signal.SIGSTOP), partial(signalled, two, signal.SIGCONT)),
+            (two.kill, two.start),
+        ):
+            halt()
+            assert asyncio.run(never_both(both, router, "two", "one")) < TAKEN_OVER_S
+            resume()
+            asyncio.run(until("it is back", lambda: owners(both).keys() == {"two"}, 90))
+            asyncio.run(until("it is there alone", lambda: holders(both, router) == ["two"], 30))
+
+
+def signalled(host: Host, number: int) -> None:
+    assert host.process is not None
+    host.process.send_signal(number)
