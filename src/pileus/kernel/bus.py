@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 LIMIT_BYTES = 256 * 1024
 AT_ONCE = 1024  # handlers of one bus; more requests are refused, more hints dropped
 PATIENCE_S = 5.0  # how long `stop` waits for handlers to end before it cancels them
-UNANSWERED = "Unanswered"  # the code of Unavailable where nobody can say whether there is somebody
 
 Server = Callable[[bytes], Awaitable[bytes]]
 Listener = Callable[[str, bytes], Awaitable[None]]  # gets the subject and the payload
@@ -77,13 +76,12 @@ class Reply:
         raise Bug(internal=f"the server of {subject} failed: {self.reason}")
 
 
-def unavailable(message: str, subject: str, code: str = "") -> Unavailable:
-    return Unavailable(message, internal=f"request to {subject}", code=code)
+def unavailable(message: str, subject: str) -> Unavailable:
+    return Unavailable(message, internal=f"request to {subject}")
 
 
 def late(subject: str, timeout_s: float) -> Unavailable:
-    text = f"A part of the cloud did not answer within {timeout_s:g} s."
-    return unavailable(text, subject, UNANSWERED)
+    return unavailable(f"A part of the cloud did not answer within {timeout_s:g} s.", subject)
 
 
 def nobody(subject: str) -> Unavailable:

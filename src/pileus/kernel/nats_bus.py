@@ -17,7 +17,6 @@ from nats.errors import TimeoutError as NatsTimeout
 
 from pileus.kernel.bus import (
     PATTERN,
-    UNANSWERED,
     Handlers,
     Listener,
     Reply,
@@ -219,7 +218,7 @@ class NatsBus:
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
         check(subject, payload)
         if not self._client.is_connected:  # nats-py would send it later, to nobody's use
-            raise unavailable("The bus cannot be reached.", subject, UNANSWERED)
+            raise nobody(subject)
         try:
             message = await self._client.request(self._ask(subject), payload, timeout_s)
         except NatsTimeout:
@@ -227,7 +226,7 @@ class NatsBus:
         except NoRespondersError:
             raise nobody(subject) from None
         except NatsError as error:
-            raise unavailable(f"The bus failed: {error}.", subject, UNANSWERED) from error
+            raise unavailable(f"The bus failed: {error}.", subject) from error
         headers = message.headers or {}
         status = int(headers.get(_STATUS, "0"))
         return Reply(message.data, status, headers.get(_REASON, "")).open(subject)

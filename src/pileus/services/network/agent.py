@@ -11,7 +11,6 @@ import msgspec
 
 from pileus.host.metadata import Answer, Request
 from pileus.kernel.agents import CONTROL
-from pileus.kernel.bus import UNANSWERED
 from pileus.kernel.faults import Fault, Unavailable
 from pileus.kernel.hosts import LEASE_S, HostRuntime
 from pileus.kernel.reconcile import Reconcilers
@@ -172,18 +171,16 @@ class NetworkAgent:
             await self._hold()
 
     async def _ask_tenure(self) -> None:
-        """A control that is known to be away, or not able to say, moves no routers before it has heard hosts for a lease
-        (`keep_placed`): they go on. One that may be there without us, another host may hear.
+        """Without an answer this host goes on: better two that have a router, where control hears all but us, than none
+        wherever the bus is down. A control that was away moves no routers before it has heard hosts for a lease.
         """
         begun = self.host.world.clock.monotonic()
         control = self.host.agents.proxy(NETWORK_CONTROL, CONTROL)
         try:
             async with asyncio.timeout(_TENURE_S):
                 left_s = await control.tenure(self.host.name, self._ends)
-        except (Fault, TimeoutError) as error:
-            if isinstance(error, TimeoutError) or error.code == UNANSWERED:
-                log.warning("control does not say whose the routers of %s are", self.host.name)
-                return
+        except (Fault, TimeoutError):
+            log.warning("control does not say whose the routers of %s are", self.host.name)
             left_s = LEASE_S - MARGIN_S
         if left_s > 0:  # less than it said before: a beat is on its way
             until = begun + left_s

@@ -10,7 +10,6 @@ import pytest
 
 from pileus.host.metadata import Request
 from pileus.kernel.agents import CONTROL
-from pileus.kernel.bus import UNANSWERED
 from pileus.kernel.contracts import Contract
 from pileus.kernel.faults import NotFound, Unavailable
 from pileus.services.network import agent, control
@@ -266,7 +265,7 @@ def test_what_leads_out_by_a_network_that_could_not_be_made_does_not_work() -> N
     assert agent._states(wanted, seen) == {inner: True, outer: False, fip: False}
 
 
-def test_routers_go_on_without_a_control_and_end_where_there_may_be_one() -> None:
+def test_routers_go_on_without_a_control_and_end_where_it_says_so() -> None:
     async def body(b: Bench) -> None:
         await b.as_("one").make("router")
         await b.settle()
@@ -277,13 +276,15 @@ def test_routers_go_on_without_a_control_and_end_where_there_may_be_one() -> Non
         known = b.control.runtime.agents._local["network_control", CONTROL].implementation
 
         async def fails(host: str, ends: bool) -> float:
-            raise Unavailable("No.", code=code)
+            raise Unavailable("No.")
 
-        known.tenure, code = fails, "DatabaseAway"
-        kept._until = clock.monotonic() + 1
+        async def ends(host: str, ends: bool) -> float:
+            return -1.0
+
+        known.tenure, kept._until = fails, clock.monotonic() + 1
         await kept._stay("")
         assert driver.held_until > clock.monotonic() + 10
-        code, kept._until = UNANSWERED, clock.monotonic() + 1
+        known.tenure, kept._until = ends, clock.monotonic() + 1
         await kept._stay("")
         assert driver.held_until <= clock.monotonic() + 1
 
