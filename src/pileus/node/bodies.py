@@ -21,6 +21,7 @@ from pileus.kernel.resources import ZERO_COPY
 _PIECE = 1 << 20
 _READ = 1 << 18  # at once of a chunked body: it stays in a processor's cache until it is parsed
 _TURN = 32 << 20  # bytes that a thread sends before others have it
+_HEAD = 1 << 16  # bytes that may come before they make a head, a piece of a body or an end
 _PAUSE_MS = 20  # without room in the socket: then the thread is for others
 _PATIENCE_S = 0.5  # a reader gets less than a piece rather than nothing for longer
 _EXTENSIONS: dict[str, Any] = {ZERO_COPY: {}}
@@ -28,18 +29,28 @@ _EXTENSIONS: dict[str, Any] = {ZERO_COPY: {}}
 
 class Connection(HttpToolsProtocol):
     chunks: _Chunks | None = None  # of the request that is being parsed
+    idle = 0  # bytes that have made nothing yet: the parser keeps them all
+
+    def data_received(self, data: bytes) -> None:
+        self.idle += len(data)
+        super().data_received(data)
+        if self.idle > _HEAD and not self.transport.is_closing():
+            self.send_400_response(f"More than {_HEAD} bytes without an end of the headers.")
 
     def on_headers_complete(self) -> None:
+        self.idle = 0
         self.scope["headers"] = self.headers.copy()  # trailers are none of them: RFC 9112, 7.1.2
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self.idle = 0
         if self.chunks is None:
             super().on_body(body)
         else:
             self.chunks.take(body)
 
     def on_message_complete(self) -> None:
+        self.idle = 0
         if self.chunks is not None:
             self.chunks = None
             self.transport.set_protocol(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -211,6 +212,31 @@ def test_a_body_whose_end_can_be_told_in_two_ways_is_refused(header: str) -> Non
         assert app.pieces == []
 
     in_loop(uvloop.new_event_loop, act)
+
+
+@LOOPS
+@pytest.mark.parametrize(
+    "begun",
+    [
+        *(b"GET /", b"GET / HTTP/1.1\r\nX: ", CHUNKED + b"0\r\nX: ", CHUNKED + b"1;x="),
+        CHUNKED + chunked(bytes(3 * MIB)) + b"0\r\nX: ",
+    ],
+)
+def test_what_never_becomes_a_head_or_a_trailer_ends_the_connection(
+    loop: Loop, begun: bytes
+) -> None:
+    """Before its sender is known, or is asked who he is."""
+
+    async def act() -> None:
+        async with served(App()) as (_, writer):
+            writer.write(begun)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(64):
+                    writer.write(b"x" * MIB)
+                    await writer.drain()
+                pytest.fail("64 MiB were taken")
+
+    in_loop(loop, act)
 
 
 def test_what_stands_behind_a_chunked_body_is_no_header() -> None:
