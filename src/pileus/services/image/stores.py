@@ -7,7 +7,9 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -19,7 +21,9 @@ from pileus.kernel.faults import TooLarge, Unavailable
 from pileus.kernel.resources import FilePart
 
 _CHUNK = 1 << 20
-_TURN = 8  # chunks that are hashed at once: each turn of two threads costs a millisecond where all are busy
+_TURN = 4  # chunks that are hashed at once: each turn of two threads costs a millisecond where all are busy
+_TURNS = 3  # that wait or are under way
+_FLUSHED = 32 << 20  # bytes; what is on the disk already is not waited for at the end
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,33 +109,51 @@ class _Received:
 
 
 class _Writer:
-    """Runs in threads, some chunks at a time: one writes and has one digest, the other has the other digest."""
+    """Three threads, none of which waits for another: one writes and has a digest, one has the other, one flushes."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("xb", buffering=0)
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.sha512 = hashlib.sha512()
-        self.size = 0
+        self.size = self.flushed = 0
+        self.threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.flushing: Future[None] | None = None
 
     def write(self, chunks: list[bytes]) -> None:
         for data in chunks:
             sparse.write(self.file.fileno(), self.size, data)
             self.md5.update(data)
             self.size += len(data)
+        if self.size > self.flushed + _FLUSHED and (not self.flushing or self.flushing.done()):
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.flushing:
+            self.flushing.result()  # the kernel tells an error once
+        self.flushed = self.size
+        self.flushing = self.threads[2].submit(os.fdatasync, self.file.fileno())
 
     def digest(self, chunks: list[bytes]) -> None:
         for data in chunks:
             self.sha512.update(data)
 
     def take(self, chunks: list[bytes]) -> asyncio.Future[tuple[None, None]]:
-        run = asyncio.get_running_loop().run_in_executor
-        return asyncio.gather(run(None, self.write, chunks), run(None, self.digest, chunks))
+        run, (one, other, _) = asyncio.get_running_loop().run_in_executor, self.threads
+        return asyncio.gather(run(one, self.write, chunks), run(other, self.digest, chunks))
 
     def finish(self) -> Stored:
+        if self.flushing:
+            self.flushing.result()
         self.file.truncate(self.size)  # zeros at its end are a hole too
         os.fsync(self.file.fileno())
-        self.file.close()
+        self.close()
         return Stored(size=self.size, md5=self.md5.hexdigest(), sha512=self.sha512.hexdigest())
+
+    def close(self) -> None:
+        """Once no thread is at work any more, whoever cancelled us."""
+        for thread in self.threads:
+            thread.shutdown(cancel_futures=True)
+        self.file.close()
 
 
 class FileStore:
@@ -143,28 +165,26 @@ class FileStore:
 
     async def receive(self, name: str, chunks: AsyncIterable[bytes], limit: int) -> _Received:
         path = self.incoming / name
-        writer = writing = None
+        writer = None
         waiting: list[bytes] = []
+        under_way: deque[asyncio.Future[tuple[None, None]]] = deque()
         try:
             writer = await asyncio.to_thread(_Writer, path)
-            # Some come in while others are hashed.
             async for data in uploads.gathered(_limited(chunks, limit)):
                 waiting.append(data)
                 if len(waiting) < _TURN:
                     continue
-                if writing is not None:
-                    await writing
-                writing, waiting = writer.take(waiting), []
-            if writing is not None:
-                await writing
-            writing = writer.take(waiting)
-            await writing
+                if len(under_way) == _TURNS:
+                    await under_way.popleft()
+                under_way.append(writer.take(waiting))
+                waiting = []
+            under_way.append(writer.take(waiting))
+            await asyncio.gather(*under_way)
             return _Received(self.folder, path, await asyncio.to_thread(writer.finish))
         except BaseException as e:
-            if writing is not None:
-                await asyncio.gather(writing, return_exceptions=True)
             if writer is not None:
-                writer.file.close()
+                await asyncio.to_thread(writer.close)
+                await asyncio.gather(*under_way, return_exceptions=True)
             with contextlib.suppress(OSError):  # a store that refuses this too is swept later
                 path.unlink(missing_ok=True)
             if isinstance(e, OSError):
