@@ -29,7 +29,7 @@ async def ask(ctx: Context, service_type: str, method: str, url: str, body: Any 
     inner = Context(ctx.runtime, service, ctx.caller, at, query, ctx.request_id, ctx.root, {})
     inner.method, inner.path, inner.document = method, path, body
     found = await resource.call(inner, op, params, b"", None)
-    return msgspec.json.decode(found) if isinstance(found, bytes) else found
+    return msgspec.json.decode(found if isinstance(found, bytes) else msgspec.json.encode(found))
 
 
 def _operation(
