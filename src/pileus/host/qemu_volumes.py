@@ -23,6 +23,7 @@ RECONNECT_S = 600  # before the guest is told of an error
 DEVICE = "vol-"  # what the name of a volume's device begins with
 KEYS = "keys.psk"
 _LOOK_S = 0.05
+_LOOKS = 40
 _GROUP, _THREAD, _GIB = "volumes", "volumes-io", 1 << 30
 _TRIMS = {"discard": "unmap"}  # of each node, or what a guest trims ends there
 
@@ -164,6 +165,10 @@ async def _open(emulator: Emulator, volume: NbdVolume, window: int = 0) -> None:
 async def unplug(emulator: Emulator, volume: NbdVolume, clock: Clock) -> None:
     """Raises Unavailable when the guest does not let go. A volume that it does not have is gone."""
     await emulator.remove_device(volume.device, clock)
+    for _ in range(_LOOKS):  # QEMU says that a device is gone before it has let go of its disk
+        with contextlib.suppress(Unavailable):
+            return await _drop_nodes(emulator, volume)
+        await clock.sleep(_LOOK_S)
     await _drop_nodes(emulator, volume)
 
 
