@@ -81,14 +81,14 @@ check: .venv/.synced ## format, lint, types, contracts, unit and generated tests
 
 test: setup .venv/.ready-tests check ## check, then the official suite, simulation and end to end (45 minutes)
 	@$(SAY) "drivers on this machine: real guests, real packets"
-	@$(BIN)/pytest --floor drivers -n auto --dist loadfile -m "e2e and not slow" --durations 5 src
+	@$(BIN)/pytest --floor drivers -m "e2e and not slow" --durations 5 src
 	@$(SAY) "conformance, simulation, end to end"
 	@$(BIN)/pytest --floor test -m "not slow" --durations 10 $(wildcard tests/conformance tests/simulation tests/e2e)
 
 soak: setup .venv/.ready-tests ## the services on PostgreSQL, kill -9 by the hundred, 10,000 boots (an hour)
 	@TMPDIR=$(MEMORY) $(BIN)/pytest --database postgres -n auto --dist loadfile -m "not e2e and not slow" \
 		src/pileus/services
-	@$(BIN)/pytest -m "slow or not slow" tests/soak
+	@$(BIN)/pytest -m "slow or not slow" tests/soak tests/e2e/test_router_failover.py
 
 rubbish: setup .venv/.ready-tests ## long: 100 bodies for every operation, after the schemas' edges (half an hour)
 	@$(BIN)/pytest -m slow tests/e2e/test_rubbish.py

@@ -177,6 +177,7 @@ def lost_pings(both: Pair, at: str, meanwhile: Callable[[], None]) -> int:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_host_that_nobody_hears_answers_no_more_when_another_has_its_router(
     tmp_path: Path,
 ) -> None:
