@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
-import os
 import resource
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +12,12 @@ from typing import Any
 
 import pytest
 
-from pileus.host import sparse
 from pileus.kernel import quota
 from pileus.kernel.auth import Caller
-from pileus.kernel.faults import NotFound, Unavailable
+from pileus.kernel.faults import NotFound
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.world import World
 from pileus.services.identity.contract import IDENTITY, ProjectInfo
-from pileus.services.image import SERVICE, standing, stores
+from pileus.services.image import SERVICE, standing
 from pileus.services.image.contract import IMAGES, NewImage
 from pileus.services.image.record import IMAGES as RECORDS
 from pileus.services.image.settings import ImageSettings
@@ -563,46 +558,3 @@ async def test_a_patch_during_an_upload_is_kept() -> None:
         assert (await streamed(client, f"{URL}/{id}/file", while_renamed())).status == 204
         image = await shown(client, id)
         assert (image["name"], image["status"], image["size"]) == ("two", "active", 11)
-
-
-@in_loop
-async def test_an_upload_that_is_broken_off_closes_its_file_after_its_last_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = stores.FileStore(tmp_path, World().clock)
-    begun, failed = asyncio.Event(), []
-    loop, write = asyncio.get_running_loop(), sparse.write
-
-    def slowly(fd: int, at: int, data: bytes) -> None:
-        loop.call_soon_threadsafe(begun.set)
-        time.sleep(0.05)
-        try:
-            write(fd, at, data)
-        except OSError as error:
-            failed.append(error)
-
-    monkeypatch.setattr(sparse, "write", slowly)
-    coming = asyncio.create_task(store.receive("x", pieces(*[random_bytes(MIB)] * 8), 1 << 30))
-    await begun.wait()
-    coming.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await coming
-    await asyncio.sleep(0.5)
-    assert not failed
-    assert not list(store.incoming.iterdir())
-
-
-@in_loop
-async def test_a_disk_that_fails_before_the_end_of_an_upload_fails_the_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = stores.FileStore(tmp_path, World().clock)
-
-    def fails(fd: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(stores, "_FLUSHED", MIB)
-    monkeypatch.setattr(os, "fdatasync", fails)
-    with pytest.raises(Unavailable):
-        await store.receive("x", pieces(*[random_bytes(MIB)] * 9), 1 << 30)
-    assert not list(store.incoming.iterdir())
