@@ -181,7 +181,7 @@ class NetworkAgent:
                 left_s = await control.tenure(self.host.name, self._ends)
         except (Fault, TimeoutError):
             log.warning("control does not say whose the routers of %s are", self.host.name)
-            left_s = LEASE_S - MARGIN_S
+            left_s = inf if self._until == inf else LEASE_S - MARGIN_S  # no heir, and control knows
         if left_s > 0:  # less than it said before: a beat is on its way
             until = begun + left_s
             self._until = until if self._until == inf else max(until, self._until)

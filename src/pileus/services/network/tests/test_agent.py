@@ -281,7 +281,10 @@ def test_routers_go_on_without_a_control_and_end_where_it_says_so() -> None:
         async def ends(host: str, ends: bool) -> float:
             return -1.0
 
-        known.tenure, kept._until = fails, clock.monotonic() + 1
+        known.tenure = fails
+        await kept._stay("")
+        assert driver.held_until == inf, "nor could it, whoever is away"
+        kept._until = clock.monotonic() + 1
         await kept._stay("")
         assert driver.held_until > clock.monotonic() + 10
         known.tenure, kept._until = ends, clock.monotonic() + 1
