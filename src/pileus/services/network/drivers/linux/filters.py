@@ -8,7 +8,8 @@ receiver. A device of ours without rules passes nothing, so the order is always:
 the device joins its bridge. Frames for the host itself are dropped.
 
 What all ports share is written once; what is a port's own are elements of sets. Chains of its own
-it has only for what a set cannot hold: nft asks for every chain there is before each change.
+it has only for what a set cannot hold: nft asks for every chain there is before each change. Most
+frames are a guest's, of a connection that is known: they come first, and are looked up least.
 """
 
 from __future__ import annotations
@@ -51,14 +52,18 @@ _TARGET = "@th,64,128"  # what a neighbour advertisement claims
 
 
 def bridge_table(name: str) -> Table:
-    """Decides on frames. `ours` are all our bridges' devices, `trusted` those that are not guests'."""
-    ours = ("iifname != @ours accept",)
-    established = f"meta mark & {_ESTABLISHED} == {_ESTABLISHED} accept"
+    """Decides on frames.
+
+    `ours` are all our bridges' devices; `trusted` those that are not guests', of them `beyond` those that lead to other
+    hosts; `unshaped` guests' that track connections, and whose frames nothing but a verdict awaits.
+    """
+    known = f"meta mark & {_ESTABLISHED} == {_ESTABLISHED}"
     return Table(
         family="bridge",
         name=name,
         sets={
-            **dict.fromkeys(("ours", "trusted", "secured", "free", "stateless"), "type ifname;"),
+            **dict.fromkeys(("ours", "trusted", "beyond", "secured", "free"), "type ifname;"),
+            **dict.fromkeys(("unshaped", "stateless"), "type ifname;"),
             **dict.fromkeys(("local_only", "moved_here", "speakers"), "type ifname . ether_addr;"),
             "speakers_ipv4": "type ifname . ether_addr . ipv4_addr;",
             "speakers_ipv6": "type ifname . ether_addr . ipv6_addr;",
@@ -71,13 +76,12 @@ def bridge_table(name: str) -> Table:
         chains={
             "spoofing": (
                 "type filter hook prerouting priority -300; policy accept;",
-                *ours,
-                "iifname . ether saddr @local_only drop",
-                "iifname . ether saddr @moved_here drop",
-                "iifname @trusted accept",
                 "iifname @secured goto secured",
+                "iifname @beyond iifname . ether saddr @local_only drop",
+                "iifname @beyond iifname . ether saddr @moved_here drop",
+                "iifname @trusted accept",
                 "iifname @free goto free",
-                "drop",
+                "iifname @ours drop",
             ),
             "to_host": ("type filter hook input priority 0; policy accept;", "iifname @ours drop"),
             "from_host": (
@@ -86,30 +90,30 @@ def bridge_table(name: str) -> Table:
             ),
             "outbound": (
                 "type filter hook forward priority 100; policy accept;",
-                *ours,
-                "oifname . ether saddr @local_only drop",
-                "iifname vmap @sent_of",
+                f"{known} iifname @unshaped accept",
                 "iifname @trusted accept",
+                "iifname vmap @sent_of",
                 "meta protocol arp accept",
                 f"icmpv6 type {_NEIGHBOURS} accept",
                 "udp sport 68 udp dport 67 accept",
                 "udp sport 546 udp dport 547 accept",
-                f"iifname != @stateless {established}",
+                f"{known} iifname != @stateless accept",
                 "iifname vmap @outbound_of",
-                "drop",
+                "iifname @ours drop",
             ),
             "inbound": (
                 "type filter hook forward priority 110; policy accept;",
-                "oifname != @ours accept",
-                "oifname vmap @received_of",
+                f"{known} oifname @unshaped accept",
+                "oifname @beyond oifname . ether saddr @local_only drop",
                 "oifname @trusted accept",
+                "oifname vmap @received_of",
                 "meta protocol arp accept",
                 f"icmpv6 type {_INWARD_NEIGHBOURS} accept",
                 "udp sport 67 udp dport 68 accept",
                 "udp sport 547 udp dport 546 accept",
-                f"oifname != @stateless {established}",
+                f"{known} oifname != @stateless accept",
                 "oifname vmap @inbound_of",
-                "drop",
+                "oifname @ours drop",
             ),
         },
     )
@@ -228,6 +232,7 @@ def trusted_devices(
     elements = {"ours": quoted, "trusted": quoted}
     if across:
         beyond = nft.interface(across)
+        elements["beyond"] = frozenset({beyond})
         elements["local_only"] = frozenset({f"{beyond} . {nft.mac(service_mac)}"})
         elements["moved_here"] = frozenset(f"{beyond} . {nft.mac(m)}" for m in router_macs)
     return Fragment(elements=elements)
@@ -263,6 +268,8 @@ def port_filter(
     elements["service_of"] = {f"{device} : {nft.mac(service_mac)}"}
     if port.stateless:
         elements["stateless"] = {device}
+    elif not own["sent_of"] and not own["received_of"]:
+        elements["unshaped"] = {device}
     return Fragment(
         chains=chains, elements={name: frozenset(items) for name, items in elements.items()}
     )
