@@ -250,7 +250,7 @@ def _part(url: str, at: int, length: int) -> tuple[bytes, int]:
         told = answer.headers.get("Content-Range", "").rpartition("/")[2]
         whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
         if at and answer.status != 206:
-            raise Unavailable("The image's server gives no part of it.", internal=url)
+            raise Unavailable("The image's server gives no part of it.")
         return answer.read(length), whole
 
 
@@ -299,6 +299,7 @@ def _open(url: str, headers: dict[str, str]) -> Any:
         return opener.open(urllib.request.Request(url, headers=headers), timeout=_PATIENCE_S)
     except urllib.error.HTTPError as refused:
         refused.close()
-        raise Unavailable(f"The image's server answered {refused.code}.", internal=url) from None
+        place = urlsplit(url).netloc  # the rest is a ticket
+        raise Unavailable(f"The image's server answered {refused.code}.", internal=place) from None
     except (OSError, http.client.HTTPException) as reason:
         raise Unavailable("The image's server cannot be reached.", internal=repr(reason)) from None

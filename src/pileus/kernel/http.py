@@ -194,7 +194,8 @@ async def _respond(
     except Fault as e:
         _refuse(runtime, service.dialect, reply, e)
     except Exception:  # one of the three places
-        log.exception("%s %s %s", reply.request_id, request.method, request.path)
+        path = route.found[0][0].path if route.is_public else request.path  # which tickets are in
+        log.exception("%s %s %s", reply.request_id, request.method, path)
         bug = faults.Bug(f"{_UNEXPECTED} ({service.name} {reply.request_id})")
         _refuse(runtime, service.dialect, reply, bug)
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +19,7 @@ from pileus.host.image_cache import ImageCache, look
 from pileus.host.images import HEAD, inspect_bytes, require
 from pileus.kernel.faults import Invalid, TooLarge, Unavailable
 from pileus.kernel.world import Clock
+from pileus.testing.shelf import shelf
 
 GIB = 1 << 30
 
@@ -211,6 +213,15 @@ def test_look_reads_the_head_only() -> None:
         assert f"Range: bytes=0-{HEAD - 1}" in seen[0]
 
     asyncio.run(story())
+
+
+def test_a_ticket_that_is_refused_is_told_to_nobody() -> None:
+    with shelf() as shop:
+        url = shop.offer(b"") + "/hush"
+        with pytest.raises(Unavailable, match="404") as refused:
+            asyncio.run(look(url))
+    assert urlsplit(url).netloc in refused.value.internal
+    assert "hush" not in f"{refused.value.internal} {refused.value}"
 
 
 @pytest.mark.parametrize("is_whole", [False, True], ids=["look", "fetch"])

@@ -73,6 +73,10 @@ class Parts(Resource[Record]):
     async def crash(self, ctx: Context) -> Any:
         raise RuntimeError("the password is hunter2")
 
+    @operation("GET", "/tickets/{ticket}", PUBLIC)
+    async def crash_openly(self, ctx: Context, ticket: str) -> Any:
+        raise RuntimeError("nobody was asked")
+
     @operation("GET", "/conflict", "parts")
     async def conflict(self, ctx: Context) -> Any:
         raise Conflict("no <b>", code="Taken", headers={"x-more": "1"}, internal="inside story")

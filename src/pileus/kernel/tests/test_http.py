@@ -443,6 +443,10 @@ async def test_ossa_2017_001_a_crash_is_500_in_the_dialect_with_nothing_of_the_i
         assert request_id in reply.json["NeutronError"]["message"]
         assert request_id in caplog.text and "hunter2" in caplog.text
         assert MEMBER["x-auth-token"] not in caplog.text
+        assert " GET /parts/v1/crash" in caplog.text
+        with caplog.at_level(logging.ERROR):
+            assert (await c.get("/parts/v1/tickets/hush")).status == 500
+        assert "/tickets/{ticket}" in caplog.text and "hush" not in caplog.text
         assert (await c.get("/parts/v1/public")).status == 200
 
 
