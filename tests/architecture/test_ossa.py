@@ -29,7 +29,7 @@ ANYBODY = {
     "GET /identity/v3/auth/OS-FEDERATION/websso/{protocol_id}",
     "GET /image",
     "GET /image/tickets/{ticket}",
-    "PUT /image/tickets/{ticket}",  # signed for one image, and only until it has bytes
+    "PUT /image/tickets/{ticket}",  # sealed for one image, and only until it has bytes
     "GET /image/versions",
     "GET /network",
     "GET /network/v2.0",
@@ -37,7 +37,7 @@ ANYBODY = {
     "GET /volume",
     "GET /volume/v3",
     "GET /volume/tickets/{ticket}",
-    "PUT /volume/tickets/{ticket}",  # signed for one file, and for an hour
+    "PUT /volume/tickets/{ticket}",  # sealed for one file, and for an hour
     "POST /identity/v3/OS-FEDERATION/identity_providers/{idp_id}/protocols/{protocol_id}/auth",
     "POST /identity/v3/OS-OAUTH1/access_token",
     "POST /identity/v3/OS-OAUTH1/request_token",

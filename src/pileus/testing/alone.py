@@ -25,6 +25,8 @@ from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.world import World
+from pileus.services.identity.contract import SECRETS
+from pileus.services.identity.keys import KEYRING, Keyring, SecretsKept, make_first
 
 from .client import Client
 from .personas import PERSONAS, closure
@@ -55,6 +57,12 @@ class Alone:
     def introduce(self, token: str, caller: Caller) -> Client:
         self.tokens.known[token] = caller
         return self.client.as_(token)
+
+    async def keys(self) -> None:
+        """As identity keeps them: for what a service has sealed."""
+        self.runtime.contracts.provide(KEYRING, Keyring(self.runtime))
+        self.runtime.contracts.provide(SECRETS, SecretsKept(self.runtime))
+        await make_first(self.runtime)
 
     def user(self, project: str, role: str = "member", name: str = "") -> Client:
         """A client of a user with a role on a project; all are ids."""

@@ -11,10 +11,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from pileus.host import files, sparse, uploads
-from pileus.kernel.faults import Conflict, NotFound
+from pileus.kernel.faults import NotFound
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Stream, operation
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.sagas import JOURNAL
@@ -24,15 +22,7 @@ from .backup import BACKUPS
 from .backup_files import Chain, Growing, Piece
 
 GOOD_S = 3600
-READ, WRITE = "read", "write"
-
-
-class _Ticket(msgspec.Struct, tag="volume ticket", frozen=True):
-    """For a file; `until` in seconds since the epoch."""
-
-    name: str
-    right: str
-    until: int
+READ, WRITE = "read a volume", "write a volume"
 
 
 def path_of(runtime: Runtime, name: str) -> Path:
@@ -41,23 +31,8 @@ def path_of(runtime: Runtime, name: str) -> Path:
 
 async def issue(runtime: Runtime, name: str, right: str) -> str:
     """A path under the cloud's URL; holes need not be sent to it."""
-    ticket = _Ticket(name, right, int(runtime.world.clock.time()) + GOOD_S)
-    sealed = await runtime.contracts.get(SECRETS).seal(msgspec.json.encode(ticket))
-    return f"/volume/tickets/{sealed}?{uploads.SPARSE}"
-
-
-async def _redeem(runtime: Runtime, sealed: str, right: str) -> str:
-    """The file's name. Raises NotFound for a ticket that is forged, for something else or too old."""
-    try:
-        said = await runtime.contracts.get(SECRETS).open(sealed)
-        ticket = msgspec.json.decode(said, type=_Ticket)
-    except (Conflict, msgspec.DecodeError):
-        raise NotFound("There is no such ticket.") from None
-    if ticket.right != right:
-        raise NotFound(f"This ticket is not good to {right}.")
-    if ticket.until < runtime.world.clock.time():
-        raise NotFound("This ticket has expired; a new one is needed.")
-    return ticket.name
+    ticket = await runtime.contracts.get(SECRETS).ticket(right, name, GOOD_S)
+    return f"/volume/tickets/{ticket}?{uploads.SPARSE}"
 
 
 async def drop(runtime: Runtime, name: str) -> None:
@@ -103,7 +78,7 @@ class VolumeTickets(Resource[Any]):
     @operation("GET", "/tickets/{ticket}", PUBLIC)
     async def read(self, ctx: Context, ticket: str) -> Answer:
         """What a chain of files says together, as one; without its holes for who knows of such."""
-        name = await _redeem(ctx.runtime, ticket, READ)
+        name = await ctx.peer(SECRETS).redeem(ticket, READ)
         try:
             pieces = await _pieces(ctx.runtime, name)
             chain = await asyncio.to_thread(Chain, pieces)
@@ -122,7 +97,7 @@ class VolumeTickets(Resource[Any]):
     @operation("PUT", "/tickets/{ticket}", PUBLIC, status=204)
     async def write(self, ctx: Context, ticket: str, stream: Stream) -> None:
         """The file is complete or as it was."""
-        name = await _redeem(ctx.runtime, ticket, WRITE)
+        name = await ctx.peer(SECRETS).redeem(ticket, WRITE)
         behind = (await _pieces(ctx.runtime, name, complete=False))[1:]
         path = path_of(ctx.runtime, name)
         await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)

@@ -42,6 +42,12 @@ class Secrets(Protocol):
     async def open(self, sealed: str) -> bytes:
         """Raises Conflict if its key is lost."""
 
+    async def ticket(self, right: str, name: str, good_s: int) -> str:
+        """A word for a URL: whoever has it has that right to what is named so, without a token, for an hour at most."""
+
+    async def redeem(self, ticket: str, right: str) -> str:
+        """The name in it. Raises NotFound for a ticket that is forged, to another right or too old."""
+
 
 IDENTITY = Contract("identity", Identity)  # type: ignore[type-abstract]
 SECRETS = Contract("identity.secrets", Secrets)  # type: ignore[type-abstract]

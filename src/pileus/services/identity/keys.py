@@ -11,11 +11,12 @@ import base64
 from dataclasses import dataclass
 from itertools import pairwise
 
+import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from pileus.kernel import auth
 from pileus.kernel.contracts import Contract
-from pileus.kernel.faults import Conflict
+from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Reader, Record, Table, Tx
 
@@ -91,8 +92,18 @@ class Keyring:
 KEYRING = Contract("identity.keys", Keyring)
 
 
+class _Ticket(msgspec.Struct, tag="ticket", array_like=True, frozen=True):
+    """`until` in seconds since the epoch."""
+
+    right: str
+    name: str
+    until: int
+
+
 class SecretsKept:
-    """Keeps `contract.SECRETS`."""
+    """Keeps `contract.SECRETS`. Tickets are sealed as tokens are, and are none: with the other key users have their
+    credentials sealed, and could have what reads like a ticket.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -105,6 +116,22 @@ class SecretsKept:
         if found is None:
             raise Conflict("A secret cannot be decrypted: no key of the ring is the one it needs.")
         return found
+
+    async def ticket(self, right: str, name: str, good_s: int) -> str:
+        said = _Ticket(right, name, int(self.runtime.world.clock.time()) + good_s)
+        return await self.runtime.contracts.get(KEYRING).seal(TOKEN, msgspec.msgpack.encode(said))
+
+    async def redeem(self, ticket: str, right: str) -> str:
+        content = await self.runtime.contracts.get(KEYRING).open(TOKEN, ticket)
+        try:
+            said = msgspec.msgpack.decode(content or b"", type=_Ticket)
+        except msgspec.DecodeError:
+            raise NotFound("There is no such ticket.") from None
+        if said.right != right:
+            raise NotFound(f"This ticket is not one to {right}.")
+        if said.until < self.runtime.world.clock.time():
+            raise NotFound("This ticket has expired; a new one is needed.")
+        return said.name
 
 
 def _opened(ring: Fernet | MultiFernet, sealed: str) -> bytes | None:

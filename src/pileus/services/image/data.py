@@ -7,6 +7,7 @@ from typing import Any
 
 from pileus.kernel.faults import Forbidden, Invalid, NotFound, Unavailable, Unsupported
 from pileus.kernel.resources import PUBLIC, Answer, Context, Resource, Stream, operation
+from pileus.services.identity.contract import SECRETS
 
 from . import cache, tickets
 from .faults import RangeNotSatisfiable
@@ -57,7 +58,7 @@ class ImageTickets(Resource[Image]):
 
     @operation("GET", "/tickets/{ticket}", PUBLIC)
     async def download(self, ctx: Context, ticket: str) -> Any:
-        image = await IMAGES.get(ctx.runtime.store, await tickets.redeem(ctx.runtime, ticket))
+        image = await self._named(ctx, ticket, tickets.READ)
         if not image.has_bytes:
             raise NotFound(f"Image {image.id} has no data: its status is {image.status}.")
         return await sent(ctx, image)
@@ -65,12 +66,14 @@ class ImageTickets(Resource[Image]):
     @operation("PUT", "/tickets/{ticket}", PUBLIC)
     async def upload(self, ctx: Context, ticket: str, stream: Stream) -> None:
         """The bytes of an image that another service reserved; once it has them, they stay."""
-        id = await tickets.redeem(ctx.runtime, ticket, tickets.WRITE)
-        image = await IMAGES.get(ctx.runtime.store, id)
+        image = await self._named(ctx, ticket, tickets.WRITE)
         if image.status == SAVING:  # by an attempt that goes on, or whose control died
-            raise Unavailable(f"Another upload of the bytes of image {id} is under way.")
+            raise Unavailable(f"Another upload of the bytes of image {image.id} is under way.")
         if not image.has_bytes:
             await kept(ctx.runtime).upload(image, stream.chunks)
+
+    async def _named(self, ctx: Context, ticket: str, right: str) -> Image:
+        return await IMAGES.get(ctx.runtime.store, await ctx.peer(SECRETS).redeem(ticket, right))
 
 
 async def sent(ctx: Context, image: Image) -> Answer:

@@ -122,7 +122,7 @@ class Keeping:
         image = await IMAGES.get(self.runtime.store, image_id)
         if not image.has_bytes:
             raise NotFound(f"Image {image_id} has no data: its status is {image.status}.")
-        return "/image/tickets/" + await tickets.issue(self.runtime, image_id)
+        return await tickets.issue(self.runtime, image_id, tickets.READ)
 
     async def reserve(self, caller: Caller, wanted: NewImage) -> None:
         await reserved(self.runtime, caller, wanted)
@@ -137,7 +137,7 @@ class Keeping:
             formats = {"disk_format": disk_format, "container_format": container_format}
             if (image.disk_format, image.container_format) != tuple(formats.values()):
                 await IMAGES.change(tx, image, **formats)
-        return "/image/tickets/" + await tickets.issue(self.runtime, image_id, tickets.WRITE)
+        return await tickets.issue(self.runtime, image_id, tickets.WRITE)
 
     async def leave_empty(self, image_id: str) -> None:
         if await self.awaits(image_id, "raw"):

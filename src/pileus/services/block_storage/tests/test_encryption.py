@@ -14,6 +14,8 @@ from pileus.services.block_storage.contract import VOLUMES as KEPT
 from pileus.services.block_storage.driver import ImageBytes, Volume, VolumeSpec
 from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
 from pileus.services.block_storage.volume import VOLUMES
+from pileus.services.identity.keys import KEYRING, KEYS
+from pileus.services.identity.settings import Settings
 from pileus.testing.client import Client
 from pileus.testing.cloud import Cloud, cloud
 from pileus.testing.stores import PLACES
@@ -172,14 +174,21 @@ def test_a_new_image_in_an_encrypted_volume_is_encrypted_with_its_key(
     stage.run(play())
 
 
-def test_no_passphrase_and_no_password_is_in_the_database_and_a_rotation_seals_it_anew(
-    tmp_path: Path,
+def test_no_key_and_no_ticket_is_in_the_database_a_log_or_a_list_and_a_rotation_seals_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def play() -> tuple[set[str], set[str]]:
-        async with cloud(data=tmp_path) as c:
+    """Those of volumes and of images, and what seals them all."""
+    (file := tmp_path / "key-file").write_text("0123456789abcdef" * 2)
+    file.chmod(0o600)
+    lists = [f"{BASE}/volumes/detail", f"{BASE}/backups/detail", "/image/v2/images"]
+    seals = Settings(key_file=str(file))
+
+    async def play() -> tuple[set[str], set[str], list[bytes]]:
+        async with cloud(data=tmp_path, settings={"identity": seals}) as c:
             await encrypting(c)
             member = await c.project("p")
-            id = await made(c, member, volume_type=TYPE)
+            image = await image_of(c, await made(c, member), member)
+            id = await made(c, member, volume_type=TYPE, imageRef=image)
             kept = await backup(c, member, id)
             asked = {"volume_uuid": id, "connector": {"host": "bare", "initiator": "iqn.x"}}
             reply = await member.post(f"{BASE}/attachments", {"attachment": asked}, **AT)
@@ -192,10 +201,14 @@ def test_no_passphrase_and_no_password_is_in_the_database_and_a_rotation_seals_i
             after = await sealed(c, id, kept, one)
             assert not after & before
             assert {await key_of(c, id), await password_of(member, one)} == keys
-        return keys, after
+            ring = c.runtime.contracts.get(KEYRING)
+            keys |= {ring.file.open(key.secret) for key in await KEYS.all(c.runtime.store)}
+            return keys, after, [(await member.get(url)).body for url in lists]
 
-    keys, after = asyncio.run(play())
+    with caplog.at_level(0):
+        keys, after, told = asyncio.run(play())
     files = [path for path in tmp_path.rglob("*") if path.is_file() and AGENTS not in str(path)]
     kept = b"".join(path.read_bytes() for path in files)
-    assert not any(key.encode() in kept for key in keys)
     assert PLACES.server or all(text.encode() in kept for text in after)
+    everywhere = b"".join([kept, *told, caplog.text.encode()])
+    assert [text for text in (*keys, "/tickets/") if text.encode() in everywhere] == []

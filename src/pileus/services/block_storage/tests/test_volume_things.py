@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 
 from pileus.kernel.faults import NoCapacity, Unavailable
 from pileus.services.block_storage.scheduling import Pool, Wanted, choose, why_not
-from pileus.services.block_storage.tickets import path_of
+from pileus.services.block_storage.tickets import READ, WRITE, path_of
 from pileus.services.block_storage.volume import VOLUMES as RECORDS
 from pileus.services.identity.contract import SECRETS
+from pileus.services.image import tickets as of_images
 from pileus.testing.client import Client, Reply
 
 from .conftest import Stage
@@ -52,14 +52,17 @@ def test_a_ticket_that_was_tampered_with_or_is_for_something_else_is_not_there(
     stage: Stage,
 ) -> None:
     async def play() -> None:
-        sealed = stage.cloud.runtime.contracts.get(SECRETS).seal
-        right = json.dumps({"type": "volume ticket", "name": "x", "right": "write", "until": 0})
-        other = right.replace("volume ticket", "credential").replace("0", "99999999999")
+        issue, client = stage.cloud.runtime.contracts.get(SECRETS).ticket, stage.cloud.client
         forged = ["x.99999999999.forged", "..%2Fadmin-password.99999999999.x"]
-        for ticket in (*forged, await sealed(right.encode()), await sealed(other.encode())):
-            assert (await stage.cloud.client.get(f"/volume/tickets/{ticket}")).status == 404
+        late = [await issue(right, "x", -1) for right in (READ, WRITE)]
+        other = [await issue(right, "x", 600) for right in (of_images.READ, of_images.WRITE)]
+        for ticket in (*forged, *late, *other):
             url = f"/volume/tickets/{ticket}"
-            assert (await stage.cloud.client.request("PUT", url, raw=b"x")).status == 404
+            assert (await client.get(url)).status == 404
+            assert (await client.request("PUT", url, raw=b"x")).status == 404
+        reads, writes = [await issue(right, "x", 600) for right in (READ, WRITE)]
+        assert (await client.get(f"/volume/tickets/{writes}")).status == 404
+        assert (await client.request("PUT", f"/volume/tickets/{reads}", raw=b"x")).status == 404
 
     stage.run(play())
 

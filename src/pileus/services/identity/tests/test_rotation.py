@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from pileus.kernel.faults import Conflict, Invalid
+from pileus.kernel.faults import Conflict, Invalid, NotFound
 from pileus.kernel.store import Reader, Row, Sql
 from pileus.kernel.world import Clock
 from pileus.services.identity import keys
 from pileus.services.identity.claims import Claims, new_audit_id
+from pileus.services.identity.contract import SECRETS
 from pileus.services.identity.credentials import CREDENTIALS
 from pileus.services.identity.key_file import KeyFile
 from pileus.services.identity.keys import CREDENTIAL, KEYRING, TOKEN, Keyring, numbered
 from pileus.services.identity.rotation import rotate, sweep
 from pileus.services.identity.settings import Settings
-from pileus.services.identity.tests.clouds import Identity, alone
+from pileus.services.identity.tests.clouds import V3, Identity, alone
 
 HOUR = 3600.0
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -116,6 +117,29 @@ async def test_what_another_control_sealed_with_the_older_key_is_not_lost(i: Ide
     assert await _numbers(i, CREDENTIAL) == [2]
     row = await CREDENTIALS.get(runtime.store, id)
     assert await ring.open(CREDENTIAL, row.sealed) == b"late"
+
+
+@alone
+async def test_a_ticket_is_to_one_right_for_a_while_whatever_is_rotated_and_is_no_token(
+    i: Identity,
+) -> None:
+    clock, runtime = _shift(i), i.cloud.runtime
+    secrets, ring = runtime.contracts.get(SECRETS), runtime.contracts.get(KEYRING)
+    ticket = await secrets.ticket("read", "x", 600)
+    assert (await i.anybody.client.as_(ticket).get(f"{V3}/auth/projects")).status == 401
+    assert (await i.login(token={"id": ticket})).status == 404
+    said = await ring.open(TOKEN, ticket) or b""
+    await rotate(runtime)
+    assert await secrets.redeem(ticket, "read") == "x"
+    token = (await i.token(await i.user("u"))).token
+    for wrong in (ticket[:-2], token, await secrets.seal(said), await ring.seal(TOKEN, b"")):
+        with pytest.raises(NotFound, match="no such"):
+            await secrets.redeem(wrong, "read")
+    with pytest.raises(NotFound, match="not one to write"):
+        await secrets.redeem(ticket, "write")
+    clock.ahead = 601
+    with pytest.raises(NotFound, match="expired"):
+        await secrets.redeem(ticket, "read")
 
 
 @alone

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import hmac
+import json
 import resource
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -368,15 +373,13 @@ async def test_a_ticket_gives_the_bytes_without_a_token_for_ten_minutes() -> Non
     world, clock = movable()
     data = random_bytes(1000)
     async with alone(SERVICE, world=world) as cloud:
+        await cloud.keys()
         images = cloud.runtime.contracts.get(IMAGES)
         id = (await uploaded(cloud.user("p"), data))["id"]
         ticket = await images.ticket(id)
         assert (await cloud.client.get(ticket)).body == data
         assert (await cloud.client.get(ticket, range="bytes=5-9")).body == data[5:10]
-        other = (await uploaded(cloud.user("q"), b"secret"))["id"]
-        forged = ticket.replace(id, other)
-        later = ticket.replace(ticket.split(".")[1], str(int(ticket.split(".")[1]) + 60))
-        for wrong in (forged, later, ticket[:-2], "/image/tickets/x", "/image/tickets/x.1.%C3%A9"):
+        for wrong in (ticket[:-2], f"{ticket}A", "/image/tickets/x", "/image/tickets/x.1.%C3%A9"):
             assert (await cloud.client.get(wrong)).status == 404, wrong
         clock.ahead = 590
         assert (await cloud.client.get(ticket)).status == 200
@@ -390,6 +393,7 @@ async def test_a_ticket_gives_the_bytes_without_a_token_for_ten_minutes() -> Non
 async def test_a_ticket_takes_the_bytes_of_a_reserved_image_once_and_is_not_one_to_read() -> None:
     world, clock = movable()
     async with alone(SERVICE, world=world) as cloud:
+        await cloud.keys()
         images = cloud.runtime.contracts.get(IMAGES)
         member = cloud.user("p")
         ids = [cloud.runtime.world.new_id() for _ in range(2)]
@@ -398,7 +402,8 @@ async def test_a_ticket_takes_the_bytes_of_a_reserved_image_once_and_is_not_one_
         ticket, other = [await images.awaits(id, "raw") for id in ids]
         client = cloud.client
         assert (await client.get(ticket)).status == 404
-        for wrong in (ticket.replace(ids[0], ids[1]), ticket.replace(ids[0], "..%2F..%2Fetc")):
+        read = await images.ticket((await uploaded(member))["id"])
+        for wrong in (read, f"{ticket}%2F..%2F{ids[1]}"):
             reply = await client.request("PUT", wrong, raw=b"x", headers=OCTETS)
             assert reply.status == 404, wrong
         for data in (b"first", b"second"):
@@ -413,6 +418,7 @@ async def test_a_ticket_takes_the_bytes_of_a_reserved_image_once_and_is_not_one_
 @in_loop
 async def test_a_second_upload_by_ticket_is_asked_to_come_again_while_the_first_goes_on() -> None:
     async with alone(SERVICE) as cloud:
+        await cloud.keys()
         images, member = cloud.runtime.contracts.get(IMAGES), cloud.user("p")
         id = cloud.runtime.world.new_id()
         await images.reserve(MEMBER, NewImage(id=id, name="snap"))
@@ -431,9 +437,33 @@ async def test_a_second_upload_by_ticket_is_asked_to_come_again_while_the_first_
 @in_loop
 async def test_tickets_hold_across_controls_of_one_cloud(tmp_path: Path) -> None:
     async with alone(SERVICE, data=tmp_path) as cloud:
+        await cloud.keys()
         id = (await uploaded(cloud.user("p")))["id"]
         ticket = await cloud.runtime.contracts.get(IMAGES).ticket(id)
     async with alone(SERVICE, data=tmp_path) as cloud:
+        await cloud.keys()
+        assert (await cloud.client.get(ticket)).body == b"bytes"
+
+
+@in_loop
+async def test_a_key_that_an_earlier_version_left_in_clear_makes_no_ticket(tmp_path: Path) -> None:
+    """A cloud that began with it goes on with those of now."""
+    key, until = random_bytes(32), int(time.time()) + 600
+    async with alone(SERVICE, data=tmp_path) as cloud:
+        await cloud.keys()
+        id = (await uploaded(cloud.user("p")))["id"]
+    with closing(sqlite3.connect(tmp_path / "cloud.sqlite")) as rows, rows:
+        columns = "id, created_at, updated_at, deleted_at, generation BIGINT, document"
+        rows.execute(f"CREATE TABLE image_secrets ({columns}, PRIMARY KEY (id))")
+        kept = {"id": "tickets", "created_at": "", "generation": 1, "key": key.hex()}
+        row = ["tickets", "", "", "", 1, json.dumps(kept)]
+        rows.execute("INSERT INTO image_secrets VALUES (?, ?, ?, ?, ?, ?)", row)
+    signed = hmac.digest(key, f"{id}.{until}".encode(), "sha256")
+    word = base64.urlsafe_b64encode(signed).decode().rstrip("=")
+    async with alone(SERVICE, data=tmp_path) as cloud:
+        await cloud.keys()
+        assert (await cloud.client.get(f"/image/tickets/{id}.{until}.{word}")).status == 404
+        ticket = await cloud.runtime.contracts.get(IMAGES).ticket(id)
         assert (await cloud.client.get(ticket)).body == b"bytes"
 
 

@@ -68,6 +68,7 @@ async def test_an_image_whose_bytes_stay_elsewhere_is_hashed_and_downloaded_from
             assert locations.json == [{"url": web.url(), "metadata": {"store": "web"}}]
             assert (await client.get(f"{URL}/{id}/locations")).status == 403
             assert (await located(client, id, web.url("/other"))).status == 409
+            await cloud.keys()
             ticket = await cloud.runtime.contracts.get(IMAGES).ticket(id)
             assert (await cloud.client.get(ticket)).body == DATA
 
