@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from math import inf
 from typing import Any
 
@@ -18,7 +19,7 @@ from pileus.kernel.reconcile import Reconcilers
 from .contract import GUEST_METADATA
 from .control import decode_document, digest_of, encode_document
 from .desired import HostDocument
-from .driver import HostNetwork, NetworkDriver, Observed, RuleSpec
+from .driver import GroupSpec, HostNetwork, NetworkDriver, Observed, RuleSpec
 from .routers.placement import MARGIN_S
 from .segment import WIRED
 from .settings import NetworkSettings
@@ -102,9 +103,9 @@ class NetworkAgent:
                 self._document = msgspec.structs.replace(self._document, network=network)
                 self._digest = ""
                 await self._apply()
-            known = {"", *(g.id for g in before.groups)}
-            if not known.issuperset((group_id, *(r.remote_group for r in rules))):
-                self._hint()  # what is not here yet comes with the document
+            known, named = {g.id for g in before.groups}, _named(before.groups)
+            if group_id not in known or not named.issuperset(r.remote_group for r in rules):
+                self._hint()  # what is not here yet, members above all, comes with the document
 
     async def examine(self, ids: list[str], addresses: list[str]) -> dict[str, str]:
         await self._ready.wait()
@@ -239,6 +240,11 @@ class NetworkAgent:
             log.info("metadata for port %s: %s", port_id, fault.internal or fault.message)
             return fault.status, "text/plain", fault.title.encode()
         return reply.status, reply.content_type, reply.body
+
+
+def _named(groups: Iterable[GroupSpec]) -> set[str]:
+    """The groups whose members the host has."""
+    return {r.remote_group for g in groups for r in g.rules} | {""}
 
 
 def _states(wanted: HostNetwork, seen: Observed) -> dict[str, bool]:

@@ -204,25 +204,30 @@ def test_a_new_rule_does_not_wait_for_the_hosts_next_look(monkeypatch: pytest.Mo
     run(body)
 
 
-def test_a_rule_that_names_a_group_new_to_the_host_brings_its_members(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("worn", [[], ["web"], ["db"]], ids=["elsewhere", "itself", "here"])
+def test_a_rule_that_is_the_first_to_name_a_group_brings_its_members(
+    monkeypatch: pytest.MonkeyPatch, worn: list[str]
 ) -> None:
+    """Also of a group that guests of the host wear: it has its rules already, and had no need of its members."""
     monkeypatch.setattr(agent, "_GATHER_S", 0.0)
 
     async def body(b: Bench) -> None:
         api = b.as_("one")
-        web, db = [await api.make("security_group", name=name) for name in ("web", "db")]
+        groups = {name: await api.make("security_group", name=name) for name in ("web", "db")}
         network, _ = await api.network()
-        port = await api.make("port", network_id=network["id"], security_groups=[db["id"]])
-        await b.boot("one", "guest", network["id"], groups=["web"])
+        named = groups[worn[0] if worn else "db"]["id"]
+        port = await api.make("port", network_id=network["id"], security_groups=[named])
+        for name in {"web", *worn}:
+            await b.boot("one", name, network["id"], groups=[name])
         await b.settle()
-        assert db["id"] not in {g.id for g in b.driver().applied.groups}
-        named = {"security_group_id": web["id"], "remote_group_id": db["id"]}
-        await api.make("security_group_rule", direction="ingress", **named)
+        assert not any(g.members for g in b.driver().applied.groups)
+        rule = {"security_group_id": groups["web"]["id"], "remote_group_id": named}
+        await api.make("security_group_rule", direction="ingress", **rule)
         await b.control.runtime.reconcilers.settled()
         await _agent(b)._loop.settled()
         members = {g.id: g.members for g in b.driver().applied.groups}
-        assert members[db["id"]] == (port["fixed_ips"][0]["ip_address"],)
+        assert port["fixed_ips"][0]["ip_address"] in members[named]
+        assert len(members[named]) == len(worn) + 1
 
     run(body)
 
