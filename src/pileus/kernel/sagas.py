@@ -185,8 +185,8 @@ class Sagas:
         if record.generation == 0:
             record = await saga.table.insert(tx, msgspec.structs.replace(record, **changes))
         else:
+            record = await saga.table.change(tx, record, **changes)  # first: who begins now is seen
             waits_for = await self._cancel_others(tx, saga, record)
-            record = await saga.table.change(tx, record, **changes)
         reserved = await _reserve(tx, saga.table, record, becoming) if becoming is not None else {}
         entry = Journal(
             id=self.runtime.world.new_id(),

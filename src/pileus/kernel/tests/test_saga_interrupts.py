@@ -231,6 +231,20 @@ async def test_a_verb_that_does_not_interrupt_is_refused_meanwhile(t: Toy) -> No
 
 
 @in_simulation
+async def test_whoever_looked_before_another_began_is_told_to_look_again(t: Toy) -> None:
+    """It is no conflict until he has seen what is under way: he may wait for its end."""
+    patch = Patch()
+    async with on(t) as (r, _):
+        one = await made(r)
+        reached = hanging(patch, GROW, 0, after=False, undo=False)
+        await begin(r, GROW, one, becoming=one)
+        await until_it_hangs(r, reached)
+        with pytest.raises(Stale):
+            await begin(r, GROW, one, becoming=one)
+        patch.undo()
+
+
+@in_simulation
 async def test_whoever_waits_for_a_saga_hears_of_its_end_and_of_its_parking(t: Toy) -> None:
     async with on(t) as (r, _):
         assert await r.sagas.over("nobody") is None
