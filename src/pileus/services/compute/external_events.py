@@ -78,7 +78,7 @@ class ServerExternalEvents(Resource[Server]):
         taken = [e for e, code in zip(body.events, codes, strict=True) if code == 200]
         await _record(ctx, taken, servers)
         changed = {e.server_uuid for e in taken if e.name.startswith("network-")}
-        await look_again(ctx.runtime, sorted(changed))
+        await look_again(ctx.runtime, sorted(changed), wait=True)
         for event in taken:
             if event.name == "volume-extended":
                 ctx.runtime.reconcilers.hint(SIZES, event.server_uuid)

@@ -18,6 +18,7 @@ from pileus.services.compute.flavors import FLAVORS
 from pileus.services.compute.security_groups import END
 from pileus.services.compute.server import Server
 from pileus.services.compute.servers.addresses import look_again
+from pileus.services.compute.servers.interfaces import now
 from pileus.services.compute.servers.operations import MEMBER, PATH, READER, OfServer, unlocked
 
 _NETWORKS, _TENANTS = "os_compute_api:os-networks:", "os_compute_api:os-tenant-networks:"
@@ -232,7 +233,8 @@ class ServerAddressActions(OfServer):
     @operation("POST", PATH, _FIXED + "add", action="addFixedIp", status=202, until=_ACTIONS_END)
     async def add_fixed(self, ctx: Context, server: Server, body: AddFixedIp) -> None:
         """One more address of its port on that network."""
-        nic = next((n for n in server.nics if n.network_id == str(body.networkId)), None)
+        nics = await now(ctx, server)
+        nic = next((n for n in nics if n.network_id == str(body.networkId)), None)
         if nic is None or not nic.fixed_ips:
             raise Invalid(f"Network {body.networkId} could not be found for instance {server.id}.")
         fixed = [{"subnet_id": ip.subnet_id, "ip_address": ip.ip_address} for ip in nic.fixed_ips]
@@ -243,7 +245,7 @@ class ServerAddressActions(OfServer):
         "POST", PATH, _FIXED + "remove", action="removeFixedIp", status=202, until=_ACTIONS_END
     )
     async def remove_fixed(self, ctx: Context, server: Server, body: RemoveFixedIp) -> None:
-        for nic in server.nics:
+        for nic in await now(ctx, server):
             kept = [ip for ip in nic.fixed_ips if ip.ip_address != body.address]
             if len(kept) < len(nic.fixed_ips):
                 fixed = [{"subnet_id": ip.subnet_id, "ip_address": ip.ip_address} for ip in kept]
@@ -259,7 +261,7 @@ class ServerAddressActions(OfServer):
         unlocked(ctx, server)
         body = {"port": {"fixed_ips": fixed_ips}}
         await ask(ctx, _SERVICE, "PUT", f"/ports/{port_id}", body)
-        await look_again(ctx.runtime, [server.id])
+        await look_again(ctx.runtime, [server.id], wait=True)
 
     @operation(
         "POST", PATH, _FLOATING + "add", action="addFloatingIp", status=202, until=_ACTIONS_END
@@ -267,7 +269,7 @@ class ServerAddressActions(OfServer):
     async def add(self, ctx: Context, server: Server, body: AddFloatingIp) -> None:
         """It goes to the first IPv4 address, unless one is named; from whoever had it."""
         found = await self._by_address(ctx, body.address)
-        fixed = [(n.port_id, ip) for n in server.nics for ip in n.fixed_ips]
+        fixed = [(n.port_id, ip) for n in await now(ctx, server) for ip in n.fixed_ips]
         wanted = [(port, ip.ip_address) for port, ip in fixed if ip.version == 4]
         if not wanted:
             raise Invalid(f"Instance {server.id} has no fixed IPv4 address for a floating IP.")
@@ -277,7 +279,7 @@ class ServerAddressActions(OfServer):
             raise Invalid("Specified fixed address not assigned to instance")
         port, ip = wanted[0]
         try:
-            await self._change(ctx, found, {"port_id": port, "fixed_ip_address": ip})
+            await self._change(ctx, server, found, {"port_id": port, "fixed_ip_address": ip})
         except Conflict as e:
             raise Invalid(e.message) from None
         except NotFound as e:
@@ -296,11 +298,11 @@ class ServerAddressActions(OfServer):
     )
     async def remove(self, ctx: Context, server: Server, body: RemoveFloatingIp) -> None:
         found = await self._by_address(ctx, body.address)
-        if found["port_id"] not in {n.port_id for n in server.nics}:
+        if found["port_id"] not in {n.port_id for n in await now(ctx, server)}:
             raise Conflict(
                 f"Floating IP {body.address} is not associated with instance {server.id}."
             )
-        await self._change(ctx, found, {"port_id": None})
+        await self._change(ctx, server, found, {"port_id": None})
 
     async def _by_address(self, ctx: Context, address: str) -> dict[str, Any]:
         checks.address(address or "none", 6 if ":" in address else 4, "address")
@@ -310,6 +312,9 @@ class ServerAddressActions(OfServer):
             raise NotFound("floating IP not found")
         return dict(answer["floatingips"][0])
 
-    async def _change(self, ctx: Context, found: dict[str, Any], to: dict[str, Any]) -> None:
+    async def _change(
+        self, ctx: Context, server: Server, found: dict[str, Any], to: dict[str, Any]
+    ) -> None:
         url = f"/floatingips/{found['id']}"
         await ask(ctx, _SERVICE, "PUT", url, {"floatingip": to})
+        await look_again(ctx.runtime, [server.id], wait=True)

@@ -16,6 +16,7 @@ from pileus.services.compute import checks, instance_actions
 from pileus.services.compute.agent_contract import COMPUTE_HOST
 from pileus.services.compute.server import SERVERS, Server
 from pileus.services.compute.servers import states
+from pileus.services.compute.servers.addresses import look_again
 from pileus.services.compute.servers.bodies import (
     AddGroup,
     ConsoleOutput,
@@ -137,12 +138,8 @@ class ServerActions(OfServer):
     async def _group(self, ctx: Context, server: Server, name: str, *, present: bool) -> None:
         if not name.strip():
             raise Invalid("Security group name cannot be empty")
-        network = ctx.peer(NETWORK)
-        await network.set_guest_group(ctx.caller, server.id, name, present)
-        nics = (await network.nics([server.id])).get(server.id, server.nics)
-        async with ctx.runtime.store.tx() as tx:
-            fresh = await SERVERS.get(tx, server.id)
-            await SERVERS.change(tx, fresh, nics=nics)
+        await ctx.peer(NETWORK).set_guest_group(ctx.caller, server.id, name, present)
+        await look_again(ctx.runtime, [server.id], wait=True)
 
 
 def _lines(length: int | str | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from pileus.kernel.events import Event
-from pileus.kernel.faults import NotFound
+from pileus.kernel.faults import NotFound, Stale
 from pileus.kernel.resources import Context, operation
 from pileus.kernel.runtime import Runtime
 from pileus.services.compute.security_groups import group_view
@@ -75,20 +75,28 @@ async def _refresh_all(runtime: Runtime, network_id: str) -> None:
     await look_again(runtime, holders)
 
 
-async def look_again(runtime: Runtime, server_ids: list[str]) -> None:
-    """Each server's interfaces are shown as network has them now."""
-    if not server_ids:
-        return
-    found = await runtime.contracts.get(NETWORK).nics(server_ids)
+async def look_again(runtime: Runtime, server_ids: list[str], *, wait: bool = False) -> None:
+    """Each server's interfaces are shown as network has them now; `wait`: to whoever reads next, too."""
     for id in server_ids:
-        nics = found.get(id, [])
-        server = await SERVERS.find(runtime.store, id)
-        if server is None or server.vm_state == states.BUILDING or _alike(server.nics, nics):
-            continue
-        async with runtime.store.tx(wait=False) as tx:
-            fresh = await SERVERS.find(tx, id)
-            if fresh is not None and fresh.task_state != states.DELETING:
-                await SERVERS.change(tx, fresh, nics=nics, updated_at=fresh.updated_at)
+        while not await _is_shown(runtime, id, wait):
+            await runtime.store.sync()  # or the next look may not see yet who was first
+
+
+async def _is_shown(runtime: Runtime, id: str, wait: bool) -> bool:
+    """False where the server changed since it was looked at: then what network said is old, too."""
+    server = await SERVERS.find(runtime.store, id)
+    if server is None or server.task_state == states.DELETING:
+        return True
+    if server.vm_state == states.BUILDING and not wait:  # its saga says in the end
+        return True
+    nics = (await runtime.contracts.get(NETWORK).nics([id])).get(id, [])
+    if not _alike(server.nics, nics):
+        try:
+            async with runtime.store.tx(wait=wait) as tx:
+                await SERVERS.change(tx, server, nics=nics, updated_at=server.updated_at)
+        except Stale:
+            return False
+    return True
 
 
 def _alike(old: list[NicInfo], new: list[NicInfo]) -> bool:
