@@ -6,7 +6,8 @@ transaction that changes its attachments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from pileus.kernel.agents import Fence
 from pileus.kernel.events import emit
-from pileus.kernel.faults import Invalid, Unavailable
+from pileus.kernel.faults import Invalid, NotFound, Stale, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Tx
 from pileus.services.identity.contract import SECRETS
@@ -96,12 +97,12 @@ async def connect(
     if not one.connector:
         async with runtime.store.tx() as tx:
             fresh = await ATTACHMENTS.get(tx, one.id)
-            await ATTACHMENTS.change(tx, fresh, connector=connector)
+            one = await ATTACHMENTS.change(tx, fresh, connector=connector)
     volume = await VOLUMES.get(runtime.store, one.volume_id)
     read_only = one.mode == "ro" or bool(volume.is_read_only)
     export = await exported(runtime, volume, one.id, read_only, connector)
     kept = await _kept(runtime, export)
-    async with runtime.store.tx() as tx:
+    async with _only_while_there(runtime, one), runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.get(tx, one.id)
         changes: dict[str, Any] = {
             **kept,
@@ -163,9 +164,20 @@ async def serve_again(runtime: Runtime, volume: Volume) -> None:
             read_only = one.export.is_read_only
             export = await exported(runtime, volume, one.id, read_only, one.connector)
             kept = await _kept(runtime, export)
-            async with runtime.store.tx() as tx:
-                if (fresh := await ATTACHMENTS.find(tx, one.id)) is not None:
-                    await ATTACHMENTS.change(tx, fresh, **kept)
+            async with _only_while_there(runtime, one), runtime.store.tx() as tx:
+                await ATTACHMENTS.change(tx, one, **kept)
+
+
+@asynccontextmanager
+async def _only_while_there(runtime: Runtime, one: Attachment) -> AsyncIterator[None]:
+    """Whoever detached it while it was served could not withdraw that."""
+    try:
+        yield
+    except (NotFound, Stale):
+        await runtime.store.sync()
+        if await ATTACHMENTS.find(runtime.store, one.id) is None:
+            await _withdraw(runtime, one)
+        raise
 
 
 async def at(runtime: Runtime, volume: Volume) -> VolumeHost:
@@ -209,15 +221,14 @@ async def _withdraw(runtime: Runtime, one: Attachment) -> None:
 
 
 async def detach(runtime: Runtime, attachment_id: str) -> list[Attachment]:
-    """It is served no longer, and gone; those that the volume has left. An unknown one is detached."""
+    """It is served no longer, and gone; those that the volume has left. An unknown one is detached. Raises Stale."""
     one = await ATTACHMENTS.find(runtime.store, attachment_id)
     if one is None:
         return []
     await _withdraw(runtime, one)
     async with runtime.store.tx() as tx:
-        fresh = await ATTACHMENTS.find(tx, attachment_id)
-        if fresh is not None:
-            await ATTACHMENTS.delete(tx, fresh)
+        if await ATTACHMENTS.find(tx, attachment_id) is not None:
+            await ATTACHMENTS.delete(tx, one)  # Stale where it was served anew meanwhile
             await emit(tx, "volume.detach.end", one.project_id, id=one.volume_id)
         left = await attachment.of_volume(tx, one.volume_id)
         volume = await VOLUMES.find(tx, one.volume_id)

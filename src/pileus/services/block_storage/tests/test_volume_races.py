@@ -119,7 +119,7 @@ def test_a_volume_with_snapshots_goes_only_with_them(stage: Stage) -> None:
         url = f"{BASE}/volumes/{id}"
         assert (await member.delete(url)).status == 400
         both = await asyncio.gather(*(member.delete(f"{url}?cascade=true") for _ in range(2)))
-        assert {reply.status for reply in both} <= {202, 400} and both[0].status == 202
+        assert 202 in {reply.status for reply in both} <= {202, 400}
         await cloud.settle()
         assert (await member.get(url)).status == 404
         assert (await member.get(f"{BASE}/snapshots/{taken}")).status == 404
