@@ -34,6 +34,7 @@ async def reserved(runtime: Runtime, caller: Caller, wanted: NewImage) -> None:
     if not runtime.rules("image").allows("add_image", caller, target(caller, image)):
         raise Forbidden("You are not permitted to create images in this project.")
     async with runtime.store.tx() as tx:
+        await tx.lock(f"image.reserved.{image.id}")  # whoever asked may ask again meanwhile
         if await IMAGES.find(tx, image.id) is None:
             await IMAGES.insert(tx, image)
             await emit(tx, "image.create", image.owner, id=image.id, name=image.name)
