@@ -198,9 +198,12 @@ class LdapDirectories:
         if known is not None and known.generation == row.generation:
             return known
         options = await self._options(row)
+        if self._known.get(domain_id) is not known:
+            return await self._of(domain_id)  # another was faster, and asks it by now
         self._forget(domain_id)
         made = Directory(domain_id, row.generation, options, self._connect(_address(options)))
-        return self._known.setdefault(domain_id, made)
+        self._known[domain_id] = made
+        return made
 
     async def _options(self, row: DomainConfiguration) -> LdapOptions:
         secrets = (await secrets_of(self.runtime, row)).get("ldap", {})

@@ -326,7 +326,8 @@ async def test_tokens_of_one_user_and_scope_are_looked_up_once(i: Identity) -> N
     rows = store.rows
 
     async def counted(sql: Sql, values: Mapping[str, Any]) -> Sequence[Row]:
-        asked.append(values.get("id", ""))
+        if "FROM revisions" not in sql.text:  # which only SQLite remembers
+            asked.append(values.get("id", ""))
         return await rows(sql, values)
 
     first = (await i.admin.get("/auth/tokens", x_subject_token=who.token)).json["token"]
