@@ -15,9 +15,10 @@ from pileus.services.identity.assignments import ASSIGNMENTS
 from pileus.services.identity.bootstrap import derived_id
 from pileus.services.identity.groups import GROUPS, Group
 from pileus.services.identity.passwords import PASSWORDS, Passwords
-from pileus.services.identity.tests.clouds import Identity, Who, alone
+from pileus.services.identity.tests.clouds import Identity, Who, alone, alone_with
 from pileus.services.identity.tests.test_delegation import by_credential, by_trust, lent, trusted
 from pileus.services.identity.tests.test_ec2 import ask, pair_of, signed
+from pileus.services.identity.tests.test_security_compliance import later, movable
 from pileus.testing.cloud import PASSWORD
 
 V3 = "/identity/v3"
@@ -130,19 +131,19 @@ async def test_ossa_2013_011_a_deleted_users_token_ends_at_once(i: Identity) -> 
     assert (await who.get("/auth/projects")).status == 401
 
 
-@alone
+@alone_with(movable())
 async def test_ossa_2013_014_an_expired_token_is_refused_even_where_it_is_remembered(
     i: Identity,
 ) -> None:
     who = await i.who("u", "member", f"projects/{await i.project('p')}")
     claims = await i.tokens.open(who.token)
     assert claims is not None
-    soon = msgspec.structs.replace(claims, expires_us=i.tokens.now_us() + 300_000)
+    soon = msgspec.structs.replace(claims, expires_us=i.tokens.now_us() + 60_000_000)
     token = await i.tokens.issue(soon)
     client = i.anybody.client.as_(token)
     assert (await client.get(f"{V3}/auth/projects")).status == 200
     assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 200
-    await i.cloud.runtime.world.clock.sleep(0.35)
+    later(i).ahead = 61
     assert (await client.get(f"{V3}/auth/projects")).status == 401
     assert (await i.admin.get("/auth/tokens", x_subject_token=token)).status == 404
 
