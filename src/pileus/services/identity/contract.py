@@ -43,7 +43,7 @@ class Secrets(Protocol):
         """Raises Conflict if its key is lost."""
 
     async def ticket(self, right: str, name: str, good_s: int) -> str:
-        """A word for a URL: whoever has it has that right to what is named so, without a token, for an hour at most."""
+        """A word for a URL: whoever has it has that right to what is named so, without a token, for so many seconds."""
 
     async def redeem(self, ticket: str, right: str) -> str:
         """The name in it. Raises NotFound for a ticket that is forged, to another right or too old."""
