@@ -63,7 +63,7 @@ class Console:
         with qemu.reachable(path.parent) as folder:
             plug.connect(f"{folder}/{path.name}")
         console = cls(*await asyncio.open_unix_connection(sock=plug))
-        for line, answer in (("", "login:"), ("cirros", "assword:"), ("gocubsgo", r"\$ ")):
+        for line, answer in (("", "login:"), ("cirros", "Password: "), ("gocubsgo", r"\$ ")):
             await console._ask(line, answer)
         await console._ask("stty -echo; sudo -s; PS1=", "#|$")
         return console

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import http.server
 import os
-import re
 import shutil
 import socket
 import struct
@@ -91,18 +90,16 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 async def on_console(driver: ComputeDriver, guest_id: str, *commands: str) -> None:
-    """Log in at the serial console and type."""
+    """Log in at the serial console and type. The greeting, which may come twice, has a "password:" of its own."""
     (guest,) = [guest for guest in await driver.guests() if guest.id == guest_id]
     path = Path(guest.serial_socket)
     plug = socket.socket(socket.AF_UNIX)
     with qemu.reachable(path.parent) as folder:
         plug.connect(f"{folder}/{path.name}")
     reader, writer = await asyncio.open_unix_connection(sock=plug)
-    for line, answer in (("", "login:"), ("cirros", "assword:"), ("gocubsgo", r"\$ ")):
+    for line, answer in (("", b"login: "), ("cirros", b"Password: "), ("gocubsgo", b"$ ")):
         writer.write(line.encode() + b"\n")
-        seen = ""
-        while not re.search(answer, seen):
-            seen += (await asyncio.wait_for(reader.read(4096), BOOT_S)).decode(errors="replace")
+        await asyncio.wait_for(reader.readuntil(answer), BOOT_S)
     for command in commands:
         writer.write(command.encode() + b"\n")
     await writer.drain()
