@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -23,13 +23,13 @@ from pileus.kernel.policy import PolicyFile
 from pileus.kernel.reconcile import Reconcilers
 from pileus.kernel.resources import Service
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.sqlite import SqliteStore
 from pileus.kernel.world import World
 from pileus.services.identity.contract import SECRETS
 from pileus.services.identity.keys import KEYRING, Keyring, SecretsKept, make_first
 
 from .client import Client
 from .personas import PERSONAS, closure
+from .stores import PLACES
 
 Test = Callable[..., Coroutine[Any, Any, None]]
 
@@ -95,9 +95,11 @@ async def alone(
 ) -> AsyncIterator[Alone]:
     """`data`: the state folder, to start the service again on the same state."""
     world = world or World()
-    with tempfile.TemporaryDirectory(prefix="pileus-test-") as made:
+    async with AsyncExitStack() as stack:
+        made = stack.enter_context(tempfile.TemporaryDirectory(prefix="pileus-test-"))
         folder = data or Path(made)
-        store = SqliteStore(str(folder / "cloud.sqlite"), world)
+        rows = PLACES.store(folder, world, keep=data is not None)
+        store = await stack.enter_async_context(rows)
         bus = MemoryBus(world)
         runtime = Runtime(
             world=world,

@@ -67,6 +67,15 @@ async def require_classes(db: Reader, names: Collection[str], where: str) -> Non
         raise Invalid(f"{where}: No such resource class {', '.join(unknown)}.")
 
 
+async def make(tx: Tx, table: Table[CustomName], name: str) -> bool:
+    """Whether it was not there: of several who make it at once one does, and the others find it."""
+    await tx.lock(f"{table.name}.{name}")
+    is_new = await table.find(tx, name) is None
+    if is_new:
+        await table.insert(tx, CustomName(id=name))
+    return is_new
+
+
 async def make_missing(tx: Tx, traits: Collection[str], classes: Collection[str]) -> None:
     """Makes the custom names that a host uses. Raises Invalid for one that is neither standard nor custom."""
     for table, names in (
@@ -78,4 +87,4 @@ async def make_missing(tx: Tx, traits: Collection[str], classes: Collection[str]
                 raise Invalid(
                     f"{name} is not a standard {table.noun.lower()}; CUSTOM_ ones may be."
                 )
-            await table.insert(tx, CustomName(id=name))
+            await make(tx, table, name)

@@ -12,7 +12,7 @@ from pileus.kernel.store import Match, Page
 from .answers import answer, is_custom
 from .ledger import rename_held
 from .media_types import JsonResource
-from .names import RESOURCE_CLASSES, CustomName, standard_resource_classes, unknown_classes
+from .names import RESOURCE_CLASSES, CustomName, make, standard_resource_classes, unknown_classes
 from .providers import PROVIDERS
 
 
@@ -56,9 +56,8 @@ class ResourceClasses(JsonResource[CustomName]):
     async def create(self, ctx: Context, body: NamedClass) -> Any:
         _require_custom(body.name)
         async with ctx.runtime.store.tx() as tx:
-            if await RESOURCE_CLASSES.find(tx, body.name) is not None:
+            if not await make(tx, RESOURCE_CLASSES, body.name):
                 raise Conflict(f"Conflicting resource class already exists: {body.name}")
-            await RESOURCE_CLASSES.insert(tx, CustomName(id=body.name))
         return _located(ctx, body.name, 201)
 
     @operation("GET", "/resource_classes/{name}", "placement:resource_classes:show", since="1.2")
@@ -84,10 +83,9 @@ class ResourceClasses(JsonResource[CustomName]):
             if made is None:
                 raise NotFound(f"No such resource class {name}.")
             if body.name != name:
-                if await RESOURCE_CLASSES.find(tx, body.name) is not None:
+                if not await make(tx, RESOURCE_CLASSES, body.name):
                     raise Conflict(f"Resource class already exists: {body.name}")
                 await RESOURCE_CLASSES.delete(tx, made)
-                await RESOURCE_CLASSES.insert(tx, CustomName(id=body.name))
                 await rename_held(tx, name, body.name)
         return answer(ctx, _view(ctx, body.name))
 
@@ -95,10 +93,8 @@ class ResourceClasses(JsonResource[CustomName]):
     async def ensure(self, ctx: Context, name: str) -> Any:
         _require_custom(name)
         async with ctx.runtime.store.tx() as tx:
-            there = await RESOURCE_CLASSES.find(tx, name)
-            if there is None:
-                await RESOURCE_CLASSES.insert(tx, CustomName(id=name))
-        return _located(ctx, name, 204 if there else 201)
+            is_new = await make(tx, RESOURCE_CLASSES, name)
+        return _located(ctx, name, 201 if is_new else 204)
 
     @operation(
         "DELETE", "/resource_classes/{name}", "placement:resource_classes:delete", since="1.2"

@@ -15,7 +15,7 @@ from pileus.kernel.store import Match, Page, Reader
 from . import answers
 from .answers import answer, is_custom
 from .media_types import JsonResource
-from .names import TRAITS, CustomName, standard_traits, unknown_traits
+from .names import TRAITS, CustomName, make, standard_traits, unknown_traits
 from .providers import PROVIDERS, OfProvider, ResourceProvider, refuse_stale, revise
 
 _OF_PROVIDER = "/resource_providers/{provider_id}/traits"
@@ -73,11 +73,9 @@ class Traits(JsonResource[CustomName]):
                 'with the prefix "CUSTOM_" and use following characters: "A"-"Z", "0"-"9" and "_"'
             )
         async with ctx.runtime.store.tx() as tx:
-            there = await TRAITS.find(tx, name)
-            if there is None:
-                await TRAITS.insert(tx, CustomName(id=name))
+            is_new = await make(tx, TRAITS, name)
         url = f"{ctx.service.prefix}/traits/{name}"
-        return answer(ctx, None, 204 if there else 201, location=url)
+        return answer(ctx, None, 201 if is_new else 204, location=url)
 
     @operation("DELETE", "/traits/{name}", "placement:traits:delete", since="1.6")
     async def delete(self, ctx: Context, name: str) -> None:

@@ -415,6 +415,7 @@ async def test_a_ticket_takes_the_bytes_of_a_reserved_image_once_and_is_not_one_
         assert (await shown(member, ids[1]))["status"] == "queued"
 
 
+@pytest.mark.sqlite
 @in_loop
 async def test_a_second_upload_by_ticket_is_asked_to_come_again_while_the_first_goes_on() -> None:
     async with alone(SERVICE) as cloud:
@@ -445,6 +446,7 @@ async def test_tickets_hold_across_controls_of_one_cloud(tmp_path: Path) -> None
         assert (await cloud.client.get(ticket)).body == b"bytes"
 
 
+@pytest.mark.sqlite
 @in_loop
 async def test_a_key_that_an_earlier_version_left_in_clear_makes_no_ticket(tmp_path: Path) -> None:
     """A cloud that began with it goes on with those of now."""
@@ -479,6 +481,7 @@ async def test_the_contract_shows_an_image_to_who_may_see_it() -> None:
             await images.image(cloud.tokens.known["member-of-q"], id)
 
 
+@pytest.mark.sqlite
 @in_loop
 async def test_an_upload_whose_control_died_is_ended_by_the_sweep(tmp_path: Path) -> None:
     async with alone(SERVICE, data=tmp_path) as cloud:
@@ -511,6 +514,7 @@ async def test_an_import_that_an_older_cloud_left_half_way_can_be_asked_for_agai
         assert files(cloud.runtime) == set()
 
 
+@pytest.mark.sqlite
 @in_loop
 async def test_the_sweep_drops_bytes_of_no_image_or_of_the_dead_and_nothing_else() -> None:
     async with alone(SERVICE) as cloud:

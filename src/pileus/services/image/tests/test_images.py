@@ -363,6 +363,7 @@ async def test_the_formats_of_an_image_with_bytes_stay() -> None:
         assert (await patched(client, id, same)).status == 200
 
 
+@pytest.mark.sqlite
 @in_loop
 async def test_many_patches_at_once_all_count() -> None:
     async with alone(SERVICE) as cloud:

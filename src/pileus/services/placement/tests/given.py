@@ -88,7 +88,8 @@ def code_of(reply: Reply) -> str:
 
 async def check_books(cloud: Alone) -> None:
     """What providers say is used is what consumers hold, and nothing is used beyond its capacity."""
-    async with cloud.runtime.store.tx() as tx:  # two reads outside could have a commit between them
+    async with cloud.runtime.store.tx() as tx:
+        await tx.lock("placement.allocations")  # or two reads could have a commit between them
         consumers, providers = await CONSUMERS.all(tx), await PROVIDERS.all(tx)
     held: dict[tuple[str, str], int] = {}
     for consumer in consumers:
