@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.sql.base import Executable
 
-from .faults import Conflict, Unavailable
+from .faults import Conflict, Stale, Unavailable
 from .sql import TEXT, current_epoch, is_settled
 from .store import METADATA, Reader, Record, Table, Tx
 
@@ -111,7 +111,7 @@ async def prune(tx: Tx, before: str, limit: int = 1000) -> int:
 
 @dataclass(frozen=True)
 class Watch:
-    """What a service does when events of some kinds (by prefix) have happened. It may be called again for the same."""
+    """What a service does when events of some kinds (by prefix) happened; again for the same, too: after Stale, Unavailable."""
 
     name: str
     prefixes: tuple[str, ...]
@@ -167,7 +167,7 @@ class Outbox:
             try:
                 for watch in self.watches:
                     await self._catch_up(watch)
-            except Unavailable as e:
+            except (Stale, Unavailable) as e:
                 log.warning("the outbox waits for its store: %s", e.internal or e.message)
                 await clock.sleep(_POLL_S)
                 continue
@@ -182,13 +182,13 @@ class Outbox:
 
     async def _catch_up(self, watch: Watch) -> None:
         while events := await after(self.runtime.store, self._read[watch.name]):
-            for event in events:
-                if event.kind.startswith(watch.prefixes):
-                    try:
-                        await watch.run(self.runtime, event)
-                    except Exception:  # as in a reconciler: the next event must not wait
-                        text = "watch %s failed at event %d %s"
-                        log.exception(text, watch.name, event.seq, event.kind)
+            for event in (e for e in events if e.kind.startswith(watch.prefixes)):
+                try:
+                    await watch.run(self.runtime, event)
+                except (Stale, Unavailable):  # as in a saga: another time it can
+                    raise
+                except Exception:  # as in a reconciler: the next event must not wait
+                    log.exception("watch %s failed at %d %s", watch.name, event.seq, event.kind)
             self._read[watch.name] = events[-1].position
 
     async def _save(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pileus.kernel import events
 from pileus.kernel.events import CURSORS, START, Event, Outbox, Watch, after, emit, newest, prune
-from pileus.kernel.faults import Unavailable
+from pileus.kernel.faults import Fault, Stale, Unavailable
 from pileus.kernel.runtime import Runtime
 from pileus.kernel.store import Store
 from pileus.kernel.tests.databases import Database, PostgresDatabase, started
@@ -260,6 +260,32 @@ async def test_the_outbox_outlives_the_absence_of_its_store(
         away = False
         assert await noted.next() == "toy.a"
         await outbox.stop()
+
+
+@pytest.mark.parametrize("passing", [Unavailable("away"), Stale("changed")], ids=["away", "stale"])
+async def test_a_watch_whose_rows_changed_or_were_away_is_asked_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch, passing: Fault
+) -> None:
+    monkeypatch.setattr(events, "_POLL_S", 0.02)
+    async with started(database) as store, toy(_kept(store)) as (r, _):
+        noted, other, tries = Noted(), Noted(), list[int]()
+
+        async def late(runtime: Runtime, event: Event) -> None:
+            tries.append(1)
+            if event.kind == "toy.b" and len(tries) < 5:
+                raise passing
+            await noted.run(runtime, event)
+
+        outbox = Outbox(r, [Watch("late", ("toy.",), late), other.watch])
+        await outbox.start()
+        for kind in ("toy.a", "toy.b", "toy.c"):
+            await tell(store, kind)
+        while await noted.next() != "toy.c":
+            continue
+        while await other.next() != "toy.c":
+            continue
+        await outbox.stop()
+        assert list(dict.fromkeys(noted.heard)) == ["toy.a", "toy.b", "toy.c"]
 
 
 async def test_without_watches_nothing_runs() -> None:
