@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from pileus.services.image import SERVICE
 from pileus.services.image.record import IMAGES
 from pileus.services.image.tests.given import (
