@@ -548,7 +548,8 @@ async def _said(console: socket.socket, typed: bytes) -> bytes:
     heard = b""
     async with asyncio.timeout(10):
         while not heard or typed not in heard:
-            heard += await reader.read(4096)
+            heard += (part := await reader.read(4096))
+            assert part, f"it hung up after {heard!r}"
     writer.close()
     return heard
 

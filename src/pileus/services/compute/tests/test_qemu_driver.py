@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import sys
+import termios
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 async def on_console(driver: ComputeDriver, guest_id: str, *commands: str) -> None:
-    """Log in at the serial console and type. The greeting, which may come twice, has a "password:" of its own."""
+    """Log in at the serial console and type. The greeting, which may come twice, has a "password:" of its own.
+
+    A guest reads a few letters at a time, and what it has not read is lost with the connection.
+    """
     (guest,) = [guest for guest in await driver.guests() if guest.id == guest_id]
     path = Path(guest.serial_socket)
     plug = socket.socket(socket.AF_UNIX)
@@ -103,7 +107,11 @@ async def on_console(driver: ComputeDriver, guest_id: str, *commands: str) -> No
     for command in commands:
         writer.write(command.encode() + b"\n")
     await writer.drain()
-    await asyncio.sleep(1)
+
+    async def is_read() -> bool:
+        return not any(fcntl.ioctl(plug, termios.TIOCOUTQ, bytes(4)))
+
+    await eventually(is_read, "it read what was typed", within_s=BOOT_S, world=World())
     writer.close()
 
 
@@ -517,7 +525,7 @@ async def shown(driver: ComputeDriver, guest_id: str, words: str) -> None:
     async def asks() -> bool:
         return words in await driver.console_log(guest_id, None)
 
-    await eventually(asks, f"{words!r} on the console", within_s=90, world=World())
+    await eventually(asks, f"{words!r} on the console", within_s=BOOT_S, world=World())
 
 
 def test_a_guest_starts_from_a_volume_made_of_an_image(bench: Bench, store: Store) -> None:

@@ -14,11 +14,12 @@ import msgspec
 import pytest
 
 from pileus.host.storage_daemon import running_below
+from pileus.kernel.world import World
 from pileus.services.compute.driver import ComputeDriver, ImageSource, PluggedVolume
 from pileus.services.compute.drivers.qemu import QemuComputeDriver
 from pileus.services.compute.plugged_volume import Plugged
 from pileus.services.compute.tests import test_qemu_driver as real
-from pileus.testing.drivers.compute import Bench, has_login_prompt
+from pileus.testing.drivers.compute import Bench, eventually, has_login_prompt
 from pileus.testing.nbd import NbdClient
 from pileus.testing.volume_store import Store
 
@@ -60,11 +61,14 @@ async def says(driver: ComputeDriver, guest_id: str, command: str, mark: str) ->
     """What the guest answers on its console; `mark` was never there before."""
     # What was typed is on the console too, and must not be taken for the answer.
     await real.on_console(driver, guest_id, f'echo "b""egun-{mark} $({command}) ended"', "exit")
-    answer, said = re.compile(rf"begun-{mark} (.*?) ended", re.S), ""
-    while not (found := answer.search(said)):
-        await real.shown(driver, guest_id, f"begun-{mark} ")
-        said = await driver.console_log(guest_id, None)
-    return found[1]
+    answer, found = re.compile(rf"begun-{mark} (.*?) ended", re.S), list[str]()
+
+    async def is_whole() -> bool:
+        found[:] = answer.findall(await driver.console_log(guest_id, None))
+        return bool(found)
+
+    await eventually(is_whole, f"an answer to {command}", within_s=real.BOOT_S, world=World())
+    return found[0]
 
 
 async def finds_what_it_wrote(driver: ComputeDriver, guest_id: str, mark: str) -> None:
