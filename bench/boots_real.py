@@ -31,7 +31,8 @@ from pileus.cli.client import Client
 from pileus.host import caches
 from pileus.host.netns import Namespaces
 from pileus.testing.places import Place, place
-from pileus.testing.running import RunningCloud, free_port, running
+from pileus.testing.ports import free_port
+from pileus.testing.running import RunningCloud, running
 
 BAR = 1.3
 PATIENCE_S = 300.0  # where the processor is emulated, and others use it

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from bench import measure
 from pileus.cli import background
 from pileus.cli.client import Answer, Client, Credentials
+from pileus.testing.ports import free_port
 from pileus.testing.roles import two_roles
-from pileus.testing.running import free_port
 
 SERVERS = 1_000
 HOSTS = ["--hosts", "8"]  # room for them: a pretended host holds 256 servers of one vCPU

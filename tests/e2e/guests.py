@@ -16,7 +16,8 @@ from pileus.cli import background, first_server
 from pileus.cli.client import Client
 from pileus.kernel.world import Clock
 from pileus.testing.places import Place, need_root, place
-from pileus.testing.running import RunningCloud, free_port, start
+from pileus.testing.ports import free_port
+from pileus.testing.running import RunningCloud, start
 from tests.e2e.shell import SSH_OPTIONS, until
 from tests.e2e.sweep import Scope, sweep
 

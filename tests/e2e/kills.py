@@ -23,8 +23,9 @@ from pileus.cli import background
 from pileus.cli.client import ApiError, Unreachable
 from pileus.kernel.world import Clock
 from pileus.testing.places import Place
+from pileus.testing.ports import free_port
 from pileus.testing.roles import TwoRoles, two_roles
-from pileus.testing.running import RunningCloud, free_port, start
+from pileus.testing.running import RunningCloud, start
 from tests.e2e import books
 from tests.e2e.deeds import DEEDS, DELETE, FORCE_DELETE, MICROVERSION, Deed, Things
 from tests.e2e.guests import forget

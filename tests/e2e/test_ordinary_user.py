@@ -29,7 +29,8 @@ from pileus.cli.client import Client, Credentials
 from pileus.host import caches
 from pileus.kernel.world import Clock
 from pileus.testing.places import Place, need_root
-from pileus.testing.running import RunningCloud, free_port
+from pileus.testing.ports import free_port
+from pileus.testing.running import RunningCloud
 from tests.e2e.guests import World, with_guest
 from tests.e2e.shell import ROOT
 from tests.e2e.sweep import Scope, processes

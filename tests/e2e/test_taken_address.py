@@ -11,7 +11,7 @@ import pytest
 from pileus.cli import background, first_server
 from pileus.kernel.world import Clock
 from pileus.testing.places import need_root, place
-from pileus.testing.running import free_port
+from pileus.testing.ports import free_port
 from tests.e2e.guests import launch
 
 AT_ONCE_S = 30  # a few seconds, on a machine that does nothing else

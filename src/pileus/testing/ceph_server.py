@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pileus.testing.ports import free_port
 
 CEPH_PACKAGES = ("ceph-mon", "ceph-mgr", "ceph-osd")
 PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "rbd")
@@ -85,7 +86,7 @@ class _Cluster:
     def start(self) -> None:
         for name in ("mon", "mgr", "osd"):
             (self.folder / name).mkdir()
-        fsid, port = _uuid(), _free_port()
+        fsid, port = _uuid(), free_port()
         told = {"fsid": fsid, "port": port, "folder": self.folder, "disk": _DISK}
         self.conf.write_text(_CONFIGURATION.format(**told))
         self._make_keys()
@@ -161,9 +162,3 @@ class _Cluster:
 
 def _uuid() -> str:
     return Path("/proc/sys/kernel/random/uuid").read_text().strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

@@ -6,12 +6,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pileus.kernel.nats_bus import NatsSettings
+from pileus.testing.ports import free_port
 
 DEBIAN_PACKAGES = ("nats-server",)
 
@@ -21,9 +22,7 @@ class NatsServer:
 
     def __init__(self, folder: Path, *options: str, address: str = "127.0.0.1") -> None:
         self._folder, self.options, self.address = folder, options, address
-        with socket.socket() as free:
-            free.bind((address, 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port(address)
         self.start()
 
     @property
@@ -34,11 +33,13 @@ class NatsServer:
         command = ["nats-server", "-a", self.address, "-p", str(self.port), *self.options]
         with (self._folder / "nats.log").open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output)
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
+        for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex((self.address, self.port)) == 0:
                     return
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)  # the pause between tries
+                break
         raise AssertionError((self._folder / "nats.log").read_text())
 
     def stop(self) -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pileus.testing.ports import free_port
+
 DEBIAN_PACKAGES = ("postgresql",)
 USER = "postgres"
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -38,7 +40,7 @@ def postgres(*, durable: bool = False) -> Iterator[str]:
             "PostgreSQL is not installed; install it: apt-get install postgresql"
         )
     folder = Path(tempfile.mkdtemp(prefix="pileus-postgres-", dir=None if durable else IN_MEMORY))
-    port = _free_port()
+    port = free_port()
     account = pwd.getpwnam(USER) if os.geteuid() == 0 else None
     if account is not None:
         os.chown(folder, account.pw_uid, account.pw_gid)
@@ -67,12 +69,6 @@ def postgres(*, durable: bool = False) -> Iterator[str]:
         server.send_signal(signal.SIGQUIT)  # its immediate shutdown: nothing is read from it again
         server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def _wait(bin_: Path, folder: Path, port: int) -> None:

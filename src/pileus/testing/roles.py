@@ -20,8 +20,9 @@ from pileus.cli import background
 from pileus.kernel.world import Clock
 from pileus.testing.nats_server import NatsServer
 from pileus.testing.places import Place
+from pileus.testing.ports import free_port
 from pileus.testing.postgres_server import postgres
-from pileus.testing.running import RunningCloud, free_port
+from pileus.testing.running import RunningCloud
 
 NOBODY = 65534
 _JOINED = re.compile(r"has joined in \d+ ms")
@@ -116,7 +117,7 @@ def two_roles(
         path.mkdir(parents=True)
     _open_to_ordinary_user(folder, state)
     address = machine.near if machine else "127.0.0.1"
-    listen = f"{address}:{free_port()}"
+    listen = f"{address}:{free_port(address)}"
     with ExitStack() as stack:
         store = stack.enter_context(postgres(durable=durable))
         nats = NatsServer(folder, address=address)

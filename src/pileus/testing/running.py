@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,9 @@ from pathlib import Path
 from pileus.cli import background
 from pileus.cli.client import Client, Credentials
 from pileus.kernel.world import Clock
+from pileus.testing.ports import free_port
 
 DEBIAN_PACKAGES = ("netcat-traditional",)  # by which the official suites talk UDP to guests
-# Below the range from which the kernel takes ports for outgoing connections.
-PORTS = range(21000, 29000)
 ACTIVE_PATIENCE_S = 60
 
 
@@ -67,21 +65,6 @@ async def _image(client: Client, clock: Clock) -> None:
         if clock.monotonic() > deadline:
             raise TimeoutError(f"no public image became active in {ACTIVE_PATIENCE_S} s")
         await clock.sleep(0.1)
-
-
-def free_port() -> int:
-    """A port on which nothing listens now."""
-    start = os.getpid() * 7 % len(PORTS)
-    for step in range(len(PORTS)):
-        port = PORTS[(start + step) % len(PORTS)]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError(f"no free port in {PORTS}")
 
 
 def start(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pileus.testing.ports import free_port
+
 DEBIAN_PACKAGES = ("slapd",)
 SUFFIX = "dc=example,dc=org"
 ADMIN, ADMIN_PASSWORD = f"cn=admin,{SUFFIX}", "admin-of-the-tree"
@@ -53,7 +55,7 @@ def slapd(certificate: tuple[Path, Path] | None = None) -> Iterator[str]:
         files = "\nTLSCertificateFile {}\nTLSCertificateKeyFile {}\n".format(*certificate)
         text = text.replace("\npidfile", f"{files}pidfile")
     (folder / "slapd.conf").write_text(text)
-    url = f"ldap://127.0.0.1:{_free_port()}"
+    url = f"ldap://127.0.0.1:{free_port()}"
     command = [found, "-d", "0", "-h", url, "-f", str(folder / "slapd.conf")]
     server = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb")
@@ -65,12 +67,6 @@ def slapd(certificate: tuple[Path, Path] | None = None) -> Iterator[str]:
         server.kill()  # nothing is read from it again
         server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def _wait(server: subprocess.Popen[bytes], url: str, folder: Path) -> None:

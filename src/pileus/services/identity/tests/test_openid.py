@@ -10,7 +10,6 @@ import hmac
 import json
 import logging
 import re
-import socket
 import webbrowser
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from pileus.services.identity.tests.openid_provider import (
 from pileus.services.identity.tests.served import served
 from pileus.testing.client import Client, Reply
 from pileus.testing.cloud import cloud
+from pileus.testing.ports import free_port
 
 FEDERATION = "/OS-FEDERATION"
 DASHBOARD = "https://dashboard.example.com/auth/websso/"
@@ -541,12 +541,6 @@ async def test_only_trusted_dashboards_get_tokens(s: Scene) -> None:
     assert (await s.i.anybody.get(nowhere)).status == 404
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @scene
 async def test_keystoneauths_web_single_sign_on_gets_its_token(s: Scene) -> None:
     class Window(webbrowser.BaseBrowser):
@@ -577,7 +571,7 @@ async def test_keystoneauths_web_single_sign_on_gets_its_token(s: Scene) -> None
         )
         assert plugin.get_access(session.Session(plugin)).project_id == s.project
 
-    loop, port = asyncio.get_running_loop(), _free_port()
+    loop, port = asyncio.get_running_loop(), free_port()
     s.provider.user = "alice"
     issuer = {"client_id": CLIENT, "client_secret": SECRET}
     content = {"issuers": {s.provider.url: issuer}, "trusted_dashboards": [LISTENER.format(port)]}
