@@ -487,6 +487,12 @@ def check_pluggable(spec: GuestSpec, power_state: int, volume: PluggedVolume) ->
         check_settled(spec.id, power_state)
 
 
+def check_unpluggable(spec: GuestSpec, power_state: int, id: str) -> None:
+    """The same of a port or a volume that the guest has: what it does not have is away. Raises Conflict."""
+    if id in {*(nic.port_id for nic in spec.nics), *(v.volume_id for v in spec.volumes)}:
+        check_settled(spec.id, power_state)
+
+
 def check_growth(old: GuestSpec, new: GuestSpec) -> None:
     """Raise Conflict for a root disk that would have to shrink."""
     if new.root_gib < old.root_gib:

@@ -27,6 +27,8 @@ async def volumes_come_and_go_and_stay_over_a_restart(bench: Bench) -> None:
         await driver.suspend(spec.id)
         with pytest.raises(Conflict, match="suspended"):
             await driver.unplug_volume(spec.id, volume.volume_id)
+        for take in (driver.unplug, driver.unplug_volume):
+            assert (await take(spec.id, "never-had")).volumes == (volume.volume_id,)
         await driver.resume(spec.id)
     for _ in range(2):
         assert (await driver.unplug_volume(spec.id, volume.volume_id)).volumes == ()

@@ -48,6 +48,7 @@ from pileus.services.compute.driver import (
     check_running,
     check_settled,
     check_spec,
+    check_unpluggable,
     last_lines,
 )
 from pileus.services.compute.drivers.fake_guests import FakeGuest, Journal
@@ -180,7 +181,7 @@ class FakeComputeDriver:
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
         def less(guest: FakeGuest) -> GuestSpec:
-            check_settled(guest_id, guest.power_state)
+            check_unpluggable(guest.spec, guest.power_state, port_id)
             return guest.spec_with(nics=tuple(n for n in guest.spec.nics if n.port_id != port_id))
 
         return await self._become(guest_id, "unplug", less)
@@ -196,7 +197,7 @@ class FakeComputeDriver:
 
     async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
         def less(guest: FakeGuest) -> GuestSpec:
-            check_settled(guest_id, guest.power_state)
+            check_unpluggable(guest.spec, guest.power_state, volume_id)
             return guest.spec_with(volumes=unplugged(guest.spec.volumes, volume_id))
 
         return await self._become(guest_id, "unplug_volume", less)

@@ -42,6 +42,7 @@ from pileus.services.compute.driver import (
     check_running,
     check_settled,
     check_spec,
+    check_unpluggable,
 )
 from pileus.services.compute.drivers import (
     acceleration,
@@ -167,7 +168,7 @@ class QemuComputeDriver(Travellers):
 
     async def unplug(self, guest_id: str, port_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
-            check_settled(guest_id, resident.power_state)
+            check_unpluggable(resident.spec, resident.power_state, port_id)
             if resident.emulator:
                 await resident.emulator.remove_card(port_id, self._clock)
             kept = tuple(nic for nic in resident.spec.nics if nic.port_id != port_id)
@@ -188,7 +189,7 @@ class QemuComputeDriver(Travellers):
 
     async def unplug_volume(self, guest_id: str, volume_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:
-            check_settled(guest_id, resident.power_state)
+            check_unpluggable(resident.spec, resident.power_state, volume_id)
             for volume in resident.spec.volumes:
                 if volume.volume_id == volume_id and resident.emulator:
                     await guest_volumes.unplug(

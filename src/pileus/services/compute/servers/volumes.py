@@ -22,6 +22,7 @@ from pileus.services.block_storage.contract import VOLUMES, VolumeInfo
 from pileus.services.compute import checks, nodes
 from pileus.services.compute.block_device import BlockDevice, free_name
 from pileus.services.compute.checks import Flag
+from pileus.services.compute.driver import SUSPENDED
 from pileus.services.compute.server import Server
 from pileus.services.compute.servers import states
 from pileus.services.compute.servers.operations import (
@@ -226,6 +227,11 @@ def _ready(ctx: Context, server: Server, saga: Saga[Server]) -> None:
             f"Cannot '{saga.verb}' instance {server.id} while it is in vm_state {server.vm_state}"
         )
     states.LIFECYCLE.check(saga.verb, server)
+    if server.power_state == SUSPENDED:
+        raise Conflict(
+            f"Cannot '{saga.verb}' instance {server.id} while it is in vm_state {server.vm_state} with a "
+            "suspended guest, which must find the devices that it had; it must be unshelved first."
+        )
 
 
 def _wanted(ctx: Context, body: CreateVolumeAttachment) -> BlockDevice:

@@ -14,6 +14,7 @@ from pileus.services.compute.driver import RUNNING, SHUTDOWN, SUSPENDED
 from pileus.services.compute.servers.due import end_what_is_due
 from pileus.services.compute.settings import settings_of
 from pileus.services.compute.tests.scene import SERVERS, Scene, Stage
+from pileus.services.compute.tests.test_volumes import attach, attached, detach, volume
 from pileus.services.image.contract import IMAGES
 
 SHELVED = "SHELVED_OFFLOADED"
@@ -110,13 +111,16 @@ def test_a_shelved_server_stays_on_its_host_as_long_as_is_set(stage: Stage) -> N
 def test_a_suspended_server_that_is_shelved_where_it_is_keeps_its_memory(stage: Stage) -> None:
     async def story(s: Scene) -> None:
         with settings(s, shelved_offload_s=3600):
-            id = await s.boot()
+            id, disk, other = await s.boot(), await volume(s), await volume(s)
+            await attached(s, id, disk)
             await s.act(id, "suspend")
             await s.act(id, "shelve")
             server = await s.server(id)
             assert (server["status"], server["OS-EXT-STS:power_state"]) == ("SHELVED", SUSPENDED)
             held = {g.id: g.power_state for d in s.drivers() for g in await d.guests()}
             assert held[id] == SUSPENDED
+            for reply in (await attach(s, id, other), await detach(s, id, disk)):
+                assert reply.status == 409 and "must be unshelved first" in str(reply), reply
             await s.act(id, "unshelve")
             server = await s.server(id)
             assert (server["status"], server["OS-EXT-STS:power_state"]) == ("ACTIVE", RUNNING)
