@@ -7,6 +7,7 @@ from pileus.kernel.runtime import Provided, Standing
 
 from .agent import VolumeAgent
 from .agent_contract import VOLUME_CONTROL, VOLUME_HOST
+from .attaching import take_back
 from .attachments import Attachments
 from .backups import Backups
 from .bootstrap import bootstrap
@@ -89,7 +90,10 @@ SERVICE = Service(
         Provided(VOLUMES, KeptForServices),
     ),
     agents=(AgentSpec(VOLUME_HOST, VolumeAgent),),
-    reconcilers=(Standing("block_storage.sweep", 20, sweep),),
+    reconcilers=(
+        Standing("block_storage.sweep", 20, sweep),
+        Standing("block_storage.exports", 300, take_back),
+    ),
     bootstrap=bootstrap,
     settings=Settings,
     optional_project=True,

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from pileus.kernel.agents import Fence
 from pileus.kernel.events import emit
 from pileus.kernel.faults import Invalid, NotFound, Stale, Unavailable
+from pileus.kernel.hosts import hosts_of
 from pileus.kernel.runtime import Runtime
-from pileus.kernel.store import Tx
+from pileus.kernel.store import Page, Tx
 from pileus.services.identity.contract import SECRETS
 
 from . import attachment, qos, states
@@ -204,14 +205,8 @@ async def disconnect(runtime: Runtime, attachment_id: str) -> None:
     await _withdraw(runtime, one)
     async with runtime.store.tx() as tx:
         fresh = await ATTACHMENTS.get(tx, attachment_id)
-        gone: dict[str, Any] = {
-            "export": None,
-            "sealed": "",
-            "connector": {},
-            "host_name": None,
-            "attached_at": "",
-        }
-        await change(tx, fresh, status=RESERVED, **gone)
+        gone: dict[str, Any] = {"export": None, "sealed": "", "connector": {}}
+        await change(tx, fresh, status=RESERVED, host_name=None, attached_at="", **gone)
 
 
 async def _withdraw(runtime: Runtime, one: Attachment) -> None:
@@ -235,3 +230,23 @@ async def detach(runtime: Runtime, attachment_id: str) -> list[Attachment]:
         if volume is not None:
             await _say(tx, volume, left)
     return left
+
+
+async def take_back(runtime: Runtime, key: str) -> None:
+    """The standing fact: nothing is served for an attachment that is gone. Who serves what is detached meanwhile takes
+    it back, unless he dies.
+    """
+    store, now = runtime.store, runtime.world.clock.time()
+    for host in [h for h in await hosts_of(store, VOLUME_HOST) if h.is_up(now)]:
+        agent = runtime.agents.proxy(VOLUME_HOST, host.id)
+        found = await agent.volumes()
+        await (
+            store.visible()
+        )  # nothing is served before its row is there: one that is not by now is gone
+        page = Page({"id": {one for volume in found for one in volume.exports}}, limit=1_000_000)
+        rows = await ATTACHMENTS.page(store, page, select=("id",))
+        rows = [*rows, *await VOLUMES.page(store, page, select=("id",))]  # connected without any
+        known = {id for (id,) in rows}
+        for volume in found:
+            for one in set(volume.exports) - known:
+                await agent.withdraw(volume.id, one)

@@ -46,9 +46,8 @@ async def pools(runtime: Runtime) -> list[Pool]:
         pools_of_it = host.facts.get("volume_pools", ())
         for pool in pools_of_it:
             places = [f"{host.id}@{pool['name']}"]
-            places += (
-                [host.id] if pool is pools_of_it[0] else []
-            )  # of earlier volumes: they name no pool
+            if pool is pools_of_it[0]:
+                places.append(host.id)  # of earlier volumes: they name no pool
             promised = sum(
                 [(await usage(runtime.store, BY_HOST, p)).get("gigabytes", 0) for p in places]
             )

@@ -17,6 +17,7 @@ from pileus.services.block_storage.drivers.fake import FakeVolumeDriver
 from pileus.services.block_storage.volume import VOLUMES
 from pileus.testing.client import Client, Reply
 from pileus.testing.cloud import Cloud, cloud
+from pileus.testing.generated.sagas import another_control
 
 from .conftest import Stage
 from .given import AT, BASE, act, made, shown, snapshot
@@ -123,6 +124,54 @@ def test_a_volume_with_snapshots_goes_only_with_them(stage: Stage) -> None:
         await cloud.settle()
         assert (await member.get(url)).status == 404
         assert (await member.get(f"{BASE}/snapshots/{taken}")).status == 404
+
+    stage.run(play())
+
+
+@pytest.mark.parametrize("how", ["request", "saga"])
+def test_what_was_detached_while_it_was_served_by_a_control_that_died_is_taken_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    export, served = FakeVolumeDriver.export, asyncio.Event()
+
+    async def play() -> None:
+        member, cloud = await stage.member(), stage.cloud
+        id, other, older = [await made(cloud, member) for _ in range(3)]
+        kept = (await attach(cloud, member, other)).json["attachment"]["id"]
+        given = {"connector": {"host": "fake-1"}}
+        assert (await act(member, older, "os-initialize_connection", given)).status == 200
+        attached = await attach(cloud, member, id)
+        url = f"{BASE}/attachments/{attached.json['attachment']['id']}"
+        assert (await member.post(f"{url}/action", {"os-complete": None}, **AT)).status == 204
+
+        async def late(driver: FakeVolumeDriver, *asked: Any) -> Export:
+            assert (await detach(member, attached)).status == 200
+            await export(driver, *asked)
+            served.set()
+            return await asyncio.Event().wait()  # type: ignore[return-value]
+
+        monkeypatch.setattr(FakeVolumeDriver, "export", late)
+        if how == "saga":
+            assert (await act(member, id, "os-extend", {"new_size": 2})).status == 202
+            await served.wait()
+            monkeypatch.undo()
+            await another_control(cloud.runtime)
+        else:
+            body = {"attachment": {"connector": {"host": "fake-2"}}}
+            request = asyncio.create_task(member.put(url, body, **AT))
+            await served.wait()
+            monkeypatch.undo()
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+        await cloud.settle()
+        assert len(await at_host(cloud, id)) == 1
+        cloud.runtime.reconcilers.hint("block_storage.exports")
+        await cloud.runtime.reconcilers.settled()
+        assert await at_host(cloud, id) == []
+        assert (await at_host(cloud, other), await at_host(cloud, older)) == ([kept], [older])
+        assert (await member.delete(f"{BASE}/volumes/{id}")).status == 202
+        await cloud.settle()
+        assert (await member.get(f"{BASE}/volumes/{id}")).status == 404
 
     stage.run(play())
 

@@ -135,9 +135,7 @@ class VolumeConnecting(OfVolume):
         if one is not None:
             refuse_used(ctx, one)
             await attaching.detach(ctx.runtime, one.id)
-            mends |= {
-                states.ERROR
-            }  # that was set by hand: one that was never made has no attachment
+            mends |= {states.ERROR}  # set by hand: one that was never made has no attachment
         await self._free(ctx, await VOLUMES.get(ctx.runtime.store, volume.id), mends)
 
     async def _free(
@@ -173,13 +171,8 @@ class VolumeConnecting(OfVolume):
     async def initialize(self, ctx: Context, volume: Volume, body: Initialize) -> dict[str, Any]:
         if not isinstance(body.connector, dict):
             raise Invalid("The connector must be an object.")
-        export = await attaching.exported(
-            ctx.runtime,
-            volume,
-            volume.id,
-            bool(volume.is_read_only),
-            body.connector,
-        )
+        read_only = bool(volume.is_read_only)
+        export = await attaching.exported(ctx.runtime, volume, volume.id, read_only, body.connector)
         info = attachment.connection_info(volume.id, export, bool(volume.sealed))
         return {
             "connection_info": {
