@@ -87,10 +87,7 @@ async def _view(ctx: Context, g: Group) -> dict[str, Any]:
         "volume_types": list(g.volume_types),
     }
     if ctx.version >= (3, 14):
-        found |= {
-            "group_snapshot_id": g.group_snapshot_id,
-            "source_group_id": g.source_group_id,
-        }
+        found |= {"group_snapshot_id": g.group_snapshot_id, "source_group_id": g.source_group_id}
     if ctx.version >= (3, 25) and ctx.query.flag("list_volume"):
         found["volumes"] = [v.id for v in await members(ctx, g)]
     if ctx.version >= (3, 38):

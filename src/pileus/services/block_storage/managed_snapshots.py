@@ -37,11 +37,7 @@ class Manage(Body):
 
 class SnapshotUnmanaging(OfSnapshot):
     @operation(
-        "POST",
-        ACTION,
-        "snapshot_extension:snapshot_unmanage",
-        action="os-unmanage",
-        status=202,
+        "POST", ACTION, "snapshot_extension:snapshot_unmanage", action="os-unmanage", status=202
     )
     async def unmanage(self, ctx: Context, snapshot: Snapshot) -> None:
         """Its host keeps it, and we forget it."""

@@ -28,15 +28,7 @@ class Snapshot(Record, kw_only=True, frozen=True):
 SNAPSHOTS = Table(
     "block_storage_snapshots",
     Snapshot,
-    columns=(
-        "project_id",
-        "user_id",
-        "volume_id",
-        "status",
-        "name",
-        "size",
-        "group_snapshot_id",
-    ),
+    columns=("project_id", "user_id", "volume_id", "status", "name", "size", "group_snapshot_id"),
     indexes=(("project_id", "created_at", "id"), ("volume_id",)),
     many=(Many("metadata", lambda s: pairs(s.metadata)),),
     quotas=(

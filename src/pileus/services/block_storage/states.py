@@ -61,12 +61,7 @@ BACKUP = Lifecycle(
     reset=_SETTLED,
     noun="backup",
 )
-GROUP = Lifecycle(
-    {
-        "delete": Verb({AVAILABLE, ERROR}, DELETING, None, ERROR),
-    },
-    noun="group",
-)
+GROUP = Lifecycle({"delete": Verb({AVAILABLE, ERROR}, DELETING, None, ERROR)}, noun="group")
 GROUP_SNAPSHOT = Lifecycle(
     {
         "create": Verb(frozenset(), CREATING, AVAILABLE, ERROR),

@@ -13,11 +13,7 @@ _MEDIA = "application/vnd.openstack.volume+json;version=3"
 
 
 def _document(ctx: Context) -> dict[str, Any]:
-    guide = {
-        "rel": "describedby",
-        "type": "text/html",
-        "href": "https://docs.openstack.org/",
-    }
+    guide = {"rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/"}
     return {
         "id": "v3.0",
         "status": "CURRENT",

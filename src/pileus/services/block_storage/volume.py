@@ -101,12 +101,7 @@ VOLUMES = Table(
             of=lambda v: v.size,
             project=lambda v: f"{v.project_id}/{v.volume_type_id}",
         ),
-        Quota(
-            BY_HOST,
-            "gigabytes",
-            of=lambda v: v.size if v.host else 0,
-            project=back_end_of,
-        ),
+        Quota(BY_HOST, "gigabytes", of=lambda v: v.size if v.host else 0, project=back_end_of),
     ),
     noun="Volume",
 )

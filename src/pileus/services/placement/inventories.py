@@ -142,11 +142,7 @@ class Inventories(OfProvider):
             provider = await revise(tx, provider, inventories={**provider.inventories, name: stock})
         url = f"{ctx.service.prefix}/resource_providers/{provider.id}/inventories/{name}"
         return answer(
-            ctx,
-            _one(ctx, provider, name),
-            201,
-            changed_at=provider.updated_at,
-            location=url,
+            ctx, _one(ctx, provider, name), 201, changed_at=provider.updated_at, location=url
         )
 
     @operation("PUT", _INVENTORIES, "placement:resource_providers:inventories:update")

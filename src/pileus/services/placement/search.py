@@ -79,9 +79,7 @@ class Candidate:
 
 
 def linked(
-    root: ResourceProvider,
-    members: Sequence[ResourceProvider],
-    sharing: Sequence[ResourceProvider],
+    root: ResourceProvider, members: Sequence[ResourceProvider], sharing: Sequence[ResourceProvider]
 ) -> Tree:
     """The tree with those of the sharing providers that one of its members has an aggregate in common with."""
     if not sharing:

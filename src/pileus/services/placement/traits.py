@@ -121,10 +121,7 @@ class ProviderTraits(OfProvider):
 
 
 def _view(provider: ResourceProvider) -> dict[str, Any]:
-    return {
-        "traits": provider.traits,
-        "resource_provider_generation": provider.provider_generation,
-    }
+    return {"traits": provider.traits, "resource_provider_generation": provider.provider_generation}
 
 
 async def _in_use(db: Reader, name: str) -> bool:

@@ -59,12 +59,7 @@ class FakeVolumeDriver:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        host: str,
-        *,
-        deliver: Deliver | None = None,
-        total_gib: int = TOTAL_GIB,
+        self, folder: Path, host: str, *, deliver: Deliver | None = None, total_gib: int = TOTAL_GIB
     ) -> None:
         self.folder, self.host, self.total_gib = folder, host, total_gib
         self._deliver = deliver

@@ -181,11 +181,7 @@ class VolumeActions(OfVolume):
         await change(ctx, volume, is_bootable=checks.flag(body.bootable, "bootable"))
 
     @operation(
-        "POST",
-        ACTION,
-        "volume:update_readonly_flag",
-        action="os-update_readonly_flag",
-        status=202,
+        "POST", ACTION, "volume:update_readonly_flag", action="os-update_readonly_flag", status=202
     )
     async def set_read_only(self, ctx: Context, volume: Volume, body: SetReadOnly) -> None:
         if volume.shown != states.AVAILABLE:

@@ -183,11 +183,7 @@ class VolumeConnecting(OfVolume):
         }
 
     @operation(
-        "POST",
-        ACTION,
-        _RULE + "terminate_connection",
-        action="os-terminate_connection",
-        status=202,
+        "POST", ACTION, _RULE + "terminate_connection", action="os-terminate_connection", status=202
     )
     async def terminate(self, ctx: Context, volume: Volume, body: Terminate) -> None:
         if volume.host:

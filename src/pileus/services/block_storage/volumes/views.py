@@ -20,11 +20,7 @@ _MIGRATION, _TENANT = (
 
 
 def brief(ctx: Context, volume: Volume) -> dict[str, Any]:
-    return {
-        "id": volume.id,
-        "name": volume.name,
-        "links": checks.links(ctx, "volumes", volume),
-    }
+    return {"id": volume.id, "name": volume.name, "links": checks.links(ctx, "volumes", volume)}
 
 
 async def made(ctx: Context, volume: Volume) -> dict[str, Any]:
@@ -45,11 +41,7 @@ async def details(ctx: Context, volumes: Sequence[Volume]) -> list[dict[str, Any
 
 
 def _detail(
-    ctx: Context,
-    v: Volume,
-    attached: Sequence[Attachment],
-    types: Mapping[str, str],
-    place: str,
+    ctx: Context, v: Volume, attached: Sequence[Attachment], types: Mapping[str, str], place: str
 ) -> dict[str, Any]:
     found = {
         "id": v.id,

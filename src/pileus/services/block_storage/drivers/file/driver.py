@@ -537,11 +537,7 @@ class FileVolumeDriver:
 
 def _record(spec: VolumeSpec, chain: Chain, header: int) -> Record:
     return Record(
-        id=spec.id,
-        project_id=spec.project_id,
-        size_gib=spec.size_gib,
-        chain=chain,
-        header=header,
+        id=spec.id, project_id=spec.project_id, size_gib=spec.size_gib, chain=chain, header=header
     )
 
 

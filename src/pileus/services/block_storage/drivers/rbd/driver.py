@@ -22,16 +22,7 @@ from pileus.host.turns import Turns
 from pileus.kernel.faults import Conflict, Fault, Invalid, NotFound
 from pileus.kernel.world import World
 
-from ...driver import (
-    Export,
-    ImageBytes,
-    Limits,
-    OfSnapshot,
-    OfVolume,
-    Room,
-    Volume,
-    VolumeSpec,
-)
+from ...driver import Export, ImageBytes, Limits, OfSnapshot, OfVolume, Room, Volume, VolumeSpec
 from ..file.layers import FORMATS, check_size, room_for
 
 GIB = 1 << 30
