@@ -21,6 +21,7 @@ LIMITED = Table("image_limited", Limited)
 async def follow(runtime: Runtime, event: Event) -> None:
     wanted = await runtime.contracts.get(IDENTITY).limits("image")
     async with runtime.store.tx() as tx:
+        await tx.lock("image.limits")  # every control hears of it
         for old in await LIMITED.all(tx):
             await quota.clear_limits(tx, "image", old.id.removeprefix(_OF))
             await LIMITED.delete(tx, old)

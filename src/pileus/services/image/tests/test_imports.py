@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pileus.kernel import quota
+from pileus.kernel.events import Event
 from pileus.kernel.faults import Forbidden
 from pileus.services.identity.contract import IDENTITY, ProjectInfo
-from pileus.services.image import SERVICE
+from pileus.services.image import SERVICE, limits
 from pileus.services.image.settings import ImageSettings
 from pileus.services.image.tests.given import (
     OCTETS,
@@ -476,3 +477,20 @@ async def test_unified_limits_are_the_quotas_of_images() -> None:
         for one in found:
             await c.admin.delete(f"/identity/v3/limits/{one['id']}")
         await hears("image_count_total", 1)
+
+
+class OneLimit(Here):
+    async def limits(self, service_type: str) -> dict[str, dict[str, int]]:
+        return {"": {"image_count_total": 1, "image_size_total": 2}, "p": {"image_count_total": 3}}
+
+
+@in_loop
+async def test_controls_that_hear_of_a_limit_at_once_all_follow() -> None:
+    async with alone(SERVICE) as cloud:
+        store = cloud.runtime.store
+        cloud.runtime.contracts.provide(IDENTITY, OneLimit())
+        heard = Event(1, 0, "", "identity.limit.create", "", {})
+        for _ in range(3):
+            await asyncio.gather(*(limits.follow(cloud.runtime, heard) for _ in range(4)))
+        await store.sync()
+        assert await quota.limits(store, "image", "p") == {"image_count_total": 3}
