@@ -562,10 +562,11 @@ def test_a_volume_whose_heir_fails_stays_where_it_is(bench: Bench, state: Path) 
                 bench.spec(),
             )
             await driver.create(new)
-            export = await driver.export(one, attachment, False, Limits(total_bytes_sec=4 * MIB))
+            export = await driver.export(one, attachment, False, FREE)
             with NbdClient(export.path, export.name) as client:
                 for n in range(8):
                     client.write(n * MIB, bytes([n + 1]) * MIB)
+            await driver.export(one, attachment, False, Limits(total_bytes_sec=MIB))
             heir = await driver.export(new.id, attachment, False, FREE)
             moving = asyncio.create_task(driver.hand_over(one, heir))
             await eventually(lambda: used_by(state) > 9 * MIB)

@@ -18,6 +18,7 @@ from pileus.kernel.world import Clock, World
 from pileus.services.block_storage.driver import Export, Limits, OfVolume, VolumeSpec
 from pileus.services.block_storage.drivers.file import FileVolumeDriver
 from pileus.services.block_storage.drivers.file.gates import free_port
+from pileus.services.block_storage.tests.test_file_driver import daemon_of
 
 GIB, KIB = 1 << 30, 1 << 10
 FREE = Limits()
@@ -192,14 +193,14 @@ def test_nothing_written_is_lost_and_no_write_fails_when_what_serves_it_is_kille
 ) -> None:
     async def ask(driver: FileVolumeDriver) -> None:
         export = await offered(driver, is_copy=is_copy)
-        folder = (served / "volumes" / volume_of(served, export)).resolve()
+        volume_id = volume_of(served, export)
         async with Initiator(export):
             for within in ("tgtd", "target", ""):
                 await asyncio.sleep(0.7)
                 if within == "tgtd":
                     (pid,) = iscsi_target.running_below(served)
-                else:
-                    pid = running_below(served)[folder / within]
+                else:  # a target's two processes are started anew together
+                    pid = await daemon_of(served, volume_id, within)
                 os.kill(pid, 9)
 
     run(served, ask)
