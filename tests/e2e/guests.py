@@ -55,7 +55,7 @@ class World:
             server = self.server()
             return bool(server["status"] == status and server["OS-EXT-STS:task_state"] is None)
 
-        asyncio.run(until(f"server is {status}", holds, BOOT_S))
+        asyncio.run(until(f"server is {status}", holds, BOOT_S, self.server))
 
     def act(self, action: str) -> None:
         self.call_action({action: None})
@@ -67,17 +67,15 @@ class World:
         """What the guest answers over its floating IP, or another one at its own; waits until it does."""
         address = at or self.guest.floating_ip
         ssh = f"ssh -i {self.guest.key} {SSH_OPTIONS} {user}@{address} {command}"
-        said = ""
+        line = self.outside.inside(shlex.split(ssh))
+        tries: list[subprocess.CompletedProcess[str]] = []
 
         def answers() -> bool:
-            nonlocal said
-            line = self.outside.inside(shlex.split(ssh))
-            done = subprocess.run(line, capture_output=True, text=True, check=False)
-            said = done.stdout.strip()
-            return done.returncode == 0
+            tries.append(subprocess.run(line, capture_output=True, text=True, check=False))
+            return tries[-1].returncode == 0
 
-        asyncio.run(until(f"ssh to {address}", answers, BOOT_S))
-        return said
+        asyncio.run(until(f"ssh to {address}", answers, BOOT_S, lambda: tries[-1].stderr))
+        return tries[-1].stdout.strip()
 
     def is_swept(self) -> None:
         assert sweep(self.scope, self.cloud.environment()) == []

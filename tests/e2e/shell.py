@@ -65,10 +65,12 @@ class Shell:
         return [row["Name"] for row in self.openstack(f"{noun} list")]
 
 
-async def until(what: str, holds: Callable[[], bool], patience_s: float) -> None:
-    """Ask again and again, once a second at most."""
+async def until(
+    what: str, holds: Callable[[], bool], patience_s: float, seen: Callable[[], object] = str
+) -> None:
+    """Ask again and again, once a second at most; who gives up says what was `seen` last."""
     clock = Clock()
     deadline = clock.monotonic() + patience_s
     while not holds():
-        assert clock.monotonic() < deadline, f"not after {patience_s} s: {what}"
+        assert clock.monotonic() < deadline, f"not after {patience_s} s: {what} {seen()}"
         await clock.sleep(1)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+_SPACES = Path("/run/netns")  # where one may be left of a run that was killed
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _STRIDE = 101  # processes that were started together take numbers far apart
 _numbers = itertools.count(os.getpid() * _STRIDE)
@@ -51,9 +52,8 @@ def need_root() -> None:
 @contextmanager
 def place() -> Iterator[Place]:
     """Needs root. The namespace goes with the block, and with it all that bears its prefix."""
-    number = next(_numbers)
-    tens, ones = divmod(number % (len(_LETTERS) ** 2), len(_LETTERS))
-    prefix = f"e{_LETTERS[tens]}{_LETTERS[ones]}"
+    number = next(n for n in _numbers if not (_SPACES / f"{_prefix(n)}-outside").exists())
+    prefix = _prefix(number)
     high, low = divmod(number % (1 << 14) * 4, 256)  # a /30 of 100.64.0.0/16
     near, far = (f"100.64.{high}.{low + end}" for end in (1, 2))
     here = Place(f"{prefix}-outside", prefix, near, far)
@@ -76,6 +76,11 @@ def place() -> Iterator[Place]:
     finally:
         forget(here)
         _ip("netns", "del", here.name)
+
+
+def _prefix(number: int) -> str:
+    tens, ones = divmod(number % (len(_LETTERS) ** 2), len(_LETTERS))
+    return f"e{_LETTERS[tens]}{_LETTERS[ones]}"
 
 
 def forget(place: Place) -> None:
