@@ -164,13 +164,13 @@ class Outbox:
         clock = self.runtime.world.clock
         while True:
             self._news.clear()
-            try:
-                for watch in self.watches:
+            for watch in self.watches:
+                try:
                     await self._catch_up(watch)
-            except (Stale, Unavailable) as e:
-                log.warning("the outbox waits for its store: %s", e.internal or e.message)
-                await clock.sleep(_POLL_S)
-                continue
+                except (Stale, Unavailable) as e:
+                    log.warning("watch %s waits: %s", watch.name, e.internal or e.message)
+                    await clock.sleep(_POLL_S)
+                    self._news.set()
             if clock.monotonic() >= self._next_save and self._read != self._saved:
                 self._next_save = clock.monotonic() + _SAVE_S
                 await self._save()
