@@ -240,7 +240,7 @@ async def take_back(runtime: Runtime, key: str) -> None:
     for host in [h for h in await hosts_of(store, VOLUME_HOST) if h.is_up(now)]:
         agent = runtime.agents.proxy(VOLUME_HOST, host.id)
         found = await agent.volumes()
-        await store.visible()  # a row comes before what is served for it: none by now, none any more
+        await store.visible()  # a row is there before what is served for it
         page = Page({"id": {one for volume in found for one in volume.exports}}, limit=1_000_000)
         rows = await ATTACHMENTS.page(store, page, select=("id",))
         rows = [*rows, *await VOLUMES.page(store, page, select=("id",))]  # connected without any
