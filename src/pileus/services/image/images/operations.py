@@ -121,6 +121,7 @@ class Images(ImageResource):
         moved = locations.asked_for(asked)
         looked = await locations.looked_at(ctx, image, moved)
         async with ctx.runtime.store.tx() as tx:
+            await tx.lock(f"image.{image.id}")  # the stream is read: it is not asked again
             image = await IMAGES.get(tx, image.id)
             fields = patch.applied(image, asked)
             properties = fields.get("properties", image.properties)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
-
 from pileus.services.image import SERVICE
 from pileus.services.image.record import IMAGES
 from pileus.services.image.tests.given import (
@@ -365,7 +363,6 @@ async def test_the_formats_of_an_image_with_bytes_stay() -> None:
         assert (await patched(client, id, same)).status == 200
 
 
-@pytest.mark.sqlite
 @in_loop
 async def test_many_patches_at_once_all_count() -> None:
     async with alone(SERVICE) as cloud:
