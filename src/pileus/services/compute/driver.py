@@ -359,14 +359,16 @@ class ComputeDriver(Protocol):
     async def receive(self, spec: GuestSpec, parcel: Parcel) -> Guest:
         """Make a guest, off, that is what another host lends, with the sizes of `spec`.
 
-        The guest must be off there. Raises Conflict for a smaller root disk.
+        The guest must be off there. One that was made of the same already stays as it is. Raises Conflict for a smaller
+        root disk, and for a guest that runs here.
         """
         ...
 
     async def expect(self, spec: GuestSpec, parcel: Parcel) -> Parcel:
         """Make the guest with disks that have nothing of their own yet, waiting for another host to `send`.
 
-        What the other host needs for that is given, and again for the same parcel.
+        What the other host needs for that is given, and again for the same parcel; a guest that has arrived stays as it
+        is. Raises Conflict for one that runs here otherwise.
         """
         ...
 

@@ -18,6 +18,7 @@ from pileus.services.compute.driver import (
     SUSPENDED,
     ComputeDriver,
     GuestSpec,
+    Parcel,
 )
 from pileus.testing.drivers.compute import Bench, has_login_prompt, state_of
 
@@ -69,6 +70,7 @@ async def a_guest_that_is_off_is_made_on_another_host_out_of_what_the_first_lend
         await hosts.here.withdraw(spec.id)
         assert (await hosts.there.start(spec.id)).power_state == RUNNING
         await has_login_prompt(bench, hosts.there, spec.id)
+        assert (await hosts.there.receive(larger, parcel)).power_state == RUNNING, "asked late"
         assert await state_of(hosts.here, spec.id) == SHUTDOWN, "there is a way back"
 
 
@@ -84,8 +86,14 @@ async def a_root_disk_does_not_shrink_on_its_way(bench: Bench) -> None:
 
 
 async def sent(hosts: TwoHosts, spec: GuestSpec) -> float:
-    there = await hosts.there.expect(hosts.as_there(spec), await hosts.here.lend(spec.id))
-    return await hosts.here.send(spec.id, there)
+    stood_s, _ = await _sent(hosts, spec)
+    return stood_s
+
+
+async def _sent(hosts: TwoHosts, spec: GuestSpec) -> tuple[float, Parcel]:
+    parcel = await hosts.here.lend(spec.id)
+    there = await hosts.there.expect(hosts.as_there(spec), parcel)
+    return await hosts.here.send(spec.id, there), parcel
 
 
 async def a_running_guest_goes_to_another_host_and_back(bench: Bench) -> None:
@@ -93,11 +101,14 @@ async def a_running_guest_goes_to_another_host_and_back(bench: Bench) -> None:
         spec = bench.spec(nics=bench.nics[:1], ephemeral_gib=1, config_drive=True)
         await hosts.here.spawn(spec)
         await has_login_prompt(bench, hosts.here, spec.id)
-        assert 0 <= await sent(hosts, spec) < 60
+        stood_s, parcel = await _sent(hosts, spec)
+        assert 0 <= stood_s < 60
         assert await state_of(hosts.here, spec.id) == await state_of(hosts.there, spec.id) == PAUSED
         for _ in range(2):
             assert (await hosts.there.arrive(spec.id, True)).power_state == RUNNING
+        await hosts.there.expect(hosts.as_there(spec), parcel)  # late
         await hosts.here.destroy(spec.id)
+        assert await state_of(hosts.there, spec.id) == RUNNING
         assert (await hosts.there.diagnostics(spec.id)).uptime_s >= 0
         back = TwoHosts(bench, hosts.there, hosts.here)
         await sent(back, hosts.as_there(spec))

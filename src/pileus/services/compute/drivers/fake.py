@@ -19,7 +19,7 @@ from pileus.host import uploads
 from pileus.host.fake_consoles import FakeConsoles
 from pileus.host.images import ImageFacts, require
 from pileus.host.turns import Turns
-from pileus.kernel.faults import NotFound
+from pileus.kernel.faults import Conflict, NotFound
 from pileus.kernel.world import Clock
 from pileus.services.compute.driver import (
     CONTAINER_TRAIT,
@@ -114,6 +114,7 @@ class FakeComputeDriver:
         self._clock = clock or Clock()
         self._deliver = deliver or uploads.send_bytes
         self._guests: dict[str, FakeGuest] = {}
+        self._made: dict[str, Parcel] = {}  # what those that came from elsewhere were made of
         self.turns = Turns()
         self._underway = Underway()
         self._facts = _FACTS.setdefault(probe, {}) if probe else {}
@@ -145,6 +146,7 @@ class FakeComputeDriver:
 
     async def destroy(self, guest_id: str) -> None:
         async with self._turn(guest_id, "destroy"):
+            self._made.pop(guest_id, None)
             if self._guests.pop(guest_id, None):
                 self._save(guest_id, None)
 
@@ -352,17 +354,25 @@ class FakeComputeDriver:
             guest = msgspec.msgpack.decode(parcel.note, type=FakeGuest)
             check_growth(guest.spec, spec)
             guest.spec, guest.power_state = spec, SHUTDOWN
-            self._guests[spec.id] = guest
-            self._save(spec.id, guest)
-            return self._seen(guest)
+            return self._seen(self._arrived(guest, parcel))
 
     async def expect(self, spec: GuestSpec, parcel: Parcel) -> Parcel:
         async with self._turn(spec.id, "expect"):
             guest = msgspec.msgpack.decode(parcel.note, type=FakeGuest)
             guest.spec, guest.power_state = spec, PAUSED
-            self._guests[spec.id] = guest
-            self._save(spec.id, guest)
+            self._arrived(guest, parcel)
             return Parcel()
+
+    def _arrived(self, guest: FakeGuest, parcel: Parcel) -> FakeGuest:
+        """A request that comes late makes no guest a second time. Raises Conflict if it runs."""
+        id = guest.spec.id
+        if id in self._guests and self._made.get(id) == parcel:
+            return self._guests[id]
+        if id in self._guests and self._guests[id].power_state == RUNNING:
+            raise Conflict(f"Guest {id} runs here already.")
+        self._guests[id], self._made[id] = guest, parcel
+        self._save(id, guest)
+        return guest
 
     async def send(self, guest_id: str, there: Parcel) -> float:
         async def sent() -> float:

@@ -142,6 +142,7 @@ class QemuComputeDriver(Travellers):
             async with self._turns.of(guest_id):
                 await self._destroy(guest_id)
                 self._forget_move(guest_id)
+                self._made.pop(guest_id, None)
 
     async def start(self, guest_id: str) -> Guest:
         async with self._in_hand(guest_id) as resident:

@@ -62,6 +62,7 @@ class Travellers(Residents):
         self._underway = Underway()
         self._lent: dict[str, Parcel] = {}
         self._expected: dict[str, tuple[Parcel, Parcel]] = {}  # what is lent, and where to send it
+        self._made: dict[str, Parcel] = {}  # what guests that are here by now were made of
 
     async def lend(self, guest_id: str) -> Parcel:
         async with self._in_hand(guest_id) as resident:
@@ -99,6 +100,8 @@ class Travellers(Residents):
         if lent.layout is not None:
             raise Conflict(f"Guest {spec.id} runs on its host; it must be stopped first.")
         async with self._turns.of(spec.id):
+            if known := self._made_of(spec.id, parcel):
+                return self._seen(known)
             resident = await self._new(spec, lent, parcel)
             with held(resident):
                 for name in lent.files:
@@ -108,7 +111,17 @@ class Travellers(Residents):
                 await self._make_disks(resident, lent.base)
                 await asyncio.to_thread(resident.folder.finish)
                 resident.power_state = SHUTDOWN
+                self._made[spec.id] = parcel
                 return self._seen(resident)
+
+    def _made_of(self, guest_id: str, parcel: Parcel) -> Resident | None:
+        """The guest, if it was made of that: a request that comes late makes it no second time. Raises Conflict if it runs."""
+        resident = self._residents.get(guest_id)
+        if resident is None or self._made.get(guest_id) == parcel:
+            return resident
+        if resident.power_state == RUNNING:
+            raise Conflict(f"Guest {guest_id} runs here already.")
+        return None
 
     async def _new(self, spec: GuestSpec, lent: _Lent, parcel: Parcel) -> Resident:
         """A guest that has nothing yet, in place of what an earlier attempt made; its disk stands on what it stood on."""
@@ -132,6 +145,8 @@ class Travellers(Residents):
             resident = self._residents.get(spec.id)
             if known == parcel and resident is not None and resident.emulator is not None:
                 return there
+            if self._made_of(spec.id, parcel):
+                return Parcel()
             resident = await self._new(spec, lent, parcel)
             (resident.folder.path / _WAITS).touch()
             with held(resident):
@@ -242,6 +257,8 @@ class Travellers(Residents):
                 await self._go_on(resident, run)
             await asyncio.to_thread(resident.folder.finish)
             waits.unlink(missing_ok=True)
+            if guest_id in self._expected:
+                self._made[guest_id], _ = self._expected[guest_id]
             self._forget_move(guest_id)
             return self._seen(resident)
 
