@@ -24,6 +24,7 @@ from .memory import Memory
 from .metering import tell_metered
 from .port import ACTIVE, DOWN, PORTS
 from .ports.lifecycle import tell
+from .router import ROUTERS
 from .routers.placement import tenure
 from .security_group import RULES
 from .settings import settings_of
@@ -73,7 +74,7 @@ class KeptControl:
         async with self.runtime.store.tx(wait=False) as tx:
             for ids, status in ((up, ACTIVE), (down, DOWN)):
                 await self._ports(tx, host, ids, status)
-                await self._floating(tx, ids, status)
+                await self._floating(tx, host, ids, status)
 
     async def tenure(self, host: str, ends: bool) -> float:
         return await tenure(self.runtime, host, ends)
@@ -91,11 +92,15 @@ class KeptControl:
             if port.status != status:
                 await tell(tx, "update", await PORTS.change(tx, port, status=status))
 
-    async def _floating(self, tx: Tx, ids: Sequence[str], status: str) -> None:
+    async def _floating(self, tx: Tx, host: str, ids: Sequence[str], status: str) -> None:
+        """Nor is one whose router did."""
         if not ids:
             return
-        for fip in await FLOATING_IPS.list(tx, Page({"id": ids}, limit=1 << 30)):
-            if fip.status != status and fip.port_id:
+        found = await FLOATING_IPS.list(tx, Page({"id": ids}, limit=1 << 30))
+        routers = Page({"id": {fip.router_id for fip in found}, "host": host}, limit=1 << 30)
+        here = {id for (id,) in await ROUTERS.page(tx, routers, select=("id",))}
+        for fip in found:
+            if fip.status != status and fip.port_id and fip.router_id in here:
                 await tell_floating(tx, "update", await FLOATING_IPS.change(tx, fip, status=status))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from pileus.kernel.hosts import HOSTS, LEASE_S
+from pileus.services.network.control import KeptControl
 from pileus.services.network.routers.placement import (
     MARGIN_S,
     _looks,
@@ -53,7 +54,9 @@ def test_a_router_taken_from_its_host_is_on_none_until_it_is_given_to_another() 
         await place_routers(b.control.runtime, "")
         await b.settle()
         assert await _home(b, router) == []
-        assert await _status(b, floating) == "DOWN"
+        await KeptControl(b.control.runtime).observed(home, [floating["id"]], [])
+        await b.control.runtime.store.sync()
+        assert await _status(b, floating) == "DOWN", "what it left tells of it late"
         assert b.driver(home).routers() == b.driver(other).routers() == []
 
         assert (await b.admin.post(at_other, wish)).status == 201
