@@ -148,7 +148,8 @@ def test_what_was_detached_while_it_was_served_by_a_control_that_died_is_taken_b
             assert (await detach(member, attached)).status == 200
             await export(driver, *asked)
             served.set()
-            return await asyncio.Event().wait()  # type: ignore[return-value]
+            await asyncio.Event().wait()
+            raise AssertionError("control is dead by then")
 
         monkeypatch.setattr(FakeVolumeDriver, "export", late)
         if how == "saga":
